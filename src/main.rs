@@ -8,10 +8,10 @@ use sports_bet_platform::cli::{dlq, ledger, migrate, replay, serve, watch};
 use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
-use sports_bet_platform::config::load::ConfigExit;
+use sports_bet_platform::config::input::ConfigExit;
 use sports_bet_platform::config::names::{self, Doubtful};
-use sports_bet_platform::config::settings::LogFormat;
 use sports_bet_platform::runtime::tls;
+use sports_bet_platform::telemetry::log_format::LogFormat;
 use sports_bet_platform::telemetry::logging;
 
 fn main() -> ExitCode {

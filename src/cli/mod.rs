@@ -12,7 +12,8 @@ use std::io::Write;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::load::{self, ConfigExit, ConfigInput, Environment};
+use crate::config::input::{ConfigExit, ConfigInput};
+use crate::config::load::{self, Environment};
 use crate::config::names::Doubtful;
 use crate::config::settings::Settings;
 use crate::config::{Config, show};

@@ -1,6 +1,9 @@
 //! Addresses that may contain credentials. They are parsed strictly, so that two parsers cannot
 //! disagree about where the password ends, and displayed without secrets.
 
+pub mod postgres;
+pub mod redis;
+
 use std::fmt;
 
 use base64::Engine;
@@ -111,7 +114,7 @@ pub fn parse(text: &str) -> Result<Url, AddressError> {
 }
 
 /// Rejects white space, which parsers remove, encode or stop at.
-pub(crate) fn check_characters(text: &str) -> Result<(), AddressError> {
+fn check_characters(text: &str) -> Result<(), AddressError> {
     if text.is_empty() {
         return Err(AddressError("it is empty"));
     }
@@ -130,7 +133,7 @@ pub(crate) fn check_characters(text: &str) -> Result<(), AddressError> {
 
 /// Rejects an `@` that does not end the credentials: the password then contains an unescaped `@`,
 /// `/` or `?`.
-pub(crate) fn check_ats(authority: &str, rest: &str) -> Result<(), AddressError> {
+fn check_ats(authority: &str, rest: &str) -> Result<(), AddressError> {
     if authority.matches('@').count() > 1 || rest.contains('@') {
         return Err(AddressError(
             "it has an `@` that does not end the credentials; write %40 in user, password, path and query, and in user and \
@@ -141,7 +144,7 @@ pub(crate) fn check_ats(authority: &str, rest: &str) -> Result<(), AddressError>
 }
 
 /// Decodes percent-encoding. The result never contains NUL.
-pub(crate) fn decode(text: &str) -> Result<String, AddressError> {
+fn decode(text: &str) -> Result<String, AddressError> {
     let is_encoded =
         |rest: &str| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
     if !text.split('%').skip(1).all(is_encoded) {

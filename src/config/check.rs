@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::load::{ConfigError, ConfigExit, ConfigInput};
+use super::input::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
 use super::{Config, Suppliers, engines};

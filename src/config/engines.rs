@@ -5,11 +5,10 @@ use std::path::PathBuf;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::load::{ConfigError, ConfigInput};
+use super::address::{postgres, redis};
+use super::input::{ConfigError, ConfigInput};
+use super::kafka;
 use super::settings::{BusSettings, Role, Settings, StoreSettings};
-use crate::bus::kafka;
-use crate::cache::redis::RedisCache;
-use crate::store::postgres::PgStore;
 
 /// The bus selected by the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -211,7 +210,7 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
         if !url.expose_secret().contains("://") {
             return Err(bad("the scheme is missing"));
         }
-        RedisCache::check_address(url).map_err(|problem| bad(&problem))?;
+        redis::parse(url).map_err(|problem| bad(&problem))?;
         return Ok(CacheEngine::Redis(url.clone()));
     }
     match &settings.cache.redis_addr {
@@ -224,7 +223,7 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
                     format!("an address like host:port, but {problem}"),
                 )
             };
-            RedisCache::check_address(&url).map_err(bad)?;
+            redis::parse(&url).map_err(bad)?;
             Ok(CacheEngine::Redis(url))
         }
         Some(_) => Err(given.error(
@@ -246,9 +245,9 @@ pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngin
     };
     let check = |variable: &str, address: &SecretString| {
         let bad = |problem| given.error(variable, format!("{POSTGRES}, but {problem}"));
-        PgStore::check_address(address.expose_secret()).map_err(bad)
+        postgres::check(address.expose_secret()).map_err(bad)
     };
-    if PgStore::is_address(url.expose_secret()) {
+    if postgres::is_postgres(url.expose_secret()) {
         check(variable, url)?;
         let read_url = settings.database_ro_url.as_ref().unwrap_or(url);
         check("DATABASE_RO_URL", read_url)?;

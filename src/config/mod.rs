@@ -5,6 +5,8 @@ pub mod address;
 pub mod check;
 pub mod endpoint;
 pub mod engines;
+pub mod input;
+pub mod kafka;
 pub mod limits;
 pub mod load;
 pub mod names;
@@ -20,7 +22,8 @@ use clap::Parser;
 
 use crate::config::endpoint::Endpoint;
 use engines::{BusEngine, CacheEngine, Engines};
-use load::{ConfigError, ConfigExit, ConfigInput, EffectiveSetting, Environment};
+use input::{ConfigError, ConfigExit, ConfigInput, EffectiveSetting};
+use load::Environment;
 use settings::{Role, Settings};
 
 /// Where the role `ingest` connects to suppliers.
@@ -68,7 +71,7 @@ impl Config {
                 .shown
                 .iter()
                 .find(|setting| setting.variable == **variable);
-            setting.is_some_and(|setting| setting.source != load::Source::Default)
+            setting.is_some_and(|setting| setting.source != input::Source::Default)
         };
         let mut warnings = Vec::new();
         let mut idle = |variables: &[&str], why: &str| {

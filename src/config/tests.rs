@@ -29,7 +29,7 @@ fn no_settings_means_all_defaults() {
         config
             .shown
             .iter()
-            .all(|setting| setting.source == load::Source::Default)
+            .all(|setting| setting.source == input::Source::Default)
     );
 }
 
@@ -57,9 +57,9 @@ fn flag_wins_over_environment_over_default() {
     assert_eq!(
         sources,
         [
-            load::Source::Flag,
-            load::Source::Environment,
-            load::Source::Default
+            input::Source::Flag,
+            input::Source::Environment,
+            input::Source::Default
         ]
     );
 }

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use bytesize::ByteSize;
 use ipnet::IpNet;
-use log::LevelFilter;
 use secrecy::SecretString;
 use url::Url;
 
 use super::address::SecretUrl;
 use super::endpoint::{Endpoint, EndpointError};
 use crate::domain::wallet::amount::Amount;
+use crate::telemetry::log_filter::check_filter;
 
 /// Maximum duration: 100 years. Longer ones would overflow the clocks that they are added to.
 const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
@@ -259,36 +259,6 @@ pub(super) fn share(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("a fraction from 0 to 1, like 0.2".to_owned()),
-    }
-}
-
-/// Checks a log filter; the error names the expected form. env_logger itself would only print a
-/// warning and apply the rest.
-pub fn check_filter(filter: &str) -> Result<(), String> {
-    let want = || "log levels like info or warn,sports_bet_platform::bus=debug".to_owned();
-    let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
-    let good = levels.split(',').all(|part| is_directive(part.trim()));
-    if good && !words.contains('/') {
-        Ok(())
-    } else {
-        Err(want())
-    }
-}
-
-/// Whether the text is `level`, `target` or `target=level`. An empty part is allowed and skipped,
-/// as in env_logger.
-fn is_directive(part: &str) -> bool {
-    let is_target = |target: &str| {
-        target
-            .chars()
-            .all(|letter| letter.is_alphanumeric() || "_:-".contains(letter))
-    };
-    match part.split_once('=') {
-        Some((target, level)) => {
-            let level = level.trim();
-            is_target(target.trim()) && (level.is_empty() || level.parse::<LevelFilter>().is_ok())
-        }
-        None => part.parse::<LevelFilter>().is_ok() || is_target(part),
     }
 }
 

@@ -8,6 +8,6 @@ pub mod ids;
 pub mod json;
 pub mod odds;
 pub mod streaming;
-pub mod string_enum;
 pub mod timestamp;
+pub mod unknown_variant;
 pub mod wallet;

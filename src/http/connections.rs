@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use actix_web::rt::net::TcpStream;
 use log::debug;
 use prometheus::IntCounterVec;
+use strum::{IntoStaticStr, VariantNames};
 
 use super::addresses::{AddressPermit, Addresses};
 use crate::runtime::connection::ConnectionHandle;
@@ -59,47 +60,33 @@ impl Default for ConnectionLimits {
 }
 
 /// Why the server ended a connection. The label `reason` of `http_connections_ended_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum Ended {
     /// The head of a request did not arrive in time.
+    #[strum(to_string = "head_timeout")]
     Head,
     /// The head of a request is too large.
     HeadTooLarge,
     /// The body of a request did not arrive in time.
+    #[strum(to_string = "body_timeout")]
     Body,
     /// No further request arrived.
     Idle,
     /// The client accepts none of the written bytes.
+    #[strum(to_string = "write_timeout")]
     Write,
     /// It was closed to make room for others.
     Crowded,
     /// Its address has too many connections.
+    #[strum(to_string = "address_limit")]
     Address,
 }
 
 impl Ended {
-    /// Every reason.
-    pub const ALL: [Ended; 7] = [
-        Ended::Head,
-        Ended::HeadTooLarge,
-        Ended::Body,
-        Ended::Idle,
-        Ended::Write,
-        Ended::Crowded,
-        Ended::Address,
-    ];
-
     /// The metric label.
     pub fn label(self) -> &'static str {
-        match self {
-            Ended::Head => "head_timeout",
-            Ended::HeadTooLarge => "head_too_large",
-            Ended::Body => "body_timeout",
-            Ended::Idle => "idle",
-            Ended::Write => "write_timeout",
-            Ended::Crowded => "crowded",
-            Ended::Address => "address_limit",
-        }
+        self.into()
     }
 
     /// The response to the client, if it waits for one.

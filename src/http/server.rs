@@ -19,6 +19,7 @@ use futures_util::{Stream, StreamExt};
 use log::error;
 use prometheus::{IntCounterVec, Opts, Registry};
 use socket2::{Domain, Protocol, Socket, Type};
+use strum::VariantNames;
 
 use super::addresses::{AddressLimit, Addresses};
 use super::connections::{Connection, ConnectionLimits, Connections, Ended};
@@ -74,9 +75,9 @@ impl Bounds {
         let opts = Opts::new(format!("{prefix}_http_connections_ended_total"), help)
             .const_label("port", port);
         let ended = IntCounterVec::new(opts, &["reason"])?;
-        Ended::ALL
-            .iter()
-            .for_each(|reason| drop(ended.with_label_values(&[reason.label()])));
+        for reason in Ended::VARIANTS {
+            ended.with_label_values(&[reason]);
+        }
         Ok(ended)
     }
 

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntCounterVec;
 
-use super::{Parts, Platform, StartError, bounds};
+use super::{Parts, Platform, StartError, bounds, role_metrics};
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
@@ -17,7 +17,6 @@ use crate::http::server::{self, Listen};
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
-use crate::telemetry::metrics::SimulatorMetrics;
 
 /// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
@@ -97,7 +96,7 @@ impl<'a> PlatformBuilder<'a> {
     }
 
     pub(super) fn start_simulator(&mut self) -> Result<(), StartError> {
-        let metrics = SimulatorMetrics::new()?;
+        let metrics = role_metrics::simulator()?;
         let arbiter = self.arbiter();
         let simulator = simulator::start(&self.settings.simulator, metrics.clone(), &arbiter);
         let routes = simulator.routes();

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use url::Url;
 
-use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_group, check_store, check_trouble};
 use super::engines::{BetTopics, Stores};
 use super::money::{MAX_TOGETHER, OUTBOX_LEASE};
+use super::{StartError, role_metrics};
 use crate::actors::bets::bet_consumer::{Confirmer, ConfirmerSettings};
 use crate::actors::bets::canceller::{Canceller, CancellerSettings};
 use crate::actors::bets::confirmation::{BetConfirmation, ConfirmationSettings};
@@ -21,7 +21,6 @@ use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
 use crate::supplier::confirm::HttpSupplier;
-use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// Default supplier address, used if none is configured and no simulator runs in this process.
 const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";
@@ -49,7 +48,7 @@ impl PlatformBuilder<'_> {
         stores: &Stores,
         topics: &BetTopics,
     ) -> Result<(), StartError> {
-        let metrics = ConfirmationMetrics::new()?;
+        let metrics = role_metrics::confirmation()?;
         let (settings, clock) = (&self.settings.confirmation, Clock::system());
         let url = self.supplier_url()?;
         let ca_file = self.settings.suppliers.supplier_ca_file.as_deref();

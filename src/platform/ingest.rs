@@ -1,15 +1,14 @@
 //! The `ingest` role: from suppliers to the bus.
 
-use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_suppliers};
 use super::engines::Bus;
+use super::{StartError, role_metrics};
 use crate::actors::ingest::bus_publisher::BusPublisher;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::Role;
 use crate::config::{Config, Suppliers};
-use crate::telemetry::metrics::IngestMetrics;
 
 /// Mailbox capacity of a feed.
 const FEED_MAILBOX: usize = 16;
@@ -17,7 +16,7 @@ const FEED_MAILBOX: usize = 16;
 impl PlatformBuilder<'_> {
     /// Creates the feeds and starts their publishers.
     pub(super) fn start_ingest(&mut self, config: &Config, bus: &Bus) -> Result<(), StartError> {
-        let metrics = IngestMetrics::new()?;
+        let metrics = role_metrics::ingest()?;
         // One publisher per topic, so that a full topic does not block the other.
         let publisher = || {
             BusPublisher::new(

@@ -11,6 +11,7 @@ mod odds;
 mod ports;
 mod processor;
 mod reasons;
+mod role_metrics;
 mod startup;
 
 use std::collections::BTreeMap;

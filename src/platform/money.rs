@@ -10,7 +10,7 @@ use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_feed, check_store, check_trouble};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
-use super::{StartError, bounds};
+use super::{StartError, bounds, role_metrics};
 use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
 use crate::actors::wallet::ledger_auditor::{KeeperSettings, LedgerAuditor};
 use crate::bus::Topic;
@@ -25,7 +25,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::money::BetPlacement;
 use crate::store::request_batcher::RequestBatcher;
-use crate::telemetry::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
+use crate::telemetry::metrics::OutboxMetrics;
 
 /// Mailbox capacity of the ledger auditor, which receives no messages.
 const AUDITOR_MAILBOX: usize = 1;
@@ -107,7 +107,7 @@ impl PlatformBuilder<'_> {
 
     /// Starts the wallet API and the ledger auditor.
     pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
-        let metrics = WalletMetrics::new()?;
+        let metrics = role_metrics::wallet()?;
         let money = &self.settings.money;
         let settings = KeeperSettings {
             reservation_ttl: money.reservation_ttl,
@@ -153,7 +153,7 @@ impl PlatformBuilder<'_> {
         topics: &BetTopics,
         prices: Prices,
     ) -> Result<(), StartError> {
-        let metrics = BetsMetrics::new()?;
+        let metrics = role_metrics::bets()?;
         let (relay, trouble) =
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;

@@ -11,7 +11,7 @@ use prometheus::{IntCounter, IntGauge};
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
-use super::{StartError, bounds};
+use super::{StartError, bounds, role_metrics};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::BookSource;
 use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges};
@@ -60,7 +60,7 @@ impl PlatformBuilder<'_> {
         &mut self,
         feed: impl Fn(IntGauge) -> FeedState,
     ) -> Result<OddsRuntime, StartError> {
-        let metrics = OddsMetrics::new()?;
+        let metrics = role_metrics::odds()?;
         let feed = Arc::new(feed(metrics.feed_live.clone()));
         let thread = self.arbiter();
         let registry = self.start(

@@ -5,18 +5,27 @@
 
 use std::time::Duration;
 
-use crate::domain::string_enum::string_enum;
+use strum::{IntoStaticStr, VariantArray};
+
 use crate::domain::timestamp::Timestamp;
 
-string_enum! {
-    /// The state of a circuit breaker.
-    BreakerState, "breaker state", {
-        /// Calls are allowed.
-        Closed = "closed",
-        /// Calls are rejected.
-        Open = "open",
-        /// One trial call is allowed.
-        HalfOpen = "half_open",
+/// The state of a circuit breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum BreakerState {
+    /// Calls are allowed.
+    Closed,
+    /// Calls are rejected.
+    Open,
+    /// One trial call is allowed.
+    HalfOpen,
+}
+
+impl BreakerState {
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -6,7 +6,6 @@ use std::collections::{HashMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::confirm::{self, ConfirmResponse};
-use crate::domain::string_enum::string_enum;
 
 /// Maximum number of recorded bets; above it, the oldest are evicted.
 const MAX_BETS: usize = 100_000;
@@ -18,16 +17,16 @@ pub const CANCELLED: &str = "cancelled";
 /// The reject reason for any other bet.
 pub const REJECTED: &str = "supplier_reject_mock";
 
-string_enum! {
-    /// The supplier's recorded status of a bet.
-    BookedStatus, "status in the supplier's books", {
-        /// The supplier confirmed it.
-        Confirmed = "CONFIRMED",
-        /// The supplier rejected it.
-        Rejected = "REJECTED",
-        /// It was cancelled, possibly before it was placed.
-        Cancelled = "CANCELLED",
-    }
+/// The supplier's recorded status of a bet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum BookedStatus {
+    /// The supplier confirmed it.
+    Confirmed,
+    /// The supplier rejected it.
+    Rejected,
+    /// It was cancelled, possibly before it was placed.
+    Cancelled,
 }
 
 /// The response of `GET /supplier/bets/{id}`.

@@ -2,6 +2,7 @@
 //! for the same bet.
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 
 use crate::domain::json;
 
@@ -38,8 +39,10 @@ pub enum BadConfirmRequest {
 }
 
 /// The supplier's decision on a bet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Serialize, IntoStaticStr, VariantNames)]
 #[serde(rename_all = "UPPERCASE")]
+#[strum(serialize_all = "lowercase")]
 pub enum ConfirmStatus {
     /// The bet is confirmed.
     Confirmed,
@@ -48,15 +51,9 @@ pub enum ConfirmStatus {
 }
 
 impl ConfirmStatus {
-    /// Both decisions.
-    pub const ALL: [ConfirmStatus; 2] = [ConfirmStatus::Confirmed, ConfirmStatus::Rejected];
-
     /// The label value in metrics.
     pub fn label(self) -> &'static str {
-        match self {
-            ConfirmStatus::Confirmed => "confirmed",
-            ConfirmStatus::Rejected => "rejected",
-        }
+        self.into()
     }
 }
 

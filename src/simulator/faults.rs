@@ -3,18 +3,27 @@
 
 use std::time::Duration;
 
-use crate::config::settings::SimulatorSettings;
-use crate::domain::string_enum::string_enum;
+use strum::{IntoStaticStr, VariantNames};
 
-string_enum! {
-    /// A simulated fault.
-    Fault, "fault of the simulator", {
-        /// The bet is recorded, and the request is left unanswered.
-        Silent = "silent",
-        /// The bet is recorded, and the response is unreadable.
-        Garbage = "garbage",
-        /// The bet is not recorded: status 500.
-        Error = "error",
+use crate::config::settings::SimulatorSettings;
+
+/// A simulated fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
+pub enum Fault {
+    /// The bet is recorded, and the request is left unanswered.
+    Silent,
+    /// The bet is recorded, and the response is unreadable.
+    Garbage,
+    /// The bet is not recorded: status 500.
+    Error,
+}
+
+impl Fault {
+    /// The metric label.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
@@ -24,7 +33,7 @@ pub struct FaultPlan {
     /// Delay before each response.
     pub delay: Duration,
     /// The fraction (0 to 1) of requests that each fault affects. The faults are drawn
-    /// independently, in the order of [`Fault::ALL`].
+    /// independently, in the order of the variants of [`Fault`].
     shares: [(Fault, f64); 3],
 }
 

@@ -18,6 +18,7 @@ use std::time::Instant;
 use actix::prelude::*;
 use actix_web::web::ServiceConfig;
 use parking_lot::{Mutex, MutexGuard};
+use strum::VariantNames;
 use tokio::sync::watch;
 
 use self::bet_register::BetRegister;
@@ -85,9 +86,9 @@ pub fn start(
     );
     let pace = Pace::new(settings.simulator_rate, Instant::now());
     log::debug!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "simulator started");
-    for status in ConfirmStatus::ALL {
+    for status in ConfirmStatus::VARIANTS {
         // Both labels appear in the metrics before the first request.
-        metrics.confirmations.with_label_values(&[status.label()]);
+        metrics.confirmations.with_label_values(&[status]);
     }
     let broadcaster = Broadcaster::new(maker, pace, metrics.clone());
     let broadcaster = Broadcaster::start_in_arbiter(arbiter, move |_| broadcaster);

@@ -9,6 +9,8 @@ use std::collections::BTreeSet;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use strum::VariantArray;
+
 use crate::domain::ids::EventId;
 use crate::domain::odds::status::EventStatus;
 use crate::domain::odds::update::read_sport;
@@ -196,7 +198,7 @@ impl EventQuery {
                     .in_play
                     .is_none_or(|wanted| wanted == status.is_in_play())
         };
-        EventStatus::ALL
+        EventStatus::VARIANTS
             .iter()
             .filter(|status| passes(**status))
             .map(|status| status.as_str())

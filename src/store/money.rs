@@ -4,6 +4,7 @@
 //! Every operation is one transaction, locks the user's wallet while it decides, and is safe to
 //! repeat: a reference identifies the same movement permanently. Callers pass in the current time.
 
+use strum::{EnumString, IntoStaticStr, VariantNames};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -196,6 +197,8 @@ pub enum Decided {
 
 /// A topic that the outbox is published to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(EnumString, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum OutboxTopic {
     /// Bets that were placed.
     BetPlaced,
@@ -204,15 +207,9 @@ pub enum OutboxTopic {
 }
 
 impl OutboxTopic {
-    /// All topics.
-    pub const ALL: [OutboxTopic; 2] = [OutboxTopic::BetPlaced, OutboxTopic::BetConfirmed];
-
     /// The topic's name in the database.
     pub fn as_str(self) -> &'static str {
-        match self {
-            OutboxTopic::BetPlaced => "bet_placed",
-            OutboxTopic::BetConfirmed => "bet_confirmed",
-        }
+        self.into()
     }
 }
 

@@ -10,6 +10,7 @@ use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 use url::Url;
 
 use crate::config::address::{self, Login};
@@ -70,7 +71,9 @@ impl From<Answer> for BetOutcome {
 }
 
 /// Why a request to the supplier failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum SupplierError {
     /// The supplier did not answer in time.
     #[error("the supplier did not answer in time")]
@@ -89,30 +92,14 @@ pub enum SupplierError {
     Unreadable(String),
     /// The answer contains an unknown status.
     #[error("the supplier answered with the unknown status `{0}`")]
+    #[strum(to_string = "unknown_word")]
     UnknownVariant(String),
 }
 
 impl SupplierError {
-    /// All values of [`SupplierError::kind`].
-    pub const KINDS: [&str; 6] = [
-        "timeout",
-        "unreachable",
-        "status",
-        "too_large",
-        "unreadable",
-        "unknown_word",
-    ];
-
     /// A fixed code for metrics.
     pub fn kind(&self) -> &'static str {
-        match self {
-            SupplierError::Timeout => "timeout",
-            SupplierError::Unreachable(_) => "unreachable",
-            SupplierError::Status(_) => "status",
-            SupplierError::TooLarge => "too_large",
-            SupplierError::Unreadable(_) => "unreadable",
-            SupplierError::UnknownVariant(_) => "unknown_word",
-        }
+        self.into()
     }
 
     /// What failed, without text from a library or the supplier.

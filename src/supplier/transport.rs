@@ -16,6 +16,7 @@ use futures_util::stream::{BoxStream, Stream, StreamExt};
 use futures_util::{FutureExt, Sink, SinkExt};
 use http::header::AUTHORIZATION;
 use rustls::pki_types::ServerName;
+use strum::{IntoStaticStr, VariantNames};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
@@ -62,7 +63,8 @@ pub struct Connection {
 }
 
 /// Why a connection failed or ended.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum TransportError {
     /// The connection was not established in time.
     #[error("no connection within {}", humantime::format_duration(*.0))]
@@ -72,6 +74,7 @@ pub enum TransportError {
     Connect(io::Error),
     /// TLS cannot be configured.
     #[error(transparent)]
+    #[strum(to_string = "tls")]
     TlsSetup(#[from] TlsSetupError),
     /// The TLS handshake failed.
     #[error("TLS: {0}")]
@@ -94,30 +97,9 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// All values of [`TransportError::reason`].
-    pub const REASONS: [&str; 8] = [
-        "connect_timeout",
-        "connect",
-        "tls",
-        "handshake",
-        "frame_too_large",
-        "read",
-        "write",
-        "write_timeout",
-    ];
-
     /// A fixed code for metrics.
     pub fn reason(&self) -> &'static str {
-        match self {
-            TransportError::ConnectTimeout(_) => "connect_timeout",
-            TransportError::Connect(_) => "connect",
-            TransportError::TlsSetup(_) | TransportError::Tls(_) => "tls",
-            TransportError::Handshake(_) => "handshake",
-            TransportError::FrameTooLarge(_) => "frame_too_large",
-            TransportError::Read(_) => "read",
-            TransportError::Write(_) => "write",
-            TransportError::WriteTimeout(_) => "write_timeout",
-        }
+        self.into()
     }
 }
 

@@ -12,8 +12,9 @@ use log::kv::{Error, Key, Value, VisitSource, VisitValue};
 use log::{LevelFilter, Record, SetLoggerError};
 
 use super::limited_logger::LimitedLogger;
-use crate::config::settings::{LogFormat, Role};
-use crate::config::values::check_filter;
+use super::log_filter::check_filter;
+use super::log_format::LogFormat;
+use crate::config::settings::Role;
 
 /// The crate's own part of a target, which is of no use to a reader.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");

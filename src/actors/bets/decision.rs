@@ -18,9 +18,6 @@ use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// Decision outcomes, as metric label values.
-pub const OUTCOMES: [&str; 3] = ["confirmed", "rejected", "supplier_timeout"];
-
 /// How decisions are written to the database.
 #[derive(Clone, Debug)]
 pub struct DeciderSettings {
@@ -103,12 +100,12 @@ impl BetDecisions {
             Decided::Now { outbox } => {
                 self.metrics
                     .decided
-                    .with_label_values(&[outcome(verdict)])
+                    .with_label_values(&[verdict.label()])
                     .inc();
                 self.metrics
                     .decision_seconds
                     .observe(now.seconds_since(bet.placed_at).max(0.0));
-                debug!(bet = id.to_string(), outcome = outcome(verdict); "bet decided");
+                debug!(bet = id.to_string(), outcome = verdict.label(); "bet decided");
                 let row = OutboxRow {
                     id: outbox,
                     topic: OutboxTopic::BetConfirmed,
@@ -150,13 +147,5 @@ impl BetDecisions {
             },
         ) = (self.store.clone(), decision);
         blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
-    }
-}
-
-fn outcome(verdict: &BetOutcome) -> &'static str {
-    match verdict {
-        BetOutcome::Confirmed { .. } => "confirmed",
-        BetOutcome::Rejected { .. } => "rejected",
-        BetOutcome::TimedOut => "supplier_timeout",
     }
 }

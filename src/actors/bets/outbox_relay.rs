@@ -22,10 +22,7 @@ use crate::runtime::health::HealthCell;
 use crate::store::blocking::blocking;
 use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
 use crate::telemetry::log_limit::LogLimit;
-use crate::telemetry::metrics::OutboxMetrics;
-
-/// Stages that can fail, as metric label values.
-pub const STAGES: [&str; 4] = ["take", "publish", "mark", "refused"];
+use crate::telemetry::metrics::{OutboxMetrics, OutboxStage};
 
 /// How often the relay queries the outbox.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -213,12 +210,12 @@ impl OutboxRelay {
                 // Keep the rows in `known`, so that this process does not publish them again. The
                 // timer retries the mark.
                 Ok((Err(error), rows)) => {
-                    relay.failed("mark", &error);
+                    relay.failed(OutboxStage::Mark, &error);
                     relay.unmarked.extend(rows);
                 }
                 // The blocking task failed and the row ids are lost: they are published again after
                 // their lease expires.
-                Err(error) => relay.failed("mark", &error),
+                Err(error) => relay.failed(OutboxStage::Mark, &error),
             }
             relay.update_idle();
         }));
@@ -260,7 +257,7 @@ impl OutboxRelay {
                     }
                 }
                 Err(error) => {
-                    relay.failed("take", &error);
+                    relay.failed(OutboxStage::Take, &error);
                     relay.forget_marked();
                 }
             }
@@ -288,8 +285,8 @@ impl OutboxRelay {
         }));
     }
 
-    fn failed(&self, stage: &str, error: &dyn std::fmt::Display) {
-        self.metrics.failures.with_label_values(&[stage]).inc();
+    fn failed(&self, stage: OutboxStage, error: &dyn std::fmt::Display) {
+        self.metrics.count_failure(stage);
         self.trouble.met(error);
     }
 
@@ -384,7 +381,7 @@ async fn publish(
             .await
         {
             Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
-                metrics.failures.with_label_values(&["publish"]).inc();
+                metrics.count_failure(OutboxStage::Publish);
                 PUBLISHING.met(&error);
                 tokio::time::sleep(backoff.next_delay()).await;
             }
@@ -416,7 +413,7 @@ async fn send_to_dead_letters(
         BusError::TooLarge(_) => "too_large",
         _ => "refused",
     };
-    metrics.failures.with_label_values(&["refused"]).inc();
+    metrics.count_failure(OutboxStage::Refused);
     let letter = DeadLetter {
         received_at: crate::domain::timestamp::Timestamp::now(),
         origin: format!("outbox/{}", row.id),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use log::{info, warn};
 use parking_lot::{Mutex, MutexGuard};
+use strum::VariantArray;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -211,7 +212,7 @@ impl SupplierClient {
     }
 
     fn publish_state(&self, now: BreakerState) {
-        for state in BreakerState::ALL {
+        for state in BreakerState::VARIANTS {
             self.metrics
                 .breaker
                 .with_label_values(&[state.as_str()])

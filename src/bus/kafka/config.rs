@@ -8,15 +8,14 @@ use rdkafka::config::RDKafkaLogLevel;
 use secrecy::ExposeSecret;
 
 use crate::bus::BusError;
-use crate::config::settings::{BusSettings, KafkaMechanism, KafkaSecurity};
+use crate::config::kafka;
+use crate::config::settings::{BusSettings, KafkaMechanism};
 use crate::telemetry::redact::Redaction;
 
 /// The largest record, including key and headers. Topics created here accept as much, twice a
 /// broker's default: a supplier's largest frame becomes a dead letter with its headers, and that
 /// must fit.
 pub(super) const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
-/// librdkafka's `max.poll.interval.ms`; it rejects a longer session.
-const MAX_SESSION: Duration = Duration::from_secs(300);
 /// Room for the protocol overhead of a record.
 const OVERHEAD_BYTES: usize = 16 * 1024;
 
@@ -34,10 +33,10 @@ pub(super) struct Clients {
 impl Clients {
     /// Validates the settings.
     pub(super) fn new(settings: &BusSettings, client_id: &str) -> Result<Clients, BusError> {
-        if let Some((variable, want)) = check(settings).into_iter().next() {
+        if let Some((variable, want)) = kafka::check(settings).into_iter().next() {
             return Err(BusError::Refused(format!("{variable}: want {want}")));
         }
-        let brokers = brokers(settings).join(",");
+        let brokers = settings.brokers().join(",");
         let mut base = ClientConfig::new();
         base.set("bootstrap.servers", &brokers)
             .set("client.id", client_id)
@@ -141,106 +140,10 @@ impl Clients {
     }
 }
 
-/// Whether this binary supports TLS and SCRAM for Kafka.
-const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
-
-/// Validates the settings: each wrong variable with the value it needs. The only place with these
-/// rules. May read a file; connects nowhere.
-pub fn check(settings: &BusSettings) -> Vec<(&'static str, String)> {
-    let mut wrong = Vec::new();
-    let mut want = |variable, text: &str| wrong.push((variable, text.to_owned()));
-    let brokers = brokers(settings);
-    if brokers.is_empty() || !brokers.iter().all(|broker| is_address(broker)) {
-        want(
-            "KAFKA_BROKERS",
-            "a list of addresses as host:port, with commas",
-        );
-    }
-    let (_, tls, login) = protocol(settings);
-    let feature = "in this binary, which was built without the feature tls-system or tls-vendored";
-    if tls && !HAS_TLS {
-        want(
-            "KAFKA_SECURITY_PROTOCOL",
-            &format!("plaintext or sasl_plaintext {feature}"),
-        );
-    }
-    if login && settings.kafka_sasl_mechanism != KafkaMechanism::Plain && !HAS_TLS {
-        want("KAFKA_SASL_MECHANISM", &format!("plain {feature}"));
-    }
-    if settings.kafka_session_timeout > MAX_SESSION {
-        want(
-            "KAFKA_SESSION_TIMEOUT",
-            "a duration up to 5m, within which a consumer has to poll",
-        );
-    }
-    let name = settings.kafka_sasl_username.as_deref();
-    let password = settings
-        .kafka_sasl_password
-        .as_ref()
-        .map(ExposeSecret::expose_secret);
-    for (variable, value) in [
-        ("KAFKA_SASL_USERNAME", name),
-        ("KAFKA_SASL_PASSWORD", password),
-    ] {
-        if login && value.is_none_or(str::is_empty) {
-            want(
-                variable,
-                "a value: KAFKA_SECURITY_PROTOCOL requires a login",
-            );
-        } else if !login && value.is_some() {
-            want(
-                variable,
-                "it unset, or KAFKA_SECURITY_PROTOCOL sasl_ssl or sasl_plaintext",
-            );
-        }
-    }
-    if tls && let Some(file) = &settings.kafka_ca_file {
-        let is_readable = file.to_str().is_some() && std::fs::read(file).is_ok();
-        if !is_readable {
-            want("KAFKA_CA_FILE", "a PEM file that can be read");
-        }
-    }
-    wrong
-}
-
-fn brokers(settings: &BusSettings) -> Vec<&str> {
-    let text = settings.kafka_brokers.as_deref().unwrap_or_default();
-    text.split(',')
-        .map(str::trim)
-        .filter(|broker| !broker.is_empty())
-        .collect()
-}
-
-fn is_address(broker: &str) -> bool {
-    let Some((host, port)) = broker.rsplit_once(':') else {
-        return false;
-    };
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'));
-    let legal = match bare {
-        Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => host
-            .chars()
-            .all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '.' | '-' | '_')),
-    };
-    !host.is_empty() && legal && port.parse::<u16>().is_ok_and(|port| port > 0)
-}
-
-/// librdkafka's protocol name, whether it uses TLS, and whether it needs a login.
-fn protocol(settings: &BusSettings) -> (&'static str, bool, bool) {
-    match settings.kafka_security_protocol {
-        KafkaSecurity::Plaintext => ("plaintext", false, false),
-        KafkaSecurity::Ssl => ("ssl", true, false),
-        KafkaSecurity::SaslPlaintext => ("sasl_plaintext", false, true),
-        KafkaSecurity::SaslSsl => ("sasl_ssl", true, true),
-    }
-}
-
 fn set_security(base: &mut ClientConfig, settings: &BusSettings) {
-    let (protocol, tls, login) = protocol(settings);
-    base.set("security.protocol", protocol);
-    if tls
+    let security = settings.kafka_security_protocol;
+    base.set("security.protocol", security.as_str());
+    if security.uses_tls()
         && let Some(path) = settings
             .kafka_ca_file
             .as_ref()
@@ -248,7 +151,7 @@ fn set_security(base: &mut ClientConfig, settings: &BusSettings) {
     {
         base.set("ssl.ca.location", path);
     }
-    if !login {
+    if !security.requires_login() {
         return;
     }
     let mechanism = match settings.kafka_sasl_mechanism {

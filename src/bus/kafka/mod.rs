@@ -25,7 +25,6 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::config::Clients;
-pub use self::config::check;
 use self::producer::{ProducerHandle, TopicPublisher};
 use self::reader::{Reader, Shared};
 pub use self::scan::Scan;

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisConnectionInfo, RedisError,
+    AsyncConnectionConfig, ConnectionAddr, ProtocolVersion, RedisConnectionInfo, RedisError,
 };
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use crate::cache::CacheError;
+use crate::config::address::redis as address;
 use crate::runtime::tls;
 use crate::telemetry::redact::Redaction;
 
@@ -60,42 +60,6 @@ fn without_arguments(text: &str) -> &str {
         .trim_end_matches([' ', ','])
 }
 
-/// Reads `redis://user:password@host:port/database`, `rediss://...` or `host:port`. Errors repeat
-/// no part of it.
-fn read(url: &SecretString) -> Result<ConnectionInfo, String> {
-    let text = url.expose_secret().trim();
-    let full = if text.contains("://") {
-        text.to_owned()
-    } else {
-        format!("redis://{text}")
-    };
-    let parsed = crate::config::address::parse(&full).map_err(|error| error.to_string())?;
-    if !["redis", "rediss"].contains(&parsed.scheme()) {
-        return Err("it is neither redis:// nor rediss://".to_owned());
-    }
-    if parsed.query_pairs().any(|(name, _)| name != "protocol") {
-        return Err("its query is not supported: put user and password before the host".to_owned());
-    }
-    let database = parsed.path().trim_start_matches('/');
-    if !database.is_empty() && database.parse::<u32>().is_err() {
-        return Err("its database is not a number".to_owned());
-    }
-    // The library's errors for an invalid address contain no part of it.
-    parsed.into_connection_info().map_err(|error| {
-        format!(
-            "it is invalid: {}",
-            error
-                .detail()
-                .unwrap_or("the host or the database is wrong")
-        )
-    })
-}
-
-/// Returns what is wrong with an address, if anything, without repeating any part of it.
-pub(super) fn check(url: &SecretString) -> Result<(), String> {
-    read(url).map(drop)
-}
-
 impl Address {
     /// Parses an address and reads the CA file.
     pub fn parse(url: &SecretString, ca_file: Option<&Path>) -> Result<Address, CacheError> {
@@ -103,7 +67,7 @@ impl Address {
             "expected redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
         let bad =
             |problem: &str| CacheError::Misconfigured(format!("REDIS_URL: {problem}; {WANTED}"));
-        let info = read(url).map_err(|problem| bad(&problem))?;
+        let info = address::parse(url).map_err(|problem| bad(&problem))?;
         let (host, port, has_tls) = match info.addr() {
             ConnectionAddr::Tcp(host, port) => (host.clone(), *port, false),
             ConnectionAddr::TcpTls { host, port, .. } => (host.clone(), *port, true),

@@ -90,11 +90,6 @@ struct Held {
 }
 
 impl RedisCache {
-    /// Returns what is wrong with an address, if anything, without repeating any part of it.
-    pub fn check_address(url: &SecretString) -> Result<(), String> {
-        address::check(url)
-    }
-
     /// Creates a cache at `url`. Does not connect, so Redis may be unavailable. Reads the CA file,
     /// so call it at startup.
     pub fn new(url: &SecretString, options: &RedisOptions<'_>) -> Result<RedisCache, CacheError> {

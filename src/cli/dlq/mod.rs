@@ -13,10 +13,10 @@ use secrecy::SecretString;
 use self::entry::{DeadLetterEntry, Id};
 use self::source::Source;
 use super::{exit, only_shown};
-use crate::bus::{BusError, kafka};
-use crate::config::engines;
-use crate::config::load::{ConfigError, ConfigExit, ConfigInput};
+use crate::bus::BusError;
+use crate::config::input::{ConfigError, ConfigExit, ConfigInput};
 use crate::config::settings::BusSettings;
+use crate::config::{engines, kafka};
 use crate::store::StoreError;
 
 /// The kind of dead letters.

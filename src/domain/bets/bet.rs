@@ -4,19 +4,21 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 use uuid::Uuid;
 
 use crate::domain::ids::{EventId, MarketKey, SelectionId, UserId};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::Price;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
-use crate::domain::string_enum::string_enum;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::unknown_variant::UnknownVariant;
 use crate::domain::wallet::amount::Amount;
 
 /// A bet's id: a UUID, version 7 if this platform created it. It is also the key of the bet's
 /// records on the bus, the reference of its reservation, and the id sent to the supplier.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BetId(pub Uuid);
 
@@ -47,30 +49,50 @@ impl FromStr for BetId {
     }
 }
 
-string_enum! {
-    /// Status of a bet. A bet starts as pending and ends in exactly one of the other states.
-    BetStatus, "bet status", {
-        /// The supplier has not answered yet; the stake is held.
-        Pending = "PENDING_CONFIRMATION",
-        /// The supplier accepted the bet; the stake belongs to the house.
-        Confirmed = "CONFIRMED",
-        /// The bet was not accepted; the stake is returned to the user.
-        Rejected = "REJECTED",
+/// Status of a bet. A bet starts as pending and ends in exactly one of the other states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE", parse_err_ty = UnknownVariant, parse_err_fn = unknown_bet_status)]
+pub enum BetStatus {
+    /// The supplier has not answered yet; the stake is held.
+    #[serde(rename = "PENDING_CONFIRMATION")]
+    #[strum(to_string = "PENDING_CONFIRMATION")]
+    Pending,
+    /// The supplier accepted the bet; the stake belongs to the house.
+    Confirmed,
+    /// The bet was not accepted; the stake is returned to the user.
+    Rejected,
+}
+
+impl BetStatus {
+    /// The text on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-string_enum! {
-    /// Which price changes, between display and placement, the user accepts.
-    #[derive(Default)]
-    OddsChange, "policy for changed odds", {
-        /// No change: the price must equal the displayed one.
-        #[default]
-        None = "none",
-        /// A higher price is accepted too.
-        Higher = "higher",
-        /// Any price is accepted.
-        Any = "any",
-    }
+fn unknown_bet_status(text: &str) -> UnknownVariant {
+    UnknownVariant::new("bet status", text)
+}
+
+/// Which price changes, between display and placement, the user accepts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize, Display, EnumString)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_odds_change)]
+pub enum OddsChange {
+    /// No change: the price must equal the displayed one.
+    #[default]
+    None,
+    /// A higher price is accepted too.
+    Higher,
+    /// Any price is accepted.
+    Any,
+}
+
+fn unknown_odds_change(text: &str) -> UnknownVariant {
+    UnknownVariant::new("policy for changed odds", text)
 }
 
 /// Rejection reason if the platform, not the supplier, rejected the bet: no answer came in time.
@@ -141,7 +163,8 @@ pub struct BetStep {
 }
 
 /// The decision on a bet.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
 pub enum BetOutcome {
     /// The supplier accepted it.
     Confirmed {
@@ -157,10 +180,16 @@ pub enum BetOutcome {
     },
     /// No answer came in time. The bet is rejected, and the supplier is asked to cancel it in case
     /// it was accepted there.
+    #[strum(to_string = "supplier_timeout")]
     TimedOut,
 }
 
 impl BetOutcome {
+    /// The metric label.
+    pub fn label(&self) -> &'static str {
+        self.into()
+    }
+
     /// The status after this decision.
     pub fn status(&self) -> BetStatus {
         match self {
@@ -201,8 +230,10 @@ pub struct BetLimits {
 }
 
 /// Why a bet is refused. Stored with its idempotency key, so this is also the database format.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Serialize, Deserialize, IntoStaticStr, VariantNames, thiserror::Error)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum BetRefusal {
     /// The event does not exist.
     #[error("event `{event}` not found")]
@@ -267,36 +298,9 @@ pub enum BetRefusal {
 }
 
 impl BetRefusal {
-    /// Every code.
-    pub const CODES: [&str; 11] = [
-        "EVENT_NOT_FOUND",
-        "MARKET_NOT_FOUND",
-        "SELECTION_NOT_FOUND",
-        "MARKET_SUSPENDED",
-        "SELECTION_SUSPENDED",
-        "ODDS_CHANGED",
-        "STAKE_TOO_LOW",
-        "STAKE_TOO_HIGH",
-        "PAYOUT_TOO_HIGH",
-        "WALLET_NOT_FOUND",
-        "INSUFFICIENT_FUNDS",
-    ];
-
     /// The error code in the response.
     pub fn code(&self) -> &'static str {
-        match self {
-            BetRefusal::EventNotFound { .. } => "EVENT_NOT_FOUND",
-            BetRefusal::MarketNotFound { .. } => "MARKET_NOT_FOUND",
-            BetRefusal::SelectionNotFound { .. } => "SELECTION_NOT_FOUND",
-            BetRefusal::MarketSuspended { .. } => "MARKET_SUSPENDED",
-            BetRefusal::SelectionSuspended { .. } => "SELECTION_SUSPENDED",
-            BetRefusal::OddsChanged { .. } => "ODDS_CHANGED",
-            BetRefusal::StakeTooLow { .. } => "STAKE_TOO_LOW",
-            BetRefusal::StakeTooHigh { .. } => "STAKE_TOO_HIGH",
-            BetRefusal::PayoutTooHigh { .. } => "PAYOUT_TOO_HIGH",
-            BetRefusal::WalletNotFound => "WALLET_NOT_FOUND",
-            BetRefusal::InsufficientFunds => "INSUFFICIENT_FUNDS",
-        }
+        self.into()
     }
 }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use strum::{IntoStaticStr, VariantNames};
 
 use super::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
@@ -42,16 +43,20 @@ pub struct BetPlaced {
 }
 
 /// Why a record is not a `bet_placed`.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum BadBetPlaced {
     /// Not a JSON object.
     #[error("not a JSON object: {0}")]
     Malformed(String),
     /// A field is missing, or null.
     #[error("{0} is missing")]
+    #[strum(to_string = "missing_field")]
     Missing(&'static str),
     /// A field has an invalid value.
     #[error("{field}: {problem}")]
+    #[strum(to_string = "invalid_field")]
     Invalid {
         /// The field, as spelled in the record.
         field: &'static str,
@@ -64,17 +69,9 @@ pub enum BadBetPlaced {
 }
 
 impl BadBetPlaced {
-    /// Every reason.
-    pub const REASONS: [&str; 4] = ["malformed", "missing_field", "invalid_field", "conflict"];
-
     /// The kind of error, as a label.
     pub fn reason(&self) -> &'static str {
-        match self {
-            BadBetPlaced::Malformed(_) => "malformed",
-            BadBetPlaced::Missing(_) => "missing_field",
-            BadBetPlaced::Invalid { .. } => "invalid_field",
-            BadBetPlaced::Conflict(..) => "conflict",
-        }
+        self.into()
     }
 }
 

@@ -4,6 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use strum::{IntoStaticStr, VariantNames};
+
 use super::status::MarketStatus;
 use super::update::{OddsUpdate, Revision};
 use super::version_stamp::VersionStamp;
@@ -24,7 +26,9 @@ pub struct MarketState {
 }
 
 /// Why a book rejects an update.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum Rejection {
     /// The market already has a later revision.
     #[error("older than the revision in the book")]
@@ -41,22 +45,9 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// All rejections.
-    pub const ALL: [Rejection; 4] = [
-        Rejection::Older,
-        Rejection::Duplicate,
-        Rejection::WrongEvent,
-        Rejection::TooManyMarkets,
-    ];
-
     /// The metric label.
     pub fn reason(self) -> &'static str {
-        match self {
-            Rejection::Older => "older",
-            Rejection::Duplicate => "duplicate",
-            Rejection::WrongEvent => "wrong_event",
-            Rejection::TooManyMarkets => "too_many_markets",
-        }
+        self.into()
     }
 }
 

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use strum::{IntoStaticStr, VariantNames};
+
 use super::book::MarketState;
 use crate::domain::timestamp::Timestamp;
 
@@ -19,7 +21,9 @@ const RECORD_STEP: Duration = Duration::from_millis(1);
 const EARLIEST_RECORD: i64 = 946_684_800_000_000;
 
 /// Why a time or a sequence number is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "snake_case")]
 pub enum Implausible {
     /// The time is too far ahead.
     #[error(
@@ -42,15 +46,9 @@ pub enum Implausible {
 }
 
 impl Implausible {
-    /// Every value of [`Implausible::reason`].
-    pub const REASONS: [&str; 2] = ["future", "seq"];
-
     /// The label in metrics and dead letters.
     pub fn reason(&self) -> &'static str {
-        match self {
-            Implausible::Future { .. } => "future",
-            Implausible::Seq { .. } => "seq",
-        }
+        self.into()
     }
 }
 

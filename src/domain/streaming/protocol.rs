@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use strum::{IntoStaticStr, VariantNames};
 
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::json;
@@ -29,7 +30,9 @@ pub enum ClientMessage {
 }
 
 /// Why a client's message was refused. The socket stays open.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(IntoStaticStr, VariantNames, thiserror::Error)]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE")]
 pub enum Refusal {
     /// The message is not a JSON object with a `type`.
     #[error("not a JSON object with a \"type\": {0}")]
@@ -48,6 +51,7 @@ pub enum Refusal {
     RateLimited(u32),
     /// The session was sent too many bytes of snapshots; this subscription was not made.
     #[error("more than {bytes} bytes of snapshots per second; subscribe to `{event}` later")]
+    #[strum(to_string = "RATE_LIMITED")]
     SnapshotsLimited {
         /// The event of the subscription.
         event: EventId,
@@ -60,66 +64,45 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Every code.
-    pub const CODES: [&str; 6] = [
-        "BAD_JSON",
-        "UNKNOWN_TYPE",
-        "BAD_EVENT_ID",
-        "TOO_MANY_SUBSCRIPTIONS",
-        "RATE_LIMITED",
-        "SNAPSHOT_UNAVAILABLE",
-    ];
-
     /// The code on the wire.
     pub fn code(&self) -> &'static str {
-        match self {
-            Refusal::BadJson(_) => "BAD_JSON",
-            Refusal::UnknownType(_) => "UNKNOWN_TYPE",
-            Refusal::BadEventId(_) => "BAD_EVENT_ID",
-            Refusal::TooManySubscriptions(_) => "TOO_MANY_SUBSCRIPTIONS",
-            Refusal::RateLimited(_) | Refusal::SnapshotsLimited { .. } => "RATE_LIMITED",
-            Refusal::SnapshotUnavailable(_) => "SNAPSHOT_UNAVAILABLE",
-        }
+        self.into()
     }
 }
 
 /// Why the server ends a session; the number is the WebSocket close code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
 pub enum CloseReason {
     /// The server is shutting down. The client should reconnect.
+    #[strum(to_string = "server is going away")]
     GoingAway,
     /// The client broke the WebSocket protocol.
+    #[strum(to_string = "websocket protocol error")]
     ProtocolError,
     /// The client sent a binary message.
+    #[strum(to_string = "binary messages are not taken")]
     BinaryMessage,
     /// A text message is not UTF-8.
+    #[strum(to_string = "text is not UTF-8")]
     BadUtf8,
     /// The client keeps sending far more messages than allowed.
+    #[strum(to_string = "too many messages")]
     TooManyMessages,
     /// A message is larger than allowed.
+    #[strum(to_string = "message too big")]
     MessageTooBig,
     /// The client did not answer for too long. It should reconnect.
+    #[strum(to_string = "no answer to pings")]
     NoAnswer,
     /// A message that the client began was not finished in time.
+    #[strum(to_string = "message not finished in time")]
     MessageTimeout,
     /// The unfinished messages of all sessions use too much memory. The client should reconnect.
+    #[strum(to_string = "too many unfinished messages")]
     Overloaded,
 }
 
 impl CloseReason {
-    /// Every reason.
-    pub const ALL: [CloseReason; 9] = [
-        CloseReason::GoingAway,
-        CloseReason::ProtocolError,
-        CloseReason::BinaryMessage,
-        CloseReason::BadUtf8,
-        CloseReason::TooManyMessages,
-        CloseReason::MessageTooBig,
-        CloseReason::NoAnswer,
-        CloseReason::MessageTimeout,
-        CloseReason::Overloaded,
-    ];
-
     /// The close code: one of RFC 6455, or a private one from 3000 on.
     pub fn code(self) -> u16 {
         match self {
@@ -136,17 +119,7 @@ impl CloseReason {
 
     /// A short text for the close frame and the logs.
     pub fn text(self) -> &'static str {
-        match self {
-            CloseReason::GoingAway => "server is going away",
-            CloseReason::ProtocolError => "websocket protocol error",
-            CloseReason::BinaryMessage => "binary messages are not taken",
-            CloseReason::BadUtf8 => "text is not UTF-8",
-            CloseReason::TooManyMessages => "too many messages",
-            CloseReason::MessageTooBig => "message too big",
-            CloseReason::NoAnswer => "no answer to pings",
-            CloseReason::MessageTimeout => "message not finished in time",
-            CloseReason::Overloaded => "too many unfinished messages",
-        }
+        self.into()
     }
 }
 

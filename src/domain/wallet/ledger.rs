@@ -4,55 +4,97 @@
 //! The rules here hold for both databases. SQLite applies these functions, PostgreSQL the functions
 //! of `migrations/postgres`; one test suite with one model runs against both.
 
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr};
+
 use super::amount::Amount;
-use crate::domain::string_enum::string_enum;
+use crate::domain::unknown_variant::UnknownVariant;
 
-string_enum! {
-    /// An account. A user has two; the house's accounts are the counterparts.
-    Account, "account", {
-        /// A user's money that is available for stakes and withdrawals.
-        Available = "available",
-        /// A user's money that is held for a bet or another reservation.
-        Reserved = "reserved",
-        /// The house's cash: deposits received less withdrawals paid.
-        Cash = "cash",
-        /// The house's stakes: the income from accepted bets.
-        Stakes = "stakes",
-        /// The house's payouts: the cost of winning bets.
-        Payouts = "payouts",
+/// An account. A user has two; the house's accounts are the counterparts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_account)]
+pub enum Account {
+    /// A user's money that is available for stakes and withdrawals.
+    Available,
+    /// A user's money that is held for a bet or another reservation.
+    Reserved,
+    /// The house's cash: deposits received less withdrawals paid.
+    Cash,
+    /// The house's stakes: the income from accepted bets.
+    Stakes,
+    /// The house's payouts: the cost of winning bets.
+    Payouts,
+}
+
+impl Account {
+    /// The text on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-string_enum! {
-    /// The purpose of a transfer.
-    TransferKind, "transfer kind", {
-        /// Money comes in.
-        Deposit = "deposit",
-        /// Money goes out.
-        Withdraw = "withdraw",
-        /// Money is held.
-        Reserve = "reserve",
-        /// Held money goes to the house.
-        Commit = "commit",
-        /// Held money returns to the user.
-        Refund = "refund",
-        /// Held money returns to the user because the hold expired.
-        Expire = "expire",
+fn unknown_account(text: &str) -> UnknownVariant {
+    UnknownVariant::new("account", text)
+}
+
+/// The purpose of a transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_transfer_kind)]
+pub enum TransferKind {
+    /// Money comes in.
+    Deposit,
+    /// Money goes out.
+    Withdraw,
+    /// Money is held.
+    Reserve,
+    /// Held money goes to the house.
+    Commit,
+    /// Held money returns to the user.
+    Refund,
+    /// Held money returns to the user because the hold expired.
+    Expire,
+}
+
+impl TransferKind {
+    /// The text on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 }
 
-string_enum! {
-    /// Status of a reservation.
-    ReservationStatus, "reservation status", {
-        /// The money is held.
-        Pending = "PENDING",
-        /// The money went to the house.
-        Committed = "COMMITTED",
-        /// The money went back to the user.
-        Refunded = "REFUNDED",
-        /// The money went back to the user because no decision came in time.
-        Expired = "EXPIRED",
+fn unknown_transfer_kind(text: &str) -> UnknownVariant {
+    UnknownVariant::new("transfer kind", text)
+}
+
+/// Status of a reservation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+#[strum(serialize_all = "SCREAMING_SNAKE_CASE", parse_err_ty = UnknownVariant, parse_err_fn = unknown_reservation_status)]
+pub enum ReservationStatus {
+    /// The money is held.
+    Pending,
+    /// The money went to the house.
+    Committed,
+    /// The money went back to the user.
+    Refunded,
+    /// The money went back to the user because no decision came in time.
+    Expired,
+}
+
+impl ReservationStatus {
+    /// The text on the wire and in the database.
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
+}
+
+fn unknown_reservation_status(text: &str) -> UnknownVariant {
+    UnknownVariant::new("reservation status", text)
 }
 
 impl TransferKind {

@@ -33,7 +33,6 @@ use super::events::{EventPage, EventQuery};
 use super::{
     BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
 };
-use crate::config::address::AddressError;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
@@ -136,21 +135,6 @@ impl PgStore {
     pub fn expect_migration(&self, reader: &mut PgStore) {
         self.tables.expect();
         reader.tables = self.tables.clone();
-    }
-
-    /// Whether `address` is meant for PostgreSQL, valid or not.
-    pub fn is_address(address: &str) -> bool {
-        address::is_postgres(address)
-    }
-
-    /// Checks whether [`PgStore::open`] accepts `address`. The error repeats no part of it.
-    pub fn check_address(address: &str) -> Result<(), AddressError> {
-        address::check(address)
-    }
-
-    /// `address` for display, without its secrets; `None` if it cannot be parsed.
-    pub fn shown_address(address: &str) -> Option<String> {
-        address::shown(address)
     }
 
     fn readers(&self) -> Result<&Share, StoreError> {

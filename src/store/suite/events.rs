@@ -1,6 +1,7 @@
 //! Checks of the list of events: its content and its filters.
 
 use pretty_assertions::assert_eq;
+use strum::VariantArray;
 
 use super::*;
 use crate::domain::odds::status::{EventStatus, MarketStatus};
@@ -118,7 +119,7 @@ fn filters() -> impl Strategy<Value = EventQuery> {
     let status = prop_oneof![
         Just(StatusFilter::NotEnded),
         Just(StatusFilter::All),
-        (0usize..3).prop_map(|place| StatusFilter::Only(EventStatus::ALL[place])),
+        (0usize..3).prop_map(|place| StatusFilter::Only(EventStatus::VARIANTS[place])),
     ];
     let in_play = proptest::option::weighted(0.3, any::<bool>());
     let times = (often_none(7), often_none(7));
@@ -148,7 +149,7 @@ fn filters() -> impl Strategy<Value = EventQuery> {
 fn expected(event: &str, number: u8, reports: &[Report]) -> Option<EventSummary> {
     let mut markets = BTreeMap::new();
     let of_event = || reports.iter().filter(|one| one.0 == number);
-    markets.extend(of_event().map(|one| (one.1, (MarketStatus::ALL[one.2], one.3))));
+    markets.extend(of_event().map(|one| (one.1, (MarketStatus::VARIANTS[one.2], one.3))));
     let (_, _, _, _, sides, _, _) = of_event().next_back()?;
     let is_finished = |status| !matches!(status, MarketStatus::Open | MarketStatus::Suspended);
     let status = if markets.values().all(|(status, _)| is_finished(*status)) {
@@ -229,7 +230,7 @@ pub fn filters_agree_with_the_model(store: &dyn Store) {
                     1,
                 );
                 let update = OddsUpdate {
-                    status: MarketStatus::ALL[status],
+                    status: MarketStatus::VARIANTS[status],
                     in_play,
                     home_team: SIDES[sides].0.to_owned(),
                     away_team: SIDES[sides].1.to_owned(),

@@ -28,7 +28,7 @@ fn guarded(supplier: &Arc<ProbeSupplier>) -> (SupplierClient, ConfirmationMetric
 fn state(metrics: &ConfirmationMetrics) -> &'static str {
     let is_at =
         |state: &&BreakerState| metrics.breaker.with_label_values(&[state.as_str()]).get() == 1;
-    let at: Vec<_> = BreakerState::ALL.iter().filter(is_at).collect();
+    let at: Vec<_> = BreakerState::VARIANTS.iter().filter(is_at).collect();
     assert_eq!(at.len(), 1);
     at[0].as_str()
 }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::bus::kafka::testing::settings;
+use crate::config::settings::KafkaSecurity;
 
 fn refused(change: impl FnOnce(&mut BusSettings)) -> String {
     let mut settings = settings("kafka:9092");
@@ -74,10 +75,10 @@ fn tls_settings_name_missing_feature() {
 fn ca_file_is_checked_only_with_tls() {
     let mut settings = settings("kafka:9092");
     settings.kafka_ca_file = Some("/nowhere/ca.pem".into());
-    assert_eq!(check(&settings), []);
+    assert_eq!(kafka::check(&settings), []);
     settings.kafka_security_protocol = KafkaSecurity::Ssl;
     assert!(
-        check(&settings)
+        kafka::check(&settings)
             .iter()
             .any(|(variable, _)| *variable == "KAFKA_CA_FILE")
     );

@@ -2,6 +2,7 @@ use std::sync::{Arc, LazyLock};
 
 use pretty_assertions::assert_eq;
 use rstest::rstest;
+use strum::VariantArray;
 
 use super::*;
 use crate::domain::ids::MarketName;
@@ -65,7 +66,7 @@ fn code(refused: Result<Offer, BetRefusal>) -> String {
                 stored.contains(&format!("\"{}\"", refusal.code())),
                 "{stored}"
             );
-            assert!(BetRefusal::CODES.contains(&refusal.code()));
+            assert!(BetRefusal::VARIANTS.contains(&refusal.code()));
             refusal.code().to_owned()
         }
     }
@@ -137,7 +138,7 @@ fn refusal_contains_current_price() {
 
 #[test]
 fn inactive_market_or_selection_is_refused() {
-    for status in MarketStatus::ALL
+    for status in MarketStatus::VARIANTS
         .iter()
         .copied()
         .filter(|status| *status != MarketStatus::Open)
@@ -145,7 +146,7 @@ fn inactive_market_or_selection_is_refused() {
         let refused = check(&request(), &book(OddsUpdate { status, ..open() }), &LIMITS);
         assert_eq!(refused, Err(BetRefusal::MarketSuspended { status }));
     }
-    for status in SelectionStatus::ALL
+    for status in SelectionStatus::VARIANTS
         .iter()
         .copied()
         .filter(|status| *status != SelectionStatus::Active)

@@ -115,7 +115,7 @@ fn invalid_field_is_named() {
     let good = bet_placed(&bet());
     let refuse = |json: &str| {
         let error = BetPlaced::from_json(json.as_bytes()).unwrap_err();
-        assert!(BadBetPlaced::REASONS.contains(&error.reason()));
+        assert!(BadBetPlaced::VARIANTS.contains(&error.reason()));
         format!("{}: {error}", error.reason())
     };
     let with = |from: &str, to: &str| {

@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use rstest::rstest;
 
 use super::*;
+use crate::config::address::postgres::{is_postgres, shown};
 
 const OURS: &str = "connect_timeout='3' keepalives_idle='10' keepalives_interval='5' keepalives_count='3' \
                         tcp_user_timeout='15000' fallback_application_name='sports-bet' ";

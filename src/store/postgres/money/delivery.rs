@@ -10,7 +10,7 @@ use super::size;
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::money::{Cancel, OutboxDepth, OutboxRow, OutboxTopic};
+use crate::store::money::{Cancel, OutboxDepth, OutboxRow};
 use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::postgres::{stamp, time, unreadable};
@@ -80,10 +80,7 @@ pub(super) fn take(
         leased_until: stamp(leased_until),
     };
     let read = |(id, topic, key, payload): Row| {
-        let known = OutboxTopic::ALL
-            .into_iter()
-            .find(|known| known.as_str() == topic);
-        let topic = known.ok_or_else(|| unreadable("topic", topic))?;
+        let topic = topic.parse().map_err(|_| unreadable("topic", topic))?;
         Ok::<_, StoreError>(OutboxRow {
             id,
             topic,

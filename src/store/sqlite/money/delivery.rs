@@ -54,10 +54,8 @@ struct TakenRow {
 
 impl TakenRow {
     fn read(self) -> Result<OutboxRow, StoreError> {
-        let topic = OutboxTopic::ALL
-            .into_iter()
-            .find(|topic| topic.as_str() == self.topic);
-        let topic = topic.ok_or_else(|| unreadable("topic", &self.topic))?;
+        let topic = self.topic.parse();
+        let topic = topic.map_err(|_| unreadable("topic", &self.topic))?;
         Ok(OutboxRow {
             id: self.id,
             topic,

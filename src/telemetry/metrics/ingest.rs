@@ -1,0 +1,37 @@
+//! Metrics of the role `ingest`.
+
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge};
+use strum::VariantNames;
+
+use super::registry::role_metrics;
+use crate::domain::odds::update::DecodeError;
+
+role_metrics! {
+    /// Metrics of the role `ingest`.
+    IngestMetrics {
+        /// Suppliers configured
+        suppliers: IntGauge = "odds_ingest_suppliers",
+        /// Suppliers connected and alive
+        suppliers_connected: IntGauge = "odds_ingest_suppliers_connected",
+        /// Frames received from suppliers, including heartbeats
+        frames: IntCounter = "odds_ingest_frames_total",
+        /// Updates published to the bus
+        published: IntCounter = "odds_ingest_updates_published_total",
+        /// Frames or updates refused and kept as dead letters, by reason
+        refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::VARIANTS.iter().copied().chain(["future", "old_version"]),
+        /// Connections lost or not established, by reason
+        disconnects: IntCounterVec = "odds_ingest_disconnects_total" ["reason"] known ["closed", "silent", "bus", "future"],
+        /// Markets suspended because their supplier was silent for too long
+        suspended_as_stale: IntCounter = "odds_ingest_suspended_as_stale_total",
+        /// Markets suspended because a connection ended with changes that could not be applied
+        suspended_after_loss: IntCounter = "odds_ingest_suspended_after_loss_total",
+        /// Connections established
+        connects: IntCounter = "odds_ingest_connects_total",
+        /// Seconds that feeds waited for the bus to accept an update
+        bus_wait: Counter = "odds_ingest_bus_wait_seconds_total",
+        /// Messages waiting for the bus publisher
+        publisher_depth: IntGauge = "odds_ingest_publisher_depth",
+        /// Records on the bus that at least one group has not processed yet
+        bus_depth: IntGauge = "odds_ingest_bus_depth",
+    }
+}

@@ -1,0 +1,70 @@
+//! Metrics of the role `processor`.
+
+use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use strum::VariantNames;
+
+use super::books::BookMetrics;
+use super::registry::role_metrics;
+use crate::domain::odds::book::Rejection;
+use crate::domain::odds::plausible::Implausible;
+use crate::domain::odds::update::DecodeError;
+
+/// Each path of the bus with each reason for which it refuses a record.
+fn refused_records() -> impl Iterator<Item = [&'static str; 2]> {
+    let reasons = || DecodeError::VARIANTS.iter().copied().chain(["future"]);
+    ["live", "store"]
+        .into_iter()
+        .flat_map(move |path| reasons().map(move |reason| [path, reason]))
+}
+
+role_metrics! {
+    /// Metrics of the role `processor`.
+    ProcessorMetrics {
+        /// Records consumed for the store
+        consumed: IntCounter = "odds_proc_messages_consumed_total",
+        /// Market states written to the cache
+        cache_sets: IntCounter = "odds_proc_cache_sets_total",
+        /// Updates written to the database, history and current state in one transaction
+        db_writes: IntCounter = "odds_proc_db_writes_total",
+        /// Errors by stage: decode, cache, store, dead_letter, hydrate, apply
+        errors: IntCounterVec = "odds_proc_errors_total" ["stage"] known ["decode", "cache", "store", "dead_letter", "hydrate", "apply"],
+        /// Updates applied by the books
+        applied: IntCounter = "odds_proc_updates_applied_total",
+        /// Updates rejected by the books, by reason
+        rejected: IntCounterVec = "odds_proc_updates_rejected_total" ["reason"] known Rejection::VARIANTS,
+        /// Records refused, by path (live skips them, store keeps them as dead letters) and reason
+        refused: IntCounterVec = "odds_proc_records_refused_total" ["path", "reason"] known refused_records(),
+        /// States of the cache or the database refused by the books, by reason
+        implausible_states: IntCounterVec = "odds_proc_states_refused_total" ["reason"] known Implausible::VARIANTS,
+        /// Records on the bus that a group has not processed yet. The purpose is live, store or dead_letters, whatever the name of the group
+        bus_lag: IntGaugeVec = "odds_proc_bus_lag" ["group", "purpose"],
+        /// Updates per batch of the store
+        batch_size: Histogram = "odds_proc_store_batch_size",
+        /// Duration of a batch of the store
+        batch_seconds: Histogram = "odds_proc_store_batch_seconds",
+        /// Event books in memory
+        books: IntGauge = "odds_proc_books",
+        /// Market states waiting to be written to the cache
+        cache_pending: IntGauge = "odds_proc_cache_pending",
+        /// Dead letters stored
+        dead_letters: IntCounter = "odds_proc_dead_letters_total",
+        /// Rows removed after their retention period, by table
+        pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"] known ["odds_history", "dead_letters"],
+        /// Updates waiting for an actor's mailbox, by actor
+        mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
+    }
+}
+
+impl ProcessorMetrics {
+    /// The metrics of the books fed by the bus.
+    pub fn book_metrics(&self) -> BookMetrics {
+        BookMetrics {
+            books: self.books.clone(),
+            applied: self.applied.clone(),
+            rejected: self.rejected.clone(),
+            hydrate_errors: self.errors.with_label_values(&["hydrate"]),
+            implausible: self.implausible_states.clone(),
+            verifications: None,
+        }
+    }
+}
