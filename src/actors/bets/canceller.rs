@@ -99,12 +99,9 @@ impl Canceller {
             return;
         }
         (self.is_taking, self.is_wanted) = (true, false);
-        let (store, clock, hold) = (
-            self.task.store.clone(),
-            &self.task.clock,
-            self.task.settings.hold,
-        );
-        let (now, until) = (clock.now(), clock.after(hold));
+        let store = self.task.store.clone();
+        let now = self.task.clock.now();
+        let until = now.later_by(self.task.settings.hold);
         let taking = blocking(move || store.take_cancels(now, until, room));
         context.spawn(
             taking

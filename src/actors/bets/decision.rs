@@ -85,7 +85,7 @@ impl BetDecisions {
         let payload = bet_confirmed(bet, verdict, now);
         let notice = OutboxMessage {
             payload: payload.clone(),
-            leased_until: self.clock.after(self.lease),
+            leased_until: now.later_by(self.lease),
         };
         let id = bet.id;
         let decided = self

@@ -241,11 +241,9 @@ impl OutboxRelay {
             return;
         }
         self.is_taking = true;
-        let (store, now, leased_until) = (
-            self.store.clone(),
-            self.clock.now(),
-            self.clock.after(self.settings.lease),
-        );
+        let store = self.store.clone();
+        let now = self.clock.now();
+        let leased_until = now.later_by(self.settings.lease);
         let taking = blocking(move || store.take_outbox(now, leased_until, room));
         context.spawn(taking.into_actor(self).map(move |taken, relay, context| {
             relay.is_taking = false;

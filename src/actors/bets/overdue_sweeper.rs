@@ -115,7 +115,7 @@ impl Sweep {
     /// the others.
     async fn step(&self) -> Result<usize, StoreError> {
         let (store, batch) = (self.store.clone(), self.settings.batch);
-        let overdue_at = self.clock.before(self.settings.grace);
+        let overdue_at = self.clock.now().earlier_by(self.settings.grace);
         let overdue = blocking(move || store.overdue_bets(overdue_at, batch)).await?;
         let (mut swept, mut failure, mut held) = (0, None, HashSet::new());
         for bet in &overdue {
