@@ -102,7 +102,7 @@ async fn waiting_too_long_is_refused() {
     assert!(
         refused
             .iter()
-            .all(|answer| *answer == Err(ApiError::WalletBusy))
+            .all(|answer| *answer == Err(TurnError::WalletBusy))
     );
 }
 
@@ -143,7 +143,7 @@ async fn held_wallets_leave_room_for_others() {
         "other users did not wait for locked wallets"
     );
     for held in held {
-        assert_eq!(held.await.unwrap(), Err(ApiError::WalletHeld));
+        assert_eq!(held.await.unwrap(), Err(TurnError::WalletLocked));
     }
 }
 
