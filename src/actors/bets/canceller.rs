@@ -9,7 +9,7 @@ use actix::prelude::*;
 use log::{debug, warn};
 
 use super::messages::CancelsWait;
-use super::supplier_client::{CallError, SupplierClient};
+use super::supplier_client::{CallError, Retry, SupplierClient};
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -176,13 +176,6 @@ impl Handler<CancelsWait> for Canceller {
     }
 }
 
-/// Why an attempt failed.
-enum Failure {
-    CircuitOpen,
-    Supplier(CallError),
-    Store(StoreError),
-}
-
 impl CancelTask {
     /// Retries until the cancel is done or the lease ends.
     async fn cancel(&self, cancel: Cancel, until: Timestamp) {
@@ -191,51 +184,41 @@ impl CancelTask {
         for _ in 0..cancel.attempts.min(MAX_COUNTED_ATTEMPTS) {
             backoff.next_delay();
         }
-        loop {
-            let left = self.clock.until(until);
-            if left.is_zero() {
-                return;
-            }
-            match self.try_to_cancel(id, left).await {
-                Ok(()) => {
-                    debug!(bet = id.to_string(); "supplier cancelled the bet");
-                    self.metrics.cancels_done.inc();
-                    return;
-                }
-                Err(Failure::CircuitOpen) => self.supplier.wait_until_closed(left).await,
-                Err(failure) => {
-                    match failure {
-                        Failure::Store(error) => self.trouble.met(&error),
-                        Failure::Supplier(error) => {
-                            debug!(bet = id.to_string(); "cancel failed, retrying: {error}")
-                        }
-                        Failure::CircuitOpen => {}
-                    }
-                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(until))).await;
-                }
-            }
+        let attempt = |left| self.try_to_cancel(id, left);
+        let done = self.supplier.until(until, backoff, attempt).await;
+        if done.is_some() {
+            debug!(bet = id.to_string(); "supplier cancelled the bet");
+            self.metrics.cancels_done.inc();
         }
     }
 
-    async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Failure> {
+    async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Retry> {
         let store = self.store.clone();
-        let Some(bet) = blocking(move || store.bet(id))
-            .await
-            .map_err(Failure::Store)?
-        else {
+        let Some(bet) = self.store_call(move || store.bet(id)).await? else {
             if let Some(repeated) = NO_BET.check("") {
                 warn!(bet = id.to_string(), repeated; "bet to cancel not found");
             }
             return Ok(());
         };
-        match self.supplier.cancel(id, &bet.user_id, timeout).await {
-            Err(CallError::CircuitOpen) => return Err(Failure::CircuitOpen),
-            answer => answer.map_err(Failure::Supplier)?,
+        let cancelled = self.supplier.cancel(id, &bet.user_id, timeout).await;
+        if let Err(CallError::Failed(error)) = &cancelled {
+            debug!(bet = id.to_string(); "cancel failed, retrying: {error}");
         }
-        let (store, now) = (self.store.clone(), self.clock.now());
-        blocking(move || store.cancelled(id, now))
-            .await
-            .map_err(Failure::Store)
+        cancelled?;
+        let store = self.store.clone();
+        let now = self.clock.now();
+        self.store_call(move || store.cancelled(id, now)).await
+    }
+
+    /// Runs a call of the store, and records its failure.
+    async fn store_call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Retry> {
+        blocking(call).await.map_err(|error| {
+            self.trouble.met(&error);
+            Retry::AfterBackoff
+        })
     }
 }
 

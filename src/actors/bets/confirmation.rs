@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::{debug, warn};
 
 use super::decision::BetDecisions;
-use super::supplier_client::{CallError, SupplierClient};
+use super::supplier_client::{CallError, Retry, SupplierClient};
 use crate::bus::dead_letter;
 use crate::bus::{Record, Topic};
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
@@ -144,22 +144,16 @@ impl BetConfirmation {
 
     /// Requests confirmation until the supplier answers or the bet's deadline passes.
     async fn confirm(&self, bet: &Bet) -> BetOutcome {
-        let mut backoff = Backoff::new(self.settings.retry, seed(bet.id));
-        loop {
-            let left = self.clock.until(bet.decide_by);
-            if left.is_zero() {
-                return BetOutcome::TimedOut;
+        let backoff = Backoff::new(self.settings.retry, seed(bet.id));
+        let attempt = |left| async move {
+            let answer = self.supplier.confirm(bet, left).await;
+            if let Err(CallError::Failed(error)) = &answer {
+                debug!(bet = bet.id.to_string(); "confirmation failed, retrying: {error}");
             }
-            match self.supplier.confirm(bet, left).await {
-                Ok(answer) => return answer.into(),
-                Err(CallError::CircuitOpen) => self.supplier.wait_until_closed(left).await,
-                Err(CallError::Failed(error)) => {
-                    debug!(bet = bet.id.to_string(); "confirmation failed, retrying: {error}");
-                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by)))
-                        .await;
-                }
-            }
-        }
+            answer.map_err(Retry::from)
+        };
+        let answer = self.supplier.until(bet.decide_by, backoff, attempt).await;
+        answer.map_or(BetOutcome::TimedOut, BetOutcome::from)
     }
 
     async fn send_to_dead_letters(&self, record: &Record, reason: &str, detail: &str) {

@@ -1,6 +1,7 @@
 //! The supplier behind one circuit breaker. All callers share it, so that none calls while the
 //! circuit is open.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use tokio::time::Instant;
 
 use crate::domain::bets::bet::{Bet, BetId};
 use crate::domain::ids::UserId;
+use crate::domain::timestamp::Timestamp;
+use crate::runtime::backoff::Backoff;
 use crate::runtime::circuit_breaker::{Breaker, BreakerPolicy, BreakerState};
 use crate::runtime::clock::Clock;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
@@ -39,6 +42,24 @@ pub enum CallError {
     /// The call failed.
     #[error(transparent)]
     Failed(#[from] SupplierError),
+}
+
+/// When [`SupplierClient::until`] repeats a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// As soon as the circuit closes. The attempt does not count towards the backoff.
+    WhenClosed,
+    /// After the next delay of the backoff.
+    AfterBackoff,
+}
+
+impl From<CallError> for Retry {
+    fn from(error: CallError) -> Retry {
+        match error {
+            CallError::CircuitOpen => Retry::WhenClosed,
+            CallError::Failed(_) => Retry::AfterBackoff,
+        }
+    }
 }
 
 /// The supplier, shared by all actors of a process.
@@ -119,8 +140,35 @@ impl SupplierClient {
             .await
     }
 
+    /// Repeats `attempt` until it succeeds. Each attempt receives the time left until `deadline`.
+    /// Returns `None` if the deadline passes first.
+    pub async fn until<T, A>(
+        &self,
+        deadline: Timestamp,
+        mut backoff: Backoff,
+        attempt: impl Fn(Duration) -> A,
+    ) -> Option<T>
+    where
+        A: Future<Output = Result<T, Retry>>,
+    {
+        loop {
+            let left = self.clock.until(deadline);
+            if left.is_zero() {
+                return None;
+            }
+            match attempt(left).await {
+                Ok(answer) => return Some(answer),
+                Err(Retry::WhenClosed) => self.wait_until_closed(left).await,
+                Err(Retry::AfterBackoff) => {
+                    let left = self.clock.until(deadline);
+                    tokio::time::sleep(backoff.next_delay().min(left)).await;
+                }
+            }
+        }
+    }
+
     /// Waits, no longer than `timeout`, until a call is worth another attempt.
-    pub async fn wait_until_closed(&self, timeout: Duration) {
+    async fn wait_until_closed(&self, timeout: Duration) {
         let mut closed = self.closed.subscribe();
         let _ = tokio::time::timeout(timeout.min(POLL_INTERVAL), closed.changed()).await;
     }
