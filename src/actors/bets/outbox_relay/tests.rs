@@ -9,7 +9,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::actors::testing::money::FakeMoney;
-use crate::bus::Subscription;
+use crate::bus::{NewRecord, Subscription};
 use crate::telemetry::metrics::ConfirmationMetrics;
 
 const SECOND: Duration = Duration::from_secs(1);
