@@ -26,7 +26,7 @@ use crate::services::bets::placement::{PlacementService, PlacementSettings};
 use crate::services::bets::prices::Prices;
 use crate::services::bets::queries::BetQueries;
 use crate::services::wallet::executor::WalletExecutor;
-use crate::store::money::BetPlacement;
+use crate::store::money::{BetPlacement, MoneyStore};
 use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::{BetsMetrics, OutboxMetrics, WalletMetrics};
 
@@ -104,7 +104,7 @@ impl PlatformBuilder<'_> {
         (relay, trouble)
     }
 
-    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor {
+    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor<dyn MoneyStore> {
         WalletExecutor::new(stores.money.clone(), self.user_turns.clone())
     }
 
@@ -167,7 +167,7 @@ impl PlatformBuilder<'_> {
         ];
         let store = stores.money.clone();
         let place = move |placements: &[BetPlacement]| store.place_bets(placements);
-        let executor = self.wallet_executor(stores);
+        let executor = Arc::new(self.wallet_executor(stores));
         let placements = PlacementService::new(
             executor.clone(),
             RequestBatcher::new(&self.turns, MAX_TOGETHER, place),

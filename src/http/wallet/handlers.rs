@@ -13,7 +13,7 @@ use crate::http::errors::ApiError;
 use crate::http::query::Query;
 use crate::http::routes::{PageBody, required_user};
 use crate::services::wallet::executor::TurnError;
-use crate::store::money::{MoneyStore, Page, Wallet, WalletError};
+use crate::store::money::{Page, Wallet, WalletError};
 use crate::store::movements::Moved;
 
 /// Maximum number of rows in one response.
@@ -146,12 +146,11 @@ impl WalletState {
         let key = body.key(request, &movement)?;
         let user_id = movement.user_id().clone();
         let has_key = key.is_some();
-        let apply = move |store: &dyn MoneyStore| match &key {
+        let applied = self.executor.for_user(&user_id, move |store| match &key {
             Some(key) => store.apply_once(&movement, key),
             None => store.apply(&movement),
-        };
-        let moved = self.executor.for_user(&user_id, apply).await;
-        let moved = moved.map_err(|error| match error {
+        });
+        let moved = applied.await.map_err(|error| match error {
             // Another request of this user locks the wallet; it may be a duplicate of this one.
             TurnError::WalletLocked if has_key => ApiError::RequestInFlight,
             other => other.into(),

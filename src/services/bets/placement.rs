@@ -104,7 +104,7 @@ pub struct PlacementSettings {
 
 /// Places bets.
 pub struct PlacementService {
-    executor: WalletExecutor,
+    executor: Arc<WalletExecutor<dyn MoneyStore>>,
     batcher: Arc<PlacementBatcher>,
     prices: Prices,
     settings: PlacementSettings,
@@ -117,7 +117,7 @@ impl PlacementService {
     /// Places bets at `prices` through `batcher`, or through `executor` if the user's wallet is in
     /// use. Their records go to `relay`. Counts the outcomes in `outcomes`.
     pub fn new(
-        executor: WalletExecutor,
+        executor: Arc<WalletExecutor<dyn MoneyStore>>,
         batcher: Arc<PlacementBatcher>,
         prices: Prices,
         settings: PlacementSettings,
@@ -227,10 +227,10 @@ impl PlacementService {
             return Ok(answer);
         }
         let user_id = placement.bet.user_id.clone();
-        let place = move |store: &dyn MoneyStore| {
+        let placed = self.executor.for_user(&user_id, move |store| {
             store.place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
-        };
-        Ok(self.executor.for_user(&user_id, place).await?)
+        });
+        Ok(placed.await?)
     }
 
     /// Refuses a bet. The refusal is the answer to its key, unless the key already has one.
@@ -245,8 +245,10 @@ impl PlacementService {
         };
         let at = self.clock.now();
         let owner = user_id.clone();
-        let refuse = move |store: &dyn MoneyStore| store.refuse_bet(&owner, &key, &refusal, at);
-        Ok(self.executor.for_user(&user_id, refuse).await?)
+        let refused = self.executor.for_user(&user_id, move |store| {
+            store.refuse_bet(&owner, &key, &refusal, at)
+        });
+        Ok(refused.await?)
     }
 
     /// The first answer to a key. A repeated command gets it even while no new bet can be accepted.

@@ -1,20 +1,21 @@
 //! Reads of bets.
 
+use std::sync::Arc;
+
 use crate::domain::bets::bet::{Bet, BetId, BetStatus, BetStep};
 use crate::domain::ids::UserId;
 use crate::services::wallet::executor::WalletExecutor;
 use crate::store::StoreError;
-use crate::store::money::Page;
+use crate::store::money::{MoneyStore, Page};
 
 /// Reads bets.
-#[derive(Clone)]
 pub struct BetQueries {
-    executor: WalletExecutor,
+    executor: Arc<WalletExecutor<dyn MoneyStore>>,
 }
 
 impl BetQueries {
     /// Reads with `executor`.
-    pub fn new(executor: WalletExecutor) -> BetQueries {
+    pub fn new(executor: Arc<WalletExecutor<dyn MoneyStore>>) -> BetQueries {
         BetQueries { executor }
     }
 

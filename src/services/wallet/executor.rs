@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::domain::ids::UserId;
 use crate::store::StoreError;
 use crate::store::blocking::{blocking, blocking_with};
-use crate::store::money::{MoneyStore, WalletError};
+use crate::store::money::WalletError;
 use crate::store::user_turns::UserTurns;
 
 /// Maximum number of queued requests per user.
@@ -51,24 +51,23 @@ impl LockTimeout for WalletError {
     }
 }
 
-/// The money store. Transfers of one user run one after the other; users do not wait for each
-/// other.
-#[derive(Clone)]
-pub struct WalletExecutor {
-    store: Arc<dyn MoneyStore>,
+/// A store whose calls move money. Transfers of one user run one after the other; users do not wait
+/// for each other.
+pub struct WalletExecutor<S: ?Sized> {
+    store: Arc<S>,
     users: Arc<UserTurns>,
 }
 
-impl WalletExecutor {
+impl<S: ?Sized + Send + Sync + 'static> WalletExecutor<S> {
     /// Calls `store` within the limits of `users`.
-    pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> WalletExecutor {
+    pub fn new(store: Arc<S>, users: Arc<UserTurns>) -> WalletExecutor<S> {
         WalletExecutor { store, users }
     }
 
     /// Runs a read, concurrently with everything else.
     pub async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&dyn MoneyStore) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let store = self.store.clone();
         blocking(move || work(&*store)).await
@@ -80,7 +79,7 @@ impl WalletExecutor {
     pub async fn for_user<T, E>(
         &self,
         user_id: &UserId,
-        work: impl Fn(&dyn MoneyStore) -> Result<T, E> + Send + Sync + 'static,
+        work: impl Fn(&S) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<T, TurnError<E>>
     where
         T: Send + 'static,

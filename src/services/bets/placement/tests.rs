@@ -121,6 +121,7 @@ fn start_with(batch: impl FnOnce(Arc<SqliteStore>) -> Batch) -> Fixture {
         timeout: SECOND,
         feed: feed.clone(),
     };
+    let money: Arc<dyn MoneyStore> = store.clone();
     let settings = PlacementSettings {
         limits: BetLimits {
             min_stake: cents(100),
@@ -131,7 +132,7 @@ fn start_with(batch: impl FnOnce(Arc<SqliteStore>) -> Batch) -> Fixture {
         lease: 3 * SECOND,
     };
     let service = PlacementService::new(
-        WalletExecutor::new(store.clone(), users.clone()),
+        Arc::new(WalletExecutor::new(money, users.clone())),
         RequestBatcher::new(&ConcurrencyLimit::new(2), 16, batch(store.clone())),
         prices,
         settings,
