@@ -36,16 +36,16 @@ pub struct CancellerSettings {
     /// Backoff between attempts for one bet. It continues where an earlier process left off.
     pub retry: BackoffPolicy,
     /// How long this process leases a cancel; afterwards any process may take it.
-    pub hold: Duration,
+    pub lease: Duration,
 }
 
 /// The actor that cancels bets. Any number of processes may run one.
 pub struct Canceller {
     task: Arc<CancelTask>,
-    in_work: HashSet<BetId>,
+    in_flight: HashSet<BetId>,
     is_taking: bool,
     /// Set if another query is requested while one is running or there is no room.
-    is_wanted: bool,
+    is_due: bool,
 }
 
 struct CancelTask {
@@ -77,9 +77,9 @@ impl Canceller {
         };
         Canceller {
             task: Arc::new(task),
-            in_work: HashSet::new(),
+            in_flight: HashSet::new(),
             is_taking: false,
-            is_wanted: false,
+            is_due: false,
         }
     }
 
@@ -93,15 +93,16 @@ impl Canceller {
             .task
             .settings
             .at_once
-            .saturating_sub(self.in_work.len());
+            .saturating_sub(self.in_flight.len());
         if self.is_taking || room == 0 {
-            self.is_wanted = true;
+            self.is_due = true;
             return;
         }
-        (self.is_taking, self.is_wanted) = (true, false);
+        self.is_taking = true;
+        self.is_due = false;
         let store = self.task.store.clone();
         let now = self.task.clock.now();
-        let until = now.later_by(self.task.settings.hold);
+        let until = now.later_by(self.task.settings.lease);
         let taking = blocking(move || store.take_cancels(now, until, room));
         context.spawn(
             taking
@@ -111,41 +112,39 @@ impl Canceller {
                     match taken {
                         Ok(cancels) => {
                             canceller.task.trouble.over();
-                            canceller.is_wanted |= cancels.len() == room;
+                            canceller.is_due |= cancels.len() == room;
                             cancels
                                 .into_iter()
                                 .for_each(|cancel| canceller.cancel(cancel, until, context));
                         }
                         Err(error) => canceller.task.trouble.met(&error),
                     }
-                    canceller.take_if_wanted(context);
+                    canceller.take_if_due(context);
                 }),
         );
     }
 
-    fn take_if_wanted(&mut self, context: &mut Context<Self>) {
-        if self.is_wanted && self.in_work.len() < self.task.settings.at_once {
+    fn take_if_due(&mut self, context: &mut Context<Self>) {
+        if self.is_due && self.in_flight.len() < self.task.settings.at_once {
             self.take(context);
         }
     }
 
     fn cancel(&mut self, cancel: Cancel, until: Timestamp, context: &mut Context<Self>) {
-        if !self.in_work.insert(cancel.bet_id) {
+        if !self.in_flight.insert(cancel.bet_id) {
             return;
         }
         let task = self.task.clone();
         let cancelling = async move { task.cancel(cancel, until).await }.into_actor(self);
         context.spawn(cancelling.map(move |(), canceller, context| {
-            canceller.in_work.remove(&cancel.bet_id);
-            canceller.take_if_wanted(context);
+            canceller.in_flight.remove(&cancel.bet_id);
+            canceller.take_if_due(context);
         }));
     }
 
     fn report_open(&self, context: &mut Context<Self>) {
-        let (store, gauge) = (
-            self.task.store.clone(),
-            self.task.metrics.cancels_open.clone(),
-        );
+        let store = self.task.store.clone();
+        let gauge = self.task.metrics.cancels_open.clone();
         let open = blocking(move || store.open_cancels()).into_actor(self);
         context.spawn(open.map(move |open, _, _| {
             // `take` reports failures of the store.

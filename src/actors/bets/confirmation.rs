@@ -57,7 +57,7 @@ pub struct BetConfirmation {
     settings: ConfirmationSettings,
     bets: Arc<RequestBatcher<BetId, Option<Bet>>>,
     supplier: Arc<SupplierClient>,
-    decider: BetDecisions,
+    decisions: BetDecisions,
     dead_letters: Arc<dyn Topic>,
     /// Consecutive bets that the database did not know.
     unknown: AtomicU32,
@@ -67,13 +67,13 @@ pub struct BetConfirmation {
 }
 
 impl BetConfirmation {
-    /// Requests confirmation from `supplier`, decides with `decider`, and publishes invalid records
+    /// Requests confirmation from `supplier`, decides with `decisions`, and publishes invalid records
     /// to `dead_letters`.
     pub fn new(
         settings: ConfirmationSettings,
         store: Arc<dyn MoneyStore>,
         supplier: Arc<SupplierClient>,
-        decider: BetDecisions,
+        decisions: BetDecisions,
         dead_letters: Arc<dyn Topic>,
         clock: Clock,
         metrics: ConfirmationMetrics,
@@ -85,7 +85,7 @@ impl BetConfirmation {
             settings,
             bets,
             supplier,
-            decider,
+            decisions,
             dead_letters,
             unknown: AtomicU32::new(0),
             trouble,
@@ -136,7 +136,7 @@ impl BetConfirmation {
         }
         let outcome = self.confirm(&bet).await;
         let mut backoff = self.backoff(id);
-        while let Err(error) = self.decider.decide(&bet, &outcome).await {
+        while let Err(error) = self.decisions.decide(&bet, &outcome).await {
             self.record_and_wait(&error, &mut backoff).await;
         }
         self.trouble.over();
@@ -202,11 +202,9 @@ impl BetConfirmation {
             }
             _ => "",
         };
-        let (origin, reason, detail) = (
-            letter.origin.as_str(),
-            letter.reason.as_str(),
-            &letter.detail,
-        );
+        let origin = letter.origin.as_str();
+        let reason = letter.reason.as_str();
+        let detail = &letter.detail;
         warn!(origin, reason, repeated; "bet_placed record sent to dead letters: {detail}{hint}");
     }
 

@@ -84,7 +84,7 @@ enum Called<T> {
     Answered(T),
     Failed(SupplierError),
     /// The caller's timeout expired before the supplier's.
-    GivenUp,
+    CallerTimedOut,
 }
 
 impl SupplierClient {
@@ -99,18 +99,17 @@ impl SupplierClient {
             breaker: Breaker::new(settings.breaker),
             last_failure: None,
         });
-        let (closed, log) = (watch::Sender::new(()), FaultLog::new());
-        let guarded = SupplierClient {
+        let client = SupplierClient {
             supplier,
             settings,
             guard,
-            closed,
+            closed: watch::Sender::new(()),
             clock,
-            log,
+            log: FaultLog::new(),
             metrics,
         };
-        guarded.publish_state(BreakerState::Closed);
-        guarded
+        client.publish_state(BreakerState::Closed);
+        client
     }
 
     /// Requests confirmation of a bet; waits no longer than `timeout`.
@@ -197,7 +196,7 @@ impl SupplierClient {
         let called = match tokio::time::timeout(timeout.min(self.settings.timeout), call()).await {
             Ok(Ok(answer)) => Called::Answered(answer),
             Ok(Err(error)) => Called::Failed(error),
-            Err(_) if timeout < self.settings.timeout => Called::GivenUp,
+            Err(_) if timeout < self.settings.timeout => Called::CallerTimedOut,
             Err(_) => Called::Failed(SupplierError::Timeout),
         };
         self.metrics
@@ -206,14 +205,14 @@ impl SupplierClient {
         let kind = match &called {
             Called::Answered(answer) => outcome(answer),
             Called::Failed(error) => error.kind(),
-            Called::GivenUp => SupplierError::Timeout.kind(),
+            Called::CallerTimedOut => SupplierError::Timeout.kind(),
         };
         calls.with_label_values(&[kind]).inc();
         self.report(&called);
         match called {
             Called::Answered(answer) => Ok(answer),
             Called::Failed(error) => Err(error.into()),
-            Called::GivenUp => Err(SupplierError::Timeout.into()),
+            Called::CallerTimedOut => Err(SupplierError::Timeout.into()),
         }
     }
 
@@ -236,7 +235,7 @@ impl SupplierClient {
                 guard.last_failure = Some(error.clone());
             }
             // Says nothing about the supplier.
-            Called::GivenUp => {}
+            Called::CallerTimedOut => {}
         }
         let after = guard.breaker.state();
         self.publish_state(after);
