@@ -16,6 +16,7 @@ use crate::domain::odds::version_stamp::VersionStamp;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::feed_health::FeedState;
+use crate::store::Store;
 use crate::store::money::TransferRequest;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::sqlite::SqliteStore;
@@ -102,6 +103,7 @@ fn start_with(batch: impl FnOnce(Arc<SqliteStore>) -> Batch) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("money.db");
     let store = Arc::new(SqliteStore::open(&path.to_string_lossy()).unwrap());
+    store.migrate().unwrap();
     let deposit = TransferRequest {
         user_id: user(),
         amount: cents(10_000),
