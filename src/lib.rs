@@ -14,6 +14,7 @@ pub mod domain;
 pub mod http;
 pub mod platform;
 pub mod runtime;
+pub mod services;
 pub mod simulator;
 pub mod store;
 pub mod supplier;

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::de::Error as _;
@@ -44,13 +45,13 @@ impl Timestamp {
     }
 
     /// The time `duration` before this one, or the earliest possible one.
-    pub fn earlier_by(self, duration: std::time::Duration) -> Timestamp {
+    pub fn earlier_by(self, duration: Duration) -> Timestamp {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Timestamp(self.0.saturating_sub(micros).max(Timestamp::MIN_MICROS))
     }
 
     /// The time `duration` after this one, or the latest possible one.
-    pub fn later_by(self, duration: std::time::Duration) -> Timestamp {
+    pub fn later_by(self, duration: Duration) -> Timestamp {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Timestamp(self.0.saturating_add(micros).min(Timestamp::MAX_MICROS))
     }
@@ -123,16 +124,24 @@ mod tests {
 
     #[test]
     fn earlier_time_stops_at_minimum() {
-        let one = Timestamp::from_micros(5_000_000).unwrap();
-        let before = |duration| one.earlier_by(duration);
+        let five = Timestamp::from_micros(5_000_000).unwrap();
+        let before = |duration| five.earlier_by(duration).to_string();
         assert_eq!(
-            before(std::time::Duration::from_millis(1_500)).to_string(),
+            before(Duration::from_millis(1_500)),
             "1970-01-01T00:00:03.500Z"
         );
+        assert_eq!(before(Duration::MAX), "0000-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn later_time_stops_at_maximum() {
+        let five = Timestamp::from_micros(5_000_000).unwrap();
+        let after = |duration| five.later_by(duration).to_string();
         assert_eq!(
-            before(std::time::Duration::MAX).to_string(),
-            "0000-01-01T00:00:00Z"
+            after(Duration::from_millis(1_500)),
+            "1970-01-01T00:00:06.500Z"
         );
+        assert_eq!(after(Duration::MAX), "9999-12-31T23:59:59.999999Z");
     }
 
     proptest! {

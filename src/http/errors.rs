@@ -14,6 +14,8 @@ use crate::domain::bets::bet::BetRefusal;
 use crate::domain::odds::price::Price;
 use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::ReservationStatus;
+use crate::services::bets::placement::PlacementError;
+use crate::services::wallet::executor::TurnError;
 use crate::store::StoreError;
 use crate::store::money::WalletError;
 use crate::telemetry::log_limit::LogLimit;
@@ -83,7 +85,7 @@ pub enum ApiError {
     /// The server has its maximum number of sessions.
     #[error("the limit of {0} open sessions is reached")]
     TooManySessions(usize),
-    /// The books do not answer, or their odds are stale.
+    /// The books do not answer, or their odds may be stale.
     #[error("the odds are currently unavailable: {0}")]
     BooksUnavailable(String),
     /// The database does not answer. The cause is only logged: it may name hosts, tables and users.
@@ -91,7 +93,7 @@ pub enum ApiError {
     StoreUnavailable,
     /// Another request held the wallet for longer than the lock timeout.
     #[error("the wallet is locked by another request; retry")]
-    WalletHeld,
+    WalletLocked,
     /// A field of the body is missing or wrong.
     #[error("{field}: {problem}")]
     BadField {
@@ -182,7 +184,7 @@ impl ApiError {
             ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
             ApiError::RequestInFlight => ("REQUEST_IN_FLIGHT", StatusCode::CONFLICT),
-            ApiError::WalletBusy | ApiError::WalletHeld => {
+            ApiError::WalletBusy | ApiError::WalletLocked => {
                 ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE)
             }
         }
@@ -212,7 +214,7 @@ fn wallet_code(error: &WalletError) -> (&'static str, StatusCode) {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> ApiError {
         if error.is_lock_timeout() {
-            return ApiError::WalletHeld;
+            return ApiError::WalletLocked;
         }
         log_cause("database", &error);
         ApiError::StoreUnavailable
@@ -225,6 +227,30 @@ impl From<WalletError> for ApiError {
             WalletError::Store(failure) => failure.into(),
             WalletError::KeyReused => ApiError::KeyReused,
             refused => ApiError::Wallet(refused),
+        }
+    }
+}
+
+impl<E: Into<ApiError>> From<TurnError<E>> for ApiError {
+    fn from(error: TurnError<E>) -> ApiError {
+        match error {
+            TurnError::WalletBusy => ApiError::WalletBusy,
+            TurnError::WalletLocked => ApiError::WalletLocked,
+            TurnError::Failed(error) => error.into(),
+        }
+    }
+}
+
+impl From<PlacementError> for ApiError {
+    fn from(error: PlacementError) -> ApiError {
+        match error {
+            PlacementError::Prices(error) => ApiError::BooksUnavailable(error.to_string()),
+            PlacementError::Refused(refusal) => ApiError::BetRefused(refusal),
+            PlacementError::KeyReused => ApiError::KeyReused,
+            PlacementError::RequestInFlight => ApiError::RequestInFlight,
+            PlacementError::WalletBusy => ApiError::WalletBusy,
+            PlacementError::WalletLocked => ApiError::WalletLocked,
+            PlacementError::Store(error) => error.into(),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::actors::bets::bet_consumer::{Confirmer, ConfirmerSettings};
 use crate::actors::bets::canceller::{Canceller, CancellerSettings};
 use crate::actors::bets::confirmation::{BetConfirmation, ConfirmationSettings};
 use crate::actors::bets::decision::{BetDecisions, DeciderSettings};
-use crate::actors::bets::overdue_sweeper::{BetSweeper, SweeperSettings};
+use crate::actors::bets::overdue_sweeper::{OverdueSweeper, SweeperSettings};
 use crate::actors::bets::supplier_client::{GuardSettings, SupplierClient};
 use crate::config::settings::Role;
 use crate::runtime::backoff::BackoffPolicy;
@@ -34,7 +34,7 @@ const SWEEP_BATCH: usize = 200;
 /// Maximum number of cancel requests in flight.
 const CANCELS_AT_ONCE: usize = 8;
 /// How long this process leases a cancel.
-const CANCEL_HOLD: Duration = Duration::from_secs(30);
+const CANCEL_LEASE: Duration = Duration::from_secs(30);
 /// Backoff between cancel attempts for one bet.
 const CANCEL_RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(200),
@@ -84,7 +84,7 @@ impl PlatformBuilder<'_> {
         let cancelling = CancellerSettings {
             at_once: CANCELS_AT_ONCE,
             retry: CANCEL_RETRY,
-            hold: CANCEL_HOLD,
+            lease: CANCEL_LEASE,
         };
         let canceller = Canceller::new(
             stores.money.clone(),
@@ -116,7 +116,7 @@ impl PlatformBuilder<'_> {
             grace: SWEEP_GRACE,
             batch: SWEEP_BATCH,
         };
-        let sweeper = BetSweeper::new(
+        let sweeper = OverdueSweeper::new(
             stores.money.clone(),
             decider(),
             sweeping,

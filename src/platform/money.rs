@@ -17,13 +17,16 @@ use crate::bus::Topic;
 use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::bets::bet::BetLimits;
-use crate::http::bets::{self, BetsState, Prices};
+use crate::http::bets::{self, BetsState};
 use crate::http::server::{self, Listen};
-use crate::http::wallet::executor::WalletExecutor;
 use crate::http::wallet::{self, WalletState};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
-use crate::store::money::BetPlacement;
+use crate::services::bets::placement::{PlacementService, PlacementSettings};
+use crate::services::bets::prices::Prices;
+use crate::services::bets::queries::BetQueries;
+use crate::services::wallet::executor::WalletExecutor;
+use crate::store::money::{BetPlacement, MoneyStore};
 use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::OutboxMetrics;
 
@@ -101,7 +104,7 @@ impl PlatformBuilder<'_> {
         (relay, trouble)
     }
 
-    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor {
+    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor<dyn MoneyStore> {
         WalletExecutor::new(stores.money.clone(), self.user_turns.clone())
     }
 
@@ -119,7 +122,7 @@ impl PlatformBuilder<'_> {
         self.start("ledger auditor", &arbiter, AUDITOR_MAILBOX, auditor);
         let currency = money.currency.clone();
         let state = web::Data::new(WalletState {
-            desk: self.wallet_executor(stores),
+            executor: self.wallet_executor(stores),
             currency,
             metrics: metrics.clone(),
         });
@@ -163,19 +166,28 @@ impl PlatformBuilder<'_> {
             check_trouble("outbox", trouble),
         ];
         let store = stores.money.clone();
-        let place = move |slips: &[BetPlacement]| store.place_bets(slips);
-        let state = web::Data::from(Arc::new(BetsState {
-            desk: self.wallet_executor(stores),
-            slips: RequestBatcher::new(&self.turns, MAX_TOGETHER, place),
+        let place = move |placements: &[BetPlacement]| store.place_bets(placements);
+        let executor = Arc::new(self.wallet_executor(stores));
+        let placements = PlacementService::new(
+            executor.clone(),
+            RequestBatcher::new(&self.turns, MAX_TOGETHER, place),
             prices,
-            limits: BetLimits {
-                min_stake: money.bet_min_stake_cents,
-                max_stake: money.bet_max_stake_cents,
-                max_payout: money.bet_max_payout_cents,
+            PlacementSettings {
+                limits: BetLimits {
+                    min_stake: money.bet_min_stake_cents,
+                    max_stake: money.bet_max_stake_cents,
+                    max_payout: money.bet_max_payout_cents,
+                },
+                deadline: money.bet_confirm_deadline,
+                lease: OUTBOX_LEASE,
             },
-            deadline: money.bet_confirm_deadline,
-            relay: relay.recipient(),
-            lease: OUTBOX_LEASE,
+            relay.recipient(),
+            Clock::system(),
+            metrics.bets.clone(),
+        );
+        let state = web::Data::from(Arc::new(BetsState {
+            placements,
+            queries: BetQueries::new(executor),
             metrics: metrics.clone(),
         }));
         let listen = Listen {

@@ -20,26 +20,10 @@ impl Clock {
         (self.0)()
     }
 
-    /// The current time plus `time`.
-    pub fn after(&self, time: Duration) -> Timestamp {
-        self.offset_by(i64::try_from(time.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    /// The current time minus `time`.
-    pub fn before(&self, time: Duration) -> Timestamp {
-        self.offset_by(i64::try_from(time.as_micros()).map_or(i64::MIN, |micros| -micros))
-    }
-
     /// The time left until `moment`; zero if it has passed.
     pub fn until(&self, moment: Timestamp) -> Duration {
         let micros = moment.micros().saturating_sub(self.now().micros());
         u64::try_from(micros).map_or(Duration::ZERO, Duration::from_micros)
-    }
-
-    fn offset_by(&self, micros: i64) -> Timestamp {
-        let now = self.now();
-        // No setting reaches beyond the year 9999.
-        Timestamp::from_micros(now.micros().saturating_add(micros)).unwrap_or(now)
     }
 }
 
@@ -47,11 +31,9 @@ impl Clock {
 impl Clock {
     /// A clock that follows tokio's time, which a test can pause.
     pub fn of_tokio() -> Clock {
-        let (start, began) = (Timestamp::now(), tokio::time::Instant::now());
-        Clock(Arc::new(move || {
-            Timestamp::from_micros(start.micros() + began.elapsed().as_micros() as i64)
-                .unwrap_or(start)
-        }))
+        let start = Timestamp::now();
+        let began = tokio::time::Instant::now();
+        Clock(Arc::new(move || start.later_by(began.elapsed())))
     }
 }
 
@@ -60,22 +42,14 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn moments_before_and_after() {
+    async fn time_until_moment_ends_at_zero() {
         let clock = Clock::of_tokio();
-        let (now, second) = (clock.now(), Duration::from_secs(1));
-        assert_eq!(
-            (
-                clock.after(second).seconds_since(now),
-                clock.before(second).seconds_since(now)
-            ),
-            (1.0, -1.0)
-        );
-        let later = clock.after(3 * second);
+        let second = Duration::from_secs(1);
+        let now = clock.now();
+        let later = now.later_by(3 * second);
         tokio::time::advance(second).await;
-        assert_eq!(
-            (clock.until(later), clock.until(now)),
-            (2 * second, Duration::ZERO)
-        );
-        assert_eq!(clock.after(Duration::MAX), clock.now());
+        assert_eq!(clock.now().seconds_since(now), 1.0);
+        assert_eq!(clock.until(later), 2 * second);
+        assert_eq!(clock.until(now), Duration::ZERO);
     }
 }

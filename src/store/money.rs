@@ -4,7 +4,7 @@
 //! Every operation is one transaction, locks the user's wallet while it decides, and is safe to
 //! repeat: a reference identifies the same movement permanently. Callers pass in the current time.
 
-use strum::{EnumString, IntoStaticStr, VariantNames};
+use strum::{EnumIter, EnumString, IntoStaticStr, VariantNames};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -197,7 +197,7 @@ pub enum Decided {
 
 /// A topic that the outbox is published to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(EnumString, IntoStaticStr, VariantNames)]
+#[derive(EnumIter, EnumString, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum OutboxTopic {
     /// Bets that were placed.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// The rooms, from the bottom up. A room imports only itself and the rooms below it.
-const ROOMS: [&str; 13] = [
+const ROOMS: [&str; 14] = [
     "domain",
     "telemetry",
     "runtime",
@@ -14,6 +14,7 @@ const ROOMS: [&str; 13] = [
     "store",
     "supplier",
     "actors",
+    "services",
     "http",
     "simulator",
     "platform",

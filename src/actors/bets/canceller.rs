@@ -9,7 +9,7 @@ use actix::prelude::*;
 use log::{debug, warn};
 
 use super::messages::CancelsWait;
-use super::supplier_client::{CallError, SupplierClient};
+use super::supplier_client::{CallError, Retry, SupplierClient};
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -36,16 +36,16 @@ pub struct CancellerSettings {
     /// Backoff between attempts for one bet. It continues where an earlier process left off.
     pub retry: BackoffPolicy,
     /// How long this process leases a cancel; afterwards any process may take it.
-    pub hold: Duration,
+    pub lease: Duration,
 }
 
 /// The actor that cancels bets. Any number of processes may run one.
 pub struct Canceller {
     task: Arc<CancelTask>,
-    in_work: HashSet<BetId>,
+    in_flight: HashSet<BetId>,
     is_taking: bool,
     /// Set if another query is requested while one is running or there is no room.
-    is_wanted: bool,
+    is_due: bool,
 }
 
 struct CancelTask {
@@ -77,9 +77,9 @@ impl Canceller {
         };
         Canceller {
             task: Arc::new(task),
-            in_work: HashSet::new(),
+            in_flight: HashSet::new(),
             is_taking: false,
-            is_wanted: false,
+            is_due: false,
         }
     }
 
@@ -93,18 +93,16 @@ impl Canceller {
             .task
             .settings
             .at_once
-            .saturating_sub(self.in_work.len());
+            .saturating_sub(self.in_flight.len());
         if self.is_taking || room == 0 {
-            self.is_wanted = true;
+            self.is_due = true;
             return;
         }
-        (self.is_taking, self.is_wanted) = (true, false);
-        let (store, clock, hold) = (
-            self.task.store.clone(),
-            &self.task.clock,
-            self.task.settings.hold,
-        );
-        let (now, until) = (clock.now(), clock.after(hold));
+        self.is_taking = true;
+        self.is_due = false;
+        let store = self.task.store.clone();
+        let now = self.task.clock.now();
+        let until = now.later_by(self.task.settings.lease);
         let taking = blocking(move || store.take_cancels(now, until, room));
         context.spawn(
             taking
@@ -114,41 +112,39 @@ impl Canceller {
                     match taken {
                         Ok(cancels) => {
                             canceller.task.trouble.over();
-                            canceller.is_wanted |= cancels.len() == room;
+                            canceller.is_due |= cancels.len() == room;
                             cancels
                                 .into_iter()
                                 .for_each(|cancel| canceller.cancel(cancel, until, context));
                         }
                         Err(error) => canceller.task.trouble.met(&error),
                     }
-                    canceller.take_if_wanted(context);
+                    canceller.take_if_due(context);
                 }),
         );
     }
 
-    fn take_if_wanted(&mut self, context: &mut Context<Self>) {
-        if self.is_wanted && self.in_work.len() < self.task.settings.at_once {
+    fn take_if_due(&mut self, context: &mut Context<Self>) {
+        if self.is_due && self.in_flight.len() < self.task.settings.at_once {
             self.take(context);
         }
     }
 
     fn cancel(&mut self, cancel: Cancel, until: Timestamp, context: &mut Context<Self>) {
-        if !self.in_work.insert(cancel.bet_id) {
+        if !self.in_flight.insert(cancel.bet_id) {
             return;
         }
         let task = self.task.clone();
         let cancelling = async move { task.cancel(cancel, until).await }.into_actor(self);
         context.spawn(cancelling.map(move |(), canceller, context| {
-            canceller.in_work.remove(&cancel.bet_id);
-            canceller.take_if_wanted(context);
+            canceller.in_flight.remove(&cancel.bet_id);
+            canceller.take_if_due(context);
         }));
     }
 
     fn report_open(&self, context: &mut Context<Self>) {
-        let (store, gauge) = (
-            self.task.store.clone(),
-            self.task.metrics.cancels_open.clone(),
-        );
+        let store = self.task.store.clone();
+        let gauge = self.task.metrics.cancels_open.clone();
         let open = blocking(move || store.open_cancels()).into_actor(self);
         context.spawn(open.map(move |open, _, _| {
             // `take` reports failures of the store.
@@ -179,13 +175,6 @@ impl Handler<CancelsWait> for Canceller {
     }
 }
 
-/// Why an attempt failed.
-enum Failure {
-    CircuitOpen,
-    Supplier(CallError),
-    Store(StoreError),
-}
-
 impl CancelTask {
     /// Retries until the cancel is done or the lease ends.
     async fn cancel(&self, cancel: Cancel, until: Timestamp) {
@@ -194,51 +183,41 @@ impl CancelTask {
         for _ in 0..cancel.attempts.min(MAX_COUNTED_ATTEMPTS) {
             backoff.next_delay();
         }
-        loop {
-            let left = self.clock.until(until);
-            if left.is_zero() {
-                return;
-            }
-            match self.try_to_cancel(id, left).await {
-                Ok(()) => {
-                    debug!(bet = id.to_string(); "supplier cancelled the bet");
-                    self.metrics.cancels_done.inc();
-                    return;
-                }
-                Err(Failure::CircuitOpen) => self.supplier.wait_until_closed(left).await,
-                Err(failure) => {
-                    match failure {
-                        Failure::Store(error) => self.trouble.met(&error),
-                        Failure::Supplier(error) => {
-                            debug!(bet = id.to_string(); "cancel failed, retrying: {error}")
-                        }
-                        Failure::CircuitOpen => {}
-                    }
-                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(until))).await;
-                }
-            }
+        let attempt = |left| self.try_to_cancel(id, left);
+        let done = self.supplier.until(until, backoff, attempt).await;
+        if done.is_some() {
+            debug!(bet = id.to_string(); "supplier cancelled the bet");
+            self.metrics.cancels_done.inc();
         }
     }
 
-    async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Failure> {
+    async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Retry> {
         let store = self.store.clone();
-        let Some(bet) = blocking(move || store.bet(id))
-            .await
-            .map_err(Failure::Store)?
-        else {
+        let Some(bet) = self.store_call(move || store.bet(id)).await? else {
             if let Some(repeated) = NO_BET.check("") {
                 warn!(bet = id.to_string(), repeated; "bet to cancel not found");
             }
             return Ok(());
         };
-        match self.supplier.cancel(id, &bet.user_id, timeout).await {
-            Err(CallError::CircuitOpen) => return Err(Failure::CircuitOpen),
-            answer => answer.map_err(Failure::Supplier)?,
+        let cancelled = self.supplier.cancel(id, &bet.user_id, timeout).await;
+        if let Err(CallError::Failed(error)) = &cancelled {
+            debug!(bet = id.to_string(); "cancel failed, retrying: {error}");
         }
-        let (store, now) = (self.store.clone(), self.clock.now());
-        blocking(move || store.cancelled(id, now))
-            .await
-            .map_err(Failure::Store)
+        cancelled?;
+        let store = self.store.clone();
+        let now = self.clock.now();
+        self.store_call(move || store.cancelled(id, now)).await
+    }
+
+    /// Runs a call of the store, and records its failure.
+    async fn store_call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, Retry> {
+        blocking(call).await.map_err(|error| {
+            self.trouble.met(&error);
+            Retry::AfterBackoff
+        })
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use log::{debug, warn};
 
 use super::decision::BetDecisions;
-use super::supplier_client::{CallError, SupplierClient};
+use super::supplier_client::{CallError, Retry, SupplierClient};
 use crate::bus::dead_letter;
 use crate::bus::{Record, Topic};
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
@@ -57,7 +57,7 @@ pub struct BetConfirmation {
     settings: ConfirmationSettings,
     bets: Arc<RequestBatcher<BetId, Option<Bet>>>,
     supplier: Arc<SupplierClient>,
-    decider: BetDecisions,
+    decisions: BetDecisions,
     dead_letters: Arc<dyn Topic>,
     /// Consecutive bets that the database did not know.
     unknown: AtomicU32,
@@ -67,13 +67,13 @@ pub struct BetConfirmation {
 }
 
 impl BetConfirmation {
-    /// Requests confirmation from `supplier`, decides with `decider`, and publishes invalid records
+    /// Requests confirmation from `supplier`, decides with `decisions`, and publishes invalid records
     /// to `dead_letters`.
     pub fn new(
         settings: ConfirmationSettings,
         store: Arc<dyn MoneyStore>,
         supplier: Arc<SupplierClient>,
-        decider: BetDecisions,
+        decisions: BetDecisions,
         dead_letters: Arc<dyn Topic>,
         clock: Clock,
         metrics: ConfirmationMetrics,
@@ -85,7 +85,7 @@ impl BetConfirmation {
             settings,
             bets,
             supplier,
-            decider,
+            decisions,
             dead_letters,
             unknown: AtomicU32::new(0),
             trouble,
@@ -136,7 +136,7 @@ impl BetConfirmation {
         }
         let outcome = self.confirm(&bet).await;
         let mut backoff = self.backoff(id);
-        while let Err(error) = self.decider.decide(&bet, &outcome).await {
+        while let Err(error) = self.decisions.decide(&bet, &outcome).await {
             self.record_and_wait(&error, &mut backoff).await;
         }
         self.trouble.over();
@@ -144,22 +144,16 @@ impl BetConfirmation {
 
     /// Requests confirmation until the supplier answers or the bet's deadline passes.
     async fn confirm(&self, bet: &Bet) -> BetOutcome {
-        let mut backoff = Backoff::new(self.settings.retry, seed(bet.id));
-        loop {
-            let left = self.clock.until(bet.decide_by);
-            if left.is_zero() {
-                return BetOutcome::TimedOut;
+        let backoff = Backoff::new(self.settings.retry, seed(bet.id));
+        let attempt = |left| async move {
+            let answer = self.supplier.confirm(bet, left).await;
+            if let Err(CallError::Failed(error)) = &answer {
+                debug!(bet = bet.id.to_string(); "confirmation failed, retrying: {error}");
             }
-            match self.supplier.confirm(bet, left).await {
-                Ok(answer) => return answer.into(),
-                Err(CallError::CircuitOpen) => self.supplier.wait_until_closed(left).await,
-                Err(CallError::Failed(error)) => {
-                    debug!(bet = bet.id.to_string(); "confirmation failed, retrying: {error}");
-                    tokio::time::sleep(backoff.next_delay().min(self.clock.until(bet.decide_by)))
-                        .await;
-                }
-            }
-        }
+            answer.map_err(Retry::from)
+        };
+        let answer = self.supplier.until(bet.decide_by, backoff, attempt).await;
+        answer.map_or(BetOutcome::TimedOut, BetOutcome::from)
     }
 
     async fn send_to_dead_letters(&self, record: &Record, reason: &str, detail: &str) {
@@ -208,11 +202,9 @@ impl BetConfirmation {
             }
             _ => "",
         };
-        let (origin, reason, detail) = (
-            letter.origin.as_str(),
-            letter.reason.as_str(),
-            &letter.detail,
-        );
+        let origin = letter.origin.as_str();
+        let reason = letter.reason.as_str();
+        let detail = &letter.detail;
         warn!(origin, reason, repeated; "bet_placed record sent to dead letters: {detail}{hint}");
     }
 

@@ -34,7 +34,7 @@ pub struct DeciderSettings {
 /// Decides bets in the database.
 pub struct BetDecisions {
     store: Arc<dyn MoneyStore>,
-    together: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
+    batcher: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
     /// Queues for decisions that are not batched.
     users: Arc<UserTurns>,
     relay: Recipient<PublishOutbox>,
@@ -61,12 +61,12 @@ impl BetDecisions {
             lease,
         } = settings;
         let decides = store.clone();
-        let together = RequestBatcher::new(&turns, together, move |decisions: &[DecideBet]| {
+        let batcher = RequestBatcher::new(&turns, together, move |decisions: &[DecideBet]| {
             decides.decide_bets(decisions)
         });
         BetDecisions {
             store,
-            together,
+            batcher,
             users,
             relay,
             canceller,
@@ -82,7 +82,7 @@ impl BetDecisions {
         let payload = bet_confirmed(bet, verdict, now);
         let notice = OutboxMessage {
             payload: payload.clone(),
-            leased_until: self.clock.after(self.lease),
+            leased_until: now.later_by(self.lease),
         };
         let id = bet.id;
         let decided = self
@@ -130,22 +130,20 @@ impl BetDecisions {
 
     /// Writes the decision in a batch, or alone if its wallet is locked.
     async fn write(&self, user_id: &UserId, decision: DecideBet) -> Result<Decided, StoreError> {
-        if let Some(decided) = self.together.submit(decision.clone()).await? {
+        if let Some(decided) = self.batcher.submit(decision.clone()).await? {
             return Ok(decided);
         }
         // Any number of a user's decisions may queue; they use one connection.
         let place = self.users.queue_unbounded(user_id);
         let _turn = place.turn().await;
         let _call = place.call().await;
-        let (
-            store,
-            DecideBet {
-                bet_id,
-                verdict,
-                notice,
-                at,
-            },
-        ) = (self.store.clone(), decision);
+        let store = self.store.clone();
+        let DecideBet {
+            bet_id,
+            verdict,
+            notice,
+            at,
+        } = decision;
         blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
     }
 }

@@ -2,20 +2,21 @@
 //! second of their lease expiring. Delivery is at least once: a row leaves the outbox only after
 //! the bus has acknowledged its record.
 
-use std::collections::{HashSet, VecDeque};
+mod records;
+mod state;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use log::warn;
 use tokio::sync::watch;
 
+use self::state::{Effect, RelayState};
 use super::messages::PublishOutbox;
-use crate::bus::dead_letter::{self, header};
-use crate::bus::{BusError, NewRecord, Topic};
-use crate::domain::dead_letter::DeadLetter;
-use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::bus::dead_letter;
+use crate::bus::{BusError, Topic};
+use crate::domain::timestamp::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::health::HealthCell;
@@ -26,11 +27,6 @@ use crate::telemetry::metrics::{OutboxMetrics, OutboxStage};
 
 /// How often the relay queries the outbox.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Backoff between attempts to publish a batch.
-const RETRY: BackoffPolicy = BackoffPolicy {
-    first: Duration::from_millis(100),
-    most: Duration::from_secs(1),
-};
 
 /// Whether the bus accepts outbox records; shared by all relays of this process.
 static PUBLISHING: HealthCell = HealthCell::new("the outbox cannot be published");
@@ -60,40 +56,17 @@ pub struct OutboxTarget {
     pub dead_letters: Arc<dyn Topic>,
 }
 
-/// The actor that publishes the outbox.
+/// The actor that publishes the outbox. [`RelayState`] decides; the actor calls bus and database.
 pub struct OutboxRelay {
+    state: RelayState,
     store: Arc<dyn MoneyStore>,
-    queues: [TopicQueue; 2],
-    settings: RelaySettings,
-    /// Rows that are queued, in flight, or published but not yet marked; they are skipped if taken
-    /// again.
-    known: HashSet<i64>,
-    /// Rows marked while an outbox query was running, whose result may still contain them.
-    marked_during_take: Vec<i64>,
-    /// Published rows that are not yet marked in the database.
-    unmarked: Vec<i64>,
-    is_marking: bool,
-    is_taking: bool,
-    is_draining: bool,
+    bet_placed: OutboxTarget,
+    bet_confirmed: OutboxTarget,
+    drain_limit: Duration,
     idle: watch::Sender<bool>,
     trouble: Arc<HealthCell>,
     clock: Clock,
     metrics: OutboxMetrics,
-}
-
-struct TopicQueue {
-    of: OutboxTopic,
-    target: OutboxTarget,
-    waiting: VecDeque<OutboxRow>,
-    is_publishing: bool,
-}
-
-/// The result of publishing a batch.
-#[derive(Default)]
-struct Published {
-    done: Vec<i64>,
-    /// Rows that stay in the outbox.
-    left: Vec<i64>,
 }
 
 impl OutboxRelay {
@@ -106,25 +79,12 @@ impl OutboxRelay {
         clock: Clock,
         metrics: OutboxMetrics,
     ) -> OutboxRelay {
-        let queue = |of, target| TopicQueue {
-            of,
-            target,
-            waiting: VecDeque::new(),
-            is_publishing: false,
-        };
         OutboxRelay {
+            state: RelayState::new(settings),
             store,
-            queues: [
-                queue(OutboxTopic::BetPlaced, bet_placed),
-                queue(OutboxTopic::BetConfirmed, bet_confirmed),
-            ],
-            settings,
-            known: HashSet::new(),
-            marked_during_take: Vec::new(),
-            unmarked: Vec::new(),
-            is_marking: false,
-            is_taking: false,
-            is_draining: false,
+            bet_placed,
+            bet_confirmed,
+            drain_limit: settings.drain_limit,
             idle: watch::Sender::new(true),
             trouble: Arc::new(HealthCell::new("the outbox cannot be read or written")),
             clock,
@@ -137,144 +97,154 @@ impl OutboxRelay {
         self.trouble.clone()
     }
 
-    fn enqueue(&mut self, rows: Vec<OutboxRow>, context: &mut Context<Self>) {
-        for row in rows {
-            let Some(queue) = self.queues.iter_mut().find(|queue| queue.of == row.topic) else {
-                continue;
-            };
-            if queue.waiting.len() < self.settings.waiting && self.known.insert(row.id) {
-                queue.waiting.push_back(row);
-            }
+    fn target(&self, topic: OutboxTopic) -> &OutboxTarget {
+        match topic {
+            OutboxTopic::BetPlaced => &self.bet_placed,
+            OutboxTopic::BetConfirmed => &self.bet_confirmed,
         }
-        for index in 0..self.queues.len() {
-            self.publish(index, context);
-        }
-        self.update_idle();
     }
 
-    /// Publishes queued rows of a topic, unless a publish is running. Topics do not wait for each
-    /// other.
-    fn publish(&mut self, index: usize, context: &mut Context<Self>) {
-        let Some(queue) = self.queues.get_mut(index) else {
-            return;
-        };
-        if queue.is_publishing || queue.waiting.is_empty() {
-            return;
+    fn run(&mut self, effects: Vec<Effect>, context: &mut Context<Self>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish {
+                    topic,
+                    rows,
+                    retry_after,
+                } => self.publish(topic, &rows, retry_after, context),
+                Effect::DeadLetter {
+                    row,
+                    rejection,
+                    retry_after,
+                } => self.send_to_dead_letters(row, rejection, retry_after, context),
+                Effect::Mark(rows) => self.mark(rows, context),
+                Effect::Take {
+                    at,
+                    leased_until,
+                    limit,
+                } => self.take(at, leased_until, limit, context),
+            }
         }
-        queue.is_publishing = true;
-        let rows: Vec<_> = queue
-            .waiting
-            .drain(..queue.waiting.len().min(self.settings.batch.max(1)))
-            .collect();
-        let publishing = publish_rows(queue.target.clone(), rows, self.metrics.clone());
-        let name = queue.of.as_str();
+        let is_idle = self.state.is_idle();
+        self.idle
+            .send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
+    }
+
+    fn publish(
+        &self,
+        topic: OutboxTopic,
+        rows: &[Arc<OutboxRow>],
+        retry_after: Option<Duration>,
+        context: &mut Context<Self>,
+    ) {
+        let target = self.target(topic).topic.clone();
+        let count = rows.len();
+        let records = rows.iter().map(|row| records::record(row)).collect();
+        let publishing = async move {
+            wait(retry_after).await;
+            target.publish(records).await
+        };
         context.spawn(
             publishing
                 .into_actor(self)
-                .map(move |published, relay, context| {
-                    relay.queues[index].is_publishing = false;
-                    relay
-                        .metrics
-                        .published
-                        .with_label_values(&[name])
-                        .inc_by(published.done.len() as u64);
-                    for id in &published.left {
-                        relay.known.remove(id);
-                    }
-                    relay.unmarked.extend(published.done);
-                    relay.mark(context);
-                    relay.publish(index, context);
-                    relay.update_idle();
+                .map(move |answer, relay, context| {
+                    relay.count_attempt(topic, count, &answer);
+                    let effects = relay.state.answered(topic, answer);
+                    relay.run(effects, context);
                 }),
         );
     }
 
-    fn mark(&mut self, context: &mut Context<Self>) {
-        if self.is_marking || self.unmarked.is_empty() {
-            return;
-        }
-        self.is_marking = true;
-        let (store, rows) = (self.store.clone(), std::mem::take(&mut self.unmarked));
-        let marking = blocking(move || Ok((store.published(&rows), rows)));
-        context.spawn(marking.into_actor(self).map(|marked, relay, context| {
-            relay.is_marking = false;
-            match marked {
-                Ok((Ok(()), rows)) => {
-                    relay.marked_during_take.extend(rows);
-                    if !relay.is_taking {
-                        relay.forget_marked();
-                    }
-                    relay.trouble.over();
-                    relay.mark(context);
-                }
-                // Keep the rows in `known`, so that this process does not publish them again. The
-                // timer retries the mark.
-                Ok((Err(error), rows)) => {
-                    relay.failed(OutboxStage::Mark, &error);
-                    relay.unmarked.extend(rows);
-                }
-                // The blocking task failed and the row ids are lost: they are published again after
-                // their lease expires.
-                Err(error) => relay.failed(OutboxStage::Mark, &error),
+    fn count_attempt(&self, topic: OutboxTopic, rows: usize, answer: &Result<(), BusError>) {
+        match answer {
+            Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
+                self.metrics.count_failure(OutboxStage::Publish);
+                PUBLISHING.met(error);
             }
-            relay.update_idle();
-        }));
+            Err(_) => PUBLISHING.over(),
+            Ok(()) => {
+                PUBLISHING.over();
+                self.count_published(topic, rows);
+            }
+        }
     }
 
-    /// Takes rows without a valid lease, as many as there is room for.
-    fn take(&mut self, context: &mut Context<Self>) {
-        let waiting: usize = self
-            .queues
-            .iter()
-            .map(|queue| queue.waiting.len())
-            .max()
-            .unwrap_or_default();
-        let room = self
-            .settings
-            .waiting
-            .saturating_sub(waiting)
-            .min(self.settings.batch);
-        if self.is_taking || self.is_draining || room == 0 {
-            return;
+    fn count_published(&self, topic: OutboxTopic, rows: usize) {
+        self.metrics
+            .published
+            .with_label_values(&[topic.as_str()])
+            .inc_by(rows as u64);
+    }
+
+    fn send_to_dead_letters(
+        &self,
+        row: Arc<OutboxRow>,
+        rejection: BusError,
+        retry_after: Option<Duration>,
+        context: &mut Context<Self>,
+    ) {
+        if retry_after.is_none() {
+            self.metrics.count_failure(OutboxStage::Refused);
         }
-        self.is_taking = true;
-        let (store, now, leased_until) = (
-            self.store.clone(),
-            self.clock.now(),
-            self.clock.after(self.settings.lease),
+        let target = self.target(row.topic);
+        let topic_name = target.topic.name();
+        let record = records::dead_letter(&row, &rejection, topic_name, self.clock.now());
+        let dead_letters = target.dead_letters.clone();
+        let publishing = async move {
+            wait(retry_after).await;
+            dead_letter::publish(&*dead_letters, vec![record]).await
+        };
+        context.spawn(
+            publishing
+                .into_actor(self)
+                .map(move |answer, relay, context| {
+                    log_dead_letter(row.id, &rejection, &answer);
+                    if answer.is_ok() {
+                        relay.count_published(row.topic, 1);
+                    }
+                    let effects = relay.state.answered(row.topic, answer);
+                    relay.run(effects, context);
+                }),
         );
-        let taking = blocking(move || store.take_outbox(now, leased_until, room));
-        context.spawn(taking.into_actor(self).map(move |taken, relay, context| {
-            relay.is_taking = false;
-            match taken {
-                Ok(rows) => {
-                    relay.trouble.over();
-                    let is_more_there = rows.len() == room;
-                    relay.enqueue(rows, context);
-                    relay.forget_marked();
-                    if is_more_there {
-                        relay.take(context);
-                    }
-                }
-                Err(error) => {
-                    relay.failed(OutboxStage::Take, &error);
-                    relay.forget_marked();
-                }
+    }
+
+    fn mark(&self, rows: Vec<i64>, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let marking = blocking(move || store.published(&rows));
+        context.spawn(marking.into_actor(self).map(|marked, relay, context| {
+            match &marked {
+                Ok(()) => relay.trouble.over(),
+                Err(error) => relay.record_failure(OutboxStage::Mark, error),
             }
+            let effects = relay.state.marked(marked.is_ok());
+            relay.run(effects, context);
         }));
     }
 
-    fn forget_marked(&mut self) {
-        for id in self.marked_during_take.drain(..) {
-            self.known.remove(&id);
-        }
+    fn take(
+        &self,
+        at: Timestamp,
+        leased_until: Timestamp,
+        limit: usize,
+        context: &mut Context<Self>,
+    ) {
+        let store = self.store.clone();
+        let taking = blocking(move || store.take_outbox(at, leased_until, limit));
+        context.spawn(taking.into_actor(self).map(|taken, relay, context| {
+            match &taken {
+                Ok(_) => relay.trouble.over(),
+                Err(error) => relay.record_failure(OutboxStage::Take, error),
+            }
+            let effects = relay.state.taken(relay.clock.now(), taken.ok());
+            relay.run(effects, context);
+        }));
     }
 
-    fn report_depth(&mut self, context: &mut Context<Self>) {
+    fn report_depth(&self, context: &mut Context<Self>) {
         let store = self.store.clone();
         let depth = blocking(move || store.outbox_depth());
         context.spawn(depth.into_actor(self).map(|depth, relay, _| {
-            // `take` reports failures of the store.
+            // Taking rows reports failures of the store.
             if let Ok(depth) = depth {
                 relay.metrics.rows.set(depth.rows as i64);
                 let age = depth.oldest.map_or(0.0, |oldest| {
@@ -285,19 +255,14 @@ impl OutboxRelay {
         }));
     }
 
-    fn failed(&self, stage: OutboxStage, error: &dyn std::fmt::Display) {
+    fn record_failure(&self, stage: OutboxStage, error: &dyn std::fmt::Display) {
         self.metrics.count_failure(stage);
         self.trouble.met(error);
     }
 
-    fn update_idle(&self) {
-        let is_busy = self
-            .queues
-            .iter()
-            .any(|queue| queue.is_publishing || !queue.waiting.is_empty());
-        let is_idle = !is_busy && !self.is_marking && self.unmarked.is_empty();
-        self.idle
-            .send_if_modified(|idle| std::mem::replace(idle, is_idle) != is_idle);
+    fn tick(&mut self, context: &mut Context<Self>) {
+        let effects = self.state.tick(self.clock.now());
+        self.run(effects, context);
     }
 }
 
@@ -305,10 +270,9 @@ impl Actor for OutboxRelay {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.take(context);
+        self.tick(context);
         context.run_interval(INTERVAL, |relay, context| {
-            relay.mark(context);
-            relay.take(context);
+            relay.tick(context);
             relay.report_depth(context);
         });
     }
@@ -318,7 +282,8 @@ impl Handler<PublishOutbox> for OutboxRelay {
     type Result = ();
 
     fn handle(&mut self, rows: PublishOutbox, context: &mut Context<Self>) {
-        self.enqueue(rows.0, context);
+        let effects = self.state.submit(rows.0);
+        self.run(effects, context);
     }
 }
 
@@ -326,8 +291,9 @@ impl Handler<Drain> for OutboxRelay {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
-        self.is_draining = true;
-        let (mut idle, limit) = (self.idle.subscribe(), self.settings.drain_limit);
+        self.state.drain();
+        let mut idle = self.idle.subscribe();
+        let limit = self.drain_limit;
         Box::pin(async move {
             if tokio::time::timeout(limit, idle.wait_for(|idle| *idle))
                 .await
@@ -339,111 +305,23 @@ impl Handler<Drain> for OutboxRelay {
     }
 }
 
-/// Publishes rows of one topic, however long the bus is unavailable.
-async fn publish_rows(
-    target: OutboxTarget,
-    rows: Vec<OutboxRow>,
-    metrics: OutboxMetrics,
-) -> Published {
-    let mut published = Published::default();
-    match publish(&target, &rows, &metrics).await {
-        Ok(()) => published.done.extend(rows.iter().map(|row| row.id)),
-        Err(BusError::Closed) => published.left.extend(rows.iter().map(|row| row.id)),
-        // Publish one by one: the error does not name the rejected record.
-        Err(_) => {
-            for row in rows {
-                let is_done = match publish(&target, std::slice::from_ref(&row), &metrics).await {
-                    Ok(()) => true,
-                    Err(refusal) => send_to_dead_letters(&target, &row, &refusal, &metrics).await,
-                };
-                if is_done {
-                    published.done.push(row.id)
-                } else {
-                    published.left.push(row.id)
-                }
+async fn wait(delay: Option<Duration>) {
+    if let Some(delay) = delay {
+        tokio::time::sleep(delay).await;
+    }
+}
+
+fn log_dead_letter(row: i64, rejection: &BusError, answer: &Result<(), BusError>) {
+    match answer {
+        Ok(()) => {
+            if let Some(repeated) = DEAD_LETTERS.check(records::reason(rejection)) {
+                warn!(row, repeated; "outbox row sent to dead letters: {rejection}");
             }
         }
-    }
-    published
-}
-
-/// Publishes until the bus accepts the rows or rejects them permanently.
-async fn publish(
-    target: &OutboxTarget,
-    rows: &[OutboxRow],
-    metrics: &OutboxMetrics,
-) -> Result<(), BusError> {
-    let mut backoff = Backoff::new(RETRY, rows.first().map_or(0, |row| row.id as u64));
-    loop {
-        match target
-            .topic
-            .publish(rows.iter().map(record).collect())
-            .await
-        {
-            Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
-                metrics.count_failure(OutboxStage::Publish);
-                PUBLISHING.met(&error);
-                tokio::time::sleep(backoff.next_delay()).await;
-            }
-            answer => {
-                PUBLISHING.over();
-                return answer;
-            }
-        }
-    }
-}
-
-fn record(row: &OutboxRow) -> NewRecord {
-    NewRecord {
-        key: row.key.clone().into(),
-        payload: row.payload.clone().into(),
-        headers: Vec::new(),
-    }
-}
-
-/// Sends a row that its topic rejects to the dead letters. Returns whether that succeeded.
-async fn send_to_dead_letters(
-    target: &OutboxTarget,
-    row: &OutboxRow,
-    refusal: &BusError,
-    metrics: &OutboxMetrics,
-) -> bool {
-    let reason = match refusal {
-        BusError::Closed => return false,
-        BusError::TooLarge(_) => "too_large",
-        _ => "refused",
-    };
-    metrics.count_failure(OutboxStage::Refused);
-    let letter = DeadLetter {
-        received_at: crate::domain::timestamp::Timestamp::now(),
-        origin: format!("outbox/{}", row.id),
-        reason: reason.to_owned(),
-        detail: refusal.to_string(),
-        raw: Bytes::from(row.payload.clone()),
-    };
-    let mut record = dead_letter::of_supplier(&letter);
-    record.key = row.key.clone().into();
-    record.headers.push((
-        header::SOURCE_TOPIC.to_owned(),
-        Bytes::copy_from_slice(target.topic.name().as_bytes()),
-    ));
-    let mut backoff = Backoff::new(RETRY, row.id as u64);
-    loop {
-        match dead_letter::publish(&*target.dead_letters, vec![record.clone()]).await {
-            Ok(()) => {
-                if let Some(repeated) = DEAD_LETTERS.check(reason) {
-                    warn!(row = row.id, repeated; "outbox row sent to dead letters: {refusal}");
-                }
-                return true;
-            }
-            Err(BusError::Unavailable(_) | BusError::Unreachable(_)) => {
-                tokio::time::sleep(backoff.next_delay()).await
-            }
-            Err(error) => {
-                if let Some(repeated) = DEAD_LETTERS.check("not kept") {
-                    warn!(row = row.id, repeated; "outbox row could not be published or sent to dead letters: {error}");
-                }
-                return false;
+        Err(BusError::Unavailable(_) | BusError::Unreachable(_)) => {}
+        Err(error) => {
+            if let Some(repeated) = DEAD_LETTERS.check("undeliverable") {
+                warn!(row, repeated; "outbox row could not be published or sent to dead letters: {error}");
             }
         }
     }

@@ -30,39 +30,39 @@ pub struct SweeperSettings {
 }
 
 /// The actor that rejects overdue bets. Any number of processes may run one.
-pub struct BetSweeper {
+pub struct OverdueSweeper {
     sweep: Arc<Sweep>,
     is_sweeping: bool,
 }
 
 struct Sweep {
     store: Arc<dyn MoneyStore>,
-    decider: BetDecisions,
+    decisions: BetDecisions,
     settings: SweeperSettings,
     trouble: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
 
-impl BetSweeper {
+impl OverdueSweeper {
     /// Sweeps the bets of `store`.
     pub fn new(
         store: Arc<dyn MoneyStore>,
-        decider: BetDecisions,
+        decisions: BetDecisions,
         settings: SweeperSettings,
         clock: Clock,
         metrics: ConfirmationMetrics,
-    ) -> BetSweeper {
+    ) -> OverdueSweeper {
         let trouble = Arc::new(HealthCell::new("overdue bets cannot be decided"));
         let sweep = Sweep {
             store,
-            decider,
+            decisions,
             settings,
             trouble,
             clock,
             metrics,
         };
-        BetSweeper {
+        OverdueSweeper {
             sweep: Arc::new(sweep),
             is_sweeping: false,
         }
@@ -83,7 +83,7 @@ impl BetSweeper {
     }
 }
 
-impl Actor for BetSweeper {
+impl Actor for OverdueSweeper {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
@@ -114,26 +114,29 @@ impl Sweep {
     /// Decides one batch of bets and returns how many it decided. A bet that fails does not stop
     /// the others.
     async fn step(&self) -> Result<usize, StoreError> {
-        let (store, batch) = (self.store.clone(), self.settings.batch);
-        let overdue_at = self.clock.before(self.settings.grace);
+        let store = self.store.clone();
+        let batch = self.settings.batch;
+        let overdue_at = self.clock.now().earlier_by(self.settings.grace);
         let overdue = blocking(move || store.overdue_bets(overdue_at, batch)).await?;
-        let (mut swept, mut failure, mut held) = (0, None, HashSet::new());
+        let mut swept = 0;
+        let mut failure = None;
+        let mut locked = HashSet::new();
         for bet in &overdue {
             // Each further bet of this user would wait for the same lock and delay the bets of
             // other users.
-            if held.contains(&bet.user_id) {
+            if locked.contains(&bet.user_id) {
                 continue;
             }
-            match self.decider.decide(bet, &BetOutcome::TimedOut).await {
+            match self.decisions.decide(bet, &BetOutcome::TimedOut).await {
                 Ok(Decided::Now { .. }) => swept += 1,
                 Ok(Decided::Before(_) | Decided::Unknown) => {}
-                Err(error) if error.is_lock_timeout() => drop(held.insert(&bet.user_id)),
+                Err(error) if error.is_lock_timeout() => drop(locked.insert(&bet.user_id)),
                 Err(error) => failure = Some(error),
             }
         }
         self.metrics.overdue.inc_by(swept as u64);
         // Leave the rest to the timer if a bet failed: the next query would return the same bets.
-        let is_more_there = overdue.len() == batch && held.is_empty();
+        let is_more_there = overdue.len() == batch && locked.is_empty();
         failure.map_or(Ok(if is_more_there { swept } else { 0 }), Err)
     }
 }

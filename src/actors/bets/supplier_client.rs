@@ -1,6 +1,7 @@
 //! The supplier behind one circuit breaker. All callers share it, so that none calls while the
 //! circuit is open.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ use tokio::time::Instant;
 
 use crate::domain::bets::bet::{Bet, BetId};
 use crate::domain::ids::UserId;
+use crate::domain::timestamp::Timestamp;
+use crate::runtime::backoff::Backoff;
 use crate::runtime::circuit_breaker::{Breaker, BreakerPolicy, BreakerState};
 use crate::runtime::clock::Clock;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
@@ -42,6 +45,24 @@ pub enum CallError {
     Failed(#[from] SupplierError),
 }
 
+/// When [`SupplierClient::until`] repeats a failed attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// As soon as the circuit closes. The attempt does not count towards the backoff.
+    WhenClosed,
+    /// After the next delay of the backoff.
+    AfterBackoff,
+}
+
+impl From<CallError> for Retry {
+    fn from(error: CallError) -> Retry {
+        match error {
+            CallError::CircuitOpen => Retry::WhenClosed,
+            CallError::Failed(_) => Retry::AfterBackoff,
+        }
+    }
+}
+
 /// The supplier, shared by all actors of a process.
 pub struct SupplierClient {
     supplier: Arc<dyn BetSupplier>,
@@ -64,7 +85,7 @@ enum Called<T> {
     Answered(T),
     Failed(SupplierError),
     /// The caller's timeout expired before the supplier's.
-    GivenUp,
+    CallerTimedOut,
 }
 
 impl SupplierClient {
@@ -79,18 +100,17 @@ impl SupplierClient {
             breaker: Breaker::new(settings.breaker),
             last_failure: None,
         });
-        let (closed, log) = (watch::Sender::new(()), FaultLog::new());
-        let guarded = SupplierClient {
+        let client = SupplierClient {
             supplier,
             settings,
             guard,
-            closed,
+            closed: watch::Sender::new(()),
             clock,
-            log,
+            log: FaultLog::new(),
             metrics,
         };
-        guarded.publish_state(BreakerState::Closed);
-        guarded
+        client.publish_state(BreakerState::Closed);
+        client
     }
 
     /// Requests confirmation of a bet; waits no longer than `timeout`.
@@ -120,8 +140,35 @@ impl SupplierClient {
             .await
     }
 
+    /// Repeats `attempt` until it succeeds. Each attempt receives the time left until `deadline`.
+    /// Returns `None` if the deadline passes first.
+    pub async fn until<T, A>(
+        &self,
+        deadline: Timestamp,
+        mut backoff: Backoff,
+        attempt: impl Fn(Duration) -> A,
+    ) -> Option<T>
+    where
+        A: Future<Output = Result<T, Retry>>,
+    {
+        loop {
+            let left = self.clock.until(deadline);
+            if left.is_zero() {
+                return None;
+            }
+            match attempt(left).await {
+                Ok(answer) => return Some(answer),
+                Err(Retry::WhenClosed) => self.wait_until_closed(left).await,
+                Err(Retry::AfterBackoff) => {
+                    let left = self.clock.until(deadline);
+                    tokio::time::sleep(backoff.next_delay().min(left)).await;
+                }
+            }
+        }
+    }
+
     /// Waits, no longer than `timeout`, until a call is worth another attempt.
-    pub async fn wait_until_closed(&self, timeout: Duration) {
+    async fn wait_until_closed(&self, timeout: Duration) {
         let mut closed = self.closed.subscribe();
         let _ = tokio::time::timeout(timeout.min(POLL_INTERVAL), closed.changed()).await;
     }
@@ -150,7 +197,7 @@ impl SupplierClient {
         let called = match tokio::time::timeout(timeout.min(self.settings.timeout), call()).await {
             Ok(Ok(answer)) => Called::Answered(answer),
             Ok(Err(error)) => Called::Failed(error),
-            Err(_) if timeout < self.settings.timeout => Called::GivenUp,
+            Err(_) if timeout < self.settings.timeout => Called::CallerTimedOut,
             Err(_) => Called::Failed(SupplierError::Timeout),
         };
         self.metrics
@@ -159,14 +206,14 @@ impl SupplierClient {
         let kind = match &called {
             Called::Answered(answer) => outcome(answer),
             Called::Failed(error) => error.kind(),
-            Called::GivenUp => SupplierError::Timeout.kind(),
+            Called::CallerTimedOut => SupplierError::Timeout.kind(),
         };
         calls.with_label_values(&[kind]).inc();
         self.report(&called);
         match called {
             Called::Answered(answer) => Ok(answer),
             Called::Failed(error) => Err(error.into()),
-            Called::GivenUp => Err(SupplierError::Timeout.into()),
+            Called::CallerTimedOut => Err(SupplierError::Timeout.into()),
         }
     }
 
@@ -189,7 +236,7 @@ impl SupplierClient {
                 guard.last_failure = Some(error.clone());
             }
             // Says nothing about the supplier.
-            Called::GivenUp => {}
+            Called::CallerTimedOut => {}
         }
         let after = guard.breaker.state();
         self.publish_state(after);

@@ -43,7 +43,7 @@ fn start(failures_to_open: u32) -> Cancelling {
     let settings = CancellerSettings {
         at_once: 3,
         retry,
-        hold: 40 * SECOND,
+        lease: 40 * SECOND,
     };
     let canceller = Canceller::new(
         store.clone(),

@@ -9,7 +9,7 @@ use rstest::rstest;
 
 use super::*;
 use crate::actors::testing::money::FakeMoney;
-use crate::bus::Subscription;
+use crate::bus::{NewRecord, Subscription};
 use crate::telemetry::metrics::ConfirmationMetrics;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -151,7 +151,7 @@ fn start(behaviour: TopicBehaviour) -> Relayed {
 impl Relayed {
     /// Writes rows with a lease of this process, as after a commit.
     fn write(&self, topic: OutboxTopic, payloads: &[&str]) -> Vec<OutboxRow> {
-        let until = self.clock.after(LEASE);
+        let until = self.clock.now().later_by(LEASE);
         payloads
             .iter()
             .map(|text| {

@@ -11,7 +11,7 @@ struct Swept {
     metrics: ConfirmationMetrics,
     trouble: Arc<HealthCell>,
     clock: Clock,
-    _sweeper: Addr<BetSweeper>,
+    _sweeper: Addr<OverdueSweeper>,
 }
 
 fn start(batch: usize) -> Swept {
@@ -27,7 +27,7 @@ fn start(batch: usize) -> Swept {
         grace: SECOND / 2,
         batch,
     };
-    let sweeper = BetSweeper::new(
+    let sweeper = OverdueSweeper::new(
         store.clone(),
         decider,
         settings,

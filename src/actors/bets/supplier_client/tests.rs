@@ -1,6 +1,7 @@
 use super::*;
-use crate::actors::testing::supplier::{Behaviour, ProbeSupplier};
+use crate::actors::testing::supplier::{Behaviour, ProbeSupplier, confirmed};
 use crate::domain::bets::bet_events::testing::pending_bet;
+use crate::runtime::backoff::BackoffPolicy;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -137,4 +138,54 @@ async fn rejected_requests_keep_circuit_closed() {
         );
     }
     assert_eq!(state(&metrics), "closed");
+}
+
+/// Attempts end at the deadline, which also cuts the last delay short.
+#[tokio::test(start_paused = true)]
+async fn attempts_end_at_deadline() {
+    let supplier = Arc::new(ProbeSupplier::new(|_, _| {
+        Behaviour::Fail(SupplierError::Status(422))
+    }));
+    let (guarded, _) = guarded(&supplier);
+    let bet = pending_bet(guarded.clock.now(), 10 * SECOND);
+    let started = Instant::now();
+    let attempt = |left| {
+        let call = guarded.confirm(&bet, left);
+        async { call.await.map_err(Retry::from) }
+    };
+    let answer = guarded.until(bet.decide_by, backoff(), attempt).await;
+    assert_eq!((answer, started.elapsed()), (None, 10 * SECOND));
+    // Delays of 1 to 2, 2 to 4, and then 4 to 8 seconds.
+    assert!((3..=4).contains(&supplier.asked()), "{}", supplier.asked());
+}
+
+/// An attempt is repeated as soon as the circuit closes.
+#[tokio::test(start_paused = true)]
+async fn open_circuit_does_not_use_backoff() {
+    let supplier = Arc::new(ProbeSupplier::new(|_, attempt| match attempt {
+        0..3 => Behaviour::Fail(SupplierError::Status(500)),
+        _ => confirmed(),
+    }));
+    let (guarded, _) = guarded(&supplier);
+    let bet = pending_bet(guarded.clock.now(), 60 * SECOND);
+    for _ in 0..3 {
+        assert!(guarded.confirm(&bet, SECOND).await.is_err());
+    }
+    let started = Instant::now();
+    let attempt = |left| {
+        let call = guarded.confirm(&bet, left);
+        async { call.await.map_err(Retry::from) }
+    };
+    let answer = guarded.until(bet.decide_by, backoff(), attempt).await;
+    assert!(answer.is_some());
+    let waited = started.elapsed();
+    assert!((2 * SECOND..3 * SECOND).contains(&waited), "{waited:?}");
+}
+
+fn backoff() -> Backoff {
+    let policy = BackoffPolicy {
+        first: SECOND,
+        most: 4 * SECOND,
+    };
+    Backoff::new(policy, 1)
 }

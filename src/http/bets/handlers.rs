@@ -1,0 +1,67 @@
+//! The handlers of the routes of bets.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::BetsState;
+use super::request::BetBody;
+use super::view::{BetView, PlacedBody};
+use crate::domain::bets::bet::{BetId, BetStatus};
+use crate::http::body;
+use crate::http::errors::ApiError;
+use crate::http::query::Query;
+use crate::http::routes::{PageBody, required_user};
+use crate::store::money::Page;
+
+/// Maximum number of bets in one response.
+const MAX_BETS: usize = 1_000;
+/// Default number of bets in one response.
+const DEFAULT_BETS: usize = 100;
+
+/// `POST /bets {userId, eventId, market, line, selection, stake_cents, odd_value, oddsChange}`:
+/// places a bet at the price that clients see now. With a key (header `Idempotency-Key`, else
+/// `requestId`) a repeated request gets the first answer.
+pub(super) async fn place(
+    state: web::Data<BetsState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    let body: BetBody = body::read(&request, payload).await?;
+    let placed = state.placements.place(body.command(&request)?).await?;
+    Ok(HttpResponse::Ok().json(PlacedBody::from(placed)))
+}
+
+/// `GET /bets/{id}`: a bet and its steps.
+pub(super) async fn get_bet(
+    state: web::Data<BetsState>,
+    path: web::Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let not_found = || ApiError::BetNotFound(path.chars().take(80).collect());
+    let bet_id: BetId = path.parse().map_err(|_| not_found())?;
+    let found = state.queries.bet(bet_id).await?;
+    let (bet, history) = found.ok_or_else(not_found)?;
+    Ok(HttpResponse::Ok().json(BetView::with_history(&bet, &history)))
+}
+
+/// `GET /bets?userId&status&limit&cursor`: a user's bets, newest first.
+pub(super) async fn list(
+    state: web::Data<BetsState>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
+    let query = query.only(&["userId", "status", "limit", "cursor"])?;
+    let user_id = required_user(&query)?;
+    let status: Option<BetStatus> = query.parsed("status")?;
+    let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(DEFAULT_BETS);
+    let page = Page {
+        before: query.parsed("cursor")?,
+        limit,
+    };
+    let bets = state.queries.bets(user_id, status, page).await?;
+    let next_cursor = bets
+        .last()
+        .filter(|_| bets.len() == limit)
+        .map(|last| last.id.to_string());
+    Ok(HttpResponse::Ok().json(PageBody {
+        entries: bets.iter().map(BetView::new).collect(),
+        next_cursor,
+    }))
+}

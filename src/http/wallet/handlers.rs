@@ -1,0 +1,182 @@
+//! The handlers of the routes of wallets.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use uuid::Uuid;
+
+use super::WalletState;
+use super::request::MovementBody;
+use super::view::{ReservationView, TransferView, WalletView};
+use crate::domain::ids::UserId;
+use crate::domain::wallet::ledger::{ReservationStatus, TransferKind};
+use crate::http::body;
+use crate::http::errors::ApiError;
+use crate::http::query::Query;
+use crate::http::routes::{PageBody, required_user};
+use crate::services::wallet::executor::TurnError;
+use crate::store::money::{Page, Wallet, WalletError};
+use crate::store::movements::Moved;
+
+/// Maximum number of rows in one response.
+const MAX_ROWS: usize = 1_000;
+/// Default number of rows in one response.
+const DEFAULT_ROWS: usize = 100;
+
+/// `GET /wallet?userId`: both balances at one point in time.
+pub(super) async fn get_wallet(
+    state: web::Data<WalletState>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
+    let user_id = required_user(&query.only(&["userId"])?)?;
+    let id = user_id.clone();
+    let wallet = state.executor.read(move |store| store.wallet(&id)).await?;
+    let wallet = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
+    Ok(HttpResponse::Ok().json(state.view(&user_id, &wallet)))
+}
+
+/// `POST /wallet/deposit {userId, amount_cents, external_ref}`: creates the wallet if there is
+/// none.
+pub(super) async fn deposit(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Deposit, &request, payload).await
+}
+
+/// `POST /wallet/withdraw {userId, amount_cents, external_ref}`.
+pub(super) async fn withdraw(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Withdraw, &request, payload).await
+}
+
+/// `POST /wallet/reserve {userId, amount_cents, external_ref}`.
+pub(super) async fn reserve(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Reserve, &request, payload).await
+}
+
+/// `POST /wallet/commit {userId, external_ref}`: the reserved amount goes to the house.
+pub(super) async fn commit(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Commit, &request, payload).await
+}
+
+/// `POST /wallet/refund {userId, external_ref}`: the reserved amount returns to the user.
+pub(super) async fn refund(
+    state: web::Data<WalletState>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> Result<HttpResponse, ApiError> {
+    state.apply(TransferKind::Refund, &request, payload).await
+}
+
+/// `GET /wallet/ledger?userId&limit&cursor`: the user's transfers, newest first.
+pub(super) async fn get_ledger(
+    state: web::Data<WalletState>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
+    let query = query.only(&["userId", "limit", "cursor"])?;
+    let user_id = required_user(&query)?;
+    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(DEFAULT_ROWS);
+    let page = Page {
+        before: query.parsed("cursor")?,
+        limit,
+    };
+    let transfers = state
+        .executor
+        .read(move |store| store.transfers(&user_id, page))
+        .await?;
+    let next_cursor = transfers
+        .last()
+        .filter(|_| transfers.len() == limit)
+        .map(|last| last.id.to_string());
+    Ok(HttpResponse::Ok().json(PageBody {
+        entries: transfers.iter().map(TransferView::new).collect(),
+        next_cursor,
+    }))
+}
+
+/// `GET /wallet/reservations?userId&status&limit&cursor`: the user's reservations, newest first.
+pub(super) async fn get_reservations(
+    state: web::Data<WalletState>,
+    query: Query,
+) -> Result<HttpResponse, ApiError> {
+    let query = query.only(&["userId", "status", "limit", "cursor"])?;
+    let user_id = required_user(&query)?;
+    let status: Option<ReservationStatus> = query.parsed("status")?;
+    let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(DEFAULT_ROWS);
+    let page = Page {
+        before: query.parsed("cursor")?,
+        limit,
+    };
+    let reservations = state
+        .executor
+        .read(move |store| store.reservations(&user_id, status, page))
+        .await?;
+    let next_cursor = reservations
+        .last()
+        .filter(|_| reservations.len() == limit)
+        .map(|last| last.id.to_string());
+    Ok(HttpResponse::Ok().json(PageBody {
+        entries: reservations.iter().map(ReservationView::new).collect(),
+        next_cursor,
+    }))
+}
+
+impl WalletState {
+    /// Makes a transfer. With a key (header `Idempotency-Key`, else `requestId`) a repeated request
+    /// gets the first answer.
+    async fn apply(
+        &self,
+        kind: TransferKind,
+        request: &HttpRequest,
+        payload: web::Payload,
+    ) -> Result<HttpResponse, ApiError> {
+        let body: MovementBody = body::read(request, payload).await?;
+        let movement = body.movement(kind, Uuid::now_v7())?;
+        let key = body.key(request, &movement)?;
+        let user_id = movement.user_id().clone();
+        let has_key = key.is_some();
+        let applied = self.executor.for_user(&user_id, move |store| match &key {
+            Some(key) => store.apply_once(&movement, key),
+            None => store.apply(&movement),
+        });
+        let moved = applied.await.map_err(|error| match error {
+            // Another request of this user locks the wallet; it may be a duplicate of this one.
+            TurnError::WalletLocked if has_key => ApiError::RequestInFlight,
+            other => other.into(),
+        });
+        self.count(kind.as_str(), &moved);
+        Ok(match moved? {
+            Moved::Wallet(wallet) => HttpResponse::Ok().json(self.view(&user_id, &wallet)),
+            Moved::Reservation(reservation) => {
+                HttpResponse::Ok().json(ReservationView::new(&reservation))
+            }
+        })
+    }
+
+    fn view<'a>(&'a self, user_id: &'a UserId, wallet: &Wallet) -> WalletView<'a> {
+        WalletView::new(user_id, wallet, &self.currency)
+    }
+
+    fn count<T>(&self, operation: &str, done: &Result<T, ApiError>) {
+        let outcome = match done {
+            Ok(_) => "done",
+            Err(ApiError::Wallet(_) | ApiError::KeyReused) => "refused",
+            Err(_) => "failed",
+        };
+        self.metrics
+            .operations
+            .with_label_values(&[operation, outcome])
+            .inc();
+    }
+}

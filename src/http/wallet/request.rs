@@ -1,0 +1,102 @@
+//! The body of a request for a transfer.
+
+use actix_web::HttpRequest;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::domain::ids::{IdError, Reference, UserId};
+use crate::domain::timestamp::Timestamp;
+use crate::domain::wallet::ledger::{HoldResolution, TransferKind};
+use crate::http::body::{self, Field};
+use crate::http::errors::ApiError;
+use crate::http::idempotency;
+use crate::store::money::{RequestKey, TransferRequest};
+use crate::store::movements::Movement;
+
+/// The body of a request for a transfer. `commit` and `refund` use the amount of the reservation:
+/// theirs is accepted, since the original's worker sends it, and ignored.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MovementBody {
+    #[serde(rename = "userId")]
+    user_id: Field,
+    amount_cents: Field,
+    external_ref: Field,
+    #[serde(rename = "requestId")]
+    request_id: Field,
+}
+
+impl MovementBody {
+    fn user(&self) -> Result<UserId, ApiError> {
+        body::text("userId", &self.user_id)
+    }
+
+    fn reference(&self) -> Result<Option<Reference>, ApiError> {
+        body::optional("external_ref", &self.external_ref)
+    }
+
+    fn order(&self, reference: Reference) -> Result<TransferRequest, ApiError> {
+        let amount = body::amount("amount_cents", &self.amount_cents)?;
+        Ok(TransferRequest {
+            user_id: self.user()?,
+            amount,
+            reference,
+            at: Timestamp::now(),
+        })
+    }
+
+    /// Reads the transfer. `new_reference` is used for a deposit or a withdrawal that names no
+    /// reference: without one, and without a key, each request is a separate transfer, as in the
+    /// original.
+    pub(super) fn movement(
+        &self,
+        kind: TransferKind,
+        new_reference: Uuid,
+    ) -> Result<Movement, ApiError> {
+        let named = self.reference()?;
+        let required_reference = || named.clone().ok_or_else(|| body::missing("external_ref"));
+        let settle = |settlement| -> Result<Movement, ApiError> {
+            Ok(Movement::Settle {
+                user_id: self.user()?,
+                reference: required_reference()?,
+                settlement,
+                at: Timestamp::now(),
+            })
+        };
+        let order = || {
+            let reference = named
+                .clone()
+                .map_or_else(|| new_reference.to_string().parse(), Ok);
+            self.order(reference.map_err(|error: IdError| bad_reference(&error))?)
+        };
+        match kind {
+            TransferKind::Deposit => order().map(Movement::Deposit),
+            TransferKind::Withdraw => order().map(Movement::Withdraw),
+            TransferKind::Reserve => self.order(required_reference()?).map(Movement::Reserve),
+            TransferKind::Commit => settle(HoldResolution::Commit),
+            TransferKind::Refund | TransferKind::Expire => settle(HoldResolution::Refund),
+        }
+    }
+
+    /// The idempotency key, with the request in canonical form, independent of how the body is
+    /// written. A generated reference is not part of it.
+    pub(super) fn key(
+        &self,
+        request: &HttpRequest,
+        movement: &Movement,
+    ) -> Result<Option<RequestKey>, ApiError> {
+        let key = idempotency::key(request.headers(), &self.request_id)?;
+        let canonical = serde_json::json!([movement.amount(), self.reference()?]);
+        Ok(key.map(|key| RequestKey {
+            key,
+            fingerprint: canonical.to_string(),
+        }))
+    }
+}
+
+fn bad_reference(error: &IdError) -> ApiError {
+    ApiError::BadField {
+        field: "external_ref",
+        problem: error.to_string(),
+    }
+}

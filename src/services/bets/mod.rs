@@ -1,0 +1,5 @@
+//! Bets: their placement and queries.
+
+pub mod placement;
+pub mod prices;
+pub mod queries;

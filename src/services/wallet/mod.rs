@@ -1,0 +1,3 @@
+//! Users' money.
+
+pub mod executor;
