@@ -45,7 +45,7 @@ struct Partition {
 }
 
 struct Group {
-    given: Vec<u64>,
+    delivered: Vec<u64>,
     committed: Vec<u64>,
 }
 
@@ -91,7 +91,7 @@ impl EmbeddedTopic {
 impl EmbeddedTopic {
     /// Records that have not been delivered to a group.
     pub fn unread(&self, group: &str) -> u64 {
-        self.shared.records_after(group, |group| &group.given)
+        self.shared.records_after(group, |group| &group.delivered)
     }
 }
 
@@ -123,7 +123,7 @@ impl State {
         record.key.hash(&mut hasher);
         let index = (hasher.finish() % self.partitions.len() as u64) as usize;
         self.records += 1;
-        self.bytes += size_of(&record);
+        self.bytes += record.size();
         self.partitions[index].records.push_back(record);
     }
 
@@ -145,7 +145,7 @@ impl State {
                 };
                 partition.base += 1;
                 self.records -= 1;
-                self.bytes -= size_of(&record);
+                self.bytes -= record.size();
                 trimmed = true;
             }
         }
@@ -160,31 +160,21 @@ impl State {
         for step in 0..count {
             let index = (first_partition + step) % count;
             let partition = &self.partitions[index];
-            let from = (group.given[index] - partition.base) as usize;
+            let from = (group.delivered[index] - partition.base) as usize;
             let wanted = room.saturating_sub(batch.len());
             for record in partition.records.iter().skip(from).take(wanted) {
-                let (partition, offset) = (index as u32, group.given[index]);
                 // No publish time: in one process a record does not wait long enough for its age to
                 // matter.
                 batch.push(Record {
-                    partition,
-                    offset,
+                    partition: index as u32,
+                    offset: group.delivered[index],
                     published_at: None,
                     record: record.clone(),
                 });
-                group.given[index] += 1;
+                group.delivered[index] += 1;
             }
         }
     }
-}
-
-fn size_of(record: &NewRecord) -> usize {
-    let headers: usize = record
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    record.key.len() + record.payload.len() + headers
 }
 
 impl Topic for EmbeddedTopic {
@@ -231,11 +221,11 @@ impl Topic for EmbeddedTopic {
             .groups
             .entry(group.to_owned())
             .or_insert_with(|| Group {
-                given: start.clone(),
+                delivered: start.clone(),
                 committed: start,
             });
         // Records delivered to an earlier reader and not committed are delivered again.
-        group_state.given.clone_from(&group_state.committed);
+        group_state.delivered.clone_from(&group_state.committed);
         drop(state);
         Ok(Box::new(EmbeddedSubscription {
             shared: self.shared.clone(),
@@ -311,7 +301,8 @@ impl EmbeddedSubscription {
     }
 
     fn undelivered(&self) -> u64 {
-        self.shared.records_after(&self.group, |group| &group.given)
+        self.shared
+            .records_after(&self.group, |group| &group.delivered)
     }
 }
 
@@ -346,10 +337,10 @@ impl Subscription for EmbeddedSubscription {
         if let Some(group) = state.groups.get_mut(&self.group) {
             for (partition, next) in done.iter() {
                 let index = partition as usize;
-                if let (Some(committed), Some(given)) =
-                    (group.committed.get_mut(index), group.given.get(index))
+                if let (Some(committed), Some(delivered)) =
+                    (group.committed.get_mut(index), group.delivered.get(index))
                 {
-                    *committed = next.clamp(*committed, *given);
+                    *committed = next.clamp(*committed, *delivered);
                 }
             }
         }

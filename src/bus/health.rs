@@ -45,9 +45,9 @@ impl SubscriptionHealth {
     /// Records what keeps the member from reading. Returns whether the failure is new.
     pub fn fail(&self, failure: String) -> bool {
         let mut state = self.lock();
-        let is_news = state.failure.as_ref() != Some(&failure);
+        let is_new = state.failure.as_ref() != Some(&failure);
         state.failure = Some(failure);
-        is_news
+        is_new
     }
 
     /// Why the member does not read, if so. A rebalance is not a problem.

@@ -29,6 +29,18 @@ pub struct NewRecord {
     pub headers: Vec<(String, Bytes)>,
 }
 
+impl NewRecord {
+    /// The number of bytes of its key, content and headers.
+    pub fn size(&self) -> usize {
+        let headers: usize = self
+            .headers
+            .iter()
+            .map(|(name, value)| name.len() + value.len())
+            .sum();
+        self.key.len() + self.payload.len() + headers
+    }
+}
+
 /// A record as a group reads it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {

@@ -3,24 +3,29 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix::prelude::*;
 use url::Url;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
-use super::checks::{check_bus, check_group, check_store, check_trouble};
+use super::checks::{check_bus, check_group, check_store, check_supplier, check_trouble};
 use super::engines::{BetTopics, Stores};
 use super::money::{MAX_TOGETHER, OUTBOX_LEASE};
 use super::{StartError, role_metrics};
-use crate::actors::bets::bet_consumer::{Confirmer, ConfirmerSettings};
+use crate::actors::bets::bet_consumer::{BetConsumer, BetConsumerSettings};
 use crate::actors::bets::canceller::{Canceller, CancellerSettings};
 use crate::actors::bets::confirmation::{BetConfirmation, ConfirmationSettings};
 use crate::actors::bets::decision::{BetDecisions, DeciderSettings};
+use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
 use crate::actors::bets::overdue_sweeper::{OverdueSweeper, SweeperSettings};
 use crate::actors::bets::supplier_client::{GuardSettings, SupplierClient};
+use crate::bus::health::SubscriptionHealth;
 use crate::config::settings::Role;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
+use crate::runtime::health::HealthCell;
 use crate::supplier::confirm::HttpSupplier;
+use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// Default supplier address, used if none is configured and no simulator runs in this process.
 const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";
@@ -31,6 +36,8 @@ const READ_AHEAD_PER_BET: u64 = 16;
 const SWEEP_GRACE: Duration = Duration::from_secs(1);
 /// Maximum number of bets per sweep query.
 const SWEEP_BATCH: usize = 200;
+/// Mailbox capacity of the sweeper, which receives no messages.
+const SWEEPER_MAILBOX: usize = 1;
 /// Maximum number of cancel requests in flight.
 const CANCELS_AT_ONCE: usize = 8;
 /// How long this process leases a cancel.
@@ -49,122 +56,47 @@ impl PlatformBuilder<'_> {
         topics: &BetTopics,
     ) -> Result<(), StartError> {
         let metrics = role_metrics::confirmation()?;
-        let (settings, clock) = (&self.settings.confirmation, Clock::system());
-        let url = self.supplier_url()?;
+        let clock = Clock::system();
+        let supplier = self.supplier_client(&clock, &metrics)?;
+        let outbox_metrics = metrics.outbox_metrics();
+        let (relay, relay_health) =
+            self.start_relay("confirmation relay", stores, topics, outbox_metrics);
+        let thread = self.arbiter();
+        let confirmation = ConfirmationBuilder {
+            platform: self,
+            stores,
+            topics,
+            supplier,
+            clock,
+            metrics,
+            thread,
+        };
+        confirmation.start(relay.recipient(), relay_health)
+    }
+
+    fn supplier_client(
+        &self,
+        clock: &Clock,
+        metrics: &ConfirmationMetrics,
+    ) -> Result<Arc<SupplierClient>, StartError> {
+        let settings = &self.settings.confirmation;
+        let timeout = settings.bet_confirm_timeout;
         let ca_file = self.settings.suppliers.supplier_ca_file.as_deref();
-        let supplier = HttpSupplier::new(&url, settings.bet_confirm_timeout, ca_file)
+        let supplier = HttpSupplier::new(&self.supplier_url()?, timeout, ca_file)
             .map_err(StartError::Confirm)?;
         let guard = GuardSettings {
-            timeout: settings.bet_confirm_timeout,
+            timeout,
             breaker: BreakerPolicy {
                 failures: settings.bet_confirm_breaker_failures,
                 pause: settings.bet_confirm_breaker_pause,
             },
         };
-        let supplier = Arc::new(SupplierClient::new(
+        Ok(Arc::new(SupplierClient::new(
             Arc::new(supplier),
             guard,
             clock.clone(),
             metrics.clone(),
-        ));
-        let retry = BackoffPolicy {
-            first: settings.bet_confirm_retry_min,
-            most: settings.bet_confirm_retry_max,
-        };
-        let at_once = settings.bet_confirm_concurrency;
-        let (turns, users) = (self.turns.clone(), self.user_turns.clone());
-
-        let (relay, relay_trouble) = self.start_relay(
-            "confirmation relay",
-            stores,
-            topics,
-            metrics.outbox_metrics(),
-        );
-        let arbiter = self.arbiter();
-        let cancelling = CancellerSettings {
-            at_once: CANCELS_AT_ONCE,
-            retry: CANCEL_RETRY,
-            lease: CANCEL_LEASE,
-        };
-        let canceller = Canceller::new(
-            stores.money.clone(),
-            supplier.clone(),
-            cancelling,
-            clock.clone(),
-            metrics.clone(),
-        );
-        let canceller = self.start("canceller", &arbiter, HUB_MAILBOX, canceller);
-        let decider = || {
-            let (relay, canceller) = (relay.clone().recipient(), canceller.clone().recipient());
-            let (turns, users, together) = (turns.clone(), users.clone(), MAX_TOGETHER);
-            let deciding = DeciderSettings {
-                turns,
-                together,
-                users,
-                lease: OUTBOX_LEASE,
-            };
-            BetDecisions::new(
-                deciding,
-                stores.money.clone(),
-                relay,
-                canceller,
-                clock.clone(),
-                metrics.clone(),
-            )
-        };
-        let sweeping = SweeperSettings {
-            grace: SWEEP_GRACE,
-            batch: SWEEP_BATCH,
-        };
-        let sweeper = OverdueSweeper::new(
-            stores.money.clone(),
-            decider(),
-            sweeping,
-            clock.clone(),
-            metrics.clone(),
-        );
-        self.start("bet sweeper", &arbiter, 1, sweeper);
-
-        let topic = topics.placed.name().to_owned();
-        let confirmation = BetConfirmation::new(
-            ConfirmationSettings {
-                topic,
-                retry,
-                turns: turns.clone(),
-                together: MAX_TOGETHER,
-            },
-            stores.money.clone(),
-            supplier.clone(),
-            decider(),
-            topics.placed_dead_letters.clone(),
-            clock,
-            metrics.clone(),
-        );
-        let subscription = topics
-            .placed
-            .subscribe(&self.settings.bus.kafka_group_confirmation)?;
-        let group = subscription.health();
-        let drain_limit = self.settings.process.shutdown_timeout / 4;
-        let reading = ConfirmerSettings {
-            at_once,
-            ahead: READ_AHEAD_PER_BET * at_once as u64,
-            drain_limit,
-        };
-        let confirmer = Confirmer::new(reading, subscription, confirmation, metrics.clone());
-        let trouble = confirmer.trouble();
-        let confirmer = self.start("confirmer", &arbiter, HUB_MAILBOX, confirmer);
-        self.parts.money_drains.insert(0, confirmer.recipient());
-
-        let checks = vec![
-            check_store(&stores.main),
-            check_bus(&topics.placed),
-            check_group("confirmation group", group),
-            check_trouble("decisions", trouble),
-            check_trouble("outbox", relay_trouble),
-            super::checks::check_supplier(supplier),
-        ];
-        self.serve_health(Role::Confirmation, checks, metrics.registry);
-        Ok(())
+        )))
     }
 
     fn supplier_url(&self) -> Result<Url, StartError> {
@@ -179,5 +111,147 @@ impl PlatformBuilder<'_> {
         let url = own.as_deref().unwrap_or(DEFAULT_SUPPLIER);
         url.parse()
             .map_err(|error: url::ParseError| StartError::SupplierUrl(error.to_string()))
+    }
+}
+
+/// Starts the actors of the role, downstream first.
+struct ConfirmationBuilder<'a, 'b> {
+    platform: &'a mut PlatformBuilder<'b>,
+    stores: &'a Stores,
+    topics: &'a BetTopics,
+    supplier: Arc<SupplierClient>,
+    clock: Clock,
+    metrics: ConfirmationMetrics,
+    /// The thread of the actors.
+    thread: ArbiterHandle,
+}
+
+impl ConfirmationBuilder<'_, '_> {
+    fn start(
+        mut self,
+        relay: Recipient<PublishOutbox>,
+        relay_health: Arc<HealthCell>,
+    ) -> Result<(), StartError> {
+        let canceller = self.start_canceller();
+        self.start_sweeper(self.decisions(relay.clone(), canceller.clone()));
+        let decisions = self.decisions(relay, canceller);
+        let (health, group) = self.start_bet_consumer(decisions)?;
+        let checks = vec![
+            check_store(&self.stores.main),
+            check_bus(&self.topics.placed),
+            check_group("confirmation group", group),
+            check_trouble("decisions", health),
+            check_trouble("outbox", relay_health),
+            check_supplier(self.supplier),
+        ];
+        self.platform
+            .serve_health(Role::Confirmation, checks, self.metrics.registry);
+        Ok(())
+    }
+
+    fn start_canceller(&mut self) -> Recipient<CancelsWait> {
+        let settings = CancellerSettings {
+            at_once: CANCELS_AT_ONCE,
+            retry: CANCEL_RETRY,
+            lease: CANCEL_LEASE,
+        };
+        let canceller = Canceller::new(
+            self.stores.money.clone(),
+            self.supplier.clone(),
+            settings,
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
+        let canceller = self
+            .platform
+            .start("canceller", &self.thread, HUB_MAILBOX, canceller);
+        canceller.recipient()
+    }
+
+    fn decisions(
+        &self,
+        relay: Recipient<PublishOutbox>,
+        canceller: Recipient<CancelsWait>,
+    ) -> BetDecisions {
+        let settings = DeciderSettings {
+            turns: self.platform.turns.clone(),
+            together: MAX_TOGETHER,
+            users: self.platform.user_turns.clone(),
+            lease: OUTBOX_LEASE,
+        };
+        BetDecisions::new(
+            settings,
+            self.stores.money.clone(),
+            relay,
+            canceller,
+            self.clock.clone(),
+            self.metrics.clone(),
+        )
+    }
+
+    fn start_sweeper(&mut self, decisions: BetDecisions) {
+        let settings = SweeperSettings {
+            grace: SWEEP_GRACE,
+            batch: SWEEP_BATCH,
+        };
+        let sweeper = OverdueSweeper::new(
+            self.stores.money.clone(),
+            decisions,
+            settings,
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
+        self.platform
+            .start("bet sweeper", &self.thread, SWEEPER_MAILBOX, sweeper);
+    }
+
+    fn start_bet_consumer(
+        &mut self,
+        decisions: BetDecisions,
+    ) -> Result<(Arc<HealthCell>, SubscriptionHealth), StartError> {
+        let settings = self.platform.settings;
+        let subscription = self
+            .topics
+            .placed
+            .subscribe(&settings.bus.kafka_group_confirmation)?;
+        let group = subscription.health();
+        let at_once = settings.confirmation.bet_confirm_concurrency;
+        let limits = BetConsumerSettings {
+            at_once,
+            ahead: READ_AHEAD_PER_BET * at_once as u64,
+            drain_limit: settings.process.shutdown_timeout / 4,
+        };
+        let confirmation = self.confirmation(decisions);
+        let consumer = BetConsumer::new(limits, subscription, confirmation, self.metrics.clone());
+        let health = consumer.health();
+        let consumer =
+            self.platform
+                .start("confirmer", &self.thread, HUB_MAILBOX, consumer.into_task());
+        // Before the relay, so that the decisions made while draining are still published.
+        let drains = &mut self.platform.parts.money_drains;
+        drains.insert(0, consumer.recipient());
+        Ok((health, group))
+    }
+
+    fn confirmation(&self, decisions: BetDecisions) -> BetConfirmation {
+        let confirmation = &self.platform.settings.confirmation;
+        let settings = ConfirmationSettings {
+            topic: self.topics.placed.name().to_owned(),
+            retry: BackoffPolicy {
+                first: confirmation.bet_confirm_retry_min,
+                most: confirmation.bet_confirm_retry_max,
+            },
+            turns: self.platform.turns.clone(),
+            together: MAX_TOGETHER,
+        };
+        BetConfirmation::new(
+            settings,
+            self.stores.money.clone(),
+            self.supplier.clone(),
+            decisions,
+            self.topics.placed_dead_letters.clone(),
+            self.clock.clone(),
+            self.metrics.clone(),
+        )
     }
 }

@@ -29,7 +29,6 @@ use self::engines::{Bus, MIGRATING, open_cache, open_stores};
 pub use self::ports::BusyPorts;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
-use crate::actors::odds::odds_consumer::BusConsumer;
 use crate::actors::streaming::messages::EndAllSessions;
 use crate::actors::streaming::registry::Registry;
 use crate::bus::BusError;
@@ -40,7 +39,7 @@ use crate::config::settings::Role;
 use crate::domain::streaming::protocol::CloseReason;
 use crate::http::health::Liveness;
 use crate::http::server::{BindError, RunningServer};
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{Drain, DrainableTask};
 use crate::runtime::tls;
 use crate::simulator::SimulatorHandle;
 use crate::store::StoreError;
@@ -114,8 +113,8 @@ pub struct Platform {
 struct Parts {
     addresses: Addresses,
     feeds: Vec<Addr<SupplierFeed>>,
-    consumers: Vec<Addr<BusConsumer>>,
-    dead_letter_consumer: Option<Addr<BusConsumer>>,
+    consumers: Vec<Addr<DrainableTask>>,
+    dead_letter_consumer: Option<Addr<DrainableTask>>,
     registry: Option<Addr<Registry>>,
     /// Actors with bets or bet records in flight, in the order in which they stop.
     money_drains: Vec<Recipient<Drain>>,

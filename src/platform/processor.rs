@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
+use prometheus::IntCounter;
 
 use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
@@ -12,16 +13,21 @@ use super::engines::Bus;
 use super::odds::OddsRuntime;
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::BookSource;
-use crate::actors::odds::cache_writer::CacheWriter;
+use crate::actors::odds::cache_writer::{CacheHealth, CacheWriter};
+use crate::actors::odds::client_reads::ClientReads;
+use crate::actors::odds::consumers::ConsumerSettings;
+use crate::actors::odds::consumers::dead_letter_consumer::DeadLetterConsumer;
+use crate::actors::odds::consumers::live_consumer::{LiveConsumer, LiveEdges};
+use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::StoreBatch;
 use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber};
-use crate::actors::odds::odds_consumer::{BusConsumer, ConsumerSettings, Work};
-use crate::actors::odds::store_writer::{Retention, StoreWriter};
+use crate::actors::odds::store_writer::{LastBatch, Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
+use crate::runtime::drain::DrainableTask;
 use crate::store::Store;
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -44,163 +50,230 @@ impl PlatformBuilder<'_> {
     ) -> Result<Addr<BookRouter>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
-        let cache_writer =
-            CacheWriter::new(cache.clone(), metrics.clone()).repairing_from(store.clone());
-        let cache_health = cache_writer.health();
-        let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
-        let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
-        let mut listeners = vec![ChangeSubscriber::new(
-            cache_writer.clone().recipient(),
-            depth,
-        )];
-        if let Some(odds) = odds {
-            listeners.push(ChangeSubscriber::new(
-                odds.registry.clone().recipient(),
-                odds.metrics.registry_depth.clone(),
-            ));
-        }
-        // Client reads use the queue of the books that clients see.
-        let clients = match odds {
-            Some(odds) => odds.reads.clone(),
-            None => self.client_reads(prometheus::IntCounter::new(
-                "unused",
-                "this process serves no clients",
-            )?),
-        };
-        let limits = self.limits();
-        let source = BookSource::new(
-            cache.clone(),
-            store.clone(),
-            clients,
-            metrics.book_metrics(),
-        )
-        .within(limits);
-        let edges = Arc::new(BookEdges {
-            first_position: bus.first_position,
-            source,
-            listeners,
-            is_mirror: false,
-            metrics: metrics.book_metrics(),
-        });
-        let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
-        let router = self.start("book router", &live, HUB_MAILBOX, router);
-
         let storing = self.arbiter();
-        let retention = Retention {
-            history: self.settings.store.history_retention,
-            dead_letters: self.settings.store.dead_letter_retention,
+        let processor = ProcessorBuilder {
+            platform: self,
+            bus,
+            cache,
+            store,
+            odds,
+            metrics,
+            live,
+            storing,
         };
-        let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
-        let last_batch = writer.last_batch();
-        let writer: Recipient<StoreBatch> = self
-            .start("store writer", &storing, HUB_MAILBOX, writer)
-            .recipient();
+        processor.start()
+    }
+}
 
-        let work = Work::Books {
+/// Starts the actors of the role, downstream first.
+struct ProcessorBuilder<'a, 'b> {
+    platform: &'a mut PlatformBuilder<'b>,
+    bus: &'a Bus,
+    cache: &'a Arc<dyn OddsCache>,
+    store: &'a Arc<dyn Store>,
+    odds: Option<&'a OddsRuntime>,
+    metrics: ProcessorMetrics,
+    /// The thread of the live path.
+    live: ArbiterHandle,
+    /// The thread of the store path.
+    storing: ArbiterHandle,
+}
+
+impl ProcessorBuilder<'_, '_> {
+    fn start(mut self) -> Result<Addr<BookRouter>, StartError> {
+        let (cache_writer, cache_health) = self.start_cache_writer();
+        let router = self.start_router(&cache_writer)?;
+        let (store_writer, last_batch) = self.start_store_writer();
+        let edges = LiveEdges {
             books: router.clone().recipient(),
             revoked: router.clone().recipient(),
             cache: cache_writer.recipient(),
         };
-        let settings = &self.settings.bus;
-        let (group_live, group_store) = (
-            settings.kafka_group_live.clone(),
-            settings.kafka_group_store.clone(),
+        let (signs, live_group) = self.start_live_consumer(edges)?;
+        self.start_heartbeat(signs, live_group.clone(), &cache_health);
+        let store_group = self.start_store_consumer(store_writer.clone())?;
+        if !self.bus.keeps_dead_letters() {
+            self.start_dead_letter_consumer(store_writer)?;
+        }
+        let checks = vec![
+            check_writes(self.store, last_batch),
+            check_written_cache(self.cache, &cache_health),
+            check_bus(&self.bus.updates),
+            check_group("live group", live_group),
+            check_group("store group", store_group),
+        ];
+        self.platform
+            .serve_health(Role::Processor, checks, self.metrics.registry);
+        Ok(router)
+    }
+
+    fn start_cache_writer(&mut self) -> (Addr<CacheWriter>, Arc<CacheHealth>) {
+        let writer = CacheWriter::new(self.cache.clone(), self.metrics.clone())
+            .repairing_from(self.store.clone());
+        let health = writer.health();
+        let writer = self
+            .platform
+            .start("cache writer", &self.live, HUB_MAILBOX, writer);
+        (writer, health)
+    }
+
+    fn start_router(
+        &mut self,
+        cache_writer: &Addr<CacheWriter>,
+    ) -> Result<Addr<BookRouter>, StartError> {
+        let source = BookSource::new(
+            self.cache.clone(),
+            self.store.clone(),
+            self.client_reads()?,
+            self.metrics.book_metrics(),
         );
-        let batch_wait = self.settings.store.store_batch_wait;
-        let reading = self.reading(group_live, &bus.updates, Duration::ZERO);
-        let (consumer, (life, backlog), live_group) = self.start_consumer(
-            "live consumer",
-            &live,
-            &bus.updates,
-            reading,
-            work,
-            &metrics,
-        )?;
-        self.parts.consumers.push(consumer);
-        let target = match odds {
+        let edges = BookEdges {
+            first_position: self.bus.first_position,
+            source: source.within(self.platform.limits()),
+            listeners: self.change_subscribers(cache_writer),
+            is_mirror: false,
+            metrics: self.metrics.book_metrics(),
+        };
+        let idle_limit = self.platform.settings.cache.book_idle_limit;
+        let router = BookRouter::new(Arc::new(edges), idle_limit);
+        Ok(self
+            .platform
+            .start("book router", &self.live, HUB_MAILBOX, router))
+    }
+
+    /// The cache writer, and the registry if the clients of this process see these books.
+    fn change_subscribers(&self, cache_writer: &Addr<CacheWriter>) -> Vec<ChangeSubscriber> {
+        let depth = &self.metrics.mailbox_depth;
+        let cache_depth = depth.with_label_values(&["cache_writer"]);
+        let cache = ChangeSubscriber::new(cache_writer.clone().recipient(), cache_depth);
+        let registry = self.odds.map(|odds| {
+            let depth = odds.metrics.registry_depth.clone();
+            ChangeSubscriber::new(odds.registry.clone().recipient(), depth)
+        });
+        [cache].into_iter().chain(registry).collect()
+    }
+
+    /// Client reads use the queue of the books that clients see.
+    fn client_reads(&self) -> Result<Arc<ClientReads>, StartError> {
+        if let Some(odds) = self.odds {
+            return Ok(odds.reads.clone());
+        }
+        let refused = IntCounter::new("unused", "this process serves no clients")?;
+        Ok(self.platform.client_reads(refused))
+    }
+
+    fn start_store_writer(&mut self) -> (Recipient<StoreBatch>, Arc<LastBatch>) {
+        let settings = &self.platform.settings.store;
+        let retention = Retention {
+            history: settings.history_retention,
+            dead_letters: settings.dead_letter_retention,
+        };
+        let writer = StoreWriter::new(self.store.clone(), retention, self.metrics.clone());
+        let last_batch = writer.last_batch();
+        let writer = self
+            .platform
+            .start("store writer", &self.storing, HUB_MAILBOX, writer);
+        (writer.recipient(), last_batch)
+    }
+
+    fn start_live_consumer(
+        &mut self,
+        edges: LiveEdges,
+    ) -> Result<(ConsumerSigns, SubscriptionHealth), StartError> {
+        let topic = &self.bus.updates;
+        let group = self.platform.settings.bus.kafka_group_live.clone();
+        let settings = self.consumer_settings(group, topic, Duration::ZERO);
+        let subscription = topic.subscribe(&settings.group)?;
+        let health = subscription.health();
+        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone());
+        let signs = (consumer.life(), consumer.backlog());
+        let live = self.live.clone();
+        let consumer = self.start_consumer("live consumer", &live, consumer.into_task());
+        self.platform.parts.consumers.push(consumer);
+        Ok((signs, health))
+    }
+
+    fn start_heartbeat(
+        &mut self,
+        signs: ConsumerSigns,
+        group: SubscriptionHealth,
+        cache_health: &Arc<CacheHealth>,
+    ) {
+        let target = match self.odds {
             Some(OddsRuntime { registry, feed, .. }) => {
-                feed.follow(backlog.clone(), self.settings.cache.feed_stale_after);
+                let (_, backlog) = &signs;
+                let stale_after = self.platform.settings.cache.feed_stale_after;
+                feed.follow(backlog.clone(), stale_after);
                 HeartbeatTarget::Local {
                     state: feed.clone(),
                     feed: registry.clone().recipient(),
                 }
             }
-            None => HeartbeatTarget::Broadcast(cache.clone(), cache_health.clone()),
+            None => HeartbeatTarget::Broadcast(self.cache.clone(), cache_health.clone()),
         };
-        let heartbeat = Heartbeat::new(
-            bus.updates.clone(),
-            (life, backlog),
-            live_group.clone(),
-            target,
-        );
-        self.start("heartbeat", &live, HEARTBEAT_MAILBOX, heartbeat);
-        let work = Work::Store {
-            store: writer.clone(),
-            dead_letters: bus.dead_letters.clone(),
-        };
-        let reading = self.reading(group_store, &bus.updates, batch_wait);
-        let (consumer, _, store_group) = self.start_consumer(
-            "store consumer",
-            &storing,
-            &bus.updates,
-            reading,
-            work,
-            &metrics,
-        )?;
-        self.parts.consumers.push(consumer);
-        if !bus.keeps_dead_letters() {
-            let work = Work::DeadLetters(writer);
-            let reading = self.reading(DEAD_LETTER_GROUP.to_owned(), &bus.dead_letters, batch_wait);
-            let (consumer, ..) = self.start_consumer(
-                "dead letters",
-                &storing,
-                &bus.dead_letters,
-                reading,
-                work,
-                &metrics,
-            )?;
-            self.parts.dead_letter_consumer = Some(consumer);
-        }
-
-        let checks = vec![
-            check_writes(store, last_batch),
-            check_written_cache(cache, &cache_health),
-            check_bus(&bus.updates),
-            check_group("live group", live_group),
-            check_group("store group", store_group),
-        ];
-        self.serve_health(Role::Processor, checks, metrics.registry.clone());
-        Ok(router)
+        let heartbeat = Heartbeat::new(self.bus.updates.clone(), signs, group, target);
+        self.platform
+            .start("heartbeat", &self.live, HEARTBEAT_MAILBOX, heartbeat);
     }
 
-    fn reading(&self, group: String, topic: &Arc<dyn Topic>, linger: Duration) -> ConsumerSettings {
-        let batch_size = self.settings.bus.bus_batch_size;
-        ConsumerSettings {
-            group,
-            topic: topic.name().to_owned(),
-            batch_size,
-            linger,
-            limits: self.limits(),
-        }
+    fn start_store_consumer(
+        &mut self,
+        store: Recipient<StoreBatch>,
+    ) -> Result<SubscriptionHealth, StartError> {
+        let topic = &self.bus.updates;
+        let group = self.platform.settings.bus.kafka_group_store.clone();
+        let settings = self.consumer_settings(group, topic, self.batch_wait());
+        let subscription = topic.subscribe(&settings.group)?;
+        let health = subscription.health();
+        let dead_letters = self.bus.dead_letters.clone();
+        let metrics = self.metrics.clone();
+        let task = StoreConsumer::task(settings, subscription, store, dead_letters, metrics);
+        let storing = self.storing.clone();
+        let consumer = self.start_consumer("store consumer", &storing, task);
+        self.platform.parts.consumers.push(consumer);
+        Ok(health)
+    }
+
+    fn start_dead_letter_consumer(
+        &mut self,
+        store: Recipient<StoreBatch>,
+    ) -> Result<(), StartError> {
+        let topic = &self.bus.dead_letters;
+        let group = DEAD_LETTER_GROUP.to_owned();
+        let settings = self.consumer_settings(group, topic, self.batch_wait());
+        let subscription = topic.subscribe(&settings.group)?;
+        let task = DeadLetterConsumer::task(settings, subscription, store, self.metrics.clone());
+        let storing = self.storing.clone();
+        let consumer = self.start_consumer("dead letters", &storing, task);
+        self.platform.parts.dead_letter_consumer = Some(consumer);
+        Ok(())
     }
 
     fn start_consumer(
         &mut self,
         name: &'static str,
-        arbiter: &ArbiterHandle,
+        thread: &ArbiterHandle,
+        task: DrainableTask,
+    ) -> Addr<DrainableTask> {
+        self.platform.start(name, thread, CONSUMER_MAILBOX, task)
+    }
+
+    fn batch_wait(&self) -> Duration {
+        self.platform.settings.store.store_batch_wait
+    }
+
+    fn consumer_settings(
+        &self,
+        group: String,
         topic: &Arc<dyn Topic>,
-        settings: ConsumerSettings,
-        work: Work,
-        metrics: &ProcessorMetrics,
-    ) -> Result<(Addr<BusConsumer>, ConsumerSigns, SubscriptionHealth), StartError> {
-        let subscription = topic.subscribe(&settings.group)?;
-        let health = subscription.health();
-        let consumer = BusConsumer::new(settings, subscription, work, metrics.clone());
-        let life = (consumer.life(), consumer.backlog());
-        Ok((
-            self.start(name, arbiter, CONSUMER_MAILBOX, consumer),
-            life,
-            health,
-        ))
+        linger: Duration,
+    ) -> ConsumerSettings {
+        ConsumerSettings {
+            group,
+            topic: topic.name().to_owned(),
+            batch_size: self.platform.settings.bus.bus_batch_size,
+            linger,
+            limits: self.platform.limits(),
+        }
     }
 }

@@ -28,7 +28,7 @@ const ROLES: [(&str, Role); 20] = [
     ("supplier::confirm", Role::Confirmation),
     ("supplier", Role::Ingest),
     ("actors::ingest", Role::Ingest),
-    ("actors::odds::odds_consumer", Role::Processor),
+    ("actors::odds::consumers", Role::Processor),
     ("actors::odds::book_router", Role::Processor),
     ("actors::odds::odds_book", Role::Processor),
     ("actors::odds::cache_writer", Role::Processor),

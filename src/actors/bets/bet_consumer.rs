@@ -6,19 +6,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::prelude::*;
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Abortable, Aborted, BoxFuture, FutureExt};
 use futures_util::stream::FuturesUnordered;
 use log::{info, warn};
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::bus::progress::{CommitTracker, InFlight};
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
-use crate::runtime::drain::Drain;
+use crate::runtime::drain::{DrainableTask, TaskEnd};
 use crate::runtime::health::HealthCell;
-use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
 use super::confirmation::BetConfirmation;
@@ -29,7 +27,7 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Limits on how the consumer reads.
 #[derive(Clone, Copy, Debug)]
-pub struct ConfirmerSettings {
+pub struct BetConsumerSettings {
     /// Maximum number of bets in flight.
     pub at_once: usize,
     /// How far the consumer may read past a record that is not done, in records.
@@ -38,92 +36,9 @@ pub struct ConfirmerSettings {
     pub drain_limit: Duration,
 }
 
-/// The actor that consumes `bet_placed` for its consumer group.
-pub struct Confirmer {
-    reader: Option<Reader>,
-    life: Arc<LivenessProbe>,
-    trouble: Arc<HealthCell>,
-    stopping: watch::Sender<bool>,
-    finished: watch::Receiver<bool>,
-}
-
-impl Confirmer {
-    /// Consumes `subscription` and passes each record to `confirmation`.
-    pub fn new(
-        settings: ConfirmerSettings,
-        subscription: Box<dyn Subscription>,
-        confirmation: BetConfirmation,
-        metrics: ConfirmationMetrics,
-    ) -> Confirmer {
-        let (stopping, stop) = watch::channel(false);
-        let (finish, finished) = watch::channel(false);
-        let (life, trouble) = (Arc::new(LivenessProbe::new()), confirmation.trouble());
-        let reader = Reader {
-            settings,
-            subscription,
-            confirmation: Arc::new(confirmation),
-            progress: CommitTracker::default(),
-            committed: Position::default(),
-            working: FuturesUnordered::new(),
-            handles: BTreeMap::new(),
-            life: life.clone(),
-            stop,
-            finish,
-            metrics,
-        };
-        Confirmer {
-            reader: Some(reader),
-            life,
-            trouble,
-            stopping,
-            finished,
-        }
-    }
-
-    /// Touched on every poll of the bus.
-    pub fn life(&self) -> Arc<LivenessProbe> {
-        self.life.clone()
-    }
-
-    /// The consumer's health, for the readiness check.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.trouble.clone()
-    }
-}
-
-impl Actor for Confirmer {
-    type Context = Context<Self>;
-
-    fn started(&mut self, context: &mut Context<Self>) {
-        let Some(reader) = self.reader.take() else {
-            return;
-        };
-        context.spawn(reader.run().into_actor(self).map(|end, _, context| {
-            // After a drain the actor stays alive and idle: it did not end because of a
-            // fault.
-            if let Err(end) = end {
-                warn!("bet consumer stopped: {end}");
-                context.stop();
-            }
-        }));
-    }
-}
-
-impl Handler<Drain> for Confirmer {
-    type Result = ResponseFuture<()>;
-
-    fn handle(&mut self, _: Drain, _: &mut Context<Self>) -> Self::Result {
-        self.stopping.send_replace(true);
-        let mut finished = self.finished.clone();
-        Box::pin(async move {
-            // An error means that the reader has stopped, so there is nothing to wait for.
-            let _ = finished.wait_for(|finished| *finished).await;
-        })
-    }
-}
-
-struct Reader {
-    settings: ConfirmerSettings,
+/// Consumes `bet_placed` for its consumer group.
+pub struct BetConsumer {
+    settings: BetConsumerSettings,
     subscription: Box<dyn Subscription>,
     confirmation: Arc<BetConfirmation>,
     progress: CommitTracker,
@@ -131,9 +46,7 @@ struct Reader {
     working: FuturesUnordered<Abortable<BoxFuture<'static, InFlight>>>,
     /// To abort work in flight when a partition is revoked.
     handles: BTreeMap<InFlight, AbortHandle>,
-    life: Arc<LivenessProbe>,
-    stop: watch::Receiver<bool>,
-    finish: watch::Sender<bool>,
+    stop: CancellationToken,
     metrics: ConfirmationMetrics,
 }
 
@@ -144,27 +57,55 @@ enum Event {
     Nothing,
 }
 
-impl Reader {
-    async fn run(mut self) -> Result<(), BusError> {
-        let mut stop = self.stop.clone();
-        while !*stop.borrow() {
-            let stopped = async {
-                // An error means that no sender is left to request a stop.
-                if stop.wait_for(|stop| *stop).await.is_err() {
-                    std::future::pending::<()>().await;
+impl BetConsumer {
+    /// Consumes `subscription` and passes each record to `confirmation`.
+    pub fn new(
+        settings: BetConsumerSettings,
+        subscription: Box<dyn Subscription>,
+        confirmation: BetConfirmation,
+        metrics: ConfirmationMetrics,
+    ) -> BetConsumer {
+        BetConsumer {
+            settings,
+            subscription,
+            confirmation: Arc::new(confirmation),
+            progress: CommitTracker::default(),
+            committed: Position::default(),
+            working: FuturesUnordered::new(),
+            handles: BTreeMap::new(),
+            stop: CancellationToken::new(),
+            metrics,
+        }
+    }
+
+    /// The consumer's health, for the readiness check.
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.confirmation.trouble()
+    }
+
+    /// The actor that runs this consumer.
+    pub fn into_task(self) -> DrainableTask {
+        DrainableTask::new(self.stop.clone(), move || async move {
+            match self.run().await {
+                Ok(()) => TaskEnd::Drained,
+                Err(end) => {
+                    warn!("bet consumer stopped: {end}");
+                    TaskEnd::Failed
                 }
-            };
-            // `step` is cancel safe: a cancelled step has not taken a record.
-            tokio::select! {
-                () = stopped => {}
-                stepped = self.step(true) => stepped?,
             }
+        })
+    }
+
+    async fn run(mut self) -> Result<(), BusError> {
+        let stop = self.stop.clone();
+        // `step` is cancel safe: a cancelled step has not taken a record.
+        while let Some(stepped) = stop.run_until_cancelled(self.step(true)).await {
+            stepped?;
         }
         self.drain().await?;
         self.commit();
         self.subscription.close().await;
         self.report();
-        self.finish.send_replace(true);
         Ok(())
     }
 
@@ -187,7 +128,6 @@ impl Reader {
 
     /// Waits for the next event. Cancel safe.
     async fn step(&mut self, reads: bool) -> Result<(), BusError> {
-        self.life.touch();
         self.report();
         let is_ahead = self.progress.ahead() >= self.settings.ahead;
         let room = if reads && !is_ahead {
@@ -195,7 +135,8 @@ impl Reader {
         } else {
             0
         };
-        let (subscription, working) = (&mut self.subscription, &mut self.working);
+        let subscription = &mut self.subscription;
+        let working = &mut self.working;
         let reading = async {
             if room == 0 {
                 std::future::pending().await
@@ -215,9 +156,9 @@ impl Reader {
             () = tokio::time::sleep(IDLE_INTERVAL) => Event::Nothing,
         };
         match event {
-            Event::Worked(Ok(ticket)) => {
-                self.handles.remove(&ticket);
-                self.progress.done(ticket);
+            Event::Worked(Ok(token)) => {
+                self.handles.remove(&token);
+                self.progress.done(token);
             }
             Event::Worked(Err(Aborted)) | Event::Nothing => {}
             Event::Read(read) => match read? {
@@ -232,14 +173,14 @@ impl Reader {
     }
 
     fn begin(&mut self, record: Record) {
-        let ticket = self.progress.begin(record.partition, record.offset);
-        let (confirmation, (handle, registration)) =
-            (self.confirmation.clone(), AbortHandle::new_pair());
+        let token = self.progress.begin(record.partition, record.offset);
+        let confirmation = self.confirmation.clone();
+        let (handle, registration) = AbortHandle::new_pair();
         let work = async move {
             confirmation.finish(&record).await;
-            ticket
+            token
         };
-        self.handles.insert(ticket, handle);
+        self.handles.insert(token, handle);
         self.working
             .push(Abortable::new(work.boxed(), registration));
     }
@@ -250,8 +191,8 @@ impl Reader {
         info!(partitions:?; "bet_placed partitions revoked");
         self.progress.forget(partitions);
         self.committed.forget(partitions);
-        self.handles.retain(|ticket, handle| {
-            let stays = !partitions.contains(&ticket.partition);
+        self.handles.retain(|token, handle| {
+            let stays = !partitions.contains(&token.partition);
             if !stays {
                 handle.abort();
             }

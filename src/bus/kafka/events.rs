@@ -77,10 +77,10 @@ fn readable(reason: &str) -> String {
 /// The error of a broker that disconnects at the first request, as a TLS port does. librdkafka
 /// reports it only in this line.
 fn disconnect_hint(facility: &str, line: &str) -> Option<String> {
-    let is_first_word = facility == "FAIL"
+    let is_first_request = facility == "FAIL"
         && line.contains(": Disconnected")
         && line.contains("in state APIVERSION_QUERY");
-    is_first_word.then(|| {
+    is_first_request.then(|| {
         format!(
             "{} (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)",
             readable(line)
@@ -113,8 +113,8 @@ pub(super) struct BrokerVisibility {
 }
 
 impl BrokerVisibility {
-    /// Checks a client's statistics, which arrive once a second.
-    pub(super) fn look(&self, statistics: &Statistics) {
+    /// Records a client's statistics, which arrive once a second.
+    pub(super) fn observe(&self, statistics: &Statistics) {
         let known = |source: &str| matches!(source, "configured" | "learned");
         if statistics
             .brokers
@@ -136,14 +136,14 @@ impl BrokerVisibility {
 /// The context of all clients except consumers.
 #[derive(Clone, Default)]
 pub(super) struct Events {
-    pub(super) trouble: Arc<LastError>,
+    pub(super) last_error: Arc<LastError>,
 }
 
 impl Events {
     /// Creates a context that redacts secrets from reported errors.
     pub(super) fn new(redaction: Redaction) -> Events {
         Events {
-            trouble: Arc::new(LastError {
+            last_error: Arc::new(LastError {
                 redaction,
                 ..LastError::default()
             }),
@@ -154,15 +154,15 @@ impl Events {
 impl ClientContext for Events {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         if let Some(text) = disconnect_hint(facility, line) {
-            self.trouble.set_cause(&text);
+            self.last_error.set_cause(&text);
         }
-        self.trouble.log_line(level, facility, line);
+        self.last_error.log_line(level, facility, line);
     }
 
     fn stats(&self, _: Statistics) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.trouble.record(&error, reason);
+        self.last_error.record(&error, reason);
     }
 }
 
@@ -174,24 +174,24 @@ mod tests {
 
     #[test]
     fn reason_is_stable_and_cause_is_kept() {
-        let trouble = LastError::default();
+        let last_error = LastError::default();
         let code = |code| KafkaError::Global(code);
-        trouble.record(
+        last_error.record(
             &code(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
-        assert_eq!(trouble.last().as_deref(), Some("1/1 brokers are down"));
+        assert_eq!(last_error.last().as_deref(), Some("1/1 brokers are down"));
         let reason = "[thrd:127.0.0.1:9/bootstrap]: 127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection \
                       refused (after 0ms in state CONNECT)";
-        trouble.record(&code(RDKafkaErrorCode::BrokerTransportFailure), reason);
-        trouble.record(
+        last_error.record(&code(RDKafkaErrorCode::BrokerTransportFailure), reason);
+        last_error.record(
             &code(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
         let cause = "127.0.0.1:9/bootstrap: Connect to ipv4#127.0.0.1:9 failed: Connection refused";
-        assert_eq!(trouble.last().as_deref(), Some(cause));
-        trouble.clear();
-        assert_eq!(trouble.last(), None);
+        assert_eq!(last_error.last().as_deref(), Some(cause));
+        last_error.clear();
+        assert_eq!(last_error.last(), None);
     }
 
     #[test]
@@ -207,13 +207,13 @@ mod tests {
             disconnect_hint("FAIL", &line.replace("APIVERSION_QUERY", "UP")),
             None
         );
-        let trouble = LastError::default();
-        trouble.set_cause(&text);
-        trouble.record(
+        let last_error = LastError::default();
+        last_error.set_cause(&text);
+        last_error.record(
             &KafkaError::Global(RDKafkaErrorCode::AllBrokersDown),
             "1/1 brokers are down",
         );
-        assert_eq!(trouble.last(), Some(text));
+        assert_eq!(last_error.last(), Some(text));
         assert_eq!(
             readable("verify that ssl.ca.location is right"),
             "verify that KAFKA_CA_FILE is right"
@@ -237,7 +237,7 @@ mod tests {
                 ..Statistics::default()
             }
         };
-        let bearings = BrokerVisibility::default();
+        let brokers = BrokerVisibility::default();
         for (sources, lost) in [
             (&["configured"][..], false),
             (&["internal", "logical"], false),
@@ -246,8 +246,8 @@ mod tests {
             (&["internal", "logical"], true),
             (&["configured", "internal"], false),
         ] {
-            bearings.look(&figures(sources));
-            assert_eq!(bearings.has_lost_brokers(), lost, "{sources:?}");
+            brokers.observe(&figures(sources));
+            assert_eq!(brokers.has_lost_brokers(), lost, "{sources:?}");
         }
     }
 

@@ -29,9 +29,9 @@ struct PartitionOffsets {
     passed: Option<u64>,
     /// The partition was reset to the beginning and nothing was read since: the reader's position
     /// may still be the old one.
-    is_set_back: bool,
+    is_reset: bool,
     /// The offset after the last record delivered.
-    given: Option<u64>,
+    delivered: Option<u64>,
     /// The offset before which all work is done.
     done: Option<u64>,
     /// The offset committed on the bus.
@@ -100,12 +100,12 @@ impl Inbox {
         if known.read.is_some_and(|read| record.offset < read) {
             self.restart_at(record.partition, record.offset);
         }
-        let progress = self.assigned.entry(record.partition).or_default();
-        progress.first.get_or_insert(record.offset);
-        progress.read = Some(record.offset + 1);
-        progress.is_set_back = false;
+        let offsets = self.assigned.entry(record.partition).or_default();
+        offsets.first.get_or_insert(record.offset);
+        offsets.read = Some(record.offset + 1);
+        offsets.is_reset = false;
         self.records += 1;
-        self.bytes += size_of(&record);
+        self.bytes += record.record.size();
         self.items.push_back(Item::Record(record));
     }
 
@@ -144,9 +144,9 @@ impl Inbox {
         for item in self.items.drain(..count) {
             let Item::Record(record) = item else { continue };
             self.records -= 1;
-            self.bytes -= size_of(&record);
-            if let Some(progress) = self.assigned.get_mut(&record.partition) {
-                progress.given = Some(record.offset + 1);
+            self.bytes -= record.record.size();
+            if let Some(offsets) = self.assigned.get_mut(&record.partition) {
+                offsets.delivered = Some(record.offset + 1);
             }
             batch.push(record);
         }
@@ -157,20 +157,20 @@ impl Inbox {
     /// before a partition was reassigned or restarted.
     pub(super) fn commit(&mut self, done: &Position) {
         for (partition, next) in done.iter() {
-            if let Some(progress) = self.assigned.get_mut(&partition)
-                && progress.given.is_some_and(|given| next <= given)
+            if let Some(offsets) = self.assigned.get_mut(&partition)
+                && offsets.delivered.is_some_and(|delivered| next <= delivered)
             {
-                progress.done = progress.done.max(Some(next));
+                offsets.done = offsets.done.max(Some(next));
             }
         }
     }
 
     /// Completed offsets that are not committed on the bus yet.
     pub(super) fn to_commit(&self, of: impl Fn(u32) -> bool) -> Vec<(u32, u64)> {
-        let due = |(partition, progress): (&u32, &PartitionOffsets)| {
+        let due = |(partition, offsets): (&u32, &PartitionOffsets)| {
             // Before the first record the reader's position may be from its previous assignment.
-            let done = progress.read.and_then(|_| progress.all_done())?;
-            (of(*partition) && progress.on_bus.is_none_or(|on_bus| on_bus < done))
+            let done = offsets.read.and_then(|_| offsets.all_done())?;
+            (of(*partition) && offsets.on_bus.is_none_or(|on_bus| on_bus < done))
                 .then_some((*partition, done))
         };
         self.assigned.iter().filter_map(due).collect()
@@ -178,21 +178,21 @@ impl Inbox {
 
     /// Records that the bus has stored a commit.
     pub(super) fn committed(&mut self, partition: u32, offset: u64) {
-        if let Some(progress) = self.assigned.get_mut(&partition) {
+        if let Some(offsets) = self.assigned.get_mut(&partition) {
             // A commit beyond the completed work was made before the partition was restarted.
-            if progress.all_done().is_some_and(|done| offset <= done) {
-                progress.on_bus = progress.on_bus.max(Some(offset));
+            if offsets.all_done().is_some_and(|done| offset <= done) {
+                offsets.on_bus = offsets.on_bus.max(Some(offset));
             }
         }
     }
 
     /// Records the reader's position. Every earlier record is already in the inbox.
     pub(super) fn passed(&mut self, partition: u32, position: u64) {
-        if let Some(progress) = self.assigned.get_mut(&partition)
-            && !progress.is_set_back
-            && progress.read.is_none_or(|read| read <= position)
+        if let Some(offsets) = self.assigned.get_mut(&partition)
+            && !offsets.is_reset
+            && offsets.read.is_none_or(|read| read <= position)
         {
-            progress.passed = progress.passed.max(Some(position));
+            offsets.passed = offsets.passed.max(Some(position));
         }
     }
 
@@ -205,10 +205,11 @@ impl Inbox {
         end: Option<u64>,
         on_bus: Option<u64>,
     ) {
-        if let Some(progress) = self.assigned.get_mut(&partition) {
-            (progress.low, progress.end) = (low, end);
-            if progress.done.is_none() && progress.first.is_none() {
-                progress.on_bus = on_bus;
+        if let Some(offsets) = self.assigned.get_mut(&partition) {
+            offsets.low = low;
+            offsets.end = end;
+            if offsets.done.is_none() && offsets.first.is_none() {
+                offsets.on_bus = on_bus;
             }
         }
     }
@@ -218,7 +219,7 @@ impl Inbox {
         partitions
             .iter()
             .filter_map(|partition| self.assigned.get(partition))
-            .all(|it| it.done >= it.given)
+            .all(|offsets| offsets.done >= offsets.delivered)
     }
 
     /// Restarts a partition at an earlier offset, because it was recreated or lost its end.
@@ -229,7 +230,7 @@ impl Inbox {
         self.assigned.insert(
             partition,
             PartitionOffsets {
-                is_set_back: true,
+                is_reset: true,
                 ..PartitionOffsets::default()
             },
         );
@@ -241,16 +242,18 @@ impl Inbox {
     }
 
     fn drop_where(&mut self, dropped: impl Fn(&Record) -> bool) {
-        let (mut records, mut bytes) = (self.records, self.bytes);
+        let mut records = self.records;
+        let mut bytes = self.bytes;
         self.items.retain(|item| match item {
             Item::Record(record) if dropped(record) => {
                 records -= 1;
-                bytes -= size_of(record);
+                bytes -= record.record.size();
                 false
             }
             _ => true,
         });
-        (self.records, self.bytes) = (records, bytes);
+        self.records = records;
+        self.bytes = bytes;
     }
 
     /// Removes partitions that belong to another member now.
@@ -272,7 +275,7 @@ impl Inbox {
         self.assign(&partitions);
         self.assigned
             .values_mut()
-            .for_each(|progress| progress.is_set_back = true);
+            .for_each(|offsets| offsets.is_reset = true);
     }
 
     pub(super) fn assigned(&self) -> Vec<u32> {
@@ -282,16 +285,6 @@ impl Inbox {
     pub(super) fn lag(&self) -> u64 {
         self.assigned.values().map(PartitionOffsets::lag).sum()
     }
-}
-
-fn size_of(record: &Record) -> usize {
-    let headers: usize = record
-        .record
-        .headers
-        .iter()
-        .map(|(name, value)| name.len() + value.len())
-        .sum();
-    record.record.key.len() + record.record.payload.len() + headers
 }
 
 #[cfg(test)]

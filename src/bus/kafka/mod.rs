@@ -4,19 +4,26 @@
 //! subscription has its own thread, because librdkafka must be polled however slowly its records
 //! are processed.
 
+mod commits;
 mod config;
 mod events;
 mod inbox;
+mod member_state;
 #[cfg(test)]
 mod mock;
 mod producer;
+mod publisher;
 mod reader;
+mod reader_events;
+mod reader_thread;
 #[cfg(test)]
 mod real_engines;
+mod record;
 mod scan;
 mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
+mod topic_identity;
 mod topics;
 
 use std::sync::Arc;
@@ -25,8 +32,10 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::config::Clients;
-use self::producer::{ProducerHandle, TopicPublisher};
-use self::reader::{Reader, Shared};
+use self::member_state::MemberState;
+use self::producer::ProducerHandle;
+use self::publisher::TopicPublisher;
+use self::reader::Reader;
 pub use self::scan::Scan;
 use self::subscription::KafkaSubscription;
 use self::topics::{TopicConfig, TopicMonitor, TopicState};
@@ -41,12 +50,12 @@ pub struct KafkaBus {
 struct Inner {
     clients: Clients,
     producers: Arc<ProducerHandle>,
-    keeper: Arc<TopicMonitor>,
+    monitor: Arc<TopicMonitor>,
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.keeper.stop();
+        self.monitor.stop();
     }
 }
 
@@ -56,16 +65,16 @@ impl KafkaBus {
     pub fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
         let producers = ProducerHandle::new(clients.clone())?;
-        let making = TopicConfig {
+        let config = TopicConfig {
             partitions: settings.kafka_topic_partitions,
             replication: settings.kafka_topic_replication,
         };
-        let keeper = TopicMonitor::start(clients.clone(), making, producers.clone())?;
+        let monitor = TopicMonitor::start(clients.clone(), config, producers.clone())?;
         Ok(KafkaBus {
             inner: Arc::new(Inner {
                 clients,
                 producers,
-                keeper,
+                monitor,
             }),
         })
     }
@@ -84,26 +93,26 @@ impl KafkaBus {
 
     fn kafka_topic(&self, name: &str) -> KafkaTopic {
         let Inner {
-            producers, keeper, ..
+            producers, monitor, ..
         } = &*self.inner;
-        let kept = keeper.keep(name);
-        let outbox = Arc::new(TopicPublisher::new(
-            kept.clone(),
-            keeper.clone(),
+        let topic = monitor.monitor(name);
+        let publisher = Arc::new(TopicPublisher::new(
+            topic.clone(),
+            monitor.clone(),
             producers.clone(),
         ));
         KafkaTopic {
             inner: self.inner.clone(),
-            kept,
-            outbox,
+            topic,
+            publisher,
         }
     }
 }
 
 struct KafkaTopic {
     inner: Arc<Inner>,
-    kept: Arc<TopicState>,
-    outbox: Arc<TopicPublisher>,
+    topic: Arc<TopicState>,
+    publisher: Arc<TopicPublisher>,
 }
 
 impl KafkaTopic {
@@ -111,19 +120,19 @@ impl KafkaTopic {
         let Inner {
             clients,
             producers,
-            keeper,
+            monitor,
         } = &*self.inner;
-        let shared = Arc::new(Shared::new(&self.kept.name, group));
-        let trouble = producers.events.trouble.clone();
+        let member = Arc::new(MemberState::new(&self.topic.name, group));
+        let last_error = producers.events.last_error.clone();
         let ended = Reader::start(
             clients.clone(),
-            shared.clone(),
-            keeper.clone(),
-            self.kept.clone(),
-            trouble,
+            member.clone(),
+            monitor.clone(),
+            self.topic.clone(),
+            last_error,
         )?;
         Ok(KafkaSubscription {
-            shared,
+            member,
             ended,
             _inner: self.inner.clone(),
         })
@@ -132,13 +141,14 @@ impl KafkaTopic {
 
 impl Topic for KafkaTopic {
     fn name(&self) -> &str {
-        &self.kept.name
+        &self.topic.name
     }
 
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
-        let (outbox, inner) = (self.outbox.clone(), self.inner.clone());
+        let publisher = self.publisher.clone();
+        let inner = self.inner.clone();
         async move {
-            let published = outbox.publish(records).await;
+            let published = publisher.publish(records).await;
             // A running publish keeps the bus alive.
             drop(inner);
             published
@@ -151,11 +161,12 @@ impl Topic for KafkaTopic {
     }
 
     fn depth(&self) -> usize {
-        self.outbox.waiting()
+        self.publisher.waiting()
     }
 
     fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
-        let (inner, kept) = (self.inner.clone(), self.kept.clone());
-        async move { inner.keeper.ping(&kept).await }.boxed()
+        let inner = self.inner.clone();
+        let topic = self.topic.clone();
+        async move { inner.monitor.ping(&topic).await }.boxed()
     }
 }

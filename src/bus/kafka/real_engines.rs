@@ -209,7 +209,7 @@ async fn idle_reader_buffers_bounded_records() {
     bounded(Box::pin(async {
         let topic = bus(&engine_settings()).kafka_topic(&name("pause"));
         let group = topic.member(&name("group")).unwrap();
-        let shared = group.shared.clone();
+        let member = group.member.clone();
         let mut group: Box<dyn Subscription> = Box::new(group);
         for part in 0..6 {
             let values = part * 5_000..(part + 1) * 5_000;
@@ -218,11 +218,11 @@ async fn idle_reader_buffers_bounded_records() {
                 .await
                 .unwrap();
         }
-        while !shared.inbox().is_full() {
+        while !member.inbox().is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        let held = shared.inbox().ready(usize::MAX);
+        let held = member.inbox().ready(usize::MAX);
         assert!((10_000..10_200).contains(&held), "{held}");
         let read = take(&mut group, COUNT as usize).await;
         assert_ordered(&read);
@@ -291,7 +291,7 @@ async fn paused_partition_is_read_after_returning() {
         let topic = bus(&engine_settings()).kafka_topic(&name("paused"));
         let group = name("group");
         let first = topic.member(&group).unwrap();
-        let shared = first.shared.clone();
+        let member = first.member.clone();
         let mut first: Box<dyn Subscription> = Box::new(first);
         for part in 0..6 {
             let values = part * 5_000..(part + 1) * 5_000;
@@ -300,17 +300,17 @@ async fn paused_partition_is_read_after_returning() {
                 .await
                 .unwrap();
         }
-        while !shared.inbox().is_full() {
+        while !member.inbox().is_full() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         // All partitions are paused, and some move to another member.
         let mut second = topic.subscribe(&group).unwrap();
-        while shared.inbox().assigned().len() == 4 {
+        while member.inbox().assigned().len() == 4 {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let mut read = Vec::new();
         // The first member resumes its partitions; then the others come back.
-        while !shared.inbox().is_empty() {
+        while !member.inbox().is_empty() {
             if let ConsumerEvent::Records(batch) =
                 first.next_batch(1_000, Duration::ZERO).await.unwrap()
             {

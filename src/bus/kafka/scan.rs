@@ -11,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::config::Clients;
 use super::events::Events;
-use super::reader::read_record;
+use super::record::read_record;
 use crate::bus::{BusError, Record};
 
 /// Timeout for an answer from Kafka, and for the next record.
@@ -28,7 +28,7 @@ pub struct Scan {
     consumer: BaseConsumer<Events>,
     events: Events,
     /// The end offset of each partition that is not finished.
-    left: BTreeMap<u32, u64>,
+    remaining: BTreeMap<u32, u64>,
 }
 
 impl Scan {
@@ -47,7 +47,7 @@ impl Scan {
         let mut scan = Scan {
             consumer,
             events,
-            left: BTreeMap::new(),
+            remaining: BTreeMap::new(),
         };
         let partitions = scan.partitions(topic)?;
         let mut list = TopicPartitionList::new();
@@ -60,7 +60,7 @@ impl Scan {
             else {
                 continue;
             };
-            scan.left.insert(partition, to);
+            scan.remaining.insert(partition, to);
             let added =
                 list.add_partition_offset(topic, partition as i32, Offset::Offset(from as i64));
             added.map_err(|error| scan.unavailable(&error))?;
@@ -110,7 +110,7 @@ impl Scan {
     fn unavailable(&self, error: &KafkaError) -> BusError {
         BusError::Unavailable(
             self.events
-                .trouble
+                .last_error
                 .last()
                 .unwrap_or_else(|| error.to_string()),
         )
@@ -118,22 +118,22 @@ impl Scan {
 
     fn step(&mut self) -> Result<Option<Record>, BusError> {
         let deadline = Instant::now() + READ_TIMEOUT;
-        while !self.left.is_empty() {
+        while !self.remaining.is_empty() {
             match self.consumer.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     let record = read_record(&message);
-                    let Some(end) = self.left.get(&record.partition).copied() else {
+                    let Some(end) = self.remaining.get(&record.partition).copied() else {
                         continue;
                     };
                     if record.offset + 1 >= end {
-                        self.left.remove(&record.partition);
+                        self.remaining.remove(&record.partition);
                     }
                     if record.offset < end {
                         return Ok(Some(record));
                     }
                 }
                 Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.left.remove(&(partition as u32));
+                    self.remaining.remove(&(partition as u32));
                 }
                 Some(Err(error)) if Instant::now() >= deadline => {
                     return Err(self.unavailable(&error));
@@ -141,7 +141,7 @@ impl Scan {
                 None if Instant::now() >= deadline => {
                     let reason = self
                         .events
-                        .trouble
+                        .last_error
                         .last()
                         .unwrap_or_else(|| "no answer in time".to_owned());
                     return Err(BusError::Unavailable(reason));
@@ -165,9 +165,9 @@ impl Iterator for Scan {
 fn range(only: Option<&[(u32, u64)]>, partition: u32, low: u64, high: u64) -> Option<(u64, u64)> {
     let (from, to) = match only {
         None => (low, high),
-        Some(places) => {
+        Some(offsets) => {
             let requested = || {
-                places
+                offsets
                     .iter()
                     .filter(|(of, _)| *of == partition)
                     .map(|(_, offset)| *offset)
@@ -189,11 +189,11 @@ mod tests {
     fn range_covers_available_requested_offsets() {
         assert_eq!(range(None, 0, 3, 9), Some((3, 9)));
         assert_eq!(range(None, 0, 9, 9), None);
-        let places = [(1, 4), (1, 6), (2, 100)];
-        assert_eq!(range(Some(&places), 0, 0, 9), None);
-        assert_eq!(range(Some(&places), 1, 0, 9), Some((4, 7)));
-        assert_eq!(range(Some(&places), 1, 5, 6), Some((5, 6)));
-        assert_eq!(range(Some(&places), 2, 0, 9), None);
+        let offsets = [(1, 4), (1, 6), (2, 100)];
+        assert_eq!(range(Some(&offsets), 0, 0, 9), None);
+        assert_eq!(range(Some(&offsets), 1, 0, 9), Some((4, 7)));
+        assert_eq!(range(Some(&offsets), 1, 5, 6), Some((5, 6)));
+        assert_eq!(range(Some(&offsets), 2, 0, 9), None);
         assert_eq!(range(Some(&[(0, u64::MAX)]), 0, 0, u64::MAX), None);
     }
 }

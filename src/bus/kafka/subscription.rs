@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::reader::Shared;
+use super::member_state::MemberState;
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, ConsumerEvent, Position, Subscription};
 
@@ -17,18 +17,18 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads a Kafka topic. When dropped, it leaves its group in the background.
 pub(super) struct KafkaSubscription {
-    pub(super) shared: Arc<Shared>,
+    pub(super) member: Arc<MemberState>,
     pub(super) ended: watch::Receiver<bool>,
     /// Keeps the topic monitor alive.
     pub(super) _inner: Arc<super::Inner>,
 }
 
 impl KafkaSubscription {
-    async fn fill(&self, ready: impl Fn(&Shared) -> bool) {
+    async fn fill(&self, ready: impl Fn(&MemberState) -> bool) {
         // There is one reader and one permit: an item added between the check and the wait is not
         // missed.
-        while !ready(&self.shared) && !*self.ended.borrow() && !self.shared.is_closing() {
-            self.shared.filled.notified().await;
+        while !ready(&self.member) && !*self.ended.borrow() && !self.member.is_closing() {
+            self.member.filled.notified().await;
         }
     }
 }
@@ -41,19 +41,19 @@ impl Subscription for KafkaSubscription {
     ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
             loop {
-                self.fill(|shared| !shared.inbox().is_empty()).await;
-                if self.shared.is_closing() {
+                self.fill(|member| !member.inbox().is_empty()).await;
+                if self.member.is_closing() {
                     return Err(BusError::Closed);
                 }
-                let ready = self.shared.inbox().ready(max);
+                let ready = self.member.inbox().ready(max);
                 if !linger.is_zero() && 0 < ready && ready < max {
                     tokio::time::sleep(linger).await;
                 }
                 // Nothing is taken before the last await, so dropping the future loses nothing.
                 // Records seen before the wait may be gone if their partitions were revoked.
-                let event = self.shared.inbox().take(max);
+                let event = self.member.inbox().take(max);
                 if let Some(event) = event {
-                    self.shared.notify_moved();
+                    self.member.notify_moved();
                     return Ok(event);
                 }
                 if *self.ended.borrow() {
@@ -65,12 +65,12 @@ impl Subscription for KafkaSubscription {
     }
 
     fn commit(&mut self, done: &Position) {
-        self.shared.inbox().commit(done);
-        self.shared.notify_moved();
+        self.member.inbox().commit(done);
+        self.member.notify_moved();
     }
 
     fn lag(&self) -> u64 {
-        self.shared.inbox().lag()
+        self.member.inbox().lag()
     }
 
     fn is_durable(&self) -> bool {
@@ -78,12 +78,12 @@ impl Subscription for KafkaSubscription {
     }
 
     fn health(&self) -> SubscriptionHealth {
-        self.shared.health.clone()
+        self.member.health.clone()
     }
 
     fn close(&mut self) -> BoxFuture<'_, ()> {
         async move {
-            self.shared.close();
+            self.member.close();
             // On a timeout Kafka is unavailable, and the thread ends on its own.
             let _ = tokio::time::timeout(LEAVE_TIMEOUT, self.ended.wait_for(|ended| *ended)).await;
         }
@@ -93,6 +93,6 @@ impl Subscription for KafkaSubscription {
 
 impl Drop for KafkaSubscription {
     fn drop(&mut self) {
-        self.shared.close();
+        self.member.close();
     }
 }

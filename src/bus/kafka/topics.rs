@@ -1,6 +1,7 @@
 //! Monitors the topics: creates missing ones, also those deleted later, and tracks whether Kafka
 //! answers.
 
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -8,9 +9,10 @@ use std::time::{Duration, Instant};
 
 use log::{info, warn};
 use parking_lot::Mutex;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::metadata::Metadata;
 use rdkafka::producer::Producer;
 use tokio::sync::watch;
 
@@ -37,30 +39,30 @@ const PING_TIMEOUT: Duration = Duration::from_millis(1_500);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct TopicStatus {
     /// How many probes have completed.
-    looks: u64,
+    probes: u64,
     /// `None` before the first probe.
     state: Option<Result<(), String>>,
     /// The topic exists, but some of it is unusable.
-    limps: Option<String>,
+    degraded: Option<String>,
 }
 
 /// A monitored topic.
 pub(super) struct TopicState {
     pub(super) name: String,
-    standing: watch::Sender<TopicStatus>,
+    status: watch::Sender<TopicStatus>,
 }
 
 impl TopicState {
     /// Whether the topic existed at the last probe.
-    pub(super) fn is_there(&self) -> bool {
-        matches!(self.standing.borrow().state, Some(Ok(())))
+    pub(super) fn exists(&self) -> bool {
+        matches!(self.status.borrow().state, Some(Ok(())))
     }
 
     /// Waits until the topic exists, without a time limit.
     pub(super) async fn wait(&self) {
-        let mut standing = self.standing.subscribe();
-        let monitor_is_gone = standing
-            .wait_for(|standing| standing.state == Some(Ok(())))
+        let mut status = self.status.subscribe();
+        let monitor_is_gone = status
+            .wait_for(|status| status.state == Some(Ok(())))
             .await
             .is_err();
         if monitor_is_gone {
@@ -69,13 +71,13 @@ impl TopicState {
     }
 
     fn report(&self, state: Result<Found, String>) {
-        self.standing.send_modify(|standing| {
-            standing.looks += 1;
-            standing.limps = match &state {
+        self.status.send_modify(|status| {
+            status.probes += 1;
+            status.degraded = match &state {
                 Ok(Found::Degraded(text)) => Some(text.clone()),
                 _ => None,
             };
-            standing.state = Some(state.map(drop));
+            status.state = Some(state.map(drop));
         });
     }
 }
@@ -85,7 +87,7 @@ pub(super) struct TopicMonitor {
     topics: Mutex<Vec<Arc<TopicState>>>,
     wake: SyncSender<()>,
     stop: AtomicBool,
-    trouble: Arc<LastError>,
+    last_error: Arc<LastError>,
 }
 
 /// The configuration of created topics.
@@ -99,71 +101,71 @@ impl TopicMonitor {
     /// Starts the monitor thread.
     pub(super) fn start(
         clients: Clients,
-        making: TopicConfig,
+        config: TopicConfig,
         producers: Arc<ProducerHandle>,
     ) -> Result<Arc<TopicMonitor>, BusError> {
         let (wake, woken) = sync_channel(1);
-        let trouble = producers.events.trouble.clone();
-        let keeper = Arc::new(TopicMonitor {
+        let last_error = producers.events.last_error.clone();
+        let monitor = Arc::new(TopicMonitor {
             topics: Mutex::default(),
             wake,
             stop: AtomicBool::new(false),
-            trouble: trouble.clone(),
+            last_error: last_error.clone(),
         });
-        let look = TopicProbe {
+        let probe = TopicProbe {
             clients,
-            making,
+            config,
             producers,
-            trouble,
-            away: None,
+            last_error,
+            logged: None,
             log: FaultLog::new(),
         };
-        let kept = keeper.clone();
+        let running = monitor.clone();
         let thread = std::thread::Builder::new().name("kafka topics".to_owned());
         thread
-            .spawn(move || kept.run(look, &woken))
+            .spawn(move || running.run(probe, &woken))
             .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
-        Ok(keeper)
+        Ok(monitor)
     }
 
     /// Starts monitoring a topic.
-    pub(super) fn keep(&self, name: &str) -> Arc<TopicState> {
+    pub(super) fn monitor(&self, name: &str) -> Arc<TopicState> {
         let mut topics = self.topics();
-        if let Some(known) = topics.iter().find(|kept| kept.name == name) {
+        if let Some(known) = topics.iter().find(|topic| topic.name == name) {
             return known.clone();
         }
-        let kept = Arc::new(TopicState {
+        let topic = Arc::new(TopicState {
             name: name.to_owned(),
-            standing: watch::Sender::default(),
+            status: watch::Sender::default(),
         });
-        topics.push(kept.clone());
+        topics.push(topic.clone());
         drop(topics);
-        self.look();
-        kept
+        self.request_probe();
+        topic
     }
 
     /// Requests a probe now.
-    pub(super) fn look(&self) {
+    pub(super) fn request_probe(&self) {
         // If the channel is full, a probe is already requested.
         let _ = self.wake.try_send(());
     }
 
     /// Checks that Kafka answers and has the topic. Waits at most [`PING_TIMEOUT`] and does not
     /// block the thread.
-    pub(super) async fn ping(&self, kept: &TopicState) -> Result<(), BusError> {
-        let mut standing = kept.standing.subscribe();
-        let looks = standing.borrow().looks;
-        self.look();
-        let looked = tokio::time::timeout(
+    pub(super) async fn ping(&self, topic: &TopicState) -> Result<(), BusError> {
+        let mut status = topic.status.subscribe();
+        let before = status.borrow().probes;
+        self.request_probe();
+        let probed = tokio::time::timeout(
             PING_TIMEOUT,
-            standing.wait_for(|standing| standing.looks > looks),
+            status.wait_for(|status| status.probes > before),
         )
         .await;
-        let state = match looked {
-            Ok(Ok(standing)) => standing
-                .limps
+        let state = match probed {
+            Ok(Ok(status)) => status
+                .degraded
                 .clone()
-                .map_or(standing.state.clone(), |text| Some(Err(text))),
+                .map_or(status.state.clone(), |text| Some(Err(text))),
             _ => None,
         };
         state
@@ -173,26 +175,26 @@ impl TopicMonitor {
 
     /// Why Kafka does not answer, as far as known.
     pub(super) fn reason(&self) -> String {
-        self.trouble
+        self.last_error
             .last()
             .unwrap_or_else(|| "no answer in time".to_owned())
     }
 
     pub(super) fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.look();
+        self.request_probe();
     }
 
     fn topics(&self) -> parking_lot::MutexGuard<'_, Vec<Arc<TopicState>>> {
         self.topics.lock()
     }
 
-    fn run(&self, mut look: TopicProbe, woken: &Receiver<()>) {
+    fn run(&self, mut probe: TopicProbe, woken: &Receiver<()>) {
         while !self.stop.load(Ordering::Relaxed) {
             let topics = self.topics().clone();
-            look.at(&topics);
-            let well = topics.iter().all(|kept| kept.is_there());
-            match woken.recv_timeout(if well {
+            probe.run(&topics);
+            let is_healthy = topics.iter().all(|topic| topic.exists());
+            match woken.recv_timeout(if is_healthy {
                 HEALTHY_PROBE_INTERVAL
             } else {
                 UNHEALTHY_PROBE_INTERVAL
@@ -207,7 +209,7 @@ impl TopicMonitor {
 }
 
 enum Found {
-    There,
+    Present,
     /// The topic exists, but some partitions have no leader; publishing to the others continues.
     Degraded(String),
     Missing,
@@ -216,131 +218,122 @@ enum Found {
 /// The state of the probing thread.
 struct TopicProbe {
     clients: Clients,
-    making: TopicConfig,
+    config: TopicConfig,
     producers: Arc<ProducerHandle>,
-    trouble: Arc<LastError>,
+    last_error: Arc<LastError>,
     /// The last logged problem, and when it was logged.
-    away: Option<(String, Instant)>,
+    logged: Option<(String, Instant)>,
     log: FaultLog,
 }
 
 impl TopicProbe {
-    fn at(&mut self, topics: &[Arc<TopicState>]) {
+    /// Probes each topic, and logs changes.
+    fn run(&mut self, topics: &[Arc<TopicState>]) {
         let mut failure = None;
-        for kept in topics {
+        for topic in topics {
             let state = match &failure {
                 // After a failure the remaining topics of this round are not queried.
                 Some(failure) => Err(String::clone(failure)),
-                None => self.probe_topic(kept),
+                None => self.probe_topic(topic),
             };
             if let Err(text) = &state {
                 failure.get_or_insert_with(|| text.clone());
             }
-            kept.report(state);
+            topic.report(state);
         }
-        match (&failure, &self.away) {
-            (Some(text), away)
-                if away
+        self.log_change(failure);
+    }
+
+    /// Logs a new failure, and its end.
+    fn log_change(&mut self, failure: Option<String>) {
+        match (&failure, &self.logged) {
+            (Some(text), logged)
+                if logged
                     .as_ref()
-                    .is_none_or(|(said, at)| said != text && at.elapsed() >= LOG_INTERVAL) =>
+                    .is_none_or(|(last, at)| last != text && at.elapsed() >= LOG_INTERVAL) =>
             {
                 if let Some(repeated) = self.log.failed(text) {
                     warn!(brokers = self.clients.brokers.as_str(), repeated; "waiting for Kafka: {text}");
                 }
-                self.away = failure.map(|text| (text, Instant::now()));
+                self.logged = failure.map(|text| (text, Instant::now()));
             }
             (None, Some(_)) => {
                 if self.log.recovered() {
                     info!(brokers = self.clients.brokers.as_str(); "kafka is available again");
                 }
-                self.away = None;
+                self.logged = None;
             }
             _ => {}
         }
     }
 
-    fn probe_topic(&self, kept: &TopicState) -> Result<Found, String> {
-        match self.find(kept)? {
-            found @ (Found::There | Found::Degraded(_)) => Ok(found),
+    fn probe_topic(&self, topic: &TopicState) -> Result<Found, String> {
+        match self.find(topic)? {
+            found @ (Found::Present | Found::Degraded(_)) => Ok(found),
             Found::Missing => {
-                self.make(kept)?;
-                self.await_created(kept)
+                self.create(topic)?;
+                self.await_created(topic)
             }
         }
     }
 
     /// Waits until a new topic is visible in the metadata.
-    fn await_created(&self, kept: &TopicState) -> Result<Found, String> {
+    fn await_created(&self, topic: &TopicState) -> Result<Found, String> {
         for _ in 0..20 {
-            if let Ok(Found::There) = self.find(kept) {
-                return Ok(Found::There);
+            if let Ok(Found::Present) = self.find(topic) {
+                return Ok(Found::Present);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
         Err(format!(
             "the topic {} was created but is not visible yet",
-            kept.name
+            topic.name
         ))
     }
 
-    fn find(&self, kept: &TopicState) -> Result<Found, String> {
+    fn find(&self, topic: &TopicState) -> Result<Found, String> {
         let producer = self
             .producers
             .current()
             .map_err(|failure| failure.to_string())?;
-        let found = producer
+        let metadata = producer
             .client()
-            .fetch_metadata(Some(&kept.name), METADATA_TIMEOUT);
-        let found = found.map_err(|error| {
-            self.trouble
+            .fetch_metadata(Some(&topic.name), METADATA_TIMEOUT);
+        let metadata = metadata.map_err(|error| {
+            self.last_error
                 .last()
                 .unwrap_or_else(|| format!("no answer: {error}"))
         })?;
-        self.trouble.clear();
-        let topic = found
-            .topics()
-            .iter()
-            .find(|topic| topic.name() == kept.name);
-        let leaderless = topic.and_then(|topic| {
-            topic
-                .partitions()
-                .iter()
-                .find(|partition| partition.leader() < 0)
-        });
-        match topic.map(|topic| (topic.error(), topic.partitions().is_empty())) {
-            Some((None, false)) => Ok(leaderless.map_or(Found::There, |partition| {
-                Found::Degraded(format!(
-                    "partition {} of the topic {} has no leader",
-                    partition.id(),
-                    kept.name
-                ))
-            })),
-            None | Some((None, true)) => Ok(Found::Missing),
-            Some((Some(error), _)) => match RDKafkaErrorCode::from(error) {
-                RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
-                    Ok(Found::Missing)
-                }
-                // The topic exists and is electing a leader.
-                RDKafkaErrorCode::LeaderNotAvailable => {
-                    Err(format!("the topic {} has no leader yet", kept.name))
-                }
-                code => Err(format!("the topic {}: {code}", kept.name)),
-            },
+        self.last_error.clear();
+        found_in(&metadata, &topic.name)
+    }
+
+    fn create(&self, topic: &TopicState) -> Result<(), String> {
+        let name = topic.name.as_str();
+        let failed = |failure: &dyn Display| format!("cannot create the topic {name}: {failure}");
+        let partitions = self.config.partitions;
+        let limit = MAX_RECORD_BYTES.to_string();
+        let copies = self.config.replication.map_or(-1, i32::from);
+        let topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(copies))
+            .set("max.message.bytes", &limit);
+        match self.request_creation(&topic, &failed)? {
+            Some(Ok(_)) => {
+                info!(topic = name, partitions; "kafka topic created");
+                Ok(())
+            }
+            // Another process was faster, or the old topic is still being deleted.
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
+            Some(Err((_, code))) => Err(failed(&code)),
+            None => Err(failed(&"no answer")),
         }
     }
 
-    fn make(&self, kept: &TopicState) -> Result<(), String> {
-        let TopicConfig {
-            partitions,
-            replication,
-        } = self.making;
-        let limit = MAX_RECORD_BYTES.to_string();
-        let copies = TopicReplication::Fixed(replication.map_or(-1, i32::from));
-        let topic =
-            NewTopic::new(&kept.name, partitions as i32, copies).set("max.message.bytes", &limit);
-        let failed = |failure: &dyn std::fmt::Display| {
-            format!("cannot create the topic {}: {failure}", kept.name)
-        };
+    /// Sends the request and waits for Kafka's answer. `failed` describes an error.
+    fn request_creation(
+        &self,
+        topic: &NewTopic<'_>,
+        failed: &dyn Fn(&dyn Display) -> String,
+    ) -> Result<Option<TopicResult>, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build();
@@ -353,25 +346,47 @@ impl TopicProbe {
         let options = AdminOptions::new()
             .request_timeout(Some(CREATE_TIMEOUT))
             .operation_timeout(Some(CREATE_TIMEOUT));
-        let made = runtime.block_on(async {
+        let created = runtime.block_on(async {
             tokio::time::timeout(
                 CREATE_TIMEOUT + METADATA_TIMEOUT,
-                admin.create_topics([&topic], &options),
+                admin.create_topics([topic], &options),
             )
             .await
         });
-        let results = made
+        let results = created
             .map_err(|_| failed(&"no answer"))?
             .map_err(|error| failed(&error))?;
-        match results.into_iter().next() {
-            Some(Ok(_)) => {
-                info!(topic = kept.name.as_str(), partitions; "kafka topic created");
-                Ok(())
-            }
-            // Another process was faster, or the old topic is still being deleted.
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(()),
-            Some(Err((_, code))) => Err(failed(&code)),
-            None => Err(failed(&"no answer")),
-        }
+        Ok(results.into_iter().next())
     }
+}
+
+/// The state of the topic `name` according to Kafka's metadata.
+fn found_in(metadata: &Metadata, name: &str) -> Result<Found, String> {
+    let topics = metadata.topics();
+    let Some(topic) = topics.iter().find(|topic| topic.name() == name) else {
+        return Ok(Found::Missing);
+    };
+    if let Some(error) = topic.error() {
+        return match RDKafkaErrorCode::from(error) {
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
+                Ok(Found::Missing)
+            }
+            // The topic exists and is electing a leader.
+            RDKafkaErrorCode::LeaderNotAvailable => {
+                Err(format!("the topic {name} has no leader yet"))
+            }
+            code => Err(format!("the topic {name}: {code}")),
+        };
+    }
+    let partitions = topic.partitions();
+    if partitions.is_empty() {
+        return Ok(Found::Missing);
+    }
+    let leaderless = partitions.iter().find(|partition| partition.leader() < 0);
+    Ok(leaderless.map_or(Found::Present, |partition| {
+        Found::Degraded(format!(
+            "partition {} of the topic {name} has no leader",
+            partition.id()
+        ))
+    }))
 }

@@ -3,6 +3,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use actix::prelude::*;
 use bytes::Bytes;
 use pretty_assertions::assert_eq;
 
@@ -18,6 +19,7 @@ use crate::domain::wallet::amount::Amount;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
+use crate::runtime::drain::Drain;
 use crate::store::money::MoneyStore;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::supplier::confirm::{Answer, SupplierError};
@@ -70,14 +72,14 @@ fn fixture(
     }
 }
 
-const SETTINGS: ConfirmerSettings = ConfirmerSettings {
+const SETTINGS: BetConsumerSettings = BetConsumerSettings {
     at_once: 8,
     ahead: 100,
     drain_limit: Duration::from_secs(30),
 };
 
 impl Fixture {
-    fn start(&self) -> Addr<Confirmer> {
+    fn start(&self) -> Addr<DrainableTask> {
         self.start_on(
             SETTINGS,
             self.topic.subscribe("bet-confirmation").unwrap(),
@@ -87,10 +89,21 @@ impl Fixture {
 
     fn start_on(
         &self,
-        settings: ConfirmerSettings,
+        settings: BetConsumerSettings,
         subscription: Box<dyn Subscription>,
         dead_letters: Arc<dyn Topic>,
-    ) -> Addr<Confirmer> {
+    ) -> Addr<DrainableTask> {
+        self.consumer(settings, subscription, dead_letters)
+            .into_task()
+            .start()
+    }
+
+    fn consumer(
+        &self,
+        settings: BetConsumerSettings,
+        subscription: Box<dyn Subscription>,
+        dead_letters: Arc<dyn Topic>,
+    ) -> BetConsumer {
         let retry = BackoffPolicy {
             first: SECOND / 10,
             most: SECOND,
@@ -113,7 +126,7 @@ impl Fixture {
             clock,
             metrics,
         );
-        Confirmer::new(settings, subscription, confirmation, self.metrics.clone()).start()
+        BetConsumer::new(settings, subscription, confirmation, self.metrics.clone())
     }
 
     /// Places a bet in the database and on the bus.
@@ -171,7 +184,7 @@ async fn supplier_answer_decides_bet() {
             rejected("odds moved")
         }
     });
-    let confirmer = fixture.start();
+    let consumer = fixture.start();
     let taken = fixture.place().await;
     let refused = Bet {
         stake: Amount::new(1).unwrap(),
@@ -185,7 +198,7 @@ async fn supplier_answer_decides_bet() {
         }))
         .await;
     let refused = fixture.store.place(refused);
-    confirmer.send(Drain).await.unwrap();
+    consumer.send(Drain).await.unwrap();
     let (taken, refused) = (fixture.store.get(taken), fixture.store.get(refused));
     assert_eq!(
         (taken.status, taken.provider_ref.as_deref()),
@@ -232,7 +245,7 @@ async fn failed_requests_are_retried_with_backoff() {
         3 => Behaviour::Silent,
         _ => confirmed(),
     });
-    let _confirmer = fixture.start();
+    let _consumer = fixture.start();
     let bet = fixture.place().await;
     let bet = fixture.decided(bet).await;
     assert_eq!(bet.status, BetStatus::Confirmed);
@@ -271,7 +284,7 @@ async fn unanswered_bet_is_rejected_at_deadline() {
             ),
         }
     });
-    let confirmer = fixture.start();
+    let consumer = fixture.start();
     let silent = fixture.place().await;
     let late = Bet {
         stake: Amount::new(7).unwrap(),
@@ -307,7 +320,7 @@ async fn unanswered_bet_is_rejected_at_deadline() {
         ),
         (2, 2)
     );
-    confirmer.send(Drain).await.unwrap();
+    consumer.send(Drain).await.unwrap();
     assert_eq!(fixture.topic.depth(), 0);
 }
 
@@ -316,7 +329,7 @@ async fn expired_bet_is_not_requested() {
     let fixture = fixture(PATIENT, |_, _| confirmed());
     let bet = fixture.place().await;
     tokio::time::sleep(2 * DEADLINE).await;
-    let _confirmer = fixture.start();
+    let _consumer = fixture.start();
     let bet = fixture.decided(bet).await;
     assert_eq!(
         (bet.reason.as_deref(), fixture.supplier.asked()),
@@ -336,7 +349,7 @@ async fn slow_head_does_not_block_others() {
             },
         ),
     });
-    let confirmer = fixture.start();
+    let consumer = fixture.start();
     let head = Bet {
         stake: Amount::new(7).unwrap(),
         ..pending_bet(fixture.clock.now(), DEADLINE)
@@ -359,7 +372,7 @@ async fn slow_head_does_not_block_others() {
     );
     assert_eq!(fixture.supplier.most_at_once(), SETTINGS.at_once);
     fixture.decided(head).await;
-    confirmer.send(Drain).await.unwrap();
+    consumer.send(Drain).await.unwrap();
     assert_eq!(
         (
             fixture.topic.depth(),
@@ -379,12 +392,12 @@ async fn read_ahead_is_bounded() {
             confirmed()
         }
     });
-    let settings = ConfirmerSettings {
+    let settings = BetConsumerSettings {
         ahead: 10,
         ..SETTINGS
     };
     let subscription = fixture.topic.subscribe("bet-confirmation").unwrap();
-    let _confirmer = fixture.start_on(settings, subscription, Arc::new(fixture.dead.clone()));
+    let _consumer = fixture.start_on(settings, subscription, Arc::new(fixture.dead.clone()));
     let head = Bet {
         stake: Amount::new(7).unwrap(),
         ..pending_bet(fixture.clock.now(), DEADLINE)
@@ -415,7 +428,10 @@ async fn database_outage_delays_decision_and_commit() {
             },
         )
     });
-    let confirmer = fixture.start();
+    let subscription = fixture.topic.subscribe("bet-confirmation").unwrap();
+    let consumer = fixture.consumer(SETTINGS, subscription, Arc::new(fixture.dead.clone()));
+    let health = consumer.health();
+    let _consumer = consumer.into_task().start();
     // The database is unavailable when the bet is read.
     fixture.store.go_away();
     let first = fixture.place().await;
@@ -429,32 +445,12 @@ async fn database_outage_delays_decision_and_commit() {
     tokio::time::sleep(3 * SECOND).await;
     assert!(fixture.store.decisions() > tried + 2);
     assert_eq!(fixture.topic.depth(), 1);
-    let trouble = confirmer.send(Problem).await.unwrap();
-    assert_eq!(trouble.as_deref(), Some("bets cannot be decided"));
+    assert_eq!(health.problem().as_deref(), Some("bets cannot be decided"));
     fixture.store.come_back();
     assert_eq!(fixture.decided(first).await.status, BetStatus::Confirmed);
     fixture.until(|| fixture.topic.depth() == 0).await;
-    assert_eq!(
-        (
-            fixture.supplier.asked(),
-            confirmer.send(Problem).await.unwrap()
-        ),
-        (1, None)
-    );
+    assert_eq!((fixture.supplier.asked(), health.problem()), (1, None));
     assert!(fixture.metrics.errors.with_label_values(&["store"]).get() > 3);
-}
-
-/// Test to consumer: returns its health problem.
-#[derive(Message)]
-#[rtype(result = "Option<String>")]
-struct Problem;
-
-impl Handler<Problem> for Confirmer {
-    type Result = Option<String>;
-
-    fn handle(&mut self, _: Problem, _: &mut Context<Self>) -> Option<String> {
-        self.trouble().problem()
-    }
 }
 
 #[actix_web::test]
@@ -465,7 +461,7 @@ async fn invalid_record_is_dead_lettered_before_commit() {
         inner: fixture.dead.clone(),
         is_away: AtomicBool::new(true),
     });
-    let confirmer = fixture.start_on(
+    let consumer = fixture.start_on(
         SETTINGS,
         fixture.topic.subscribe("bet-confirmation").unwrap(),
         away.clone(),
@@ -492,7 +488,7 @@ async fn invalid_record_is_dead_lettered_before_commit() {
             > 3
     );
     away.is_away.store(false, Ordering::SeqCst);
-    confirmer.send(Drain).await.unwrap();
+    consumer.send(Drain).await.unwrap();
     assert_eq!((fixture.topic.depth(), fixture.dead.depth()), (0, 3));
     let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap()
     else {
@@ -576,7 +572,7 @@ async fn bets_are_decided_after_circuit_closes() {
     let fixture = fixture(breaker, |_, _| {
         Behaviour::Fail(SupplierError::Unreachable("refused".to_owned()))
     });
-    let confirmer = fixture.start();
+    let consumer = fixture.start();
     let mut bets = Vec::new();
     for _ in 0..8 {
         bets.push(fixture.place().await);
@@ -610,7 +606,7 @@ async fn bets_are_decided_after_circuit_closes() {
         ),
         (None, 1)
     );
-    confirmer.send(Drain).await.unwrap();
+    consumer.send(Drain).await.unwrap();
     assert_eq!(fixture.topic.depth(), 0);
 }
 

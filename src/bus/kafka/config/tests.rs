@@ -148,7 +148,7 @@ mod login {
                 let consumer = made.unwrap();
                 let error = consumer.fetch_metadata(Some("t"), Duration::from_millis(300)).err().unwrap();
                 consumer.poll(Duration::from_millis(50));
-                messages.lock().unwrap().extend([error.to_string(), events.trouble.last().unwrap_or_default()]);
+                messages.lock().unwrap().extend([error.to_string(), events.last_error.last().unwrap_or_default()]);
             }
             let messages = messages.lock().unwrap().join("\n");
             prop_assert!(!messages.contains(&password), "{}", messages);

@@ -76,7 +76,7 @@ async fn revoked_partition_is_dropped() {
         receiver,
         committed: committed.clone(),
     };
-    let confirmer = fixture.start_on(
+    let consumer = fixture.start_on(
         SETTINGS,
         Box::new(subscription),
         Arc::new(fixture.dead.clone()),
@@ -117,7 +117,7 @@ async fn revoked_partition_is_dropped() {
     );
     // A closed bus stops the actor, and the process with it.
     drop(sender);
-    fixture.until(|| !confirmer.connected()).await;
+    fixture.until(|| !consumer.connected()).await;
 }
 
 /// Shutdown waits for bets in flight, commits, and leaves the group.
@@ -138,11 +138,11 @@ async fn drain_waits_commits_and_leaves() {
         receiver,
         committed: committed.clone(),
     };
-    let settings = ConfirmerSettings {
+    let settings = BetConsumerSettings {
         drain_limit: 2 * SECOND,
         ..SETTINGS
     };
-    let confirmer = fixture.start_on(
+    let consumer = fixture.start_on(
         settings,
         Box::new(subscription),
         Arc::new(fixture.dead.clone()),
@@ -164,7 +164,7 @@ async fn drain_waits_commits_and_leaves() {
         .unwrap();
     fixture.until(|| fixture.supplier.asked() == 2).await;
     let started = Instant::now();
-    let draining = confirmer.send(Drain);
+    let draining = consumer.send(Drain);
     tokio::time::sleep(SECOND / 100).await;
     sender
         .send(ConsumerEvent::Records(vec![record(0, 2, &unread)]))
@@ -195,7 +195,7 @@ async fn drain_waits_commits_and_leaves() {
         "the slow bet is left to the next process"
     );
     assert!(
-        confirmer.connected(),
+        consumer.connected(),
         "a drained consumer did not end because of a fault"
     );
 }

@@ -1,181 +1,15 @@
-use std::sync::Mutex;
-
-use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use super::*;
-use crate::bus::NewRecord;
+use crate::actors::odds::consumers::testing::{future_update, record, settings};
+use crate::bus::Topic;
 use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::health::SubscriptionHealth;
 use crate::domain::odds::update::testing::*;
-use crate::store::StoreError;
-
-/// A store that fails a given number of times, then keeps its batches.
-struct Probe {
-    failures: usize,
-    kept: Arc<Mutex<Vec<StoreBatch>>>,
-}
-
-impl Actor for Probe {
-    type Context = Context<Self>;
-}
-
-impl Handler<StoreBatch> for Probe {
-    type Result = Result<(), StoreError>;
-
-    fn handle(&mut self, batch: StoreBatch, _: &mut Context<Self>) -> Self::Result {
-        if self.failures > 0 {
-            self.failures -= 1;
-            return Err(StoreError::Unavailable("down".to_owned()));
-        }
-        self.kept.lock().unwrap().push(batch);
-        Ok(())
-    }
-}
-
-fn settings(linger: Duration) -> ConsumerSettings {
-    let limits = Plausibility::within(Duration::from_secs(300));
-    ConsumerSettings {
-        group: "g".to_owned(),
-        topic: "t".to_owned(),
-        batch_size: 10,
-        linger,
-        limits,
-    }
-}
-
-fn record(payload: impl Into<Bytes>) -> NewRecord {
-    NewRecord {
-        key: Bytes::from_static(b"k"),
-        payload: payload.into(),
-        headers: Vec::new(),
-    }
-}
-
-#[actix_web::test]
-async fn failed_batch_is_retried_before_commit() {
-    tokio::time::pause();
-    let topic = EmbeddedTopic::new("t", 1, 100);
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let store = Probe {
-        failures: 4,
-        kept: kept.clone(),
-    }
-    .start();
-    let dead = EmbeddedTopic::new("dead", 1, 100);
-    let mut dead_group = dead.subscribe("g").unwrap();
-    let metrics = ProcessorMetrics::new().unwrap();
-    let work = Work::Store {
-        store: store.recipient(),
-        dead_letters: Arc::new(dead),
-    };
-    let subscription = topic.subscribe("g").unwrap();
-    let consumer = BusConsumer::new(
-        settings(Duration::ZERO),
-        subscription,
-        work,
-        metrics.clone(),
-    )
-    .start();
-    let garbage = record(&b"{garbage"[..]);
-    topic
-        .publish(vec![
-            record(update(1, 1, 1).to_json()),
-            garbage,
-            record(update(1, 2, 2).to_json()),
-        ])
-        .await
-        .unwrap();
-    consumer.send(Drain).await.unwrap();
-    assert_eq!(topic.depth(), 0);
-    let kept = std::mem::take(&mut *kept.lock().unwrap());
-    let updates: Vec<_> = kept
-        .iter()
-        .flat_map(|batch| &batch.updates)
-        .map(|one| (one.position, one.update.revision.version))
-        .collect();
-    assert_eq!(updates, [(0, 1), (2, 2)]);
-    let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap()
-    else {
-        panic!("revoked")
-    };
-    assert_eq!(dead.len(), 1, "once, regardless of retries");
-    let letter = dead_letter::read(&dead[0]);
-    assert_eq!(
-        (&letter.raw[..], &letter.reason[..], &letter.origin[..]),
-        (&b"{garbage"[..], "malformed", "t/0/1")
-    );
-    assert_eq!(
-        (&dead[0].record.key[..], dead[0].header("source_offset")),
-        (&b"k"[..], Some("1"))
-    );
-    assert_eq!(metrics.errors.with_label_values(&["store"]).get(), 4);
-    assert_eq!(
-        (
-            metrics.errors.with_label_values(&["decode"]).get(),
-            metrics.consumed.get()
-        ),
-        (1, 3)
-    );
-}
-
-fn ahead(version: i64) -> crate::domain::odds::update::OddsUpdate {
-    let mut update = update(1, 1, version);
-    update.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
-    update
-}
-
-#[actix_web::test]
-async fn future_record_becomes_dead_letter() {
-    let topic = EmbeddedTopic::new("t", 1, 100);
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let store = Probe {
-        failures: 2,
-        kept: kept.clone(),
-    }
-    .start();
-    let dead = EmbeddedTopic::new("dead", 1, 100);
-    let mut dead_group = dead.subscribe("g").unwrap();
-    let metrics = ProcessorMetrics::new().unwrap();
-    let work = Work::Store {
-        store: store.recipient(),
-        dead_letters: Arc::new(dead),
-    };
-    let subscription = topic.subscribe("g").unwrap();
-    let consumer = BusConsumer::new(
-        settings(Duration::ZERO),
-        subscription,
-        work,
-        metrics.clone(),
-    )
-    .start();
-    let settlement = ahead(1)
-        .to_json()
-        .replacen('{', r#"{"type":"settlement","#, 1);
-    let payloads = [ahead(1).to_json(), update(1, 2, 2).to_json(), settlement];
-    topic.publish(payloads.map(record).into()).await.unwrap();
-    consumer.send(Drain).await.unwrap();
-    let kept = std::mem::take(&mut *kept.lock().unwrap());
-    let positions: Vec<_> = kept
-        .iter()
-        .flat_map(|batch| &batch.updates)
-        .map(|one| one.position)
-        .collect();
-    assert_eq!(positions, [1]);
-    let ConsumerEvent::Records(dead) = dead_group.next_batch(9, Duration::ZERO).await.unwrap()
-    else {
-        panic!("revoked")
-    };
-    let reasons: Vec<_> = dead
-        .iter()
-        .map(|one| dead_letter::read(one).reason)
-        .collect();
-    assert_eq!(reasons, ["future", "unknown_type"]);
-    for reason in reasons {
-        let count = metrics.refused.with_label_values(&["store", &reason]).get();
-        assert_eq!(count, 1, "{reason}: once, regardless of retries");
-    }
-}
+use crate::domain::timestamp::Timestamp;
+use crate::runtime::drain::Drain;
 
 /// Books and a cache: everything is applied, and the cache confirms only when the test lets it.
 struct ProbeBooks {
@@ -220,15 +54,17 @@ async fn live_path_commits_what_cache_confirms() {
     .start();
     let metrics = ProcessorMetrics::new().unwrap();
     let refused = metrics.refused.clone();
-    let work = Work::Books {
+    let edges = LiveEdges {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
     };
     let subscription = topic.subscribe("g").unwrap();
-    let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics).start();
+    let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics)
+        .into_task()
+        .start();
     topic
-        .publish(vec![record(ahead(9).to_json())])
+        .publish(vec![record(future_update(9).to_json())])
         .await
         .unwrap();
     for version in 1..=3 {
@@ -253,33 +89,6 @@ async fn live_path_commits_what_cache_confirms() {
     cache_is_away.send_replace(false);
     consumer.send(Drain).await.unwrap();
     assert_eq!(topic.depth(), 0);
-}
-
-#[actix_web::test]
-async fn linger_may_exceed_idle_poll() {
-    tokio::time::pause();
-    let topic = EmbeddedTopic::new("t", 1, 100);
-    let kept = Arc::new(Mutex::new(Vec::new()));
-    let store = Probe {
-        failures: 0,
-        kept: kept.clone(),
-    }
-    .start();
-    let metrics = ProcessorMetrics::new().unwrap();
-    let dead_letters = Arc::new(EmbeddedTopic::new("dead", 1, 100));
-    let work = Work::Store {
-        store: store.recipient(),
-        dead_letters,
-    };
-    let subscription = topic.subscribe("g").unwrap();
-    let consumer = BusConsumer::new(settings(3 * IDLE_POLL), subscription, work, metrics).start();
-    topic
-        .publish(vec![record(update(1, 1, 1).to_json())])
-        .await
-        .unwrap();
-    let drained = tokio::time::timeout(20 * IDLE_POLL, consumer.send(Drain)).await;
-    assert!(drained.is_ok(), "a batch that is not full is processed too");
-    assert_eq!(kept.lock().unwrap().len(), 1);
 }
 
 /// Books, some of which do not reply until the test lets them.
@@ -307,7 +116,7 @@ impl Handler<InOrder<ApplyUpdates>> for StuckBooks {
             if versions.contains(&1) {
                 drop(stuck.wait_for(|stuck| !stuck).await);
             }
-            applied.lock().unwrap().extend(versions);
+            applied.lock().extend(versions);
             let _ = apply.done.send(Ok(()));
         });
     }
@@ -337,16 +146,16 @@ async fn stuck_batch_blocks_only_the_position() {
         applied: applied.clone(),
     }
     .start();
-    let work = Work::Books {
+    let edges = LiveEdges {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
     };
     let subscription = topic.subscribe("g").unwrap();
     let metrics = ProcessorMetrics::new().unwrap();
-    let consumer = BusConsumer::new(settings(Duration::ZERO), subscription, work, metrics);
+    let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics);
     let backlog = consumer.backlog();
-    let consumer = consumer.start();
+    let consumer = consumer.into_task().start();
     let until = async |what: &str, holds: &dyn Fn() -> bool| {
         for _ in 0..1_000 {
             if holds() {
@@ -364,7 +173,7 @@ async fn stuck_batch_blocks_only_the_position() {
         until("the record is read", &|| topic.unread("g") == 0).await;
     }
     until("the other batches are applied", &|| {
-        *applied.lock().unwrap() == [2, 3]
+        *applied.lock() == [2, 3]
     })
     .await;
     until("the age of the backlog is known", &|| {
@@ -379,10 +188,7 @@ async fn stuck_batch_blocks_only_the_position() {
             .await
             .unwrap();
     }
-    until("the bound is reached", &|| {
-        applied.lock().unwrap().len() >= 159
-    })
-    .await;
+    until("the bound is reached", &|| applied.lock().len() >= 159).await;
     assert!(topic.unread("g") > 200, "{} are left", topic.unread("g"));
     release.send_replace(false);
     consumer.send(Drain).await.unwrap();
@@ -458,7 +264,7 @@ async fn old_backlog_lags_until_applied() {
         applied: applied.clone(),
     }
     .start();
-    let work = Work::Books {
+    let edges = LiveEdges {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
@@ -472,14 +278,14 @@ async fn old_backlog_lags_until_applied() {
         batch_size: 1,
         ..settings(Duration::ZERO)
     };
-    let consumer = BusConsumer::new(
+    let consumer = LiveConsumer::new(
         settings,
         subscription,
-        work,
+        edges,
         ProcessorMetrics::new().unwrap(),
     );
     let (backlog, life) = (consumer.backlog(), consumer.life());
-    let _consumer = consumer.start();
+    let _consumer = consumer.into_task().start();
     let until = async |what: &str, holds: &dyn Fn() -> bool| {
         for _ in 0..1_000 {
             if holds() {
@@ -504,11 +310,11 @@ async fn old_backlog_lags_until_applied() {
     );
     deliver.send_replace(true);
     until("the last record is in flight", &|| {
-        topic.unread("g") == 0 && *applied.lock().unwrap() == [2, 3]
+        topic.unread("g") == 0 && *applied.lock() == [2, 3]
     })
     .await;
     assert!(is_behind());
     release.send_replace(false);
     until("the consumer has caught up", &|| backlog.age().is_zero()).await;
-    assert_eq!(*applied.lock().unwrap(), [2, 3, 1]);
+    assert_eq!(*applied.lock(), [2, 3, 1]);
 }

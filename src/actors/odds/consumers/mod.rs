@@ -1,0 +1,18 @@
+//! Consumers of the bus on the odds pipeline: each reads one topic as one consumer group, and
+//! commits a batch when the work on it is done. A failed batch is retried until it succeeds: the
+//! lag of the group grows, but nothing is lost or skipped.
+
+mod batch_consumer;
+mod batch_retry;
+mod batches_in_flight;
+pub mod dead_letter_consumer;
+mod flush_progress;
+mod group_reader;
+pub mod live_consumer;
+mod shutdown_policy;
+pub mod store_consumer;
+#[cfg(test)]
+mod testing;
+mod update_reader;
+
+pub use self::group_reader::ConsumerSettings;
