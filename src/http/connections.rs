@@ -14,7 +14,8 @@ use actix_web::rt::net::TcpStream;
 use log::debug;
 use prometheus::IntCounterVec;
 
-use super::addresses::{AddressPermit, Addresses};
+use super::addresses::Addresses;
+use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::ConnectionHandle;
 
 /// How often connections are checked.
