@@ -1,6 +1,5 @@
 //! Counts connections and sessions by client address, so that no address takes all of them.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,8 +7,8 @@ use std::time::Duration;
 use actix_web::http::header::HeaderMap;
 use ipnet::IpNet;
 use log::warn;
-use parking_lot::Mutex;
 
+use crate::runtime::address_permit::{AddressCounts, AddressPermit};
 use crate::telemetry::log_limit::LogLimit;
 
 /// A refused address is logged at most once a minute.
@@ -44,43 +43,21 @@ impl AddressLimit {
 #[derive(Clone)]
 pub struct Addresses {
     trusted: Arc<[IpNet]>,
-    connections: (AddressLimit, Counts),
-    sessions: (AddressLimit, Counts),
+    connections: (AddressLimit, AddressCounts),
+    sessions: (AddressLimit, AddressCounts),
 }
-
-/// Counts by address. Bounded: an address is removed with its last permit.
-type Counts = Arc<Mutex<HashMap<IpAddr, usize>>>;
 
 /// The address has reached this maximum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany(pub usize);
-
-/// A permit for one connection or session of an address. Returned when dropped.
-#[derive(Debug)]
-pub struct AddressPermit {
-    counts: Counts,
-    address: IpAddr,
-}
-
-impl Drop for AddressPermit {
-    fn drop(&mut self) {
-        let mut counts = self.counts.lock();
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
 
 impl Addresses {
     /// Counts for a server behind these proxies.
     pub fn new(trusted: &[IpNet], connections: AddressLimit, sessions: AddressLimit) -> Addresses {
         Addresses {
             trusted: trusted.into(),
-            connections: (connections, Counts::default()),
-            sessions: (sessions, Counts::default()),
+            connections: (connections, AddressCounts::default()),
+            sessions: (sessions, AddressCounts::default()),
         }
     }
 
@@ -134,23 +111,16 @@ impl Addresses {
 }
 
 fn take(
-    (limit, counts): &(AddressLimit, Counts),
+    (limit, counts): &(AddressLimit, AddressCounts),
     address: IpAddr,
 ) -> Result<Option<AddressPermit>, TooMany> {
     let Some(max) = limit.of(address) else {
         return Ok(None);
     };
-    let address = counted(address);
-    let mut held = counts.lock();
-    let count = held.entry(address).or_insert(0);
-    if *count >= max {
-        return Err(TooMany(max));
-    }
-    *count += 1;
-    Ok(Some(AddressPermit {
-        counts: counts.clone(),
-        address,
-    }))
+    counts
+        .acquire(counted(address), max)
+        .map(Some)
+        .ok_or(TooMany(max))
 }
 
 fn log_refusal(setting: &'static str, address: IpAddr, TooMany(max): TooMany) {
@@ -180,7 +150,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn behind(trusted: &[&str], limit: AddressLimit) -> Addresses {
+    fn with_proxies(trusted: &[&str], limit: AddressLimit) -> Addresses {
         let trusted: Vec<IpNet> = trusted
             .iter()
             .map(|network| network.parse().unwrap())
@@ -190,7 +160,7 @@ mod tests {
 
     #[test]
     fn addresses_are_counted_separately() {
-        let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
+        let addresses = with_proxies(&["10.0.0.0/8"], AddressLimit::Set(1));
         let held = addresses.take_connection(address("192.0.2.1")).unwrap();
         assert!(held.is_some());
         assert_eq!(
@@ -210,13 +180,13 @@ mod tests {
                 .is_ok()
         );
         drop(held);
-        assert!(addresses.connections.1.lock().is_empty());
+        assert!(addresses.connections.1.is_empty());
     }
 
     #[test]
     fn loopback_is_exempt_by_default() {
-        let by_default = behind(&[], AddressLimit::or(None, 1));
-        let set = behind(&[], AddressLimit::or(Some(1), 5));
+        let by_default = with_proxies(&[], AddressLimit::or(None, 1));
+        let set = with_proxies(&[], AddressLimit::or(Some(1), 5));
         for loopback in ["127.0.0.1", "::1"].map(address) {
             assert!(matches!(by_default.take_connection(loopback), Ok(None)));
             let _held = set.take_connection(loopback).unwrap();
@@ -226,7 +196,7 @@ mod tests {
 
     #[test]
     fn only_proxies_may_forward_addresses() {
-        let addresses = behind(&["10.0.0.0/8"], AddressLimit::Set(1));
+        let addresses = with_proxies(&["10.0.0.0/8"], AddressLimit::Set(1));
         let client = |peer: &str, forwarded: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for value in forwarded {

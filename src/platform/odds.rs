@@ -1,12 +1,13 @@
 //! The `odds` role: from books to clients.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::web;
 use prometheus::{IntCounter, IntGauge};
+use tokio::sync::Semaphore;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_cache, check_feed, check_store};
@@ -226,7 +227,7 @@ impl PlatformBuilder<'_> {
             feed,
             store: store.clone(),
             reads,
-            open_sessions: Arc::new(AtomicUsize::new(0)),
+            session_permits: Arc::new(Semaphore::new(clients.ws_max_sessions)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
             allowed_origins: [

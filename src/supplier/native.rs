@@ -31,7 +31,7 @@ pub struct NativeDecoder {
 #[derive(Debug)]
 struct OpenMarket {
     /// The supplier's last revision of the market.
-    told: Revision,
+    supplier_revision: Revision,
     /// The last published update, with our own revision if we had to create one.
     shown: OddsUpdate,
     /// A later update was rejected, so repeating the earlier one does not open the market again.
@@ -106,7 +106,7 @@ impl NativeDecoder {
     /// repeats the last one. It then needs a revision after the suspension's, or it would count as
     /// old.
     fn track(&mut self, mut update: OddsUpdate) -> OddsUpdate {
-        let told = update.revision;
+        let supplier_revision = update.revision;
         let known = self
             .open
             .get_mut(&update.event_id)
@@ -114,10 +114,12 @@ impl NativeDecoder {
         let is_known = known.is_some();
         if let Some(market) = known {
             let opens_again = market.shown.status == MarketStatus::Suspended && !market.in_doubt;
-            if told < market.told || (told == market.told && !opens_again) {
+            if supplier_revision < market.supplier_revision
+                || (supplier_revision == market.supplier_revision && !opens_again)
+            {
                 return update;
             }
-            if told <= market.shown.revision {
+            if supplier_revision <= market.shown.revision {
                 update.revision = next_revision(market.shown.revision);
             }
         }
@@ -126,7 +128,7 @@ impl NativeDecoder {
                 self.tracked += usize::from(!is_known);
                 let unnamed_before = self.unnamed;
                 let market = OpenMarket {
-                    told,
+                    supplier_revision,
                     shown: update.clone(),
                     in_doubt: false,
                     unnamed_before,

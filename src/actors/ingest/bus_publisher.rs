@@ -71,8 +71,8 @@ impl Handler<Publish> for BusPublisher {
         let metrics = self.metrics.clone();
         let publishing = async move {
             let started = Instant::now();
-            let kept = dead_letter::publish(&*dead_letters, letters).await;
-            let result = kept.and(updates.await);
+            let dead_letters = dead_letter::publish(&*dead_letters, letters).await;
+            let result = dead_letters.and(updates.await);
             metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
             if result.is_ok() {
                 metrics.published.inc_by(published);
@@ -138,9 +138,9 @@ mod tests {
         assert_eq!(&read.record.key[..], b"MATCH_001");
         assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
         let dead = next(&mut dead_group).await.remove(0);
-        let kept = dead_letter::read(&dead);
+        let stored = dead_letter::read(&dead);
         assert_eq!(
-            (&kept.origin, &kept.reason, &kept.raw),
+            (&stored.origin, &stored.reason, &stored.raw),
             (&letter().origin, &letter().reason, &letter().raw)
         );
     }

@@ -16,6 +16,7 @@ use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use log::{debug, warn};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
@@ -31,6 +32,7 @@ use crate::domain::streaming::session::{
     Attempt, Effect, SessionLimits, SessionState, SnapshotFrame,
 };
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::{ConnectionHandle, Violation};
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::LogLimit;
@@ -76,8 +78,16 @@ pub struct Session {
     /// Why the frame limiter in front of the parser ended the client's stream.
     violation: Violation,
     closed_as: &'static str,
-    /// Held for its `Drop`, which releases the session permit.
-    _place: Box<dyn std::any::Any>,
+    /// Held until the session ends.
+    _permits: SessionPermits,
+}
+
+/// What a session takes from the limits on sessions. Returned when dropped.
+pub struct SessionPermits {
+    /// The limit of the process.
+    pub session: OwnedSemaphorePermit,
+    /// The limit of the client's address, if it has one.
+    pub address: Option<AddressPermit>,
 }
 
 enum Request {
@@ -86,12 +96,12 @@ enum Request {
 }
 
 impl Session {
-    /// A session that holds `place`, its permit, until it ends.
+    /// Creates a session that holds `permits` until it ends.
     pub fn new(
         id: SessionId,
         edges: Arc<SessionEdges>,
         connection: Option<ConnectionHandle>,
-        place: Box<dyn std::any::Any>,
+        permits: SessionPermits,
     ) -> Session {
         Session {
             id,
@@ -106,7 +116,7 @@ impl Session {
             fragments: None,
             violation: Violation::default(),
             closed_as: "client",
-            _place: place,
+            _permits: permits,
         }
     }
 

@@ -45,8 +45,10 @@ const STRANGER_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The broadcasts received over Redis.
 pub(super) struct RedisBroadcasts {
-    ear: Option<SubscriberTask>,
-    heard: Option<(Receiver<BroadcastEvent>, JoinHandle<()>)>,
+    /// The task, until it is started.
+    subscriber: Option<SubscriberTask>,
+    /// The events of the running task.
+    events: Option<(Receiver<BroadcastEvent>, JoinHandle<()>)>,
 }
 
 impl RedisBroadcasts {
@@ -61,7 +63,7 @@ impl RedisBroadcasts {
         limits: Plausibility,
         queue: usize,
     ) -> RedisBroadcasts {
-        let ear = SubscriberTask {
+        let subscriber = SubscriberTask {
             address,
             channels,
             limits,
@@ -70,31 +72,31 @@ impl RedisBroadcasts {
             strangers: LogThrottle::default(),
         };
         RedisBroadcasts {
-            ear: Some(ear),
-            heard: None,
+            subscriber: Some(subscriber),
+            events: None,
         }
     }
 }
 
 impl Drop for RedisBroadcasts {
     fn drop(&mut self) {
-        if let Some((_, listening)) = &self.heard {
-            listening.abort();
+        if let Some((_, task)) = &self.events {
+            task.abort();
         }
     }
 }
 
 impl BroadcastStream for RedisBroadcasts {
     fn next(&mut self) -> BoxFuture<'_, BroadcastEvent> {
-        if let Some(ear) = self.ear.take() {
+        if let Some(subscriber) = self.subscriber.take() {
             // Capacity one: the backlog stays in the monitored queue.
-            let (events, heard) = mpsc::channel(1);
-            self.heard = Some((heard, tokio::spawn(ear.listen(events))));
+            let (sender, receiver) = mpsc::channel(1);
+            self.events = Some((receiver, tokio::spawn(subscriber.listen(sender))));
         }
         async {
-            match &mut self.heard {
-                Some((heard, _)) => match heard.recv().await {
-                    Some(heard) => heard,
+            match &mut self.events {
+                Some((receiver, _)) => match receiver.recv().await {
+                    Some(event) => event,
                     // The task only ends this way after a panic.
                     None => BroadcastEvent::Ended(
                         "the redis subscriber task ended unexpectedly".to_owned(),
@@ -148,24 +150,24 @@ struct Batch {
 impl Batch {
     /// The events to report, in order.
     fn into_events(self) -> Vec<BroadcastEvent> {
-        let mut heard = Vec::new();
+        let mut events = Vec::new();
         if self.unreadable > 0 {
-            heard.push(BroadcastEvent::Unreadable(self.unreadable));
+            events.push(BroadcastEvent::Unreadable(self.unreadable));
         }
         if !self.refused.counts.is_empty() {
-            heard.push(BroadcastEvent::Refused(self.refused));
+            events.push(BroadcastEvent::Refused(self.refused));
         }
         // Changes with a sequence number do not count as a heartbeat, so one among them is reported
         // separately.
         if self.is_own_alive || self.is_alive {
-            heard.push(BroadcastEvent::Alive {
+            events.push(BroadcastEvent::Alive {
                 is_own: self.is_own_alive,
             });
         }
         if !self.changes.is_empty() {
-            heard.push(BroadcastEvent::Changes(self.changes));
+            events.push(BroadcastEvent::Changes(self.changes));
         }
-        heard
+        events
     }
 }
 
@@ -188,11 +190,11 @@ impl SubscriberTask {
         loop {
             let mut delay = Duration::ZERO;
             let why = match self.connect().await {
-                Ok(line) => {
+                Ok(connection) => {
                     backoff.reset();
                     loss_reported = false;
                     let since = Instant::now();
-                    let why = match self.receive(line, &events).await {
+                    let why = match self.receive(connection, &events).await {
                         Ok(why) => why,
                         Err(ReceiverDropped) => return,
                     };
@@ -249,35 +251,36 @@ impl SubscriberTask {
     /// Reports events until there is a gap, and returns its cause.
     async fn receive(
         &mut self,
-        mut line: SubscriberConnection,
+        mut connection: SubscriberConnection,
         events: &Sender<BroadcastEvent>,
     ) -> Result<CacheError, ReceiverDropped> {
         events
             .send(BroadcastEvent::Listening)
             .await
             .map_err(|_| ReceiverDropped)?;
-        let mut pinging = std::pin::pin!(ping(line.link.clone()));
+        let mut pinging = std::pin::pin!(ping(connection.link.clone()));
         let mut pushed = Vec::with_capacity(MAX_BATCH);
         loop {
             pushed.clear();
             tokio::select! {
                 error = &mut pinging => return Ok(self.address.error(&error)),
-                count = line.pushes.recv_many(&mut pushed, MAX_BATCH) => if count == 0 {
+                count = connection.pushes.recv_many(&mut pushed, MAX_BATCH) => if count == 0 {
                     return Ok(self.address.unavailable("the connection was closed"));
                 },
             }
-            if line.overflowed.load(Ordering::Acquire) {
+            if connection.overflowed.load(Ordering::Acquire) {
                 return Ok(self.address.unavailable("the broadcast queue overflowed"));
             }
             let is_closed = pushed
                 .iter()
                 .any(|push| push.kind == PushKind::Disconnection);
-            let (now, mut batch) = (Timestamp::now(), Batch::default());
+            let now = Timestamp::now();
+            let mut batch = Batch::default();
             for message in pushed.drain(..).filter_map(Msg::from_push_info) {
                 self.read(&message, now, &mut batch);
             }
-            for heard in batch.into_events() {
-                events.send(heard).await.map_err(|_| ReceiverDropped)?;
+            for event in batch.into_events() {
+                events.send(event).await.map_err(|_| ReceiverDropped)?;
             }
             if is_closed {
                 return Ok(self.address.unavailable("the connection was closed"));
@@ -344,13 +347,13 @@ mod tests {
 
     #[tokio::test]
     async fn failed_subscriber_task_is_reported() {
-        let (events, heard) = mpsc::channel(1);
-        let listening = tokio::spawn(std::future::pending());
+        let (sender, receiver) = mpsc::channel(1);
+        let task = tokio::spawn(std::future::pending());
         let mut broadcasts = RedisBroadcasts {
-            ear: None,
-            heard: Some((heard, listening)),
+            subscriber: None,
+            events: Some((receiver, task)),
         };
-        drop(events);
+        drop(sender);
         assert!(matches!(broadcasts.next().await, BroadcastEvent::Ended(_)));
     }
 }

@@ -2,47 +2,32 @@
 
 mod address;
 mod channels;
+mod client;
+mod damaged;
+mod entries;
 mod listen;
 #[cfg(test)]
 mod real_engines;
 mod wire;
 
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use log::warn;
-use redis::{
-    AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value,
-};
+use redis::Pipeline;
 use secrecy::SecretString;
-use tokio::sync::Mutex;
-use tokio::time::Instant;
 
-use self::address::{Address, Link};
+use self::address::Address;
 use self::channels::Channels;
+use self::client::Client;
+use self::entries::Entries;
 use self::listen::RedisBroadcasts;
-use self::wire::Writing;
 use super::{BroadcastStream, CacheError, Change, OddsCache};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::timestamp::Timestamp;
-use crate::telemetry::log_limit::LogLimit;
-
-/// Minimum delay after a failed connection attempt; calls in between fail with the same error.
-const RECONNECT_DELAY: Duration = Duration::from_millis(100);
-
-/// How long an entry stays reported as damaged after the last reader that found it.
-const DAMAGED_TTL: Duration = Duration::from_secs(60);
-/// The maximum number of damaged entries repaired at a time.
-const MAX_DAMAGED: usize = 100;
-/// Limits the log of removed damaged entries.
-static REMOVAL_LOG: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
 /// A cache in Redis. Connects on first use and reconnects after a loss.
 #[derive(Clone)]
@@ -69,24 +54,10 @@ pub struct RedisOptions<'a> {
 }
 
 struct Shared {
-    address: Address,
+    client: Client,
     channels: Channels,
+    entries: Entries,
     limits: Plausibility,
-    ttl_millis: u64,
-    script: Script,
-    /// The shared connection. The lock is held while connecting, so that only one attempt runs at a
-    /// time.
-    link: Mutex<Held>,
-    /// The number of connections made so far.
-    connections: AtomicU64,
-}
-
-#[derive(Default)]
-struct Held {
-    link: Option<Link>,
-    /// Distinguishes connections, so that a late failure of one does not close the next.
-    number: u64,
-    failed: Option<(Instant, CacheError)>,
 }
 
 impl RedisCache {
@@ -98,320 +69,15 @@ impl RedisCache {
             .deployment
             .map_or_else(|| format!("db{}", address.database()), str::to_owned);
         let shared = Shared {
-            address,
+            client: Client::new(address),
             channels: Channels::new(options.channel, &deployment, options.uses_original_channel),
+            entries: Entries::new(options.ttl, options.limits),
             limits: options.limits,
-            ttl_millis: u64::try_from(options.ttl.as_millis())
-                .unwrap_or(u64::MAX)
-                .clamp(1, u64::from(u32::MAX) * 1_000),
-            script: Script::new(wire::SCRIPT),
-            link: Mutex::default(),
-            connections: AtomicU64::new(0),
         };
         Ok(RedisCache {
             shared: Arc::new(shared),
         })
     }
-}
-
-impl Shared {
-    async fn link(&self) -> Result<(Link, u64), CacheError> {
-        let mut held = self.link.lock().await;
-        if let Some(link) = &held.link {
-            return Ok((link.clone(), held.number));
-        }
-        if let Some((at, error)) = &held.failed
-            && at.elapsed() < RECONNECT_DELAY
-        {
-            return Err(error.clone());
-        }
-        match self.address.connect(AsyncConnectionConfig::new()).await {
-            Ok(link) => {
-                *held = Held {
-                    link: Some(link.clone()),
-                    number: held.number + 1,
-                    failed: None,
-                };
-                self.connections.store(held.number, Ordering::Relaxed);
-                Ok((link, held.number))
-            }
-            Err(error) => {
-                held.failed = Some((Instant::now(), error.clone()));
-                Err(error)
-            }
-        }
-    }
-
-    /// Sends a pipeline. After a failure the connection is dropped, unless Redis answered with an
-    /// error that a retry may not repeat.
-    async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, Failed> {
-        let (mut link, number) = self.link().await.map_err(Failed::Cache)?;
-        match pipeline
-            .query_async::<Vec<Value>>(&mut link.connection)
-            .await
-            .and_then(fail_unless_key_errors)
-        {
-            Ok(values) => Ok(values),
-            Err(error) => {
-                if !is_server_error(&error) || is_unusable(&error) {
-                    let mut held = self.link.lock().await;
-                    if held.number == number {
-                        held.link = None;
-                    }
-                }
-                Err(Failed::Redis(error))
-            }
-        }
-    }
-
-    fn error(&self, failed: Failed) -> CacheError {
-        match failed {
-            Failed::Cache(error) => error,
-            Failed::Redis(error) => self.address.error(&error),
-        }
-    }
-
-    /// Writes the changes. Returns the events whose damaged entries were removed in the process.
-    async fn write(&self, changes: Vec<Change>) -> Result<Vec<EventId>, CacheError> {
-        if changes.is_empty() {
-            return Ok(Vec::new());
-        }
-        let values = self.send_changes(&changes).await?;
-        let is_damaged = |(change, value): (&Change, &Value)| {
-            matches!(value, Value::ServerError(_)).then(|| change.state.update.event_id.clone())
-        };
-        let damaged: BTreeSet<EventId> =
-            changes.iter().zip(&values).filter_map(is_damaged).collect();
-        if damaged.is_empty() {
-            return Ok(Vec::new());
-        }
-        let damaged: Vec<_> = damaged.into_iter().collect();
-        self.remove(&damaged).await?;
-        // Changes of these events that succeeded before were removed with the entries.
-        let again = changes
-            .into_iter()
-            .filter(|change| damaged.contains(&change.state.update.event_id));
-        let again: Vec<_> = again
-            .map(|change| Change {
-                conflated: true,
-                ..change
-            })
-            .collect();
-        let values = self.send_changes(&again).await?;
-        match values
-            .into_iter()
-            .find_map(|value| value.extract_error().err())
-        {
-            Some(error) => Err(self.address.error(&error)),
-            None => Ok(damaged),
-        }
-    }
-
-    /// Removes damaged entries.
-    async fn remove(&self, events: &[EventId]) -> Result<(), CacheError> {
-        let Some(first) = events.first() else {
-            return Ok(());
-        };
-        if let Some(repeated) = REMOVAL_LOG.check("") {
-            let count = events.len();
-            warn!(event = first.as_str(), count, repeated; "damaged cache entries removed, rewriting them");
-        }
-        let mut pipeline = Pipeline::new();
-        for event_id in events {
-            pipeline
-                .cmd("UNLINK")
-                .arg(wire::book_key(event_id))
-                .arg(wire::current_key(event_id));
-        }
-        // If this key has another type, the next `damaged` call removes it.
-        let ids: Vec<&str> = events.iter().map(EventId::as_str).collect();
-        pipeline
-            .ignore_errors()
-            .cmd("SREM")
-            .arg(wire::DAMAGED)
-            .arg(ids);
-        self.send(&pipeline)
-            .await
-            .map(drop)
-            .map_err(|failed| self.error(failed))
-    }
-
-    /// The results of the writes; an error stands for each entry whose key has the wrong type.
-    async fn send_changes(&self, changes: &[Change]) -> Result<Vec<Value>, CacheError> {
-        let now = Timestamp::now();
-        let writing = Writing {
-            hash: self.script.get_hash(),
-            ttl_millis: self.ttl_millis,
-            channels: &self.channels,
-            latest: self.limits.latest(now),
-            largest_seq: Plausibility::largest_seq(now),
-        };
-        let mut pipeline = Pipeline::with_capacity(changes.len());
-        pipeline.ignore_errors();
-        for change in changes {
-            pipeline.add_command(wire::write_command(change, &writing));
-        }
-        match self.send(&pipeline).await {
-            Err(Failed::Redis(error))
-                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) =>
-            {
-                let mut load = Pipeline::new();
-                load.cmd("SCRIPT").arg("LOAD").arg(wire::SCRIPT);
-                self.send(&load)
-                    .await
-                    .map_err(|failed| self.error(failed))?;
-                self.send(&pipeline).await
-            }
-            sent => sent,
-        }
-        .map_err(|failed| self.error(failed))
-    }
-
-    /// Asks a processor to rewrite an entry. Repeated by each read that fails.
-    async fn report_damaged(&self, event_id: &EventId) {
-        let mut report = Pipeline::new();
-        // If the key has another type, the cache writer removes it, and the next read reports
-        // again.
-        report.ignore_errors();
-        report
-            .cmd("SADD")
-            .arg(wire::DAMAGED)
-            .arg(event_id.as_str())
-            .ignore();
-        report
-            .cmd("PEXPIRE")
-            .arg(wire::DAMAGED)
-            .arg(DAMAGED_TTL.as_millis() as u64)
-            .ignore();
-        // The reader gets the error of the read in any case.
-        let _ = self.send(&report).await;
-    }
-
-    async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
-        let mut query = Pipeline::new();
-        query.ignore_errors();
-        query.cmd("SMEMBERS").arg(wire::DAMAGED);
-        let values = self
-            .send(&query)
-            .await
-            .map_err(|failed| self.error(failed))?;
-        // The key has the wrong type. It must not stop the cache, so it is removed.
-        if values
-            .iter()
-            .any(|value| matches!(value, Value::ServerError(_)))
-        {
-            let mut removal = Pipeline::new();
-            removal.cmd("UNLINK").arg(wire::DAMAGED);
-            return self
-                .send(&removal)
-                .await
-                .map(|_| Vec::new())
-                .map_err(|failed| self.error(failed));
-        }
-        let ids: Vec<Vec<String>> = values
-            .into_iter()
-            .filter_map(|value| redis::from_redis_value(value).ok())
-            .collect();
-        // The same ones each time, until they are removed.
-        let events: BTreeSet<EventId> = ids
-            .iter()
-            .flatten()
-            .filter_map(|id| EventId::new(id).ok())
-            .collect();
-        Ok(events.into_iter().take(MAX_DAMAGED).collect())
-    }
-
-    async fn read_book(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, CacheError> {
-        let mut pipeline = Pipeline::new();
-        pipeline.ignore_errors();
-        pipeline
-            .cmd("HGETALL")
-            .arg(wire::book_key(event_id))
-            .cmd("GET")
-            .arg(wire::current_key(event_id));
-        let values = self
-            .send(&pipeline)
-            .await
-            .map_err(|failed| self.error(failed))?;
-        let mut values = values.into_iter();
-        let mut next = || values.next().unwrap_or(Value::Nil);
-        let (book, current) = (next(), next());
-        let mut unreadable = Vec::new();
-        let fields: Vec<(Vec<u8>, Vec<u8>)> = match book.extract_error() {
-            Ok(book) => {
-                redis::from_redis_value(book).map_err(|error| self.address.error(&error.into()))?
-            }
-            Err(error) => {
-                unreadable.push(error.to_string());
-                Vec::new()
-            }
-        };
-        let mut states: Vec<_> = fields
-            .iter()
-            .filter_map(|(field, value)| {
-                let name = || {
-                    String::from_utf8_lossy(field)
-                        .chars()
-                        .take(80)
-                        .collect::<String>()
-                };
-                let state = wire::read_state(event_id, field, value);
-                state
-                    .map_err(|problem| unreadable.push(format!("{}: {problem}", name())))
-                    .ok()
-            })
-            .map(Arc::new)
-            .collect();
-        if let Some(problem) = unreadable.into_iter().next() {
-            self.report_damaged(event_id).await;
-            return Err(CacheError::Damaged {
-                event_id: event_id.clone(),
-                readable: states,
-                problem,
-            });
-        }
-        // The original writes no hash.
-        if let (true, Value::BulkString(current)) = (states.is_empty(), current)
-            && let Ok(state) = wire::read_current(event_id, &current)
-        {
-            states.push(Arc::new(state));
-        }
-        Ok(states)
-    }
-}
-
-/// Why a pipeline failed.
-enum Failed {
-    Cache(CacheError),
-    Redis(RedisError),
-}
-
-/// The values, if all errors concern single keys. Any other error fails the whole pipeline.
-fn fail_unless_key_errors(values: Vec<Value>) -> Result<Vec<Value>, RedisError> {
-    for value in &values {
-        if let Value::ServerError(error) = value {
-            let error = RedisError::from(error.clone());
-            if !error.to_string().contains("WRONGTYPE") {
-                return Err(error);
-            }
-        }
-    }
-    Ok(values)
-}
-
-/// Whether Redis itself answered with an error.
-fn is_server_error(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
-}
-
-/// Whether the server cannot serve as a cache now. A new connection may reach another server under
-/// the same name.
-fn is_unusable(error: &RedisError) -> bool {
-    use ServerErrorKind::{BusyLoading, ClusterDown, MasterDown, ReadOnly};
-    matches!(
-        error.kind(),
-        ErrorKind::Server(ReadOnly | MasterDown | BusyLoading | ClusterDown)
-    )
 }
 
 impl OddsCache for RedisCache {
@@ -433,25 +99,35 @@ impl OddsCache for RedisCache {
         changes: Vec<Change>,
     ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let shared = self.shared.clone();
-        async move { shared.write(changes).await }.boxed()
+        async move {
+            let Shared {
+                client,
+                channels,
+                entries,
+                ..
+            } = &*shared;
+            entries.write(client, channels, changes).await
+        }
+        .boxed()
     }
 
     fn damaged(&self) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let shared = self.shared.clone();
-        async move { shared.damaged().await }.boxed()
+        async move { damaged::list(&shared.client).await }.boxed()
     }
 
     fn remove(&self, events: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
-        async move { shared.remove(&events).await }.boxed()
+        async move { damaged::remove(&shared.client, &events).await }.boxed()
     }
 
     fn read_book(
         &self,
         event_id: &EventId,
     ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
-        let (shared, event_id) = (self.shared.clone(), event_id.clone());
-        async move { shared.read_book(&event_id).await }.boxed()
+        let shared = self.shared.clone();
+        let event_id = event_id.clone();
+        async move { entries::read_book(&shared.client, &event_id).await }.boxed()
     }
 
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>> {
@@ -459,11 +135,7 @@ impl OddsCache for RedisCache {
         async move {
             let mut ping = Pipeline::new();
             ping.cmd("PING");
-            shared
-                .send(&ping)
-                .await
-                .map(drop)
-                .map_err(|failed| shared.error(failed))
+            shared.client.send(&ping).await.map(drop)
         }
         .boxed()
     }
@@ -472,35 +144,26 @@ impl OddsCache for RedisCache {
         let shared = self.shared.clone();
         async move {
             let mut messages = Pipeline::new();
-            let (channels, heartbeat) = (&shared.channels, shared.channels.heartbeat());
+            let channels = &shared.channels;
+            let heartbeat = channels.heartbeat();
             let original = channels.original.as_ref().map(|(_, alive)| alive);
             for channel in [&channels.own_alive].into_iter().chain(original) {
                 messages.cmd("PUBLISH").arg(channel).arg(&heartbeat);
             }
-            shared
-                .send(&messages)
-                .await
-                .map(drop)
-                .map_err(|failed| shared.error(failed))
+            shared.client.send(&messages).await.map(drop)
         }
         .boxed()
     }
 
     fn connection(&self) -> u64 {
-        self.shared.connections.load(Ordering::Relaxed)
+        self.shared.client.connections()
     }
 
     fn listen(&self) -> Option<Box<dyn BroadcastStream>> {
-        let Shared {
-            address,
-            channels,
-            limits,
-            ..
-        } = &*self.shared;
         Some(Box::new(RedisBroadcasts::new(
-            address.clone(),
-            channels.clone(),
-            *limits,
+            self.shared.client.address().clone(),
+            self.shared.channels.clone(),
+            self.shared.limits,
         )))
     }
 }

@@ -702,7 +702,7 @@ async fn server_faults_are_named() {
     let replica = error(3).await;
     assert!(replica.contains("replica"), "{replica}");
     assert!(
-        cache.shared.link.lock().await.link.is_none(),
+        !cache.shared.client.is_connected().await,
         "the name may resolve to another server by now"
     );
     server.command(&["REPLICAOF", "NO", "ONE"]);
@@ -735,7 +735,7 @@ async fn queue_overflow_is_reported_as_gap() {
     let server = Server::start(&[]);
     let cache = cache_at(&server.url(), "test");
     let mut broadcasts: Box<dyn BroadcastStream> = Box::new(RedisBroadcasts::with_queue(
-        cache.shared.address.clone(),
+        cache.shared.client.address().clone(),
         cache.shared.channels.clone(),
         cache.shared.limits,
         8,

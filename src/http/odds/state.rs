@@ -1,10 +1,11 @@
 //! The state shared by the handlers of the role `odds`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use actix::Recipient;
+use tokio::sync::Semaphore;
 
 use crate::actors::odds::client_reads::ClientReads;
 use crate::actors::odds::messages::GetSnapshot;
@@ -26,8 +27,8 @@ pub struct OddsState {
     pub store: Arc<dyn Store>,
     /// The queue of reads caused by clients.
     pub reads: Arc<ClientReads>,
-    /// Number of open sessions.
-    pub open_sessions: Arc<AtomicUsize>,
+    /// The permits of sessions, [`OddsState::max_sessions`] in all.
+    pub session_permits: Arc<Semaphore>,
     /// The number of the next session.
     pub next_session: AtomicU64,
     /// Maximum number of open sessions.

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
 use crate::domain::streaming::protocol::CloseReason;
-use crate::http::connections::{Connection, Unfinished};
+use crate::http::connections::{Connection, MessageDeadline};
 use crate::runtime::connection::Violation;
 
 const MASK_BYTES: u64 = 4;
@@ -80,7 +80,7 @@ pub struct FrameLimiter<S> {
     held: usize,
     /// Created with the first message that does not end in the read it began in. Most sessions
     /// never have one.
-    deadline: Option<Rc<Unfinished>>,
+    deadline: Option<Rc<MessageDeadline>>,
     connection: Option<Rc<Connection>>,
     violation: Violation,
 }
@@ -122,7 +122,7 @@ impl<S> FrameLimiter<S> {
         self.held = pending;
         let is_unfinished = self.heads.is_unfinished();
         if is_unfinished && self.deadline.is_none() {
-            self.deadline = self.connection.as_ref().map(Connection::unfinished);
+            self.deadline = self.connection.as_deref().map(Connection::message_deadline);
         }
         if let Some(deadline) = &self.deadline {
             deadline.set(is_unfinished, self.heads.messages, context.waker());

@@ -1,40 +1,23 @@
 //! `GET /ws/odds`: the upgrade to a session.
 
-use std::any::Any;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use actix_web::{HttpRequest, HttpResponse, web};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::frame_limit::FrameLimiter;
 use super::handshake;
-use crate::actors::streaming::session::{Session, SessionEdges};
+use crate::actors::streaming::session::{Session, SessionEdges, SessionPermits};
 use crate::domain::streaming::fanout::SessionId;
-use crate::http::addresses::{AddressPermit, TooMany};
+use crate::http::addresses::TooMany;
 use crate::http::connections::Connection;
 use crate::http::errors::ApiError;
 use crate::http::odds::state::OddsState;
 use crate::http::origin::{check_page, log_refusal};
+use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::ConnectionHandle;
-
-/// The permit for an open session and the one for its client's address. Both are returned on drop.
-struct SessionPermit(Arc<AtomicUsize>, Option<AddressPermit>);
-
-impl SessionPermit {
-    fn take(open: &Arc<AtomicUsize>, max: usize) -> Option<SessionPermit> {
-        let taken = open.fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-            (open < max).then_some(open + 1)
-        });
-        taken.is_ok().then(|| SessionPermit(open.clone(), None))
-    }
-}
-
-impl Drop for SessionPermit {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
-}
 
 /// Upgrades a request to a session, or returns why it is refused.
 pub async fn open(
@@ -54,20 +37,28 @@ pub async fn open(
     };
     check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
     let mut answer = handshake::accept(&request).map_err(refuse)?;
-    let mut permit = SessionPermit::take(&state.open_sessions, state.max_sessions)
-        .ok_or_else(|| refuse(ApiError::TooManySessions(state.max_sessions)))?;
-    permit.1 = address_permit(&request, &state).map_err(refuse)?;
+    let permits = SessionPermits {
+        session: session_permit(&state.session_permits, state.max_sessions).map_err(refuse)?,
+        address: address_permit(&request, &state).map_err(refuse)?,
+    };
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
-    let permit: Box<dyn Any> = Box::new(permit);
     let guarded = request.conn_data::<Rc<Connection>>();
     let from_client = FrameLimiter::new(payload, state.frames.clone(), guarded);
     if let Some(connection) = guarded {
         connection.upgrade();
     }
-    let session = Session::new(id, sessions.into_inner(), connection, permit);
+    let session = Session::new(id, sessions.into_inner(), connection, permits);
     let violation = from_client.violation();
     Ok(answer.streaming(session.start(from_client, violation)))
+}
+
+/// Takes one of the `max` permits for sessions.
+fn session_permit(permits: &Arc<Semaphore>, max: usize) -> Result<OwnedSemaphorePermit, ApiError> {
+    permits
+        .clone()
+        .try_acquire_owned()
+        .map_err(|_| ApiError::TooManySessions(max))
 }
 
 /// Takes a permit for a session of the client's address.
@@ -113,10 +104,14 @@ mod tests {
 
     #[test]
     fn dropped_permit_is_returned() {
-        let open = Arc::new(AtomicUsize::new(0));
-        let first = SessionPermit::take(&open, 1);
-        assert!(first.is_some() && SessionPermit::take(&open, 1).is_none());
+        let permits = Arc::new(Semaphore::new(1));
+        let first = session_permit(&permits, 1);
+        assert!(first.is_ok());
+        assert!(matches!(
+            session_permit(&permits, 1),
+            Err(ApiError::TooManySessions(1))
+        ));
         drop(first);
-        assert!(SessionPermit::take(&open, 1).is_some());
+        assert!(session_permit(&permits, 1).is_ok());
     }
 }

@@ -6,9 +6,13 @@
 mod changes;
 pub mod decoder;
 pub mod definition;
+mod image_requests;
 pub mod ladder;
 pub mod market;
+mod markets;
+mod requests;
 mod segments;
+mod status;
 pub mod wire;
 
 #[cfg(test)]

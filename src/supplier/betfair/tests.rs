@@ -603,9 +603,9 @@ fn old_ended_markets_are_removed() {
         assert_eq!(seen.len(), 1);
     }
     assert!(
-        decoder.kept_markets() <= 1_000,
+        decoder.held_markets() <= 1_000,
         "{}",
-        decoder.kept_markets()
+        decoder.held_markets()
     );
 }
 

@@ -29,6 +29,7 @@ use sports_bet_platform::telemetry::log_limit::LogLimit;
 use sports_bet_platform::telemetry::metrics::OddsMetrics;
 
 use tempfile::TempDir;
+use tokio::sync::Semaphore;
 
 use crate::support::OddsClient;
 
@@ -122,7 +123,7 @@ fn serve(
         snapshot_timeout: Duration::from_secs(5),
         feed: Arc::new(feed(metrics.feed_live.clone())),
         store,
-        open_sessions: Arc::default(),
+        session_permits: Arc::new(Semaphore::new(10)),
         next_session: AtomicU64::new(1),
         max_sessions: 10,
         addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),

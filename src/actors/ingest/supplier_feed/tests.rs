@@ -1,7 +1,12 @@
 use clap::Parser;
 
+use super::publish_plan::DENSE_BATCH;
 use super::*;
+use crate::bus::BusError;
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::*;
+use crate::supplier::frame_batch::MAX_FRAMES;
 
 #[derive(Parser)]
 struct Settings {
@@ -53,14 +58,8 @@ fn reading(gathering: Duration, rows: &[usize]) -> mpsc::UnboundedReceiver<(Inst
             metrics,
         );
         let stream = context.add_stream(futures_util::stream::iter(rows));
-        let (now, (outbound, _)) = (Instant::now(), mpsc::channel(1));
-        feed.link = Some(Link {
-            since: now,
-            stream,
-            outbound,
-            last_heard: now,
-            last_ping: now,
-        });
+        let (outbound, _) = mpsc::channel(1);
+        feed.open_link(stream, outbound);
         feed
     });
     published
@@ -80,7 +79,7 @@ async fn dense_stream_gathers_between_publishes() {
 /// Neither a quiet stream nor a backlog is delayed.
 #[actix_web::test]
 async fn quiet_stream_and_backlog_are_not_delayed() {
-    let rows = [1, DENSE_BATCH - 1, frame_batch::MAX_FRAMES, 1];
+    let rows = [1, DENSE_BATCH - 1, MAX_FRAMES, 1];
     let mut published = reading(Duration::from_secs(3_600), &rows);
     for row in rows {
         let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;
@@ -131,14 +130,8 @@ async fn refused_batch_leaves_no_market_open() {
             IngestMetrics::new().unwrap(),
         );
         let stream = context.add_stream(futures_util::stream::iter([batch]));
-        let (now, (outbound, _)) = (Instant::now(), mpsc::channel(1));
-        feed.link = Some(Link {
-            since: now,
-            stream,
-            outbound,
-            last_heard: now,
-            last_ping: now,
-        });
+        let (outbound, _) = mpsc::channel(1);
+        feed.open_link(stream, outbound);
         feed
     });
     let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;

@@ -38,16 +38,16 @@ fn statuses(updates: &[OddsUpdate]) -> Vec<String> {
 }
 
 fn requests_image(decoded: &Decoded) -> bool {
-    let asked = decoded
+    let is_requested = decoded
         .send
         .iter()
         .any(|text| text.contains("marketSubscription"));
     assert!(
-        !asked || !decoded.send[0].contains("initialClk"),
+        !is_requested || !decoded.send[0].contains("initialClk"),
         "{:?}",
         decoded.send
     );
-    asked
+    is_requested
 }
 
 #[test]

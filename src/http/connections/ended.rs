@@ -1,0 +1,67 @@
+//! Why the server ends connections, and its final response.
+
+use strum::{IntoStaticStr, VariantNames};
+
+/// Why the server ended a connection. The label `reason` of `http_connections_ended_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
+#[strum(serialize_all = "snake_case")]
+pub enum Ended {
+    /// The head of a request did not arrive in time.
+    #[strum(to_string = "head_timeout")]
+    Head,
+    /// The head of a request is too large.
+    HeadTooLarge,
+    /// The body of a request did not arrive in time.
+    #[strum(to_string = "body_timeout")]
+    Body,
+    /// No further request arrived.
+    Idle,
+    /// The client accepts none of the written bytes.
+    #[strum(to_string = "write_timeout")]
+    Write,
+    /// It was closed to make room for others.
+    Crowded,
+    /// Its address has too many connections.
+    #[strum(to_string = "address_limit")]
+    Address,
+}
+
+impl Ended {
+    /// The metric label.
+    pub fn label(self) -> &'static str {
+        self.into()
+    }
+
+    /// The response to the client, if it waits for one.
+    pub(super) fn response(self) -> Option<String> {
+        let (status, code, message) = match self {
+            Ended::Head => (
+                "408 Request Timeout",
+                "REQUEST_TIMEOUT",
+                "the request's head did not arrive in time",
+            ),
+            Ended::HeadTooLarge => (
+                "431 Request Header Fields Too Large",
+                "REQUEST_HEAD_TOO_LARGE",
+                "the request's head is larger than 32 KiB",
+            ),
+            Ended::Body => (
+                "408 Request Timeout",
+                "REQUEST_TIMEOUT",
+                "the request's body did not arrive in time",
+            ),
+            Ended::Address => (
+                "429 Too Many Requests",
+                "TOO_MANY_CONNECTIONS",
+                "too many connections from this address",
+            ),
+            Ended::Idle | Ended::Write | Ended::Crowded => return None,
+        };
+        let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
+        Some(format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n\
+             retry-after: 1\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        ))
+    }
+}

@@ -1,0 +1,101 @@
+use super::*;
+use crate::http::addresses::AddressLimit;
+use crate::http::connections::Phase;
+
+fn table() -> Rc<Connections> {
+    let ended = IntCounterVec::new(prometheus::Opts::new("ended", "ended"), &["reason"]).unwrap();
+    let any = AddressLimit::Set(0);
+    Connections::start(
+        ConnectionLimits::default(),
+        Addresses::new(&[], any, any),
+        ended,
+    )
+}
+
+/// The server's side of a connection, and the client's.
+async fn connect(table: &Rc<Connections>) -> (Rc<Connection>, TcpStream) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap())
+        .await
+        .unwrap();
+    (
+        table.admit(&listener.accept().await.unwrap().0).unwrap(),
+        client,
+    )
+}
+
+fn receive(connection: &Connection, bytes: &[u8]) {
+    assert_eq!(connection.received(bytes), Ok(()));
+}
+
+async fn final_response(
+    table: &Connections,
+    connection: Rc<Connection>,
+    mut client: TcpStream,
+) -> String {
+    table.end(&connection, Ended::Head);
+    drop(connection);
+    let mut response = String::new();
+    tokio::io::AsyncReadExt::read_to_string(&mut client, &mut response)
+        .await
+        .unwrap();
+    response
+}
+
+#[actix_web::test]
+async fn ended_session_is_swept_again() {
+    let table = table();
+    let (connection, _client) = connect(&table).await;
+    connection.begin(true);
+    connection.upgrade();
+    assert!(table.entries.borrow().is_empty());
+    connection.session_ended();
+    assert_eq!(
+        (connection.phase(), table.entries.borrow().len()),
+        (Phase::Closing, 1)
+    );
+    connection.end();
+    assert_eq!(connection.phase(), Phase::Closing);
+    table.sweep(Instant::now() + table.limits.write);
+    assert!(table.entries.borrow().is_empty());
+    assert_eq!(table.ended.with_label_values(&["write_timeout"]).get(), 1);
+}
+
+#[actix_web::test]
+async fn dropped_stream_is_not_listed_again() {
+    let table = table();
+    let (connection, _client) = connect(&table).await;
+    connection.upgrade();
+    connection.stream_dropped();
+    connection.session_ended();
+    assert!(table.entries.borrow().is_empty());
+}
+
+#[actix_web::test]
+async fn only_begun_heads_are_answered() {
+    let table = table();
+    let (connection, client) = connect(&table).await;
+    receive(&connection, b"\r\n");
+    assert_eq!(final_response(&table, connection, client).await, "");
+    let (connection, client) = connect(&table).await;
+    receive(&connection, b"GET");
+    assert!(
+        final_response(&table, connection, client)
+            .await
+            .starts_with("HTTP/1.1 408 ")
+    );
+}
+
+#[actix_web::test]
+async fn room_is_made_for_many_at_once() {
+    let table = table();
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(connect(&table).await);
+    }
+    table.make_room(3, Instant::now() + MIN_AGE);
+    assert_eq!(
+        table.entries.borrow().keys().copied().collect::<Vec<_>>(),
+        [3, 4]
+    );
+}
