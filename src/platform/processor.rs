@@ -11,11 +11,11 @@ use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsRuntime;
 use crate::actors::odds::book_router::BookRouter;
-use crate::actors::odds::book_source::BookSource;
+use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::cache_writer::CacheWriter;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::StoreBatch;
-use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber};
+use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
 use crate::actors::odds::odds_consumer::{BusConsumer, ConsumerSettings, Work};
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
@@ -41,7 +41,7 @@ impl PlatformBuilder<'_> {
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
         odds: Option<&OddsRuntime>,
-    ) -> Result<Addr<BookRouter>, StartError> {
+    ) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
         let cache_writer =
@@ -49,12 +49,12 @@ impl PlatformBuilder<'_> {
         let cache_health = cache_writer.health();
         let cache_writer = self.start("cache writer", &live, HUB_MAILBOX, cache_writer);
         let depth = metrics.mailbox_depth.with_label_values(&["cache_writer"]);
-        let mut listeners = vec![ChangeSubscriber::new(
+        let mut subscribers = vec![ChangeSubscriber::new(
             cache_writer.clone().recipient(),
             depth,
         )];
         if let Some(odds) = odds {
-            listeners.push(ChangeSubscriber::new(
+            subscribers.push(ChangeSubscriber::new(
                 odds.registry.clone().recipient(),
                 odds.metrics.registry_depth.clone(),
             ));
@@ -69,6 +69,7 @@ impl PlatformBuilder<'_> {
         };
         let limits = self.limits();
         let source = BookSource::new(
+            MergePolicy::LatestWins,
             cache.clone(),
             store.clone(),
             clients,
@@ -76,10 +77,11 @@ impl PlatformBuilder<'_> {
         )
         .within(limits);
         let edges = Arc::new(BookEdges {
-            first_position: bus.first_position,
+            feed: BusFeed {
+                first_position: bus.first_position,
+            },
             source,
-            listeners,
-            is_mirror: false,
+            subscribers,
             metrics: metrics.book_metrics(),
         });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
