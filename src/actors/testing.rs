@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex};
 
 use actix::prelude::*;
 
-use super::odds::book_source::BookSource;
+use super::odds::book_source::{BookSource, MergePolicy};
 use super::odds::client_reads::{ClientReads, ReadLimits};
 use super::odds::messages::BookChanged;
-use super::odds::odds_book::{BookEdges, ChangeSubscriber};
+use super::odds::odds_book::{BookEdges, BookFeed, BusFeed, ChangeSubscriber, MirrorFeed};
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::domain::dead_letter::DeadLetter;
@@ -104,24 +104,24 @@ impl Store for ProbeStore {
 }
 
 /// Records each change as market and sequence number, and the numbers of conflated changes.
-pub struct ProbeListener {
-    pub told: Arc<Mutex<Vec<(String, u64)>>>,
+pub struct ProbeSubscriber {
+    pub published: Arc<Mutex<Vec<(String, u64)>>>,
     pub conflated: Arc<Mutex<Vec<u64>>>,
 }
 
-impl Actor for ProbeListener {
+impl Actor for ProbeSubscriber {
     type Context = Context<Self>;
 }
 
-impl Handler<BookChanged> for ProbeListener {
+impl Handler<BookChanged> for ProbeSubscriber {
     type Result = ();
 
     fn handle(&mut self, changed: BookChanged, _: &mut Context<Self>) {
-        let told = changed
+        let published = changed
             .states
             .iter()
             .map(|state| (state.update.market.to_string(), state.seq));
-        self.told.lock().unwrap().extend(told);
+        self.published.lock().unwrap().extend(published);
         let conflated = changed
             .states
             .iter()
@@ -131,31 +131,42 @@ impl Handler<BookChanged> for ProbeListener {
     }
 }
 
-/// Book edges with a probe store and a probe listener.
-pub struct ProbeEdges {
-    pub edges: Arc<BookEdges>,
+/// Book edges with a probe store and a probe subscriber.
+pub struct ProbeEdges<F> {
+    pub edges: Arc<BookEdges<F>>,
     pub store: Arc<ProbeStore>,
-    pub told: Arc<Mutex<Vec<(String, u64)>>>,
+    pub published: Arc<Mutex<Vec<(String, u64)>>>,
     pub conflated: Arc<Mutex<Vec<u64>>>,
     pub refused: prometheus::IntCounter,
     pub metrics: ProcessorMetrics,
 }
 
-pub fn probe_edges() -> ProbeEdges {
+/// Edges of books that are fed from an embedded bus.
+pub fn probe_edges() -> ProbeEdges<BusFeed> {
     let cache = Arc::new(EmbeddedCache::new(std::time::Duration::from_secs(60)));
-    probe_edges_with(cache, false)
+    bus_edges(cache)
 }
 
-/// Book edges that read this cache; with `is_mirror`, the books are fed by broadcasts.
-pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdges {
+/// Edges of books that are fed from an embedded bus and read this cache.
+pub fn bus_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<BusFeed> {
+    let feed = BusFeed {
+        first_position: Some(0),
+    };
+    edges_of(feed, MergePolicy::LatestWins, cache)
+}
+
+/// Edges of books that are fed by broadcasts and read this cache.
+pub fn mirror_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<MirrorFeed> {
+    edges_of(MirrorFeed, MergePolicy::CacheWins, cache)
+}
+
+fn edges_of<F: BookFeed>(feed: F, policy: MergePolicy, cache: Arc<dyn OddsCache>) -> ProbeEdges<F> {
     let metrics = ProcessorMetrics::new().unwrap();
     let store = Arc::new(ProbeStore::default());
-    let (told, conflated) = (
-        Arc::<Mutex<Vec<_>>>::default(),
-        Arc::<Mutex<Vec<_>>>::default(),
-    );
-    let listener = ProbeListener {
-        told: told.clone(),
+    let published = Arc::<Mutex<Vec<_>>>::default();
+    let conflated = Arc::<Mutex<Vec<_>>>::default();
+    let subscriber = ProbeSubscriber {
+        published: published.clone(),
         conflated: conflated.clone(),
     }
     .start();
@@ -167,17 +178,17 @@ pub fn probe_edges_with(cache: Arc<dyn OddsCache>, is_mirror: bool) -> ProbeEdge
     };
     let refused = prometheus::IntCounter::new("refused", "test").unwrap();
     let clients = Arc::new(ClientReads::new(limits, refused.clone()));
+    let book_metrics = metrics.book_metrics();
     let edges = BookEdges {
-        first_position: (!is_mirror).then_some(0),
-        source: BookSource::new(cache, store.clone(), clients, metrics.book_metrics()),
-        listeners: vec![ChangeSubscriber::new(listener.recipient(), depth)],
-        is_mirror,
+        feed,
+        source: BookSource::new(policy, cache, store.clone(), clients, book_metrics),
+        subscribers: vec![ChangeSubscriber::new(subscriber.recipient(), depth)],
         metrics: metrics.book_metrics(),
     };
     ProbeEdges {
         edges: Arc::new(edges),
         store,
-        told,
+        published,
         conflated,
         refused,
         metrics,

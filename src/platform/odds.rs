@@ -14,11 +14,11 @@ use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
 use super::{StartError, bounds, role_metrics};
 use crate::actors::odds::book_router::BookRouter;
-use crate::actors::odds::book_source::BookSource;
+use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges};
 use crate::actors::odds::client_reads::{ClientReads, ReadLimits};
 use crate::actors::odds::messages::GetSnapshot;
-use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber};
+use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber, MirrorFeed};
 use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
 use crate::actors::streaming::session::SessionEdges;
@@ -126,19 +126,19 @@ impl PlatformBuilder<'_> {
                 checks.push(check_cache(cache));
                 self.start_mirror(&odds, broadcasts, cache, &stores.read)
             }
-            (None, Some(books)) => books,
+            (None, Some(books)) => books.recipient(),
             // Unreachable: the configuration requires a processor in this process if the cache does
             // not broadcast.
             (None, None) => return Ok(None),
         };
         checks.push(check_feed(&odds.feed));
         let prices = Prices {
-            snapshots: books.clone().recipient(),
+            snapshots: books.clone(),
             timeout: SNAPSHOT_TIMEOUT,
             feed: odds.feed.clone(),
         };
         if config.runs(Role::Odds) {
-            self.start_odds(odds, &books, &stores.read, checks)?;
+            self.start_odds(odds, books, &stores.read, checks)?;
         }
         Ok(Some(prices))
     }
@@ -150,7 +150,7 @@ impl PlatformBuilder<'_> {
         broadcasts: Box<dyn BroadcastStream>,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
-    ) -> Addr<BookRouter> {
+    ) -> Recipient<GetSnapshot> {
         let OddsRuntime {
             registry,
             thread,
@@ -159,19 +159,19 @@ impl PlatformBuilder<'_> {
             metrics,
         } = odds;
         let edges = Arc::new(BookEdges {
-            first_position: None,
+            feed: MirrorFeed,
             source: BookSource::new(
+                MergePolicy::CacheWins,
                 cache.clone(),
                 store.clone(),
                 reads.clone(),
                 metrics.book_metrics(),
             )
             .within(self.limits()),
-            listeners: vec![ChangeSubscriber::new(
+            subscribers: vec![ChangeSubscriber::new(
                 registry.clone().recipient(),
                 metrics.registry_depth.clone(),
             )],
-            is_mirror: true,
             metrics: metrics.book_metrics(),
         });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
@@ -190,14 +190,14 @@ impl PlatformBuilder<'_> {
             metrics.clone(),
         );
         self.start("broadcast listener", thread, LISTENER_MAILBOX, listener);
-        router
+        router.recipient()
     }
 
-    /// Serves clients from `books`.
+    /// Serves clients from `snapshots`.
     pub(super) fn start_odds(
         &mut self,
         odds: OddsRuntime,
-        books: &Addr<BookRouter>,
+        snapshots: Recipient<GetSnapshot>,
         store: &Arc<dyn Store>,
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
@@ -209,7 +209,6 @@ impl PlatformBuilder<'_> {
             metrics,
             ..
         } = odds;
-        let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
         let limits = session_limits(self.settings);
         let settings = DistributorSettings {
             slow_client_limit: clients.slow_client_limit,

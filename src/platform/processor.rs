@@ -12,7 +12,7 @@ use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
 use super::odds::OddsRuntime;
 use crate::actors::odds::book_router::BookRouter;
-use crate::actors::odds::book_source::BookSource;
+use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::cache_writer::{CacheHealth, CacheWriter};
 use crate::actors::odds::client_reads::ClientReads;
 use crate::actors::odds::consumers::ConsumerSettings;
@@ -21,7 +21,7 @@ use crate::actors::odds::consumers::live_consumer::{LiveConsumer, LiveEdges};
 use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::StoreBatch;
-use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber};
+use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
 use crate::actors::odds::store_writer::{LastBatch, Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
@@ -47,7 +47,7 @@ impl PlatformBuilder<'_> {
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
         odds: Option<&OddsRuntime>,
-    ) -> Result<Addr<BookRouter>, StartError> {
+    ) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
         let storing = self.arbiter();
@@ -80,7 +80,7 @@ struct ProcessorBuilder<'a, 'b> {
 }
 
 impl ProcessorBuilder<'_, '_> {
-    fn start(mut self) -> Result<Addr<BookRouter>, StartError> {
+    fn start(mut self) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
         let (cache_writer, cache_health) = self.start_cache_writer();
         let router = self.start_router(&cache_writer)?;
         let (store_writer, last_batch) = self.start_store_writer();
@@ -120,18 +120,20 @@ impl ProcessorBuilder<'_, '_> {
     fn start_router(
         &mut self,
         cache_writer: &Addr<CacheWriter>,
-    ) -> Result<Addr<BookRouter>, StartError> {
+    ) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
         let source = BookSource::new(
+            MergePolicy::LatestWins,
             self.cache.clone(),
             self.store.clone(),
             self.client_reads()?,
             self.metrics.book_metrics(),
         );
         let edges = BookEdges {
-            first_position: self.bus.first_position,
+            feed: BusFeed {
+                first_position: self.bus.first_position,
+            },
             source: source.within(self.platform.limits()),
-            listeners: self.change_subscribers(cache_writer),
-            is_mirror: false,
+            subscribers: self.change_subscribers(cache_writer),
             metrics: self.metrics.book_metrics(),
         };
         let idle_limit = self.platform.settings.cache.book_idle_limit;

@@ -8,22 +8,27 @@ use tokio::sync::oneshot;
 use crate::cache::Broadcast;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
-use crate::domain::odds::book::MarketState;
-use crate::domain::odds::book::Snapshot;
+use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::store::StoreError;
 
-/// Sent by a consumer to the router and by the router to a book. The reply follows after every book
-/// has applied its part and published the changes.
+/// Sent by a consumer to the router. The reply follows after every book has applied its part and
+/// published the changes.
 #[derive(Message, Debug)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
 
-/// Sent by the broadcast listener to the router and by the router to a book: changes that other
-/// processes published. The reply is that of [`ApplyUpdates`].
+/// Sent by the broadcast listener to the router: changes that other processes published. The reply
+/// is that of [`ApplyUpdates`].
 #[derive(Message, Debug, Clone)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ApplyBroadcasts(pub Vec<Broadcast>);
+
+/// Sent by the router to a book: the part of a batch that concerns its event. The reply follows
+/// after the changes are published.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), ApplyError>")]
+pub struct Apply<T>(pub Vec<T>);
 
 /// Sent by the broadcast listener to the router after a gap: reload these books, or all. New state
 /// is published before the reply, which lists the books that could not read the cache.
@@ -31,7 +36,7 @@ pub struct ApplyBroadcasts(pub Vec<Broadcast>);
 #[rtype(result = "Vec<EventId>")]
 pub struct ReloadBooks(pub Option<Vec<EventId>>);
 
-/// Sent by the router to a book: reload the state. Fails if the cache cannot be read.
+/// Sent by the router to a mirror: reload the state. Fails if the cache cannot be read.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "Result<(), ApplyError>")]
 pub struct ReloadBook;

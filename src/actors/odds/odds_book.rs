@@ -1,6 +1,11 @@
-//! One actor per event: applies updates to its book and publishes the changes.
+//! One actor per event: feeds the book of the event and publishes its changes.
 
+mod bus_book;
 mod doubts;
+mod feed;
+mod mirror_book;
+mod mirror_feed;
+mod state;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,20 +14,15 @@ use actix::prelude::*;
 use log::debug;
 use prometheus::IntGauge;
 
-use self::doubts::Doubts;
-use super::book_source::{BookSource, LoadedState, ReadPriority, ReplayBoundary};
-use super::messages::{
-    ApplyBroadcasts, ApplyError, ApplyUpdates, BookChanged, GetSnapshot, ReloadBook,
-};
-use crate::cache::{Broadcast, Change};
+pub use self::feed::{BookFeed, BusFeed};
+pub use self::mirror_feed::MirrorFeed;
+use self::state::{Applied, BookState, RELOAD_DELAY, Restored};
+use super::book_source::{BookSource, LoadedState, ReplayBoundary};
+use super::messages::{Apply, ApplyError, BookChanged, GetSnapshot};
+use crate::cache::Change;
 use crate::domain::ids::EventId;
-use crate::domain::odds::book::{Book, MarketState, Rejection, Snapshot};
-use crate::domain::odds::update::PositionedUpdate;
-use crate::domain::odds::version_stamp::VersionCounter;
+use crate::domain::odds::book::Snapshot;
 use crate::telemetry::metrics::BookMetrics;
-
-/// Delay before a book that could not read the store tries again.
-const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
 /// A receiver of changes.
 pub struct ChangeSubscriber {
@@ -39,35 +39,31 @@ impl ChangeSubscriber {
 }
 
 /// Dependencies shared by all books.
-pub struct BookEdges {
-    /// The first position of a bus that starts with the process. Every change published earlier has
-    /// a lower sequence number. `None` for a durable bus: it may be replayed from its beginning.
-    pub first_position: Option<u64>,
+pub struct BookEdges<F> {
+    /// How the books are fed.
+    pub feed: F,
     /// Loads the state of the books.
     pub source: BookSource,
     /// Receivers of changes.
-    pub listeners: Vec<ChangeSubscriber>,
-    /// Whether the books mirror those of other processes: they are fed by broadcasts, not by a bus.
-    pub is_mirror: bool,
+    pub subscribers: Vec<ChangeSubscriber>,
     /// The metrics.
     pub metrics: BookMetrics,
 }
 
-impl BookEdges {
+impl<F> BookEdges<F> {
     /// Sends changes to every receiver and waits until each has room: nothing is dropped, and a
     /// full mailbox slows down the bus consumer.
     async fn publish(&self, changes: Vec<Change>) {
-        for alike in changes.chunk_by(|one, next| one.conflated == next.conflated) {
-            let states = alike.iter().map(|change| change.state.clone()).collect();
+        for run in changes.chunk_by(|one, next| one.conflated == next.conflated) {
             let changed = BookChanged {
-                states,
-                conflated: alike[0].conflated,
+                states: run.iter().map(|change| change.state.clone()).collect(),
+                conflated: run[0].conflated,
             };
-            for listener in &self.listeners {
-                listener.depth.inc();
-                if listener.to.send(changed.clone()).await.is_err() {
+            for subscriber in &self.subscribers {
+                subscriber.depth.inc();
+                if subscriber.to.send(changed.clone()).await.is_err() {
                     // The receiver is gone; the platform monitors its actors and stops the process.
-                    listener.depth.dec();
+                    subscriber.depth.dec();
                 }
             }
         }
@@ -75,153 +71,79 @@ impl BookEdges {
 }
 
 /// The book of one event.
-pub struct OddsBook {
-    book: Book,
+pub struct OddsBook<F: BookFeed> {
+    state: F::State,
     event_id: EventId,
-    edges: Arc<BookEdges>,
-    left: ReplayBoundary,
+    edges: Arc<BookEdges<F>>,
     /// The initial state; taken when the actor starts.
     loaded: Option<LoadedState>,
-    /// Whether the stored state of the event has been read.
-    is_loaded: bool,
-    /// Whether the last load could read the cache. A mirrored book shows the cached state; the
-    /// store lags behind it.
-    is_cache_read: bool,
-    /// The scheduled reload.
-    next_look: Option<SpawnHandle>,
-    /// The markets that a mirrored book has to compare with the cache.
-    doubts: Doubts,
-    /// Advances when the reply to [`GetSnapshot`] changes.
-    generation: VersionCounter,
+    scheduled_reload: Option<SpawnHandle>,
 }
 
-impl OddsBook {
-    /// Creates a book that starts with `loaded`, which was read up to `left`.
+impl<F: BookFeed> OddsBook<F> {
+    /// Creates a book that starts with `loaded`, which was read up to `boundary`.
     pub fn new(
         event_id: EventId,
-        edges: Arc<BookEdges>,
-        left: ReplayBoundary,
+        edges: Arc<BookEdges<F>>,
+        boundary: ReplayBoundary,
         loaded: LoadedState,
-    ) -> OddsBook {
+    ) -> OddsBook<F> {
         OddsBook {
-            book: Book::new(event_id.clone()),
+            state: edges.feed.new_state(event_id.clone(), boundary),
             event_id,
             edges,
-            left,
             loaded: Some(loaded),
-            is_loaded: false,
-            is_cache_read: false,
-            next_look: None,
-            doubts: Doubts::default(),
-            generation: VersionCounter::default(),
+            scheduled_reload: None,
         }
     }
-}
 
-impl OddsBook {
-    /// Restores loaded state and publishes the whole book: the store may hold a change that no
-    /// client has seen. Clients that have a change already drop it by its sequence number.
-    /// Schedules a reload if something could not be read.
-    fn take(
-        &mut self,
-        loaded: LoadedState,
-        context: &mut Context<Self>,
-    ) -> impl ActorFuture<Self, Output = ()> + use<> {
-        self.doubts.record_read(loaded.read_seq);
-        self.is_loaded = loaded.is_complete;
-        self.is_cache_read = loaded.is_cache_read;
-        if let Some(delay) = loaded.next_look(RELOAD_DELAY) {
-            self.schedule_reload(delay, context);
+    /// Counts applied and rejected updates and publishes the changes.
+    fn publish_applied(&self, applied: Applied) -> impl ActorFuture<Self, Output = ()> + use<F> {
+        let metrics = &self.edges.metrics;
+        for rejection in &applied.rejected {
+            let reason = rejection.reason();
+            metrics.rejected.with_label_values(&[reason]).inc();
+            debug!(event = self.event_id.as_str(); "update rejected: {rejection}");
         }
-        self.book.restore(loaded.states);
-        self.book
-            .continue_from(self.edges.first_position.unwrap_or(0));
-        self.generation.changed();
-        let mut states = self.book.snapshot().markets;
-        states.sort_by_key(|state| state.seq);
-        // In a mirror, changes may be missing before every loaded state. Otherwise none is missing
-        // before a loaded state that is exactly the update the book starts for.
-        let next = if self.edges.is_mirror {
-            None
-        } else {
-            self.left.next()
-        };
-        let change = |state: Arc<MarketState>| Change {
-            conflated: Some(state.seq) != next,
-            state,
-        };
-        let changes = states.into_iter().map(change).collect();
+        metrics.applied.inc_by(applied.changes.len() as u64);
+        self.publish(applied.changes)
+    }
+
+    fn publish(&self, changes: Vec<Change>) -> impl ActorFuture<Self, Output = ()> + use<F> {
         let edges = self.edges.clone();
         async move { edges.publish(changes).await }.into_actor(self)
     }
 
-    /// Loads the state again after it could not be read in full.
-    fn load(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
-        let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        async move {
-            edges
-                .source
-                .load(&event_id, left, ReadPriority::Background)
-                .await
-        }
-        .into_actor(self)
-        .then(|loaded, book, context| book.take(loaded, context))
+    /// Adds loaded state and publishes the changes.
+    fn reload(
+        &mut self,
+        loaded: LoadedState,
+        context: &mut Context<Self>,
+    ) -> impl ActorFuture<Self, Output = ()> + use<F> {
+        let restored = self.state.reload(loaded);
+        self.publish_restored(restored, context)
     }
-}
 
-impl OddsBook {
-    /// Reloads the state of a mirrored book and publishes newer states. Returns whether the cache
-    /// answers.
-    fn mirror(&self, is_store_wanted: bool) -> impl ActorFuture<Self, Output = bool> + 'static {
-        let (edges, event_id, left) = (self.edges.clone(), self.event_id.clone(), self.left);
-        let reading = async move {
-            edges
-                .source
-                .load_mirrored(&event_id, left, ReadPriority::Background, is_store_wanted)
-                .await
-        };
-        reading.into_actor(self).then(|loaded, book, context| {
-            book.doubts.record_read(loaded.read_seq);
-            book.is_loaded |= loaded.is_complete;
-            book.is_cache_read = loaded.is_cache_read;
-            if let Some(delay) = loaded.next_look(RELOAD_DELAY) {
-                book.schedule_reload(delay, context);
-            }
-            let news = if book.book.is_empty() {
-                book.book.restore(loaded.states);
-                let mut markets = book.book.snapshot().markets;
-                markets.sort_by_key(|state| state.seq);
-                markets
-            } else {
-                book.book.catch_up(loaded.states)
-            };
-            book.generation.changed();
-            let edges = book.edges.clone();
-            // A damaged entry affects only this event and does not count as a cache failure.
-            let is_cache_read = loaded.is_cache_read || loaded.is_damaged;
-            let news = news
-                .into_iter()
-                .map(|state| Change {
-                    state,
-                    conflated: true,
-                })
-                .collect();
-            async move {
-                edges.publish(news).await;
-                is_cache_read
-            }
-            .into_actor(book)
-        })
+    /// Publishes restored state, and schedules a reload if something could not be read.
+    fn publish_restored(
+        &mut self,
+        restored: Restored,
+        context: &mut Context<Self>,
+    ) -> impl ActorFuture<Self, Output = ()> + use<F> {
+        if let Some(delay) = restored.reload_after {
+            self.schedule_reload(delay, context);
+        }
+        self.publish(restored.changes)
     }
 
     /// Schedules a reload from cache and store. At most one is scheduled, however often it is
     /// requested.
     fn schedule_reload(&mut self, delay: Duration, context: &mut Context<Self>) {
-        if let Some(earlier) = self.next_look.take() {
+        if let Some(earlier) = self.scheduled_reload.take() {
             context.cancel_future(earlier);
         }
-        self.next_look = Some(context.run_later(delay, |book, context| {
-            book.next_look = None;
+        self.scheduled_reload = Some(context.run_later(delay, |book, context| {
+            book.scheduled_reload = None;
             // A book that was dropped in the meantime does not reload.
             if context.connected() {
                 context.spawn(book.reload_if_useful());
@@ -229,35 +151,46 @@ impl OddsBook {
         }));
     }
 
-    fn reload_if_useful(&self) -> impl ActorFuture<Self, Output = ()> + 'static {
-        let (edges, event_id, is_cache_read) = (
-            self.edges.clone(),
-            self.event_id.clone(),
-            self.is_cache_read,
-        );
-        let checking = async move { edges.source.may_know_more(&event_id, is_cache_read).await };
-        checking
+    fn reload_if_useful(&self) -> impl ActorFuture<Self, Output = ()> + use<F> {
+        let edges = self.edges.clone();
+        let event_id = self.event_id.clone();
+        let is_cache_read = self.state.is_cache_read();
+        async move {
+            edges
+                .source
+                .is_reload_useful(&event_id, is_cache_read)
+                .await
+        }
+        .into_actor(self)
+        .map(|is_useful, book, context| {
+            if is_useful {
+                context.spawn(book.load_again());
+            } else {
+                book.schedule_reload(RELOAD_DELAY, context);
+            }
+        })
+    }
+
+    /// Loads the state again after it could not be read in full.
+    fn load_again(&self) -> impl ActorFuture<Self, Output = ()> + use<F> {
+        let edges = self.edges.clone();
+        let event_id = self.event_id.clone();
+        let boundary = self.state.boundary();
+        async move { edges.source.reload(&event_id, boundary).await }
             .into_actor(self)
-            .map(|may_know_more, book, context| {
-                if !may_know_more {
-                    book.schedule_reload(RELOAD_DELAY, context);
-                } else if book.edges.is_mirror {
-                    context.spawn(book.mirror(true).map(|_, _, _| ()));
-                } else {
-                    context.spawn(book.load());
-                }
-            })
+            .then(|loaded, book, context| book.reload(loaded, context))
     }
 }
 
-impl Actor for OddsBook {
+impl<F: BookFeed> Actor for OddsBook<F> {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.edges.metrics.books.inc();
         if let Some(loaded) = self.loaded.take() {
-            let taking = self.take(loaded, context);
-            context.wait(taking);
+            let restored = self.state.restore(loaded);
+            let publishing = self.publish_restored(restored, context);
+            context.wait(publishing);
         }
     }
 
@@ -266,138 +199,23 @@ impl Actor for OddsBook {
     }
 }
 
-impl Handler<ApplyBroadcasts> for OddsBook {
+impl<F: BookFeed> Handler<Apply<F::Item>> for OddsBook<F> {
     type Result = AtomicResponse<Self, Result<(), ApplyError>>;
 
-    fn handle(&mut self, message: ApplyBroadcasts, context: &mut Context<Self>) -> Self::Result {
-        let latest = Doubts::latest();
-        let take = |broadcast: Broadcast| {
-            let Broadcast {
-                update,
-                seq,
-                conflated,
-            } = broadcast;
-            let (market, revision) = (update.market.clone(), update.revision);
-            let differs = self.book.contradicts(&update);
-            let taken = self.book.mirror(update, seq);
-            let held = self.book.revision_of(&market).unwrap_or(revision);
-            let contradicts = differs || self.doubts.is_unexplained(&taken, seq);
-            self.doubts.consider(market, held, contradicts, latest);
-            (taken, conflated)
-        };
-        let taken = message.0.into_iter().map(take).collect();
-        let verifies = self.verify_when_due(context);
-        let publishing = self.publish_taken(taken);
-        if verifies {
-            // Verify before the next message, so that later broadcasts apply to the corrected
-            // state.
-            return AtomicResponse::new(Box::pin(publishing.then(
-                |result, book: &mut OddsBook, _| book.verify().map(move |(), _, _| result),
-            )));
-        }
-        AtomicResponse::new(Box::pin(publishing))
+    fn handle(&mut self, batch: Apply<F::Item>, context: &mut Context<Self>) -> Self::Result {
+        F::apply(self, batch.0, context)
     }
 }
 
-impl Handler<ReloadBook> for OddsBook {
-    // Atomic: later messages apply to the reloaded state.
-    type Result = AtomicResponse<Self, Result<(), ApplyError>>;
-
-    fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
-        // Later changes may have been missed, so none is left to the broadcasts any more.
-        self.left = ReplayBoundary::NOTHING;
-        AtomicResponse::new(Box::pin(self.mirror(false).map(
-            |is_cache_read, book, _| {
-                if is_cache_read {
-                    Ok(())
-                } else {
-                    Err(ApplyError::NotLoaded(book.event_id.clone()))
-                }
-            },
-        )))
-    }
-}
-
-impl Handler<ApplyUpdates> for OddsBook {
-    // Atomic: the changes of one batch are published before the next one is applied.
-    type Result = AtomicResponse<Self, Result<(), ApplyError>>;
-
-    fn handle(&mut self, message: ApplyUpdates, _: &mut Context<Self>) -> Self::Result {
-        let apply = |positioned: PositionedUpdate| {
-            (
-                self.book.apply(positioned.update, positioned.position),
-                false,
-            )
-        };
-        let taken = message.0.into_iter().map(apply).collect();
-        AtomicResponse::new(Box::pin(self.publish_taken(taken)))
-    }
-}
-
-impl OddsBook {
-    /// Counts applied and rejected updates and publishes the changes, each with whether earlier
-    /// changes may be missing.
-    fn publish_taken(
-        &self,
-        taken: Vec<(Result<Arc<MarketState>, Rejection>, bool)>,
-    ) -> impl ActorFuture<Self, Output = Result<(), ApplyError>> + use<> {
-        // Before publishing: a client that has received a change must not get an older snapshot.
-        self.generation.changed();
-        let mut changes = Vec::with_capacity(taken.len());
-        for (taken, conflated) in taken {
-            match taken {
-                Ok(state) => changes.push(Change { state, conflated }),
-                Err(rejection) => {
-                    self.edges
-                        .metrics
-                        .rejected
-                        .with_label_values(&[rejection.reason()])
-                        .inc();
-                    debug!(event = self.event_id.as_str(); "update rejected: {rejection}");
-                }
-            }
-        }
-        self.edges.metrics.applied.inc_by(changes.len() as u64);
-        let edges = self.edges.clone();
-        let publishing = async move {
-            edges.publish(changes).await;
-            Ok(())
-        };
-        publishing.into_actor(self)
-    }
-}
-
-impl Handler<GetSnapshot> for OddsBook {
+impl<F: BookFeed> Handler<GetSnapshot> for OddsBook<F> {
     type Result = Result<Snapshot, ApplyError>;
 
     fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        // An empty book is a valid reply only if the event is known to have no markets.
-        if self.book.is_empty() && !self.is_loaded {
-            return Err(ApplyError::NotLoaded(self.event_id.clone()));
-        }
-        let is_stale = self.edges.is_mirror && !self.is_cache_read;
-        Ok(Snapshot {
-            is_stale,
-            validity: self.generation.stamp(),
-            ..self.book.snapshot()
-        })
+        self.state
+            .snapshot()
+            .ok_or_else(|| ApplyError::NotLoaded(self.event_id.clone()))
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
-    use super::*;
-
-    /// Stops a book, as a fault would.
-    #[derive(Message)]
-    #[rtype(result = "()")]
-    pub struct End;
-
-    impl Handler<End> for OddsBook {
-        type Result = ();
-
-        fn handle(&mut self, _: End, context: &mut Context<Self>) {
-            context.stop();
-        }
-    }
-}
+pub(super) mod tests;

@@ -105,10 +105,9 @@ impl Snapshot {
     /// changed last.
     pub fn headline(&self) -> Option<&Arc<MarketState>> {
         let by_seq = |state: &&Arc<MarketState>| state.seq;
-        let main = |state: &&Arc<MarketState>| state.update.market.name.as_str() == "1x2";
         self.markets
             .iter()
-            .filter(main)
+            .filter(|state| state.update.market.name.as_str() == "1x2")
             .max_by_key(by_seq)
             .or_else(|| self.markets.iter().max_by_key(by_seq))
     }
@@ -205,17 +204,17 @@ impl Book {
     }
 
     /// Replaces the states of these markets with those of a source that is trusted more than the
-    /// broadcasts, even by earlier revisions, and returns what changed. A market that the source
+    /// broadcasts, even by earlier revisions, and returns the changes. A market that the source
     /// does not know is suspended: it was broadcast, but nothing confirms it. If the source may
     /// hold only a part (the original keeps one market of each event), a market is suspended only
     /// if its time is after `latest`.
     pub fn correct(
         &mut self,
         doubtful: &BTreeSet<MarketKey>,
-        known: &[Arc<MarketState>],
+        trusted: &[Arc<MarketState>],
         latest: Timestamp,
     ) -> Vec<Arc<MarketState>> {
-        let is_partial = known
+        let is_partial = trusted
             .iter()
             .all(|state| state.seq == number_of(state.update.revision));
         let mut changed = Vec::new();
@@ -223,7 +222,7 @@ impl Book {
             let Some(held) = self.markets.get(market).cloned() else {
                 continue;
             };
-            let found = known.iter().find(|state| state.update.market == *market);
+            let found = trusted.iter().find(|state| state.update.market == *market);
             let (update, published) = match found {
                 Some(state) if state.update == held.update => continue,
                 Some(state) => (state.update.clone(), state.seq.saturating_sub(1)),
@@ -275,14 +274,12 @@ impl Book {
 
     /// The book as it is now.
     pub fn snapshot(&self) -> Snapshot {
-        let markets = self.markets.values().cloned().collect();
-        let (event_id, validity) = (self.event_id.clone(), VersionStamp::default());
         Snapshot {
-            event_id,
+            event_id: self.event_id.clone(),
             seq: self.seq,
-            markets,
+            markets: self.markets.values().cloned().collect(),
             is_stale: false,
-            validity,
+            validity: VersionStamp::default(),
         }
     }
 }

@@ -16,8 +16,8 @@ impl VersionCounter {
     /// A stamp for a copy of the current state.
     pub fn stamp(&self) -> VersionStamp {
         VersionStamp {
-            generation: self.0.clone(),
-            of: self.0.load(Ordering::Acquire),
+            counter: self.0.clone(),
+            version: self.0.load(Ordering::Acquire),
         }
     }
 }
@@ -32,14 +32,14 @@ impl Drop for VersionCounter {
 /// Held by a copy of the state. The default stamp belongs to no owner and is never current.
 #[derive(Clone, Debug)]
 pub struct VersionStamp {
-    generation: Arc<AtomicU64>,
-    of: u64,
+    counter: Arc<AtomicU64>,
+    version: u64,
 }
 
 impl VersionStamp {
     /// Whether nothing has changed since.
     pub fn is_current(&self) -> bool {
-        self.generation.load(Ordering::Acquire) == self.of
+        self.counter.load(Ordering::Acquire) == self.version
     }
 }
 
@@ -64,13 +64,13 @@ mod tests {
 
     #[test]
     fn copy_is_current_until_change_or_drop() {
-        let generation = VersionCounter::default();
-        let (first, second) = (generation.stamp(), generation.stamp());
+        let counter = VersionCounter::default();
+        let (first, second) = (counter.stamp(), counter.stamp());
         assert!(first.is_current() && second.is_current());
-        generation.changed();
-        let third = generation.stamp();
+        counter.changed();
+        let third = counter.stamp();
         assert!(!first.is_current() && !second.is_current() && third.is_current());
-        drop(generation);
+        drop(counter);
         assert!(!third.is_current());
         assert!(!VersionStamp::default().is_current());
     }

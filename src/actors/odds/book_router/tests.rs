@@ -3,13 +3,25 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures_util::future::BoxFuture;
 
+use super::reload::RELOADS_AT_ONCE;
 use super::*;
-use crate::actors::testing::{ProbeEdges, probe_edges, probe_edges_with};
+use crate::actors::odds::messages::ReloadBooks;
+use crate::actors::odds::odds_book::tests::End;
+use crate::actors::testing::{ProbeEdges, bus_edges, mirror_edges, probe_edges};
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::{Broadcast, BroadcastStream, CacheError, OddsCache};
-use crate::domain::odds::book::MarketState;
+use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::odds::update::testing::*;
+
+/// The live path sends its batches as [`InOrder`]; a plain message is enough for tests.
+impl<F: BookFeed> Handler<Apply<F::Item>> for BookRouter<F> {
+    type Result = ResponseActFuture<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, batch: Apply<F::Item>, context: &mut Context<Self>) -> Self::Result {
+        self.apply(batch.0, context)
+    }
+}
 
 fn positioned(event: u32, time: i64, position: u64) -> PositionedUpdate {
     PositionedUpdate {
@@ -34,8 +46,8 @@ async fn changes_are_published_before_the_reply() {
         positioned(1, 2, 2),
         positioned(1, 1, 3),
     ];
-    router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
-    let mut published = probe.told.lock().unwrap().clone();
+    router.send(Apply(batch)).await.unwrap().unwrap();
+    let mut published = probe.published.lock().unwrap().clone();
     published.sort();
     assert_eq!(
         published,
@@ -67,7 +79,7 @@ async fn changes_are_published_before_the_reply() {
 #[actix_web::test]
 async fn later_rows_are_left_to_the_bus() {
     let probe = probe_edges();
-    let published = || std::mem::take(&mut *probe.told.lock().unwrap());
+    let published = || std::mem::take(&mut *probe.published.lock().unwrap());
     probe.store.keep(MarketState {
         update: market_update("MATCH_001", "btts", None, 4, 1),
         seq: 700,
@@ -79,9 +91,9 @@ async fn later_rows_are_left_to_the_bus() {
     });
     let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
     let batch = vec![positioned(1, 5, 700), positioned(1, 6, 701)];
-    router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
+    router.send(Apply(batch)).await.unwrap().unwrap();
     router
-        .send(ApplyUpdates(vec![positioned(1, 7, 702)]))
+        .send(Apply(vec![positioned(1, 7, 702)]))
         .await
         .unwrap()
         .unwrap();
@@ -97,7 +109,8 @@ async fn later_rows_are_left_to_the_bus() {
 #[actix_web::test]
 async fn store_ahead_of_bus_is_conflated() {
     let mut probe = probe_edges();
-    Arc::get_mut(&mut probe.edges).unwrap().first_position = None;
+    let feed = &mut Arc::get_mut(&mut probe.edges).unwrap().feed;
+    feed.first_position = None;
     // For one event the store holds exactly the update that starts the book, for the other also
     // the next one.
     probe.store.keep(MarketState {
@@ -113,10 +126,10 @@ async fn store_ahead_of_bus_is_conflated() {
         vec![positioned(1, 5, 700)],
         vec![positioned(2, 5, 701), positioned(2, 6, 702)],
     ] {
-        router.send(ApplyUpdates(batch)).await.unwrap().unwrap();
+        router.send(Apply(batch)).await.unwrap().unwrap();
     }
     assert_eq!(
-        *probe.told.lock().unwrap(),
+        *probe.published.lock().unwrap(),
         [("1x2".to_owned(), 701), ("1x2".to_owned(), 703)]
     );
     assert_eq!(*probe.conflated.lock().unwrap(), [703]);
@@ -135,17 +148,17 @@ async fn requested_book_loads_all_stored_state() {
         700
     );
     router
-        .send(ApplyUpdates(vec![positioned(1, 5, 699)]))
+        .send(Apply(vec![positioned(1, 5, 699)]))
         .await
         .unwrap()
         .unwrap();
     router
-        .send(ApplyUpdates(vec![positioned(1, 6, 700)]))
+        .send(Apply(vec![positioned(1, 6, 700)]))
         .await
         .unwrap()
         .unwrap();
     assert_eq!(
-        *probe.told.lock().unwrap(),
+        *probe.published.lock().unwrap(),
         [("1x2".to_owned(), 700), ("1x2".to_owned(), 701)]
     );
 }
@@ -165,11 +178,11 @@ async fn store_outage_does_not_block_live_path() {
         "not the same as an event that does not exist"
     );
     router
-        .send(ApplyUpdates(vec![positioned(1, 5, 9)]))
+        .send(Apply(vec![positioned(1, 5, 9)]))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 10)]);
+    assert_eq!(*probe.published.lock().unwrap(), [("1x2".to_owned(), 10)]);
     assert_eq!(
         probe.metrics.errors.with_label_values(&["hydrate"]).get(),
         2
@@ -210,7 +223,7 @@ async fn book_loads_stored_state_after_outage() {
     });
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     router
-        .send(ApplyUpdates(vec![positioned(1, 5, 9)]))
+        .send(Apply(vec![positioned(1, 5, 9)]))
         .await
         .unwrap()
         .unwrap();
@@ -241,7 +254,7 @@ async fn idle_books_are_dropped() {
     let snapshot = router.send(GetSnapshot(id(9))).await.unwrap().unwrap();
     assert_eq!((snapshot.seq, snapshot.markets.len()), (0, 0));
     router
-        .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
+        .send(Apply(vec![positioned(1, 1, 0)]))
         .await
         .unwrap()
         .unwrap();
@@ -268,7 +281,7 @@ async fn revoked_partition_drops_its_books() {
     let probe = probe_edges();
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     router
-        .send(ApplyUpdates(vec![positioned(1, 1, 0), positioned(2, 1, 0)]))
+        .send(Apply(vec![positioned(1, 1, 0), positioned(2, 1, 0)]))
         .await
         .unwrap()
         .unwrap();
@@ -286,7 +299,7 @@ async fn revoked_partition_drops_its_books() {
         seq: 1,
     });
     router
-        .send(ApplyUpdates(vec![positioned(1, 4, 1), positioned(2, 4, 1)]))
+        .send(Apply(vec![positioned(1, 4, 1), positioned(2, 4, 1)]))
         .await
         .unwrap()
         .unwrap();
@@ -304,14 +317,14 @@ async fn returning_partition_never_moves_prices_back() {
     let probe = probe_edges();
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     router
-        .send(ApplyUpdates(vec![positioned(1, 5, 700)]))
+        .send(Apply(vec![positioned(1, 5, 700)]))
         .await
         .unwrap()
         .unwrap();
     // The topic was recreated, the cache was emptied, and the store lags.
     router.send(PartitionsRevoked(vec![1])).await.unwrap();
     router
-        .send(ApplyUpdates(vec![positioned(1, 4, 0), positioned(1, 6, 1)]))
+        .send(Apply(vec![positioned(1, 4, 0), positioned(1, 6, 1)]))
         .await
         .unwrap()
         .unwrap();
@@ -320,7 +333,7 @@ async fn returning_partition_never_moves_prices_back() {
         1
     );
     let published: Vec<u64> = probe
-        .told
+        .published
         .lock()
         .unwrap()
         .iter()
@@ -333,9 +346,13 @@ async fn returning_partition_never_moves_prices_back() {
     );
 }
 
-fn mirror() -> (ProbeEdges, Addr<BookRouter>, Arc<EmbeddedCache>) {
+fn mirror() -> (
+    ProbeEdges<MirrorFeed>,
+    Addr<BookRouter<MirrorFeed>>,
+    Arc<EmbeddedCache>,
+) {
     let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
-    let probe = probe_edges_with(cache.clone(), true);
+    let probe = mirror_edges(cache.clone());
     let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
     (probe, router, cache)
 }
@@ -363,13 +380,13 @@ async fn mirror_publishes_each_broadcast_once() {
         broadcast(1, 2, 11),
         broadcast(1, 1, 10),
     ];
-    router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
+    router.send(Apply(batch)).await.unwrap().unwrap();
     router
-        .send(ApplyBroadcasts(vec![broadcast(1, 3, 4)]))
+        .send(Apply(vec![broadcast(1, 3, 4)]))
         .await
         .unwrap()
         .unwrap();
-    let mut all = probe.told.lock().unwrap().clone();
+    let mut all = probe.published.lock().unwrap().clone();
     all.sort();
     assert_eq!(
         all,
@@ -394,14 +411,10 @@ async fn mirror_marks_conflation_per_change() {
         broadcast(1, 6, 702),
         broadcast(1, 7, 703),
     ];
-    router
-        .send(ApplyBroadcasts(published))
-        .await
-        .unwrap()
-        .unwrap();
+    router.send(Apply(published)).await.unwrap().unwrap();
     assert_eq!(
         probe
-            .told
+            .published
             .lock()
             .unwrap()
             .iter()
@@ -423,13 +436,13 @@ async fn starting_mirror_loses_no_broadcast() {
         seq: 3,
     });
     // Both wait in the mailbox of the book while its state is loaded.
-    let first = router.send(ApplyBroadcasts(vec![broadcast(1, 5, 20)]));
-    let second = router.send(ApplyBroadcasts(vec![broadcast(1, 6, 21)]));
+    let first = router.send(Apply(vec![broadcast(1, 5, 20)]));
+    let second = router.send(Apply(vec![broadcast(1, 6, 21)]));
     let (first, second) = futures_util::future::join(first, second).await;
     first.unwrap().unwrap();
     second.unwrap().unwrap();
     assert_eq!(
-        probe.told.lock().unwrap()[..2],
+        probe.published.lock().unwrap()[..2],
         [20, 21].map(|seq| ("1x2".to_owned(), seq))
     );
     until("the store's market is shown", async || {
@@ -443,7 +456,10 @@ async fn starting_mirror_loses_no_broadcast() {
             == 2
     })
     .await;
-    assert_eq!(probe.told.lock().unwrap()[2..], [("btts".to_owned(), 22)]);
+    assert_eq!(
+        probe.published.lock().unwrap()[2..],
+        [("btts".to_owned(), 22)]
+    );
 }
 
 /// A reload publishes the missed changes once and no older ones.
@@ -451,15 +467,15 @@ async fn starting_mirror_loses_no_broadcast() {
 async fn reload_publishes_missed_changes_once() {
     let (probe, router, cache) = mirror();
     let batch = vec![broadcast(1, 5, 20), broadcast(2, 5, 30)];
-    router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
-    probe.told.lock().unwrap().clear();
+    router.send(Apply(batch)).await.unwrap().unwrap();
+    probe.published.lock().unwrap().clear();
     cache.write(cached(1, "1x2", 9, 25)).await.unwrap();
     cache.write(cached(2, "1x2", 4, 29)).await.unwrap();
     cache.write(cached(2, "btts", 6, 31)).await.unwrap();
     for _ in 0..2 {
         assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
     }
-    let mut all = probe.told.lock().unwrap().clone();
+    let mut all = probe.published.lock().unwrap().clone();
     all.sort();
     assert_eq!(all, [("1x2".to_owned(), 25), ("btts".to_owned(), 31)]);
     assert_eq!(
@@ -568,7 +584,8 @@ impl OddsCache for Slow {
         &self,
         event_id: &EventId,
     ) -> BoxFuture<'static, Result<Vec<Arc<MarketState>>, CacheError>> {
-        let (cache, event_id) = (self.0.clone(), event_id.clone());
+        let cache = self.0.clone();
+        let event_id = event_id.clone();
         Box::pin(async move {
             cache.reads.fetch_add(1, Ordering::SeqCst);
             cache.max_in_flight.fetch_max(
@@ -600,13 +617,13 @@ impl OddsCache for Slow {
 #[actix_web::test]
 async fn reloads_are_bounded_and_failures_repeated() {
     let cache = Arc::new(SlowCache::default());
-    let probe = probe_edges_with(Arc::new(Slow(cache.clone())), true);
+    let probe = mirror_edges(Arc::new(Slow(cache.clone())));
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     let count = 8 * RELOADS_AT_ONCE;
     let batch = (0..count as u32)
         .map(|event| broadcast(event, 1, 1))
         .collect();
-    router.send(ApplyBroadcasts(batch)).await.unwrap().unwrap();
+    router.send(Apply(batch)).await.unwrap().unwrap();
     // Each book loads its state once more soon after its start.
     until("all books are loaded again", async || {
         cache.reads.load(Ordering::SeqCst) == 2 * count
@@ -644,7 +661,7 @@ async fn reloads_are_bounded_and_failures_repeated() {
 async fn mirror_is_stale_until_cache_is_read() {
     let cache = Arc::new(SlowCache::default());
     *cache.unreadable.lock().unwrap() = vec![id(1)];
-    let probe = probe_edges_with(Arc::new(Slow(cache.clone())), true);
+    let probe = mirror_edges(Arc::new(Slow(cache.clone())));
     probe.store.keep(MarketState {
         update: update(1, 1, 1),
         seq: 1,
@@ -688,7 +705,7 @@ async fn mirrors_do_not_wait_for_store() {
     );
     assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
     router
-        .send(ApplyBroadcasts(vec![broadcast(1, 6, 21)]))
+        .send(Apply(vec![broadcast(1, 6, 21)]))
         .await
         .unwrap()
         .unwrap();
@@ -699,13 +716,26 @@ async fn mirrors_do_not_wait_for_store() {
 }
 
 /// Books that have read the cache do not read it again while the store is down.
-#[rstest::rstest]
-#[case::processor(false)]
-#[case::mirrored(true)]
 #[actix_web::test]
-async fn store_outage_causes_no_cache_rereads(#[case] is_mirror: bool) {
+async fn store_outage_causes_no_cache_rereads() {
     let cache = Arc::new(SlowCache::default());
-    let probe = probe_edges_with(Arc::new(Slow(cache.clone())), is_mirror);
+    let probe = bus_edges(Arc::new(Slow(cache.clone())));
+    reads_cache_at_most(1, &cache, probe).await;
+}
+
+/// A mirrored book reads once more when it looks for state beyond the cache.
+#[actix_web::test]
+async fn store_outage_causes_one_mirror_reread() {
+    let cache = Arc::new(SlowCache::default());
+    let probe = mirror_edges(Arc::new(Slow(cache.clone())));
+    reads_cache_at_most(2, &cache, probe).await;
+}
+
+async fn reads_cache_at_most<F: BookFeed>(
+    max_reads: usize,
+    cache: &SlowCache,
+    probe: ProbeEdges<F>,
+) {
     probe.store.down.store(true, Ordering::SeqCst);
     let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
     assert_eq!(
@@ -714,14 +744,10 @@ async fn store_outage_causes_no_cache_rereads(#[case] is_mirror: bool) {
     );
     let failed = || probe.metrics.errors.with_label_values(&["hydrate"]).get();
     until("the store was tried often", async || failed() >= 4).await;
-    // Once at the start; a mirrored book reads once more when it looks for state beyond the
-    // cache.
-    let (reads, published) = (
-        cache.reads.load(Ordering::SeqCst),
-        probe.told.lock().unwrap().len(),
-    );
+    let reads = cache.reads.load(Ordering::SeqCst);
+    let published = probe.published.lock().unwrap().len();
     assert!(
-        reads <= 1 + usize::from(is_mirror) && published == 1,
+        reads <= max_reads && published == 1,
         "{reads} reads, published {published} times"
     );
     probe.store.keep(MarketState {
@@ -757,37 +783,20 @@ async fn stopped_book_is_an_error_and_restarts() {
     let probe = probe_edges();
     let mut router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60));
     let gone = id(1);
-    let loaded = probe
-        .edges
-        .source
-        .load(&gone, ReplayBoundary::NOTHING, ReadPriority::Live)
-        .await;
-    let address = OddsBook::new(id(1), probe.edges, ReplayBoundary::NOTHING, loaded).start();
-    router.books.insert(
-        gone.clone(),
-        Entry {
-            book: address.clone(),
-            partition: None,
-            in_flight: 0,
-            last_used: Instant::now(),
-        },
-    );
-    address
-        .send(crate::actors::odds::odds_book::tests::End)
-        .await
-        .unwrap();
+    let boundary = ReplayBoundary::NOTHING;
+    let loaded = probe.edges.source.load_for_start(&gone, boundary).await;
+    let address = OddsBook::new(id(1), probe.edges, boundary, loaded).start();
+    router.books.insert(&gone, address.clone());
+    address.send(End).await.unwrap();
     let router = router.start();
-    let answer = router
-        .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
-        .await
-        .unwrap();
+    let answer = router.send(Apply(vec![positioned(1, 1, 0)])).await.unwrap();
     assert_eq!(answer, Err(ApplyError::BookEnded(gone)));
     router
-        .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
+        .send(Apply(vec![positioned(1, 1, 0)]))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 1)]);
+    assert_eq!(*probe.published.lock().unwrap(), [("1x2".to_owned(), 1)]);
 }
 
 /// Distinct ids of nonexistent events.
@@ -795,13 +804,21 @@ fn unknown_ids(count: usize) -> impl Iterator<Item = EventId> {
     (0..count).map(|n| EventId::new(&format!("UNKNOWN_{n}")).unwrap())
 }
 
-#[rstest::rstest]
-#[case::processor(false)]
-#[case::mirrored(true)]
 #[actix_web::test]
-async fn unknown_flood_does_not_delay_updates(#[case] is_mirror: bool) {
-    let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
-    let probe = probe_edges_with(cache, is_mirror);
+async fn unknown_flood_does_not_delay_updates() {
+    check_unknown_flood(probe_edges(), |event, at| positioned(event, 1, at)).await;
+}
+
+#[actix_web::test]
+async fn unknown_flood_does_not_delay_broadcasts() {
+    let (probe, _, _) = mirror();
+    check_unknown_flood(probe, |event, at| broadcast(event, 1, at + 1)).await;
+}
+
+async fn check_unknown_flood<F: BookFeed>(
+    probe: ProbeEdges<F>,
+    item: impl Fn(u32, u64) -> F::Item,
+) {
     probe.store.held.lock().unwrap().push("UNKNOWN");
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     let flood: Vec<_> = unknown_ids(200)
@@ -813,19 +830,7 @@ async fn unknown_flood_does_not_delay_updates(#[case] is_mirror: bool) {
     })
     .await;
     // No read of the flood completes before the update is applied.
-    if is_mirror {
-        router
-            .send(ApplyBroadcasts(vec![broadcast(1, 1, 1)]))
-            .await
-            .unwrap()
-            .unwrap();
-    } else {
-        router
-            .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
-            .await
-            .unwrap()
-            .unwrap();
-    }
+    router.send(Apply(vec![item(1, 0)])).await.unwrap().unwrap();
     assert_eq!(
         router
             .send(GetSnapshot(id(1)))
@@ -845,11 +850,7 @@ async fn unknown_flood_does_not_delay_updates(#[case] is_mirror: bool) {
         .lock()
         .unwrap()
         .retain(|held| *held != "MATCH_002");
-    router
-        .send(ApplyUpdates(vec![positioned(2, 1, 0)]))
-        .await
-        .unwrap()
-        .unwrap();
+    router.send(Apply(vec![item(2, 0)])).await.unwrap().unwrap();
     assert!(matches!(
         requested.await.unwrap(),
         Ok(_) | Err(ApplyError::Busy(_))
@@ -882,7 +883,7 @@ async fn update_overtakes_client_read() {
     .await;
     let requested = router.send(GetSnapshot(id(1)));
     router
-        .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
+        .send(Apply(vec![positioned(1, 1, 0)]))
         .await
         .unwrap()
         .unwrap();
@@ -914,7 +915,7 @@ async fn unknown_event_costs_one_read() {
     assert_eq!(probe.store.reads.load(Ordering::SeqCst), 1);
     assert_eq!(probe.metrics.books.get(), 0);
     router
-        .send(ApplyUpdates(vec![positioned(1, 1, 0)]))
+        .send(Apply(vec![positioned(1, 1, 0)]))
         .await
         .unwrap()
         .unwrap();
@@ -957,17 +958,17 @@ async fn hanging_read_blocks_one_event() {
     let probe = probe_edges();
     probe.store.held.lock().unwrap().push("MATCH_001");
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    let first = router.send(ApplyUpdates(vec![positioned(1, 1, 0), positioned(2, 1, 1)]));
-    let second = router.send(ApplyUpdates(vec![positioned(1, 2, 2), positioned(2, 2, 3)]));
+    let first = router.send(Apply(vec![positioned(1, 1, 0), positioned(2, 1, 1)]));
+    let second = router.send(Apply(vec![positioned(1, 2, 2), positioned(2, 2, 3)]));
     until("the other event is applied", async || {
-        probe.told.lock().unwrap().len() == 2
+        probe.published.lock().unwrap().len() == 2
     })
     .await;
     assert_eq!(probe.metrics.applied.get(), 2);
     probe.store.held.lock().unwrap().clear();
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
-    let published = probe.told.lock().unwrap().clone();
+    let published = probe.published.lock().unwrap().clone();
     assert_eq!(
         published[2..],
         [("1x2".to_owned(), 1), ("1x2".to_owned(), 3)],
@@ -980,10 +981,10 @@ async fn nonexistent_events_delay_no_suspension() {
     let (probe, router, _) = mirror();
     probe.store.held.lock().unwrap().push("MATCH_0");
     let made_up = (1..=50).map(|event| broadcast(event, 1, 1)).collect();
-    let flood = router.send(ApplyBroadcasts(made_up));
+    let flood = router.send(Apply(made_up));
     // No store read completes before this.
     router
-        .send(ApplyBroadcasts(vec![broadcast(60, 1, 1)]))
+        .send(Apply(vec![broadcast(60, 1, 1)]))
         .await
         .unwrap()
         .unwrap();
@@ -1002,10 +1003,10 @@ async fn hanging_live_read_times_out() {
     probe.store.held.lock().unwrap().push("MATCH_001");
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     router
-        .send(ApplyUpdates(vec![positioned(1, 1, 9)]))
+        .send(Apply(vec![positioned(1, 1, 9)]))
         .await
         .unwrap()
         .unwrap();
-    assert_eq!(*probe.told.lock().unwrap(), [("1x2".to_owned(), 10)]);
+    assert_eq!(*probe.published.lock().unwrap(), [("1x2".to_owned(), 10)]);
     probe.store.held.lock().unwrap().clear();
 }

@@ -9,11 +9,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use actix::prelude::*;
-use log::warn;
-
-use super::OddsBook;
-use crate::cache::Change;
 use crate::domain::ids::MarketKey;
 use crate::domain::odds::book::{MarketState, Rejection};
 use crate::domain::odds::update::Revision;
@@ -25,6 +20,17 @@ const VERIFY_PAUSE: Duration = Duration::from_secs(1);
 /// within the skew allowed to suppliers: a forged one would reject every valid price until then.
 const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 
+/// When to compare a book with the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verification {
+    /// Nothing is in doubt, or a comparison is scheduled.
+    Unneeded,
+    /// Before the next batch.
+    Now,
+    /// After this delay. Returned once until the comparison starts.
+    After(Duration),
+}
+
 /// Reasons to compare a mirrored book with the cache.
 #[derive(Default)]
 pub(super) struct Doubts {
@@ -35,25 +41,25 @@ pub(super) struct Doubts {
     /// it, and the cache accepts later revisions only.
     read_seq: u64,
     /// When the last comparison started.
-    verified: Option<Instant>,
-    /// The scheduled comparison, if one has to wait.
-    next: Option<SpawnHandle>,
+    last_started: Option<Instant>,
+    /// Whether a comparison is scheduled, because it has to wait.
+    is_scheduled: bool,
 }
 
 impl Doubts {
     /// The latest broadcast time that raises no doubt.
-    pub fn latest() -> Timestamp {
-        Timestamp::now().later_by(DOUBTFUL_AHEAD)
+    pub fn latest(now: Timestamp) -> Timestamp {
+        now.later_by(DOUBTFUL_AHEAD)
     }
 
     /// Whether a broadcast is older than the held state, although its sequence number is higher
     /// than any read so far.
     pub fn is_unexplained(
         &self,
-        taken: &Result<Arc<MarketState>, Rejection>,
+        outcome: &Result<Arc<MarketState>, Rejection>,
         seq: Option<u64>,
     ) -> bool {
-        *taken == Err(Rejection::Older) && seq.is_some_and(|seq| seq > self.read_seq)
+        *outcome == Err(Rejection::Older) && seq.is_some_and(|seq| seq > self.read_seq)
     }
 
     /// Adds a market if a broadcast contradicts its held state, or if that state is ahead of the
@@ -74,68 +80,41 @@ impl Doubts {
     pub fn record_read(&mut self, read_seq: u64) {
         self.read_seq = self.read_seq.max(read_seq);
     }
-}
 
-impl OddsBook {
-    /// Whether to verify now. If it is too early, one comparison is scheduled, however many doubts
-    /// arise until then.
-    pub(super) fn verify_when_due(&mut self, context: &mut Context<Self>) -> bool {
-        if self.doubts.markets.is_empty() || self.doubts.next.is_some() {
-            return false;
+    /// When to compare. If it is too early, one comparison is scheduled, however many doubts arise
+    /// until then.
+    pub fn next_verification(&mut self, now: Instant) -> Verification {
+        if self.markets.is_empty() || self.is_scheduled {
+            return Verification::Unneeded;
         }
-        let pause = self.doubts.verified.map_or(Duration::ZERO, |at| {
-            VERIFY_PAUSE.saturating_sub(at.elapsed())
-        });
+        let pause = self.pause(now);
         if pause.is_zero() {
-            return true;
+            return Verification::Now;
         }
-        self.doubts.next = Some(context.run_later(pause, |book, context| {
-            book.doubts.next = None;
-            if context.connected() {
-                context.wait(book.verify());
-            }
-        }));
-        false
+        self.is_scheduled = true;
+        Verification::After(pause)
     }
 
-    /// Compares the markets in doubt with the cache and takes over its state. The cache is written
-    /// atomically before each broadcast.
-    pub(super) fn verify(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
-        self.doubts.verified = Some(Instant::now());
-        let (edges, event_id) = (self.edges.clone(), self.event_id.clone());
-        async move { edges.source.load_hot(&event_id).await }
-            .into_actor(self)
-            .then(|hot, book, context| {
-                if hot.is_read {
-                    book.doubts.record_read(hot.largest_seq());
-                } else {
-                    // A cache outage is reported elsewhere, and every market is stale meanwhile.
-                    book.verify_when_due(context);
-                }
-                let markets = if hot.is_read {
-                    std::mem::take(&mut book.doubts.markets)
-                } else {
-                    BTreeSet::new()
-                };
-                let corrected = book.book.correct(&markets, &hot.states, Doubts::latest());
-                book.edges.metrics.count_verification(corrected.len());
-                if !corrected.is_empty() {
-                    book.generation.changed();
-                    let (event, markets) = (book.event_id.as_str(), corrected.len());
-                    warn!(event, markets; "broadcasts contradict the cache, book corrected");
-                }
-                let edges = book.edges.clone();
-                let news = corrected
-                    .into_iter()
-                    .map(|state| Change {
-                        state,
-                        conflated: true,
-                    })
-                    .collect();
-                async move { edges.publish(news).await }.into_actor(book)
-            })
+    /// When to compare again after the cache could not be read.
+    pub fn retry_verification(&mut self, now: Instant) -> Verification {
+        self.is_scheduled = true;
+        Verification::After(self.pause(now))
+    }
+
+    /// Records that a comparison starts.
+    pub fn start_verification(&mut self, now: Instant) {
+        self.last_started = Some(now);
+        self.is_scheduled = false;
+    }
+
+    /// Returns the markets in doubt and clears them.
+    pub fn take_markets(&mut self) -> BTreeSet<MarketKey> {
+        std::mem::take(&mut self.markets)
+    }
+
+    fn pause(&self, now: Instant) -> Duration {
+        self.last_started.map_or(Duration::ZERO, |at| {
+            VERIFY_PAUSE.saturating_sub(now.saturating_duration_since(at))
+        })
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,19 +1,31 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::actors::odds::book_source::{ReadPriority, ReplayBoundary};
-use crate::actors::odds::messages::{ApplyBroadcasts, GetSnapshot};
-use crate::actors::testing::{ProbeEdges, probe_edges_with};
+use crate::actors::testing::{ProbeEdges, mirror_edges};
 use crate::cache::{Broadcast, BroadcastStream, CacheError, OddsCache};
-use crate::domain::ids::EventId;
-use crate::domain::odds::book::Snapshot;
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::{market_update, update};
+use crate::domain::timestamp::Timestamp;
+
+/// Stops a book, as a fault would.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct End;
+
+impl<F: BookFeed> Handler<End> for OddsBook<F> {
+    type Result = ();
+
+    fn handle(&mut self, _: End, context: &mut Context<Self>) {
+        context.stop();
+    }
+}
 
 /// A cache that the test writes, with a count of its reads.
 #[derive(Default)]
@@ -54,36 +66,33 @@ impl OddsCache for ProbeCache {
 }
 
 struct Fixture {
-    book: Addr<OddsBook>,
-    hot: Arc<ProbeCache>,
-    probe: ProbeEdges,
+    book: Addr<OddsBook<MirrorFeed>>,
+    cache: Arc<ProbeCache>,
+    probe: ProbeEdges<MirrorFeed>,
 }
 
 async fn fixture(states: Vec<Arc<MarketState>>) -> Fixture {
-    let hot = Arc::new(ProbeCache::default());
-    hot.write(states).await.unwrap();
-    let probe = probe_edges_with(hot.clone(), true);
-    let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
-    let loaded = probe
-        .edges
-        .source
-        .load_mirrored(&event, left, ReadPriority::Live, false)
-        .await;
-    let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
-    let fixture = Fixture { book, hot, probe };
+    let cache = Arc::new(ProbeCache::default());
+    cache.write(states).await.unwrap();
+    let probe = mirror_edges(cache.clone());
+    let event = update(1, 1, 1).event_id;
+    let boundary = ReplayBoundary::NOTHING;
+    let loaded = probe.edges.source.load_for_start(&event, boundary).await;
+    let book = OddsBook::new(event, probe.edges.clone(), boundary, loaded).start();
+    let fixture = Fixture { book, cache, probe };
     fixture.snapshot().await;
     fixture
 }
 
 impl Fixture {
-    async fn hear(&self, update: OddsUpdate, seq: Option<u64>) {
+    async fn receive(&self, update: OddsUpdate, seq: Option<u64>) {
         let broadcast = Broadcast {
             update,
             seq,
             conflated: false,
         };
         self.book
-            .send(ApplyBroadcasts(vec![broadcast]))
+            .send(Apply(vec![broadcast]))
             .await
             .unwrap()
             .unwrap();
@@ -112,7 +121,7 @@ impl Fixture {
     }
 
     fn reads(&self) -> usize {
-        self.hot.reads.load(Ordering::SeqCst)
+        self.cache.reads.load(Ordering::SeqCst)
     }
 }
 
@@ -130,49 +139,50 @@ fn minutes_ahead(minutes: u64) -> OddsUpdate {
 /// late.
 #[actix_web::test]
 async fn late_broadcast_does_not_contradict_store() {
-    let hot = Arc::new(ProbeCache::default());
-    let probe = probe_edges_with(hot.clone(), true);
+    let cache = Arc::new(ProbeCache::default());
+    let probe = mirror_edges(cache.clone());
     probe.store.keep(MarketState {
         update: update(1, 3, 3),
         seq: 28,
     });
-    let (event, left) = (update(1, 1, 1).event_id, ReplayBoundary::NOTHING);
-    let loaded = probe
-        .edges
-        .source
-        .load_mirrored(&event, left, ReadPriority::Background, true)
-        .await;
-    let book = OddsBook::new(event, probe.edges.clone(), left, loaded).start();
-    let fixture = Fixture { book, hot, probe };
-    fixture.hot.write(state(update(1, 2, 2), 27)).await.unwrap();
-    fixture.hear(update(1, 2, 2), Some(27)).await;
+    let event = update(1, 1, 1).event_id;
+    let boundary = ReplayBoundary::NOTHING;
+    let loaded = probe.edges.source.reload(&event, boundary).await;
+    let book = OddsBook::new(event, probe.edges.clone(), boundary, loaded).start();
+    let fixture = Fixture { book, cache, probe };
+    fixture
+        .cache
+        .write(state(update(1, 2, 2), 27))
+        .await
+        .unwrap();
+    fixture.receive(update(1, 2, 2), Some(27)).await;
     assert_eq!(fixture.shown().await, update(1, 3, 3));
 }
 
 #[actix_web::test]
 async fn forged_future_price_is_corrected() {
     let fixture = fixture(state(update(1, 1, 1), 5)).await;
-    fixture.hear(minutes_ahead(4), Some(6)).await;
+    fixture.receive(minutes_ahead(4), Some(6)).await;
     assert_eq!(
         fixture.shown().await,
         update(1, 1, 1),
         "at once, with the answer"
     );
-    let told = fixture
+    let published = fixture
         .probe
-        .told
+        .published
         .lock()
         .unwrap()
         .iter()
         .map(|(_, seq)| *seq)
         .collect::<Vec<_>>();
     assert_eq!(
-        told,
+        published,
         [5, 6, 7],
         "every client gets the correction, with a higher number"
     );
     // The next valid price is applied, although its time is before the forged one.
-    fixture.hear(update(1, 2, 1), Some(6)).await;
+    fixture.receive(update(1, 2, 1), Some(6)).await;
     assert_eq!(fixture.shown().await, update(1, 2, 1));
 }
 
@@ -181,7 +191,7 @@ async fn contradicted_price_is_corrected() {
     let fixture = fixture(state(update(1, 1, 1), 5)).await;
     // Forged, in the past, with a sequence number far above the others.
     fixture
-        .hear(update(1, 50, 1), Some(1_700_000_000_000))
+        .receive(update(1, 50, 1), Some(1_700_000_000_000))
         .await;
     assert_eq!(
         fixture.shown().await,
@@ -193,11 +203,11 @@ async fn contradicted_price_is_corrected() {
         ..update(1, 2, 1)
     };
     fixture
-        .hot
+        .cache
         .write(state(suspended.clone(), 6))
         .await
         .unwrap();
-    fixture.hear(suspended.clone(), Some(6)).await;
+    fixture.receive(suspended.clone(), Some(6)).await;
     fixture.until_shown(&suspended).await;
 }
 
@@ -206,7 +216,7 @@ async fn forged_market_is_suspended() {
     let fixture = fixture(state(update(1, 1, 1), 5)).await;
     let mut forged = market_update("MATCH_001", "made_up", None, 1, 1);
     forged.revision = minutes_ahead(3).revision;
-    fixture.hear(forged, Some(6)).await;
+    fixture.receive(forged, Some(6)).await;
     let statuses: Vec<_> = fixture
         .snapshot()
         .await
@@ -224,13 +234,13 @@ async fn suspended_market_reopens_with_same_revision() {
     let fixture = fixture(state(update(1, 1, 1), 5)).await;
     let btts = |time| market_update("MATCH_001", "btts", None, time, 1);
     let early = btts(50);
-    fixture.hear(early.clone(), Some(6)).await;
-    fixture.hear(btts(40), Some(7)).await;
+    fixture.receive(early.clone(), Some(6)).await;
+    fixture.receive(btts(40), Some(7)).await;
     let status = async || fixture.snapshot().await.markets[1].update.status;
     assert_eq!(status().await, MarketStatus::Suspended);
     let known = [state(update(1, 1, 1), 5), state(early.clone(), 6)].concat();
-    fixture.hot.write(known).await.unwrap();
-    fixture.hear(early, Some(6)).await;
+    fixture.cache.write(known).await.unwrap();
+    fixture.receive(early, Some(6)).await;
     for _ in 0..1_000 {
         if status().await == MarketStatus::Open {
             return;
@@ -245,7 +255,7 @@ async fn forged_flood_causes_few_reads() {
     let fixture = fixture(state(update(1, 1, 1), 5)).await;
     let before = (fixture.reads(), Instant::now());
     for seq in 6..506 {
-        fixture.hear(minutes_ahead(4), Some(seq)).await;
+        fixture.receive(minutes_ahead(4), Some(seq)).await;
     }
     let max_reads = 2 + before.1.elapsed().as_secs() as usize;
     assert!(
@@ -265,21 +275,21 @@ async fn late_broadcasts_raise_no_doubt() {
     }
     let before = fixture.reads();
     for (time, seq) in [(7, 7), (8, 8), (9, 9)] {
-        fixture.hear(update(1, time, 1), Some(seq)).await;
+        fixture.receive(update(1, time, 1), Some(seq)).await;
     }
     // The original program sends no sequence numbers, and late changes as well.
-    fixture.hear(update(1, 8, 1), None).await;
-    fixture.hear(update(1, 10, 1), Some(10)).await;
+    fixture.receive(update(1, 8, 1), None).await;
+    fixture.receive(update(1, 10, 1), Some(10)).await;
     assert_eq!(fixture.reads(), before);
 }
 
 #[actix_web::test]
 async fn doubts_outlast_cache_outage() {
     let fixture = fixture(state(update(1, 1, 1), 5)).await;
-    fixture.hot.is_away.store(true, Ordering::SeqCst);
+    fixture.cache.is_away.store(true, Ordering::SeqCst);
     let forged = minutes_ahead(4);
-    fixture.hear(forged.clone(), Some(6)).await;
+    fixture.receive(forged.clone(), Some(6)).await;
     assert_eq!(fixture.shown().await, forged);
-    fixture.hot.is_away.store(false, Ordering::SeqCst);
+    fixture.cache.is_away.store(false, Ordering::SeqCst);
     fixture.until_shown(&update(1, 1, 1)).await;
 }

@@ -1,0 +1,120 @@
+//! Feeds books with the broadcasts of other processes, and compares them with the cache.
+
+use std::time::Instant;
+
+use actix::prelude::*;
+use log::warn;
+
+use super::OddsBook;
+use super::feed::{ApplyResponse, BookFeed};
+use super::mirror_book::{MirrorBook, Verification};
+use crate::actors::odds::book_source::ReplayBoundary;
+use crate::actors::odds::messages::{ApplyError, ReloadBook};
+use crate::cache::Broadcast;
+use crate::domain::ids::EventId;
+use crate::domain::timestamp::Timestamp;
+
+/// Books mirror those of other processes.
+pub struct MirrorFeed;
+
+impl BookFeed for MirrorFeed {
+    type Item = Broadcast;
+    type State = MirrorBook;
+
+    fn event_id(item: &Broadcast) -> &EventId {
+        &item.update.event_id
+    }
+
+    fn partition(_: &Broadcast) -> Option<u32> {
+        None
+    }
+
+    /// Everything before the broadcast is loaded; a broadcast without a number sets no boundary.
+    fn boundary(&self, first: &Broadcast) -> ReplayBoundary {
+        match first.seq {
+            Some(seq) => ReplayBoundary::after(seq.saturating_sub(1), true),
+            None => ReplayBoundary::NOTHING,
+        }
+    }
+
+    fn new_state(&self, event_id: EventId, boundary: ReplayBoundary) -> MirrorBook {
+        MirrorBook::new(event_id, boundary)
+    }
+
+    fn apply(
+        book: &mut OddsBook<Self>,
+        items: Vec<Broadcast>,
+        context: &mut Context<OddsBook<Self>>,
+    ) -> ApplyResponse<Self> {
+        let applied = book.state.apply(items, Timestamp::now());
+        let next = book.state.next_verification(Instant::now());
+        let publishing = book.publish_applied(applied);
+        if next == Verification::Now {
+            // Verify before the next message, so that later broadcasts apply to the corrected
+            // state.
+            let verifying = publishing.then(|(), book: &mut OddsBook<Self>, _| book.verify());
+            return AtomicResponse::new(Box::pin(verifying.map(|(), _, _| Ok(()))));
+        }
+        book.schedule_verification(next, context);
+        AtomicResponse::new(Box::pin(publishing.map(|(), _, _| Ok(()))))
+    }
+}
+
+impl OddsBook<MirrorFeed> {
+    fn schedule_verification(&self, next: Verification, context: &mut Context<Self>) {
+        if let Verification::After(delay) = next {
+            context.run_later(delay, |book, context| {
+                if context.connected() {
+                    context.wait(book.verify());
+                }
+            });
+        }
+    }
+
+    /// Compares the markets in doubt with the cache and publishes the corrections.
+    fn verify(&mut self) -> impl ActorFuture<Self, Output = ()> + use<> {
+        self.state.start_verification(Instant::now());
+        let edges = self.edges.clone();
+        let event_id = self.event_id.clone();
+        async move { edges.source.load_cached(&event_id).await }
+            .into_actor(self)
+            .then(|cached, book, context| {
+                let verified = book.state.verify(&cached, Timestamp::now(), Instant::now());
+                book.schedule_verification(verified.next, context);
+                let markets = verified.changes.len();
+                book.edges.metrics.count_verification(markets);
+                if markets > 0 {
+                    let event = book.event_id.as_str();
+                    warn!(event, markets; "broadcasts contradict the cache, book corrected");
+                }
+                book.publish(verified.changes)
+            })
+    }
+}
+
+impl Handler<ReloadBook> for OddsBook<MirrorFeed> {
+    // Atomic: later messages apply to the reloaded state.
+    type Result = AtomicResponse<Self, Result<(), ApplyError>>;
+
+    fn handle(&mut self, _: ReloadBook, _: &mut Context<Self>) -> Self::Result {
+        self.state.expect_gap();
+        let edges = self.edges.clone();
+        let event_id = self.event_id.clone();
+        let loading = async move {
+            let boundary = ReplayBoundary::NOTHING;
+            edges.source.load_after_gap(&event_id, boundary).await
+        };
+        let reloading = loading.into_actor(self).then(|loaded, book, context| {
+            let is_cache_available = loaded.is_cache_available();
+            book.reload(loaded, context)
+                .map(move |(), book: &mut Self, _| {
+                    if is_cache_available {
+                        Ok(())
+                    } else {
+                        Err(ApplyError::NotLoaded(book.event_id.clone()))
+                    }
+                })
+        });
+        AtomicResponse::new(Box::pin(reloading))
+    }
+}
