@@ -89,6 +89,7 @@ impl PlatformBuilder<'_> {
         };
         let canceller = Canceller::new(
             stores.money.clone(),
+            stores.money.clone(),
             supplier.clone(),
             cancelling,
             clock.clone(),

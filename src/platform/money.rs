@@ -101,10 +101,6 @@ impl PlatformBuilder<'_> {
         (relay, trouble)
     }
 
-    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor {
-        WalletExecutor::new(stores.money.clone(), self.user_turns.clone())
-    }
-
     /// Starts the wallet API and the ledger auditor.
     pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
         let metrics = WalletMetrics::new()?;
@@ -119,7 +115,7 @@ impl PlatformBuilder<'_> {
         self.start("ledger auditor", &arbiter, AUDITOR_MAILBOX, auditor);
         let currency = money.currency.clone();
         let state = web::Data::new(WalletState {
-            desk: self.wallet_executor(stores),
+            desk: WalletExecutor::new(stores.money.clone(), self.user_turns.clone()),
             currency,
             metrics: metrics.clone(),
         });
@@ -165,7 +161,7 @@ impl PlatformBuilder<'_> {
         let store = stores.money.clone();
         let place = move |slips: &[BetPlacement]| store.place_bets(slips);
         let state = web::Data::from(Arc::new(BetsState {
-            desk: self.wallet_executor(stores),
+            desk: WalletExecutor::new(stores.money.clone(), self.user_turns.clone()),
             slips: RequestBatcher::new(&self.turns, MAX_TOGETHER, place),
             prices,
             limits: BetLimits {

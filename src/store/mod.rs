@@ -12,6 +12,7 @@ mod money_suite;
 pub mod movements;
 pub mod postgres;
 pub mod request_batcher;
+mod rows;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;

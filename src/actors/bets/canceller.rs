@@ -17,7 +17,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
-use crate::store::money::{Cancel, MoneyStore};
+use crate::store::money::{BetReader, Cancel, CancelQueue};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
@@ -49,7 +49,8 @@ pub struct Canceller {
 }
 
 struct CancelTask {
-    store: Arc<dyn MoneyStore>,
+    queue: Arc<dyn CancelQueue>,
+    bets: Arc<dyn BetReader>,
     supplier: Arc<SupplierClient>,
     settings: CancellerSettings,
     trouble: Arc<HealthCell>,
@@ -58,9 +59,10 @@ struct CancelTask {
 }
 
 impl Canceller {
-    /// Sends the open cancels of `store` to `supplier`.
+    /// Sends the open cancels of `queue` to `supplier`.
     pub fn new(
-        store: Arc<dyn MoneyStore>,
+        queue: Arc<dyn CancelQueue>,
+        bets: Arc<dyn BetReader>,
         supplier: Arc<SupplierClient>,
         settings: CancellerSettings,
         clock: Clock,
@@ -68,7 +70,8 @@ impl Canceller {
     ) -> Canceller {
         let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
         let task = CancelTask {
-            store,
+            queue,
+            bets,
             supplier,
             settings,
             trouble,
@@ -99,13 +102,13 @@ impl Canceller {
             return;
         }
         (self.is_taking, self.is_wanted) = (true, false);
-        let (store, clock, hold) = (
-            self.task.store.clone(),
+        let (queue, clock, hold) = (
+            self.task.queue.clone(),
             &self.task.clock,
             self.task.settings.hold,
         );
         let (now, until) = (clock.now(), clock.after(hold));
-        let taking = blocking(move || store.take_cancels(now, until, room));
+        let taking = blocking(move || queue.take_cancels(now, until, room));
         context.spawn(
             taking
                 .into_actor(self)
@@ -145,11 +148,11 @@ impl Canceller {
     }
 
     fn report_open(&self, context: &mut Context<Self>) {
-        let (store, gauge) = (
-            self.task.store.clone(),
+        let (queue, gauge) = (
+            self.task.queue.clone(),
             self.task.metrics.cancels_open.clone(),
         );
-        let open = blocking(move || store.open_cancels()).into_actor(self);
+        let open = blocking(move || queue.open_cancels()).into_actor(self);
         context.spawn(open.map(move |open, _, _| {
             // `take` reports failures of the store.
             if let Ok(open) = open {
@@ -221,8 +224,8 @@ impl CancelTask {
     }
 
     async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Failure> {
-        let store = self.store.clone();
-        let Some(bet) = blocking(move || store.bet(id))
+        let bets = self.bets.clone();
+        let Some(bet) = blocking(move || bets.bet(id))
             .await
             .map_err(Failure::Store)?
         else {
@@ -235,8 +238,8 @@ impl CancelTask {
             Err(CallError::CircuitOpen) => return Err(Failure::CircuitOpen),
             answer => answer.map_err(Failure::Supplier)?,
         }
-        let (store, now) = (self.store.clone(), self.clock.now());
-        blocking(move || store.cancelled(id, now))
+        let (queue, now) = (self.queue.clone(), self.clock.now());
+        blocking(move || queue.cancelled(id, now))
             .await
             .map_err(Failure::Store)
     }

@@ -13,7 +13,9 @@ use crate::domain::ids::UserId;
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
-use crate::store::money::{DecideBet, Decided, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic};
+use crate::store::money::{
+    DecideBet, Decided, DecisionStore, OutboxMessage, OutboxRow, OutboxTopic,
+};
 use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
@@ -36,7 +38,7 @@ pub struct DeciderSettings {
 
 /// Decides bets in the database.
 pub struct BetDecisions {
-    store: Arc<dyn MoneyStore>,
+    store: Arc<dyn DecisionStore>,
     together: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
     /// Queues for decisions that are not batched.
     users: Arc<UserTurns>,
@@ -51,7 +53,7 @@ impl BetDecisions {
     /// Decides in `store`.
     pub fn new(
         settings: DeciderSettings,
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn DecisionStore>,
         relay: Recipient<PublishOutbox>,
         canceller: Recipient<CancelsWait>,
         clock: Clock,

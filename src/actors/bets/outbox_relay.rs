@@ -20,7 +20,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::health::HealthCell;
 use crate::store::blocking::blocking;
-use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
+use crate::store::money::{OutboxRow, OutboxStore, OutboxTopic};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OutboxMetrics;
 
@@ -65,7 +65,7 @@ pub struct OutboxTarget {
 
 /// The actor that publishes the outbox.
 pub struct OutboxRelay {
-    store: Arc<dyn MoneyStore>,
+    store: Arc<dyn OutboxStore>,
     queues: [TopicQueue; 2],
     settings: RelaySettings,
     /// Rows that are queued, in flight, or published but not yet marked; they are skipped if taken
@@ -102,7 +102,7 @@ struct Published {
 impl OutboxRelay {
     /// Publishes the outbox of `store`.
     pub fn new(
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn OutboxStore>,
         bet_placed: OutboxTarget,
         bet_confirmed: OutboxTarget,
         settings: RelaySettings,

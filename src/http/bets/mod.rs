@@ -31,7 +31,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::feed_health::FeedState;
 use crate::store::money::{
-    BetAnswer, BetPlacement, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic, Page, RequestKey,
+    BetAnswer, BetPlacement, BetStore, OutboxMessage, OutboxRow, OutboxTopic, Page, RequestKey,
 };
 use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::BetsMetrics;
@@ -77,7 +77,7 @@ impl Prices {
 /// Shared by every worker.
 pub struct BetsState {
     /// Runs wallet operations.
-    pub desk: WalletExecutor,
+    pub desk: WalletExecutor<dyn BetStore>,
     /// Places bets in batches.
     pub slips: Arc<RequestBatcher<BetPlacement, Option<BetAnswer>>>,
     /// The prices.
@@ -296,10 +296,10 @@ async fn place(
             Err(refusal) => match key {
                 Some(key) => {
                     let (user_id, at) = (bet.user_id.clone(), Timestamp::now());
-                    let refuse = move |store: &dyn MoneyStore| {
+                    let refused = state.desk.for_user(&bet.user_id, move |store| {
                         store.refuse_bet(&user_id, &key, &refusal, at)
-                    };
-                    state.desk.for_user(&bet.user_id, refuse).await?
+                    });
+                    refused.await?
                 }
                 None => BetAnswer::Refused(refusal),
             },
@@ -382,10 +382,10 @@ impl BetsState {
             return Ok(placed);
         }
         let user_id = placement.bet.user_id.clone();
-        let place = move |store: &dyn MoneyStore| {
+        let placed = self.desk.for_user(&user_id, move |store| {
             store.place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
-        };
-        self.desk.for_user(&user_id, place).await
+        });
+        placed.await
     }
 
     fn answer(&self, answer: BetAnswer) -> Result<HttpResponse, ApiError> {

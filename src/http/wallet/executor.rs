@@ -9,7 +9,6 @@ use crate::domain::ids::UserId;
 use crate::http::errors::ApiError;
 use crate::store::StoreError;
 use crate::store::blocking::blocking_with;
-use crate::store::money::MoneyStore;
 use crate::store::user_turns::UserTurns;
 
 /// Maximum number of queued requests per user.
@@ -20,23 +19,23 @@ const WAIT_LIMIT: Duration = Duration::from_secs(3);
 /// Delay between two attempts to lock a wallet.
 const RETRY_DELAY: Duration = Duration::from_millis(50);
 
-/// The money store. Transfers of one user run one after the other; users do not wait for each
-/// other.
-pub struct WalletExecutor {
-    store: Arc<dyn MoneyStore>,
+/// A store whose calls move money. Transfers of one user run one after the other; users do not wait
+/// for each other.
+pub struct WalletExecutor<S: ?Sized> {
+    store: Arc<S>,
     users: Arc<UserTurns>,
 }
 
-impl WalletExecutor {
+impl<S: ?Sized + Send + Sync + 'static> WalletExecutor<S> {
     /// Calls `store` within the limits of `users`.
-    pub fn new(store: Arc<dyn MoneyStore>, users: Arc<UserTurns>) -> WalletExecutor {
+    pub fn new(store: Arc<S>, users: Arc<UserTurns>) -> WalletExecutor<S> {
         WalletExecutor { store, users }
     }
 
     /// Runs a read, concurrently with everything else.
     pub async fn read<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&dyn MoneyStore) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&S) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, ApiError> {
         let store = self.store.clone();
         Ok(blocking_with(move || work(&*store)).await?)
@@ -48,7 +47,7 @@ impl WalletExecutor {
     pub async fn for_user<T, E>(
         &self,
         user_id: &UserId,
-        work: impl Fn(&dyn MoneyStore) -> Result<T, E> + Send + Sync + 'static,
+        work: impl Fn(&S) -> Result<T, E> + Send + Sync + 'static,
     ) -> Result<T, ApiError>
     where
         T: Send + 'static,

@@ -21,7 +21,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{Account, HoldResolution, ReservationStatus, TransferKind};
 use crate::store::money::{
-    MoneyStore, Page, RequestKey, Reservation, Transfer, TransferRequest, Wallet, WalletError,
+    Page, RequestKey, Reservation, Transfer, TransferRequest, Wallet, WalletError, WalletStore,
 };
 use crate::store::movements::{Moved, Movement};
 use crate::telemetry::metrics::WalletMetrics;
@@ -34,7 +34,7 @@ const DEFAULT_ROWS: usize = 100;
 /// Shared by every worker.
 pub struct WalletState {
     /// Runs wallet operations.
-    pub desk: WalletExecutor,
+    pub desk: WalletExecutor<dyn WalletStore>,
     /// The currency of the amounts.
     pub currency: String,
     /// The metrics.
@@ -370,13 +370,12 @@ impl WalletState {
         let movement = body.movement(kind, Uuid::now_v7())?;
         let key = body.key(request, &movement)?;
         let (user_id, has_key) = (movement.user_id().clone(), key.is_some());
-        let apply = move |store: &dyn MoneyStore| match &key {
-            Some(key) => store.apply_once(&movement, key),
-            None => store.apply(&movement),
-        };
         let moved = self
             .desk
-            .for_user(&user_id, apply)
+            .for_user(&user_id, move |store| match &key {
+                Some(key) => store.apply_once(&movement, key),
+                None => store.apply(&movement),
+            })
             .await
             .map_err(|error| match error {
                 // Another request of this user holds the wallet's row; it may be a duplicate of

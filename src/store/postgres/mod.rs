@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
-use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Bool;
@@ -38,12 +37,12 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 
 /// Connections for writing: one for a batch of updates, one for dead letters, and one for pruning.
 const WRITERS: u32 = 3;
+
 /// Connection settings of a [`PgStore`].
 #[derive(Clone, Debug)]
 pub struct PgOptions {
@@ -295,29 +294,4 @@ struct Yes {
 
 fn only_reads() -> StoreError {
     StoreError::Refused("this store only reads".to_owned())
-}
-
-/// The epoch of PostgreSQL timestamps, 2000-01-01, in microseconds since 1970.
-const EPOCH: i64 = 946_684_800_000_000;
-
-/// Converts a time for its column.
-fn stamp(time: Timestamp) -> PgTimestamp {
-    // Years 0 to 9999 are far from the limits of the type.
-    PgTimestamp(time.micros().saturating_sub(EPOCH))
-}
-
-/// Reads a time from its column.
-fn time(PgTimestamp(stamp): PgTimestamp) -> Result<Timestamp, StoreError> {
-    let time = stamp.checked_add(EPOCH).and_then(Timestamp::from_micros);
-    time.ok_or_else(|| unreadable("time", stamp))
-}
-
-/// The text of a line in its column: the shortest decimal form, empty for no line.
-fn line_text(line: Option<Line>) -> String {
-    line.map(|line| line.to_string()).unwrap_or_default()
-}
-
-/// An error about an invalid value in a column.
-fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
-    StoreError::Unreadable(format!("{column} {value}"))
 }

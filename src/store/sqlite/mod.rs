@@ -29,7 +29,6 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 
@@ -159,19 +158,4 @@ impl Store for SqliteStore {
         self.connections
             .write(|connection| write::prune(connection, history_before, dead_letters_before))
     }
-}
-
-/// The text of a line in its column: the shortest decimal form, empty for no line.
-fn line_text(line: Option<Line>) -> String {
-    line.map(|line| line.to_string()).unwrap_or_default()
-}
-
-/// Reads a time from its column.
-fn time(micros: i64) -> Result<Timestamp, StoreError> {
-    Timestamp::from_micros(micros).ok_or_else(|| unreadable("time", micros))
-}
-
-/// An error about an invalid value in a column.
-fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
-    StoreError::Unreadable(format!("{column} {value}"))
 }

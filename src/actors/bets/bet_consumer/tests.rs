@@ -18,7 +18,7 @@ use crate::domain::wallet::amount::Amount;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
-use crate::store::money::MoneyStore;
+use crate::store::money::CancelQueue;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::supplier::confirm::{Answer, SupplierError};
 

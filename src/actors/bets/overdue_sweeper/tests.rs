@@ -2,6 +2,7 @@ use super::*;
 use crate::actors::testing::money::{FakeMoney, ProbeEdges};
 use crate::domain::bets::bet::{BetStatus, SUPPLIER_TIMEOUT};
 use crate::domain::bets::bet_events::testing::pending_bet;
+use crate::store::money::CancelQueue;
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -8,7 +8,7 @@ use futures_util::future::join_all;
 use super::*;
 use crate::store::sqlite::SqliteStore;
 
-fn executor(calls: usize) -> (Arc<WalletExecutor>, tempfile::TempDir) {
+fn executor(calls: usize) -> (Arc<WalletExecutor<SqliteStore>>, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteStore::open(&folder.path().join("money.db").to_string_lossy()).unwrap();
     (
@@ -22,13 +22,13 @@ fn user(name: &str) -> UserId {
 }
 
 /// Starts a call that runs until the returned sender is dropped.
-async fn occupy(executor: &Arc<WalletExecutor>, name: &str) -> mpsc::Sender<()> {
+async fn occupy(executor: &Arc<WalletExecutor<SqliteStore>>, name: &str) -> mpsc::Sender<()> {
     let (release, held) = mpsc::channel::<()>();
     let (executor, name, held) = (executor.clone(), user(name), Mutex::new(held));
     let (started, is_started) = tokio::sync::oneshot::channel();
     let started = Mutex::new(Some(started));
     actix_web::rt::spawn(async move {
-        let wait = move |_: &dyn MoneyStore| {
+        let wait = move |_: &SqliteStore| {
             started
                 .lock()
                 .unwrap()
@@ -65,7 +65,7 @@ async fn aborted_request_keeps_its_turn() {
     let (release, held) = mpsc::channel::<()>();
     let (started, is_started) = tokio::sync::oneshot::channel();
     let (held, started) = (Mutex::new(held), Mutex::new(Some(started)));
-    let wait = move |_: &dyn MoneyStore| {
+    let wait = move |_: &SqliteStore| {
         started
             .lock()
             .unwrap()
@@ -116,7 +116,7 @@ async fn held_wallets_leave_room_for_others() {
         .map(|n| {
             let (executor, tries) = (executor.clone(), tries.clone());
             actix_web::rt::spawn(async move {
-                let work = move |_: &dyn MoneyStore| {
+                let work = move |_: &SqliteStore| {
                     tries.fetch_add(1, Ordering::SeqCst);
                     std::thread::sleep(Duration::from_millis(20));
                     Err::<(), _>(is_held())
@@ -152,7 +152,7 @@ async fn held_wallets_leave_room_for_others() {
 async fn released_wallet_is_tried_again() {
     let (executor, _folder) = executor(1);
     let tries = AtomicUsize::new(0);
-    let work = move |_: &dyn MoneyStore| match tries.fetch_add(1, Ordering::SeqCst) {
+    let work = move |_: &SqliteStore| match tries.fetch_add(1, Ordering::SeqCst) {
         0..3 => Err(StoreError::Unavailable("database is locked".to_owned())),
         n => Ok(n),
     };
