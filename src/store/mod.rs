@@ -5,6 +5,7 @@
 mod batch;
 pub mod blocking;
 pub mod events;
+mod failure;
 mod ledger_checks;
 pub mod money;
 #[cfg(test)]

@@ -26,7 +26,6 @@ use secrecy::SecretString;
 
 use self::address::PgAddress;
 use self::connections::{Connections, Share};
-use self::error::Failure;
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{
@@ -39,6 +38,7 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
+use crate::store::failure::Failure;
 
 /// Connections for writing: one for a batch of updates, one for dead letters, and one for pruning.
 const WRITERS: u32 = 3;

@@ -7,12 +7,12 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
-use super::error::Failure;
 use super::statement::statement;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::Revision;
 use crate::store::events::{EventPage, EventQuery, NamePart};
+use crate::store::failure::Failure;
 use crate::store::rows::odds::{
     DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
 };

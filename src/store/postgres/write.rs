@@ -8,12 +8,12 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
 use super::StoreError;
-use super::error::Failure;
 use super::statement::statement;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
+use crate::store::failure::Failure;
 use crate::store::rows::odds::{EventHeadRow, MarketHeadRow};
 use crate::store::rows::{line_text, pg_time};
 use crate::store::{BatchReport, PruneReport};

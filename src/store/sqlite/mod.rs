@@ -20,7 +20,7 @@ use diesel::prelude::*;
 
 use self::connections::Connections;
 pub use self::database_lock::DatabaseLock;
-use self::error::Failure;
+use self::error::ERRORS;
 use super::events::{EventPage, EventQuery};
 use super::{
     BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
@@ -31,6 +31,7 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
+use crate::store::failure::Failure;
 
 /// A store in an SQLite file. Several stores, in one or several processes, can open the same file.
 pub struct SqliteStore {
@@ -93,7 +94,7 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        Ok(work(&mut *self.connections.reader()?)?)
+        work(&mut *self.connections.reader()?).map_err(|failure| ERRORS.failure(failure))
     }
 }
 

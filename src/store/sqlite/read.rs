@@ -8,12 +8,12 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel::sqlite::SqliteConnection;
 
-use super::error::Failure;
 use super::schema::{dead_letters, odds_current, odds_history};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery, NamePart};
+use crate::store::failure::Failure;
 use crate::store::rows::odds::{
     DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
 };

@@ -7,7 +7,6 @@ use diesel::sqlite::SqliteConnection;
 use serde::Serialize;
 
 use super::StoreError;
-use super::error::Failure;
 use super::schema::dead_letters;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketName, Source};
@@ -15,6 +14,7 @@ use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Selection};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
+use crate::store::failure::Failure;
 use crate::store::rows::line_text;
 use crate::store::rows::odds::{EventHeadRow, MarketHeadRow};
 use crate::store::{BatchReport, PruneReport};

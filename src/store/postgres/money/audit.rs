@@ -10,9 +10,9 @@ use diesel::sql_types::{BigInt, Text, Timestamptz};
 
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::HoldResolution;
+use crate::store::failure::Failure;
 use crate::store::money::{LedgerAudit, Verification, WalletError, WalletStore};
 use crate::store::postgres::PgStore;
-use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::rows::money::ExpiredRow;
 use crate::store::rows::{pg_time, read_all, row_limit};

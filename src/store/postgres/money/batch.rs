@@ -1,7 +1,7 @@
 //! Database functions that process several bets in one call.
 
 use crate::store::StoreError;
-use crate::store::postgres::error::Failure;
+use crate::store::failure::Failure;
 use crate::store::rows::unreadable;
 
 /// Whether a database function waits for wallets that are locked at this moment.

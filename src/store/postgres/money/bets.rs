@@ -16,12 +16,12 @@ use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::money::{
     BetAnswer, BetPlacement, BetReader, BetStore, OutboxMessage, Page, RequestKey, read_refusal,
     refusal_text,
 };
 use crate::store::postgres::PgStore;
-use crate::store::postgres::error::Failure;
 use crate::store::postgres::statement::statement;
 use crate::store::rows::money::{BetRow, BetStepRow};
 use crate::store::rows::{line_text, pg_time, price, read_all, row_limit, unreadable};

@@ -12,11 +12,11 @@ use super::{Stop, contradiction, reservations};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{HoldResolution, ResolveHold};
+use crate::store::failure::Failure;
 use crate::store::money::{LedgerAudit, Verification, WalletError};
 use crate::store::rows::money::ExpiredRow;
 use crate::store::rows::{read_all, row_limit};
 use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema;
 use crate::store::{StoreError, ledger_checks};
 

@@ -6,9 +6,9 @@ use diesel::sqlite::SqliteConnection;
 use crate::domain::bets::bet::{BetId, BetRefusal};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
+use crate::store::failure::Failure;
 use crate::store::money::{BetAnswer, RequestKey, read_refusal, refusal_text};
 use crate::store::rows::{parsed, price, unreadable};
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::{bet_requests, bets};
 
 /// The answer to a key, if it has one.

@@ -8,6 +8,7 @@ use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::money::{
     BetAnswer, BetPlacement, BetReader, BetStore, OutboxMessage, OutboxTopic, Page, RequestKey,
     TransferRequest, WalletError,
@@ -15,7 +16,6 @@ use crate::store::money::{
 use crate::store::rows::money::{BetRow, BetStepRow};
 use crate::store::rows::{line_text, parsed, read_all, row_limit};
 use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::{bet_history, bets};
 
 impl BetReader for SqliteStore {

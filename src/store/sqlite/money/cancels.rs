@@ -8,11 +8,11 @@ use diesel::sqlite::SqliteConnection;
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::money::{Cancel, CancelQueue};
 use crate::store::rows::money::CancelRow;
 use crate::store::rows::{read_all, row_limit, unsigned};
 use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::supplier_cancels;
 
 impl CancelQueue for SqliteStore {

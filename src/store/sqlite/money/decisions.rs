@@ -12,11 +12,11 @@ use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::HoldResolution;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::money::{DecideBet, Decided, DecisionStore, OutboxMessage, OutboxTopic};
 use crate::store::rows::money::BetRow;
 use crate::store::rows::{parsed, read_all, row_limit};
 use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::bets;
 
 impl DecisionStore for SqliteStore {

@@ -8,9 +8,9 @@ use super::Stop;
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{Balance, TransferKind};
+use crate::store::failure::Failure;
 use crate::store::money::{TransferRequest, Wallet, WalletError};
 use crate::store::rows::money::WalletRow;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::{ledger_transfers, wallets};
 
 /// A user's wallet.

@@ -17,9 +17,9 @@ use std::fmt::Display;
 use diesel::sqlite::SqliteConnection;
 
 use super::SqliteStore;
-use super::error::Failure;
 use crate::domain::wallet::ledger::{SettlementRefusal, TransferRefusal};
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::money::WalletError;
 
 /// Why an operation ends early: it is rejected, with nothing written yet, or it failed.

@@ -10,11 +10,11 @@ use super::contradiction;
 use crate::domain::bets::bet::BetId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
+use crate::store::failure::Failure;
 use crate::store::money::{OutboxDepth, OutboxMessage, OutboxRow, OutboxStore, OutboxTopic};
 use crate::store::rows::money::{DepthRow, OutboxRecordRow};
 use crate::store::rows::{read_all, row_limit};
 use crate::store::sqlite::SqliteStore;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::outbox;
 
 impl OutboxStore for SqliteStore {

@@ -11,10 +11,10 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{
     Balance, HoldResolution, ReservationStatus, ResolveHold, TransferKind,
 };
+use crate::store::failure::Failure;
 use crate::store::money::{Reservation, TransferRequest, WalletError};
 use crate::store::rows::Id;
 use crate::store::rows::money::ReservationRow;
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::{ledger_transfers, reservations};
 
 type Columns = (

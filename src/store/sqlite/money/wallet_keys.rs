@@ -4,9 +4,9 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
 use super::{Stop, ledger, reservations};
+use crate::store::failure::Failure;
 use crate::store::money::{RequestKey, WalletError};
 use crate::store::movements::{Moved, Movement, answer_text};
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::wallet_requests;
 
 /// Executes a movement and stores the answer, unless its key has one.
