@@ -95,7 +95,7 @@ impl BetDecisions {
                 &bet.user_id,
                 DecideBet {
                     bet_id: id,
-                    verdict: verdict.clone(),
+                    outcome: verdict.clone(),
                     notice,
                     at: now,
                 },
@@ -146,12 +146,12 @@ impl BetDecisions {
             store,
             DecideBet {
                 bet_id,
-                verdict,
+                outcome,
                 notice,
                 at,
             },
         ) = (self.store.clone(), decision);
-        blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
+        blocking(move || store.decide_bet(bet_id, &outcome, &notice, at)).await
     }
 }
 

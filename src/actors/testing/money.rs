@@ -191,7 +191,7 @@ impl DecisionStore for FakeMoney {
         let decide = |decision: &DecideBet| {
             self.decide_bet(
                 decision.bet_id,
-                &decision.verdict,
+                &decision.outcome,
                 &decision.notice,
                 decision.at,
             )
@@ -361,7 +361,7 @@ impl ProbeEdges {
         self.recorded.lock().rows.clone()
     }
 
-    pub fn cancels_told(&self) -> usize {
+    pub fn cancel_messages(&self) -> usize {
         self.recorded.lock().cancels
     }
 }

@@ -60,8 +60,9 @@ impl LedgerAuditor {
 
     fn expire(&mut self, context: &mut Context<Self>) {
         let (store, now) = (self.store.clone(), Timestamp::now());
-        let made_before = now.earlier_by(self.settings.reservation_ttl);
-        let expiring = blocking(move || store.expire_reservations(made_before, EXPIRE_LIMIT, now));
+        let created_before = now.earlier_by(self.settings.reservation_ttl);
+        let expiring =
+            blocking(move || store.expire_reservations(created_before, EXPIRE_LIMIT, now));
         context.spawn(expiring.into_actor(self).map(|expired, auditor, context| {
             match &expired {
                 Ok(0) => {}

@@ -38,7 +38,7 @@ pub trait LedgerAudit: Send + Sync {
     /// and returns how many. Never expires one that is held for a bet.
     fn expire_reservations(
         &self,
-        made_before: Timestamp,
+        created_before: Timestamp,
         limit: usize,
         at: Timestamp,
     ) -> Result<usize, StoreError>;

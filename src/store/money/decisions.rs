@@ -11,7 +11,7 @@ pub struct DecideBet {
     /// The bet.
     pub bet_id: BetId,
     /// The outcome.
-    pub verdict: BetOutcome,
+    pub outcome: BetOutcome,
     /// The record to publish.
     pub notice: OutboxMessage,
     /// When.

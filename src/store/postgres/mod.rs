@@ -174,7 +174,7 @@ impl Store for PgStore {
             return Ok(());
         };
         let migrated = migrate::run(&self.readers, writers);
-        self.tables.tried(&migrated);
+        self.tables.record_migration(&migrated);
         migrated
     }
 
@@ -187,8 +187,8 @@ impl Store for PgStore {
         money
             .run_if_free(check_writes)
             .unwrap_or_else(|| writers.run(check_writes))?;
-        if !self.tables.are_there() {
-            return Err(tables::not_yet());
+        if !self.tables.are_migrated() {
+            return Err(tables::not_migrated());
         }
         Ok(())
     }
@@ -242,8 +242,8 @@ impl Store for PgStore {
         self.writers()?.transaction(|connection| {
             // During the very first start the tables may not exist yet, so there is nothing to
             // prune.
-            let are_there = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
-            if !sql_query(are_there).get_result::<Yes>(connection)?.yes {
+            let tables_exist = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
+            if !is(connection, tables_exist)? {
                 return Ok(PruneReport::default());
             }
             write::prune(connection, history_before, dead_letters_before)

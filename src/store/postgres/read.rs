@@ -139,7 +139,7 @@ pub(super) fn events(
             sport: query.sport_or_empty(),
             from: query.from.map_or(EARLIEST, pg_time),
             to: query.to.map_or(LATEST, pg_time),
-            untimed: query.takes_untimed(),
+            untimed: query.includes_untimed(),
             name: &name,
         };
         read_all(events.load(connection)?, EventRow::read)

@@ -48,8 +48,8 @@ impl SqliteStore {
     /// first call.
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
-        address::make_directory(path)?;
-        address::make_private(path);
+        address::create_directory(path)?;
+        address::restrict_access(path);
         let connections = Connections::to(path);
         Ok(SqliteStore {
             connections,

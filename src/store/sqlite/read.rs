@@ -103,7 +103,7 @@ pub(super) fn events(
             .bind::<Text, _>(query.sport_or_empty())
             .bind::<BigInt, _>(query.from.map_or(i64::MIN, Timestamp::micros))
             .bind::<BigInt, _>(query.to.map_or(i64::MAX, Timestamp::micros))
-            .bind::<Bool, _>(query.takes_untimed())
+            .bind::<Bool, _>(query.includes_untimed())
             .bind::<Text, _>(&name)
             .load(connection)?;
         read_all(rows, EventRow::read)

@@ -196,7 +196,7 @@ async fn supplier_answer_decides_bet() {
         (BetStatus::Rejected, Some("odds moved"))
     );
     assert_eq!(
-        (fixture.topic.depth(), fixture.edges.cancels_told()),
+        (fixture.topic.depth(), fixture.edges.cancel_messages()),
         (0, 0)
     );
     let rows = fixture.edges.rows();
@@ -303,7 +303,7 @@ async fn unanswered_bet_is_rejected_at_deadline() {
     assert_eq!(
         (
             fixture.store.open_cancels().unwrap(),
-            fixture.edges.cancels_told()
+            fixture.edges.cancel_messages()
         ),
         (2, 2)
     );

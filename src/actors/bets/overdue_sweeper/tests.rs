@@ -72,7 +72,7 @@ async fn overdue_bets_are_rejected_and_cancelled() {
         (5, 5)
     );
     assert_eq!(swept.edges.rows().len(), 5);
-    assert_eq!(swept.edges.cancels_told(), 5);
+    assert_eq!(swept.edges.cancel_messages(), 5);
     assert_eq!(
         swept
             .metrics

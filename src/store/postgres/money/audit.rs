@@ -29,12 +29,12 @@ statement! {
 impl LedgerAudit for PgStore {
     fn expire_reservations(
         &self,
-        made_before: Timestamp,
+        created_before: Timestamp,
         limit: usize,
         at: Timestamp,
     ) -> Result<usize, StoreError> {
         let statement = ToExpire {
-            before: pg_time(made_before),
+            before: pg_time(created_before),
             limit: row_limit(limit),
         };
         let due = self

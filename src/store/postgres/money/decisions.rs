@@ -52,7 +52,7 @@ impl DecisionStore for PgStore {
     ) -> Result<Decided, StoreError> {
         let decision = DecideBet {
             bet_id,
-            verdict: outcome.clone(),
+            outcome: outcome.clone(),
             notice: notice.clone(),
             at,
         };
@@ -88,11 +88,11 @@ fn decide(
     let statement = Decide {
         waits: wait == Wait::ForWallets,
         ids: &each(decisions, |decision| decision.bet_id.0),
-        statuses: &each(decisions, |decision| decision.verdict.status().as_str()),
-        reasons: &each(decisions, |decision| decision.verdict.reason()),
-        provider_refs: &each(decisions, |decision| decision.verdict.provider_ref()),
+        statuses: &each(decisions, |decision| decision.outcome.status().as_str()),
+        reasons: &each(decisions, |decision| decision.outcome.reason()),
+        provider_refs: &each(decisions, |decision| decision.outcome.provider_ref()),
         cancels: &each(decisions, |decision| {
-            decision.verdict == BetOutcome::TimedOut
+            decision.outcome == BetOutcome::TimedOut
         }),
         payloads: &each(decisions, |decision| decision.notice.payload.as_str()),
         leased_until: &each(decisions, |decision| pg_time(decision.notice.leased_until)),

@@ -110,19 +110,19 @@ mod money {
         other
             .batch_execute("BEGIN; SELECT FROM wallets WHERE user_id = 'A' FOR UPDATE")
             .unwrap();
-        let slips = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
+        let placements = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
             bet: bet(name, bet_id(number), 10),
             key: None,
             notice: notice(""),
         });
-        let placed = store.place_bets(&slips).unwrap();
+        let placed = store.place_bets(&placements).unwrap();
         assert_eq!(
             placed.iter().map(Option::is_some).collect::<Vec<_>>(),
             [false, true]
         );
         let decisions = [1, 2].map(|number| DecideBet {
             bet_id: bet_id(number),
-            verdict: confirmed(),
+            outcome: confirmed(),
             notice: notice(""),
             at: at(1),
         });
@@ -136,7 +136,7 @@ mod money {
             ((990, 10), (980, 10))
         );
         other.batch_execute("COMMIT").unwrap();
-        assert!(store.place_bets(&slips[..1]).unwrap()[0].is_some());
+        assert!(store.place_bets(&placements[..1]).unwrap()[0].is_some());
         assert!(matches!(
             store.decide_bets(&decisions).unwrap()[..],
             [Some(Decided::Now { .. }), Some(Decided::Before(_))]

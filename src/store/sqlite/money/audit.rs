@@ -23,11 +23,11 @@ use crate::store::{StoreError, ledger_checks};
 impl LedgerAudit for SqliteStore {
     fn expire_reservations(
         &self,
-        made_before: Timestamp,
+        created_before: Timestamp,
         limit: usize,
         at: Timestamp,
     ) -> Result<usize, StoreError> {
-        let due = self.read(|connection| due_reservations(connection, made_before, limit))?;
+        let due = self.read(|connection| due_reservations(connection, created_before, limit))?;
         let mut expired = 0;
         for (user_id, reference) in due {
             let is_expired = self
@@ -55,7 +55,7 @@ impl LedgerAudit for SqliteStore {
 /// Pending reservations that are due to expire, oldest first.
 fn due_reservations(
     connection: &mut SqliteConnection,
-    made_before: Timestamp,
+    created_before: Timestamp,
     limit: usize,
 ) -> Result<Vec<(UserId, Reference)>, Failure> {
     use schema::reservations;
@@ -63,7 +63,7 @@ fn due_reservations(
         // A literal, because only then SQLite recognises that the partial index covers the
         // condition.
         .filter(sql::<Bool>("status = 'PENDING' AND bet_id IS NULL"))
-        .filter(reservations::created_at.lt(made_before.micros()))
+        .filter(reservations::created_at.lt(created_before.micros()))
         .order(reservations::created_at)
         .limit(row_limit(limit))
         .select((reservations::user_id, reservations::reference))

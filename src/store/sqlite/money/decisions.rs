@@ -37,7 +37,7 @@ impl DecisionStore for SqliteStore {
                 decide(
                     connection,
                     decision.bet_id,
-                    &decision.verdict,
+                    &decision.outcome,
                     &decision.notice,
                     decision.at,
                 )
