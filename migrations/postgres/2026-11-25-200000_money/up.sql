@@ -1,34 +1,34 @@
--- Wallets, their ledger, reservations, bets, and what is on its way to the bus and to the supplier.
+-- Wallets, the ledger, reservations, bets, the outbox, and cancel requests to the supplier.
 --
--- Amounts are whole cents. Prices are thousandths. Whoever moves money locks the user's row in wallets first, and no
--- other user's: everything about one user happens one after the other, and nobody waits in a circle.
+-- Amounts are whole cents. Prices are thousandths. Every operation that moves money first locks the user's row in wallets,
+-- and no other user's row. So the operations of one user run one after the other, and no deadlock is possible.
 --
--- Each operation is a function, and so one round trip. The rules are those of src/domain/ledger.rs, which SQLite is
--- served by; one suite with one model is run against both.
+-- Each operation is a function, so it takes one round trip. The rules are those of src/domain/wallet/ledger.rs, which
+-- decides for SQLite; one suite with one model tests both.
 
 CREATE TABLE wallets (
     user_id TEXT COLLATE "C" PRIMARY KEY CHECK (user_id <> ''),
     wallet_id UUID NOT NULL UNIQUE,
-    -- What the user's transfers sum up to, kept beside them. The house's accounts have no such row: every deposit would
-    -- wait for every other. Theirs is the sum of the transfers, whenever it is asked for.
+    -- The sums of the user's transfers. The accounts of the house have no such row, because every deposit would wait for
+    -- every other. Their balance is the sum of the transfers, computed when it is requested.
     available_cents BIGINT NOT NULL CHECK (available_cents >= 0),
     reserved_cents BIGINT NOT NULL CHECK (reserved_cents >= 0),
     created_at TIMESTAMPTZ NOT NULL
 )
--- Balances change all the time and no index holds them: room on the page keeps a change on it.
+-- Balances change often, and no index contains them. Free space keeps a change on its page.
 WITH (fillfactor = 70);
 
 CREATE TABLE ledger_transfers (
-    -- Transfers of one user are numbered in the order in which they happened.
+    -- The transfers of one user are numbered in the order of execution.
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    -- Whose available and reserved these are; cash, stakes and payouts are the house's.
+    -- The owner of available and reserved; cash, stakes and payouts belong to the house.
     user_id TEXT COLLATE "C" NOT NULL REFERENCES wallets,
     kind TEXT NOT NULL,
     debit_account TEXT NOT NULL,
     credit_account TEXT NOT NULL,
     amount_cents BIGINT NOT NULL CHECK (amount_cents > 0),
     reference TEXT COLLATE "C" NOT NULL CHECK (reference <> ''),
-    -- The user's balances behind it: what the operation answered, also when it is asked again in years.
+    -- The user's balances after the transfer, which a repeated request also returns.
     available_after BIGINT NOT NULL CHECK (available_after >= 0),
     reserved_after BIGINT NOT NULL CHECK (reserved_after >= 0),
     at TIMESTAMPTZ NOT NULL,
@@ -40,11 +40,11 @@ CREATE TABLE ledger_transfers (
         ('refund', 'reserved', 'available'),
         ('expire', 'reserved', 'available')))
 );
--- The same reference is the same movement, for ever.
+-- A reference identifies the same movement permanently.
 CREATE UNIQUE INDEX ledger_transfers_by_reference ON ledger_transfers (user_id, kind, reference);
 CREATE INDEX ledger_transfers_of_user ON ledger_transfers (user_id, id);
 
--- A mistake is put right by another transfer.
+-- A mistake is corrected by another transfer.
 CREATE FUNCTION ledger_is_immutable() RETURNS TRIGGER LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'transfers are never changed: put it right by another one';
@@ -69,7 +69,7 @@ CREATE INDEX reservations_of_user ON reservations (user_id, id);
 CREATE INDEX reservations_to_expire ON reservations (created_at) WHERE status = 'PENDING' AND bet_id IS NULL;
 
 CREATE TABLE bets (
-    -- UUIDs of version 7: in the order of their time.
+    -- UUIDs of version 7, which sort by time.
     id UUID PRIMARY KEY,
     user_id TEXT COLLATE "C" NOT NULL REFERENCES wallets,
     event_id TEXT COLLATE "C" NOT NULL CHECK (event_id <> ''),
@@ -104,31 +104,31 @@ CREATE INDEX bet_history_of_bet ON bet_history (bet_id, id);
 CREATE TABLE bet_requests (
     user_id TEXT COLLATE "C" NOT NULL,
     key TEXT COLLATE "C" NOT NULL CHECK (key <> ''),
-    -- What was asked for, in one fixed form.
+    -- The canonical form of the request.
     fingerprint TEXT NOT NULL,
     bet_id UUID,
-    -- The available balance behind the bet.
+    -- The available balance after the bet.
     new_balance BIGINT,
-    -- Why it was not taken, as JSON.
+    -- The rejection, as JSON.
     refusal TEXT,
     at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (user_id, key),
     CHECK ((bet_id IS NULL) = (refusal IS NOT NULL) AND (bet_id IS NULL) = (new_balance IS NULL))
 );
 
--- What is to be published, written in the transaction that it tells of. A row goes when the bus has its record.
+-- Records to publish, written in the transaction that they report. A row is deleted when the bus has its record.
 CREATE TABLE outbox (
     id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     topic TEXT NOT NULL CHECK (topic IN ('bet_placed', 'bet_confirmed')),
     key TEXT NOT NULL,
     payload TEXT NOT NULL,
-    -- Until then a process has taken it upon itself; after that anyone may.
+    -- Until this time only one process publishes the row; afterwards any process may.
     leased_until TIMESTAMPTZ NOT NULL,
     created_at TIMESTAMPTZ NOT NULL
 );
 CREATE INDEX outbox_by_lease ON outbox (leased_until);
 
--- Bets that the supplier is to be told to cancel, until it says so.
+-- Bets to cancel at the supplier, until it confirms.
 CREATE TABLE supplier_cancels (
     bet_id UUID PRIMARY KEY REFERENCES bets,
     attempts INTEGER NOT NULL DEFAULT 0,
@@ -138,7 +138,7 @@ CREATE TABLE supplier_cancels (
 );
 CREATE INDEX supplier_cancels_due ON supplier_cancels (next_attempt_at) WHERE done_at IS NULL;
 
--- Makes a transfer that is known to be possible. The wallet's row is locked.
+-- Executes a transfer that is known to be allowed. The row of the wallet is locked.
 CREATE FUNCTION ledger_transfer(
     p_user TEXT, p_kind TEXT, p_amount BIGINT, p_reference TEXT, p_now TIMESTAMPTZ,
     OUT available BIGINT, OUT reserved BIGINT
@@ -161,7 +161,7 @@ BEGIN
     VALUES (p_user, p_kind, v_debit, v_credit, p_amount, p_reference, available, reserved, p_now);
 END $$;
 
--- A deposit or a withdrawal. The balances are those behind the first time that it was done.
+-- A deposit or a withdrawal. Returns the balances after its first execution.
 CREATE FUNCTION wallet_move(
     p_user TEXT, p_kind TEXT, p_amount BIGINT, p_reference TEXT, p_new_wallet UUID, p_now TIMESTAMPTZ,
     OUT outcome TEXT, OUT wallet UUID, OUT available BIGINT, OUT reserved BIGINT
@@ -198,7 +198,7 @@ BEGIN
     END IF;
 END $$;
 
--- Holds an amount. The same reference and amount give the reservation that is there already, as it stands.
+-- Reserves an amount. The same reference and amount return the existing reservation in its current state.
 CREATE FUNCTION wallet_reserve(
     p_user TEXT, p_amount BIGINT, p_reference TEXT, p_id UUID, p_bet UUID, p_now TIMESTAMPTZ,
     OUT outcome TEXT, OUT reservation UUID, OUT status TEXT, OUT created TIMESTAMPTZ, OUT settled TIMESTAMPTZ,
@@ -232,8 +232,8 @@ BEGIN
     END IF;
 END $$;
 
--- Ends a pending reservation by 'commit', 'refund' or 'expire'. One that has ended is told as it ended and stays so. That
--- of a bet is left to the bet: p_bet says that the bet's own decision asks.
+-- Ends a pending reservation by 'commit', 'refund' or 'expire'. One that has already ended is returned unchanged. The
+-- reservation of a bet is ended only by the decision of the bet, which passes p_bet.
 CREATE FUNCTION wallet_settle(
     p_user TEXT, p_reference TEXT, p_kind TEXT, p_bet UUID, p_now TIMESTAMPTZ,
     OUT outcome TEXT, OUT reservation UUID, OUT amount BIGINT, OUT status TEXT, OUT created TIMESTAMPTZ,
@@ -267,7 +267,7 @@ BEGIN
     END IF;
 END $$;
 
--- Places a bet: the bet, its reservation, the answer to its key and its record for the bus, or none of them.
+-- Places a bet: writes the bet, its reservation, the answer to its key and its record for the bus, or none of them.
 CREATE FUNCTION bet_place(
     p_id UUID, p_user TEXT, p_event TEXT, p_market TEXT, p_line TEXT, p_selection TEXT, p_stake BIGINT, p_price INTEGER,
     p_decide_by TIMESTAMPTZ, p_reservation UUID, p_key TEXT, p_fingerprint TEXT, p_payload TEXT,
@@ -327,7 +327,7 @@ BEGIN
     VALUES ('bet_placed', p_id::TEXT, p_payload, p_leased_until, p_now) RETURNING id INTO record;
 END $$;
 
--- The first answer to a key; no outcome where there was none.
+-- The first answer to a key; without an outcome if there is none.
 CREATE FUNCTION bet_first_answer(
     p_user TEXT, p_key TEXT, p_fingerprint TEXT,
     OUT outcome TEXT, OUT bet UUID, OUT price INTEGER, OUT balance BIGINT, OUT refused TEXT
@@ -351,7 +351,7 @@ BEGIN
     END IF;
 END $$;
 
--- Keeps a refusal as the first answer to a key, unless there is one already; gives the first one.
+-- Stores a rejection as the first answer to a key, unless the key has an answer; returns the first answer.
 CREATE FUNCTION bet_refuse(
     p_user TEXT, p_key TEXT, p_fingerprint TEXT, p_refusal TEXT, p_now TIMESTAMPTZ,
     OUT outcome TEXT, OUT bet UUID, OUT price INTEGER, OUT balance BIGINT, OUT refused TEXT
@@ -363,8 +363,8 @@ BEGIN
     INTO outcome, bet, price, balance, refused FROM bet_first_answer(p_user, p_key, p_fingerprint) AS first;
 END $$;
 
--- Decides a bet that is pending: its status, its history, its reservation and the record for the bus. What is decided
--- stays so.
+-- Decides a pending bet: writes its status, its history, its reservation and the record for the bus. A decided bet never
+-- changes.
 CREATE FUNCTION bet_decide(
     p_id UUID, p_status TEXT, p_reason TEXT, p_provider_ref TEXT, p_cancel BOOLEAN, p_payload TEXT,
     p_leased_until TIMESTAMPTZ, p_now TIMESTAMPTZ,

@@ -1,22 +1,22 @@
 -- Idempotency keys of wallet requests: the first answer to each, written in the transaction of its movement. Each
--- operation has keys of its own, and so have bets (bet_requests).
+-- operation has its own keys, as do bets (bet_requests).
 
 CREATE TABLE wallet_requests (
     user_id TEXT COLLATE "C" NOT NULL,
     operation transfer_kind NOT NULL,
     key money_name NOT NULL,
-    -- The request in one fixed form: another one with the same key is refused.
+    -- The canonical form of the request. Another request with the same key is rejected.
     fingerprint TEXT NOT NULL,
     -- JSON; src/store/movements.rs reads it. Empty only until the end of the transaction that claims the key.
     answer TEXT NOT NULL,
     at TIMESTAMPTZ NOT NULL,
     PRIMARY KEY (user_id, operation, key)
 )
--- The answer is written after the key is claimed: room on the page keeps both versions there.
+-- The answer is written after the key is claimed. Free space keeps both versions on one page.
 WITH (fillfactor = 70);
 
--- Makes a movement, unless its key has an answer. The key is claimed before anything else: a request with the same key
--- waits for that row until the first one has committed, also where there is no wallet to wait for.
+-- Executes a movement, unless its key has an answer. The key is claimed first, so that a request with the same key waits
+-- for that row until the first request has committed, even if no wallet exists to wait for.
 CREATE FUNCTION wallet_apply_once(
     p_user TEXT, p_operation TEXT, p_key TEXT, p_fingerprint TEXT, p_amount BIGINT, p_reference TEXT, p_id UUID,
     p_now TIMESTAMPTZ, OUT answer TEXT

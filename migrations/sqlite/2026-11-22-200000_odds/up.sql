@@ -1,13 +1,13 @@
--- The state of every market now, and every update that ever was, late ones too.
+-- The current state of every market, and every update, including late ones.
 --
--- line        The line as its shortest decimal text ('2.5', '-1'), '' for a market without one. Not NULL, because in a
---             unique key one NULL is never equal to another, and such a market could then stand here twice.
+-- line        The line as its shortest decimal text ('2.5', '-1'), '' for a market without a line. Not NULL, because in
+--             a unique key two NULLs are never equal, and such a market could then be stored twice.
 -- selections  JSON array of {id, name, price, status}, the price a JSON number in its exact decimal text.
--- updated_at, recorded_at  Microseconds since 1970, exact: text would keep nanoseconds or need parsing to compare.
+-- updated_at, recorded_at  Microseconds since 1970, exact. Text would have to be parsed to be compared.
 -- BIGINT and BOOLEAN mean nothing to SQLite beyond their affinity; the diesel CLI reads the Rust types from them.
 --
--- PostgreSQL has home_odd, draw_odd and away_odd beside these, for readers of the original's table. Nobody but this
--- platform reads the SQLite file, and SQLite has no exact decimal to give them in, so they are left out.
+-- PostgreSQL also has home_odd, draw_odd and away_odd, for readers of the original's table. Only this platform reads the
+-- SQLite file, and SQLite has no exact decimal type, so these columns do not exist here.
 CREATE TABLE odds_current (
     event_id TEXT NOT NULL CHECK (event_id <> ''),
     market TEXT NOT NULL CHECK (market <> ''),
@@ -38,8 +38,8 @@ CREATE TABLE odds_history (
     recorded_at BIGINT NOT NULL CHECK (typeof(recorded_at) = 'integer')
 );
 
--- One index for two jobs: it makes a replay add nothing, and its order is the one that pages of a market's history are
--- read in. The source stands last because only the first job needs it.
+-- One index for two purposes: with it a replay adds nothing, and pages of a market's history are read in its order. The
+-- source is last because only the first purpose needs it.
 CREATE UNIQUE INDEX odds_history_of_market ON odds_history (event_id, market, line, updated_at, version, source);
 
 -- For retention.

@@ -1,4 +1,4 @@
--- What could not be read, with the bytes as they came. received_at: microseconds since 1970.
+-- Records and frames that could not be read, with their raw bytes. received_at: microseconds since 1970.
 CREATE TABLE dead_letters (
     id INTEGER PRIMARY KEY NOT NULL,
     received_at BIGINT NOT NULL CHECK (typeof(received_at) = 'integer'),
@@ -8,5 +8,5 @@ CREATE TABLE dead_letters (
     raw BLOB NOT NULL CHECK (typeof(raw) = 'blob')
 );
 
--- For the list of the newest, and for retention.
+-- For the list of the newest letters, and for retention.
 CREATE INDEX dead_letters_by_age ON dead_letters (received_at);

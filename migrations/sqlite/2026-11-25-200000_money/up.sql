@@ -1,11 +1,12 @@
--- Wallets, their ledger, reservations, bets, and what is on its way to the bus and to the supplier: the tables of
--- PostgreSQL's migration of this name, whose comments say what each is for.
+-- Wallets, the ledger, reservations, bets, the outbox, and cancel requests to the supplier: the tables of PostgreSQL's
+-- migration of this name, whose comments describe each table.
 --
--- Amounts are whole cents, prices are thousandths, times are microseconds since 1970, UUIDs are in their usual text, whose
--- order is that of their bytes. The rules that are functions there are src/domain/ledger.rs and src/store/sqlite/money
--- here: SQLite has no functions, and a round trip to it costs nothing. Its one write lock stands for the lock on a wallet.
+-- Amounts are whole cents, prices are thousandths, times are microseconds since 1970. UUIDs are stored as hyphenated text,
+-- which sorts like their bytes. src/domain/wallet/ledger.rs and src/store/sqlite/money implement the rules that are
+-- functions in PostgreSQL: SQLite has no functions, and a call costs no round trip. The single write lock of SQLite replaces
+-- the lock on a wallet.
 --
--- AUTOINCREMENT: a number is never given twice, also when the row with the highest one has gone.
+-- AUTOINCREMENT: a row number is never reused, even if the row with the highest number was deleted.
 
 CREATE TABLE wallets (
     user_id TEXT PRIMARY KEY NOT NULL CHECK (user_id <> ''),
