@@ -12,7 +12,7 @@ use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::money::{MoneyStore, Verification};
+use crate::store::money::{LedgerAudit, Verification};
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::SqliteStore;
 
@@ -99,7 +99,7 @@ pub fn run(
     }
 }
 
-fn open(engine: &StoreEngine) -> Result<Arc<dyn MoneyStore>, StoreError> {
+fn open(engine: &StoreEngine) -> Result<Arc<dyn LedgerAudit>, StoreError> {
     Ok(match engine {
         StoreEngine::Sqlite(path) => Arc::new(SqliteStore::open_existing(&path.to_string_lossy())?),
         // Reads the primary. A replica would also work, but the primary is authoritative.

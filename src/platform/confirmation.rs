@@ -157,6 +157,7 @@ impl ConfirmationBuilder<'_, '_> {
         };
         let canceller = Canceller::new(
             self.stores.money.clone(),
+            self.stores.money.clone(),
             self.supplier.clone(),
             settings,
             self.clock.clone(),

@@ -26,7 +26,7 @@ use crate::services::bets::placement::{PlacementService, PlacementSettings};
 use crate::services::bets::prices::Prices;
 use crate::services::bets::queries::BetQueries;
 use crate::services::wallet::executor::WalletExecutor;
-use crate::store::money::{BetPlacement, MoneyStore};
+use crate::store::money::{BetPlacement, BetStore};
 use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::OutboxMetrics;
 
@@ -104,10 +104,6 @@ impl PlatformBuilder<'_> {
         (relay, trouble)
     }
 
-    fn wallet_executor(&self, stores: &Stores) -> WalletExecutor<dyn MoneyStore> {
-        WalletExecutor::new(stores.money.clone(), self.user_turns.clone())
-    }
-
     /// Starts the wallet API and the ledger auditor.
     pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
         let metrics = role_metrics::wallet()?;
@@ -122,7 +118,7 @@ impl PlatformBuilder<'_> {
         self.start("ledger auditor", &arbiter, AUDITOR_MAILBOX, auditor);
         let currency = money.currency.clone();
         let state = web::Data::new(WalletState {
-            executor: self.wallet_executor(stores),
+            executor: WalletExecutor::new(stores.money.clone(), self.user_turns.clone()),
             currency,
             metrics: metrics.clone(),
         });
@@ -167,7 +163,8 @@ impl PlatformBuilder<'_> {
         ];
         let store = stores.money.clone();
         let place = move |placements: &[BetPlacement]| store.place_bets(placements);
-        let executor = Arc::new(self.wallet_executor(stores));
+        let bets: Arc<dyn BetStore> = stores.money.clone();
+        let executor = Arc::new(WalletExecutor::new(bets, self.user_turns.clone()));
         let placements = PlacementService::new(
             executor.clone(),
             RequestBatcher::new(&self.turns, MAX_TOGETHER, place),

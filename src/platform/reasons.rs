@@ -36,7 +36,7 @@ const DATABASE: [Reason; 18] = [
         "became free within",
         "no connection became free in time; all are in use",
     ),
-    ("refused", "connection refused"),
+    ("Connection refused", "connection refused"),
     ("certificate", "certificate not trusted"),
     ("SSL", "TLS handshake failed"),
     ("does not exist", "database, role or table does not exist"),
@@ -62,7 +62,7 @@ const CACHE: [Reason; 8] = [
         "Redis 6 or later",
         "version too old; Redis 6 or later is required",
     ),
-    ("refused", "connection refused"),
+    ("Connection refused", "connection refused"),
 ];
 
 const BUS: [Reason; 6] = [
@@ -75,7 +75,7 @@ const BUS: [Reason; 6] = [
         "broker closes the connection (does the port want TLS? see KAFKA_SECURITY_PROTOCOL)",
     ),
     ("SSL", "TLS handshake failed; check KAFKA_CA_FILE"),
-    ("refused", "connection refused"),
+    ("Connection refused", "connection refused"),
     ("resolve", "broker name cannot be resolved"),
     ("authorization", "not authorized"),
 ];
@@ -132,6 +132,20 @@ fn reason(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::StoreError;
+
+    #[test]
+    fn refused_statement_is_no_refused_connection() {
+        let statement = StoreError::Refused("permission denied for table bets".to_owned());
+        let rejected = "unreachable, or its requests fail";
+        assert_eq!(database(&statement), rejected);
+        let connection =
+            "connection to server at \"10.1.2.3\", port 5432 failed: Connection refused";
+        let connection = StoreError::Unavailable(connection.to_owned());
+        assert_eq!(database(&connection), "connection refused");
+        assert_eq!(cache(&"the command was refused"), rejected);
+        assert_eq!(bus(&"the bus refused: the record is invalid"), rejected);
+    }
 
     #[test]
     fn reason_does_not_repeat_cause() {
@@ -142,6 +156,9 @@ mod tests {
         );
         let cause = "Redis at cache.internal:6379: Connection refused (os error 111)";
         assert_eq!(cache(&cause), "connection refused");
+        let cause =
+            "10.0.0.1:9092/bootstrap: Connect to ipv4#10.0.0.1:9092 failed: Connection refused";
+        assert_eq!(bus(&cause), "connection refused");
         let cause = "10.0.0.1:9092/bootstrap: SASL PLAIN mechanism handshake failed: hunter2";
         assert!(bus(&cause).starts_with("SASL login failed"));
         for reason in [

@@ -217,7 +217,7 @@ impl EventQuery {
     }
 
     /// Whether events without a known start time pass.
-    pub(super) fn takes_untimed(&self) -> bool {
+    pub(super) fn includes_untimed(&self) -> bool {
         self.from.is_none() && self.to.is_none()
     }
 
@@ -230,13 +230,15 @@ impl EventQuery {
         read: impl Fn(&mut C, &[String]) -> Result<Vec<EventSummary>, E>,
         id: impl Fn(&str) -> Result<EventId, E>,
     ) -> Result<EventPage, E> {
-        let (mut page, mut after) = (EventPage::default(), self.after.clone());
-        let (mut left, mut size) = (MAX_EXAMINED, self.limit);
+        let mut page = EventPage::default();
+        let mut after = self.after.clone();
+        let mut remaining = MAX_EXAMINED;
+        let mut size = self.limit;
         if self.limit == 0 || self.statuses().is_empty() {
             return Ok(page);
         }
-        while left > 0 {
-            size = size.min(left);
+        while remaining > 0 {
+            size = size.min(remaining);
             let ids = candidates(connection, after.as_ref(), size)?;
             page.events.extend(read(connection, &ids)?);
             if page.events.len() >= self.limit {
@@ -248,7 +250,7 @@ impl EventQuery {
                 Some(last) if ids.len() == size => after = Some(id(last)?),
                 _ => return Ok(page),
             }
-            left -= size;
+            remaining -= size;
             // Few candidates passed: larger steps need fewer queries.
             size = size.saturating_mul(8);
         }

@@ -20,7 +20,7 @@ struct Rule {
     /// The invariant in words, as shown to the user.
     text: &'static str,
     /// The rows that it applies to, as a `FROM` clause.
-    over: &'static str,
+    rows: &'static str,
     /// The rows that violate it, as one text column named `line`.
     violations: &'static str,
 }
@@ -41,14 +41,14 @@ pub(super) fn run<E>(
     mut query: impl FnMut(&str) -> Result<Vec<Row>, E>,
 ) -> Result<Verification, E> {
     let checks = RULES.iter().map(|rule| {
-        let over = query(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.over))?;
+        let counted = query(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.rows))?;
         let violations = rule.violations.replace(TOO_LATE, too_late);
         let found = query(&format!(
             "SELECT COUNT(*) OVER () AS number, line FROM ({violations}) AS found ORDER BY line LIMIT {EXAMPLES}"
         ))?;
         Ok(Check {
             rule: rule.text,
-            checked: number(&over),
+            checked: number(&counted),
             violations: number(&found),
             examples: found.into_iter().map(|row| row.line).collect(),
         })
@@ -66,7 +66,7 @@ fn number(rows: &[Row]) -> u64 {
 const RULES: &[Rule] = &[
     Rule {
         text: "debits equal credits: house accounts and user wallets sum to zero",
-        over: "ledger_transfers",
+        rows: "ledger_transfers",
         violations: "
             SELECT 'all accounts come to ' || CAST(billions AS TEXT) || ' billion and ' || CAST(rest AS TEXT)
                 || ' cents, and not to 0' AS line
@@ -87,7 +87,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each wallet balance equals the sum of its transfers",
-        over: "wallets",
+        rows: "wallets",
         violations: "
             SELECT user_id || ': ' || account || ' and its transfers are apart by ' || CAST(billions AS TEXT)
                 || ' billion and ' || CAST(rest AS TEXT) || ' cents' AS line
@@ -112,7 +112,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "the balances after each transfer equal the previous balances plus its amount",
-        over: "ledger_transfers",
+        rows: "ledger_transfers",
         violations: "
             SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' (' || kind || ' ' || CAST(amount_cents AS TEXT)
                 || ') leads from ' || CAST(available_before AS TEXT) || ' and ' || CAST(reserved_before AS TEXT)
@@ -130,7 +130,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "the balances after a user's last transfer match the wallet",
-        over: "wallets",
+        rows: "wallets",
         violations: "
             SELECT wallets.user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
                 || CAST(reserved_cents AS TEXT) || ', the last transfer left '
@@ -144,7 +144,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "no balance is negative and each transfer amount is positive",
-        over: "(SELECT user_id FROM wallets UNION ALL SELECT user_id FROM ledger_transfers) AS rows_with_amounts",
+        rows: "(SELECT user_id FROM wallets UNION ALL SELECT user_id FROM ledger_transfers) AS rows_with_amounts",
         violations: "
             SELECT user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
                 || CAST(reserved_cents AS TEXT) AS line
@@ -156,7 +156,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each user with transfers, reservations or bets has a wallet",
-        over: "(SELECT user_id FROM ledger_transfers UNION SELECT user_id FROM reservations
+        rows: "(SELECT user_id FROM ledger_transfers UNION SELECT user_id FROM reservations
             UNION SELECT user_id FROM bets) AS users",
         violations: "
             SELECT user_id || ' has no wallet' AS line
@@ -166,7 +166,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "no reference identifies two transfers of one kind and one user",
-        over: "ledger_transfers",
+        rows: "ledger_transfers",
         violations: "
             SELECT user_id || ': ' || kind || ' ' || reference || ' stands for ' || CAST(COUNT(*) AS TEXT) || ' transfers'
                 AS line
@@ -174,7 +174,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each transfer is between the accounts of its kind",
-        over: "ledger_transfers",
+        rows: "ledger_transfers",
         violations: "
             SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' is a ' || kind || ' from ' || debit_account || ' to '
                 || credit_account AS line
@@ -188,7 +188,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each reservation was made by exactly one transfer of its amount",
-        over: "reservations",
+        rows: "reservations",
         violations: "
             SELECT held.user_id || ': reservation ' || held.reference || ' of ' || CAST(held.amount_cents AS TEXT)
                 || ' was held by ' || CAST(COUNT(moved.id) AS TEXT) || ' transfers, the lowest of '
@@ -201,7 +201,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each reservation that ended was ended by exactly one transfer of its amount, of the kind its status says; a pending one by none",
-        over: "reservations",
+        rows: "reservations",
         violations: "
             SELECT held.user_id || ': reservation ' || held.reference || ' of ' || CAST(held.amount_cents AS TEXT)
                 || ' is ' || held.status || ' by ' || CAST(COUNT(moved.id) AS TEXT) || ' transfers, the first a '
@@ -218,7 +218,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each reserve, commit, refund or expire transfer has a reservation",
-        over: "ledger_transfers",
+        rows: "ledger_transfers",
         violations: "
             SELECT user_id || ': ' || kind || ' ' || reference || ' has no reservation' AS line
             FROM ledger_transfers AS moved
@@ -228,7 +228,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each reservation and each bet has an end time if and only if it is no longer pending",
-        over: "(SELECT user_id FROM reservations UNION ALL SELECT user_id FROM bets) AS rows_that_end",
+        rows: "(SELECT user_id FROM reservations UNION ALL SELECT user_id FROM bets) AS rows_that_end",
         violations: "
             SELECT user_id || ': reservation ' || reference || ' is ' || status || ', and ended at '
                 || COALESCE(CAST(settled_at AS TEXT), 'no time') AS line
@@ -240,7 +240,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each bet has exactly one reservation, with its user, its stake, and its id as reference",
-        over: "bets",
+        rows: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' of ' || CAST(bets.stake_cents AS TEXT)
                 || ' has ' || CAST(COUNT(held.id) AS TEXT) || ' reservations: '
@@ -254,7 +254,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each reservation that is held for a bet refers to an existing bet",
-        over: "reservations",
+        rows: "reservations",
         violations: "
             SELECT held.user_id || ': reservation ' || held.reference || ' is held for bet ' || CAST(held.bet_id AS TEXT)
                 || ', which is not there' AS line
@@ -263,7 +263,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "the stake of a pending bet is held, of a confirmed bet committed, of a rejected bet refunded",
-        over: "bets",
+        rows: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status
                 || ' and its reservation ' || held.status AS line
@@ -276,7 +276,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each bet's last step led to its status, and exactly one step decided each decided bet",
-        over: "bets",
+        rows: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ', its last step led to '
                 || COALESCE(final.new_status, 'nothing') || ', and ' || CAST(COALESCE(steps.deciding, 0) AS TEXT)
@@ -293,7 +293,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each step refers to an existing bet",
-        over: "bet_history",
+        rows: "bet_history",
         violations: "
             SELECT 'step ' || CAST(id AS TEXT) || ' to ' || new_status || ' is of bet ' || CAST(bet_id AS TEXT)
                 || ', which is not there' AS line
@@ -301,7 +301,7 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "no bet stays undecided past its deadline",
-        over: "bets",
+        rows: "bets",
         violations: "
             SELECT user_id || ': bet ' || CAST(id AS TEXT) || ' is undecided, and its time was over at '
                 || CAST(decide_by AS TEXT) AS line
@@ -309,17 +309,17 @@ const RULES: &[Rule] = &[
     },
     Rule {
         text: "each idempotency key refers to an existing bet of the same user",
-        over: "bet_requests",
+        rows: "bet_requests",
         violations: "
-            SELECT asked.user_id || ': key ' || asked.key || ' was answered with bet ' || CAST(asked.bet_id AS TEXT)
+            SELECT request.user_id || ': key ' || request.key || ' was answered with bet ' || CAST(request.bet_id AS TEXT)
                 || ', which is ' || COALESCE('of ' || bets.user_id, 'not there') AS line
-            FROM bet_requests AS asked
-            LEFT JOIN bets ON bets.id = asked.bet_id
-            WHERE asked.bet_id IS NOT NULL AND COALESCE(bets.user_id, '') <> asked.user_id",
+            FROM bet_requests AS request
+            LEFT JOIN bets ON bets.id = request.bet_id
+            WHERE request.bet_id IS NOT NULL AND COALESCE(bets.user_id, '') <> request.user_id",
     },
     Rule {
         text: "the supplier is asked to cancel each bet that it did not answer in time, and no other",
-        over: "bets",
+        rows: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ' for '
                 || COALESCE(bets.reason, 'no reason') || ', and the supplier is '

@@ -5,6 +5,7 @@
 mod batch;
 pub mod blocking;
 pub mod events;
+mod failure;
 mod ledger_checks;
 pub mod money;
 #[cfg(test)]
@@ -12,6 +13,7 @@ mod money_suite;
 pub mod movements;
 pub mod postgres;
 pub mod request_batcher;
+mod rows;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;

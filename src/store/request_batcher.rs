@@ -20,17 +20,17 @@ use super::StoreError;
 /// next.
 #[derive(Clone, Debug)]
 pub struct ConcurrencyLimit {
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     /// Maximum number of concurrent calls of one kind.
-    calls: usize,
+    calls_per_kind: usize,
 }
 
 impl ConcurrencyLimit {
-    /// Allows `turns` concurrent calls; half of them, at least one, may be of one kind.
-    pub fn new(turns: usize) -> ConcurrencyLimit {
+    /// Allows `calls` concurrent calls; half of them, at least one, may be of one kind.
+    pub fn new(calls: usize) -> ConcurrencyLimit {
         ConcurrencyLimit {
-            turns: Arc::new(Semaphore::new(turns.max(1))),
-            calls: (turns / 2).max(1),
+            permits: Arc::new(Semaphore::new(calls.max(1))),
+            calls_per_kind: (calls / 2).max(1),
         }
     }
 }
@@ -41,8 +41,8 @@ type Call<Q, A> = dyn Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync;
 /// Batches requests of one kind.
 pub struct RequestBatcher<Q, A> {
     call: Box<Call<Q, A>>,
-    turns: ConcurrencyLimit,
-    most: usize,
+    limit: ConcurrencyLimit,
+    max_batch: usize,
     /// The runtime that executes batches. Not that of the submitting thread, which may stop
     /// earlier.
     runtime: Handle,
@@ -57,22 +57,21 @@ struct State<Q, A> {
 type ReplySender<A> = oneshot::Sender<Result<A, StoreError>>;
 
 impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
-    /// Sends at most `most` requests per call, on the runtime of the caller of this function.
+    /// Sends at most `max_batch` requests per call, on the runtime of the caller of this function.
     pub fn new(
-        turns: &ConcurrencyLimit,
-        most: usize,
+        limit: &ConcurrencyLimit,
+        max_batch: usize,
         call: impl Fn(&[Q]) -> Result<Vec<A>, StoreError> + Send + Sync + 'static,
     ) -> Arc<RequestBatcher<Q, A>> {
         let state = Mutex::new(State {
             waiting: VecDeque::new(),
             workers: 0,
         });
-        let (turns, runtime) = (turns.clone(), Handle::current());
         Arc::new(RequestBatcher {
             call: Box::new(call),
-            turns,
-            most: most.max(1),
-            runtime,
+            limit: limit.clone(),
+            max_batch: max_batch.max(1),
+            runtime: Handle::current(),
             state,
         })
     }
@@ -93,7 +92,7 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
     fn enqueue(&self, request: Q, reply: ReplySender<A>) -> bool {
         let mut state = self.state();
         state.waiting.push_back((request, reply));
-        let is_needed = state.workers < self.turns.calls;
+        let is_needed = state.workers < self.limit.calls_per_kind;
         state.workers += usize::from(is_needed);
         is_needed
     }
@@ -102,13 +101,13 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
     async fn work(self: Arc<Self>) {
         loop {
             // The semaphore is never closed.
-            let turn = self.turns.turns.acquire().await;
+            let permit = self.limit.permits.acquire().await;
             let Some((requests, replies)) = self.take() else {
                 return;
             };
             let this = self.clone();
             let called = tokio::task::spawn_blocking(move || this.responses(&requests)).await;
-            drop(turn);
+            drop(permit);
             match called {
                 Ok(responses) => replies
                     .into_iter()
@@ -125,7 +124,7 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
     /// request starts a new one.
     fn take(&self) -> Option<(Vec<Q>, Vec<ReplySender<A>>)> {
         let mut state = self.state();
-        let size = state.waiting.len().min(self.most);
+        let size = state.waiting.len().min(self.max_batch);
         if size == 0 {
             state.workers -= 1;
             return None;

@@ -65,7 +65,6 @@ impl UserTurns {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<UserId, UserQueue>> {
-        // No step leaves the map inconsistent, so a poisoned lock is safe to use.
         self.users.lock()
     }
 }

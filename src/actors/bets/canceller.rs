@@ -17,7 +17,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
-use crate::store::money::{Cancel, MoneyStore};
+use crate::store::money::{BetReader, Cancel, CancelQueue};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
@@ -49,7 +49,8 @@ pub struct Canceller {
 }
 
 struct CancelTask {
-    store: Arc<dyn MoneyStore>,
+    queue: Arc<dyn CancelQueue>,
+    bets: Arc<dyn BetReader>,
     supplier: Arc<SupplierClient>,
     settings: CancellerSettings,
     trouble: Arc<HealthCell>,
@@ -58,9 +59,10 @@ struct CancelTask {
 }
 
 impl Canceller {
-    /// Sends the open cancels of `store` to `supplier`.
+    /// Sends the open cancels of `queue` to `supplier`.
     pub fn new(
-        store: Arc<dyn MoneyStore>,
+        queue: Arc<dyn CancelQueue>,
+        bets: Arc<dyn BetReader>,
         supplier: Arc<SupplierClient>,
         settings: CancellerSettings,
         clock: Clock,
@@ -68,7 +70,8 @@ impl Canceller {
     ) -> Canceller {
         let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
         let task = CancelTask {
-            store,
+            queue,
+            bets,
             supplier,
             settings,
             trouble,
@@ -100,10 +103,10 @@ impl Canceller {
         }
         self.is_taking = true;
         self.is_due = false;
-        let store = self.task.store.clone();
+        let queue = self.task.queue.clone();
         let now = self.task.clock.now();
         let until = now.later_by(self.task.settings.lease);
-        let taking = blocking(move || store.take_cancels(now, until, room));
+        let taking = blocking(move || queue.take_cancels(now, until, room));
         context.spawn(
             taking
                 .into_actor(self)
@@ -143,9 +146,9 @@ impl Canceller {
     }
 
     fn report_open(&self, context: &mut Context<Self>) {
-        let store = self.task.store.clone();
+        let queue = self.task.queue.clone();
         let gauge = self.task.metrics.cancels_open.clone();
-        let open = blocking(move || store.open_cancels()).into_actor(self);
+        let open = blocking(move || queue.open_cancels()).into_actor(self);
         context.spawn(open.map(move |open, _, _| {
             // `take` reports failures of the store.
             if let Ok(open) = open {
@@ -192,8 +195,8 @@ impl CancelTask {
     }
 
     async fn try_to_cancel(&self, id: BetId, timeout: Duration) -> Result<(), Retry> {
-        let store = self.store.clone();
-        let Some(bet) = self.store_call(move || store.bet(id)).await? else {
+        let bets = self.bets.clone();
+        let Some(bet) = self.store_call(move || bets.bet(id)).await? else {
             if let Some(repeated) = NO_BET.check("") {
                 warn!(bet = id.to_string(), repeated; "bet to cancel not found");
             }
@@ -204,9 +207,9 @@ impl CancelTask {
             debug!(bet = id.to_string(); "cancel failed, retrying: {error}");
         }
         cancelled?;
-        let store = self.store.clone();
+        let queue = self.queue.clone();
         let now = self.clock.now();
-        self.store_call(move || store.cancelled(id, now)).await
+        self.store_call(move || queue.cancelled(id, now)).await
     }
 
     /// Runs a call of the store, and records its failure.

@@ -17,7 +17,7 @@ use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
-use crate::store::money::MoneyStore;
+use crate::store::money::BetReader;
 use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::ConfirmationMetrics;
@@ -71,7 +71,7 @@ impl BetConfirmation {
     /// to `dead_letters`.
     pub fn new(
         settings: ConfirmationSettings,
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn BetReader>,
         supplier: Arc<SupplierClient>,
         decisions: BetDecisions,
         dead_letters: Arc<dyn Topic>,

@@ -13,7 +13,9 @@ use crate::domain::ids::UserId;
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
-use crate::store::money::{DecideBet, Decided, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic};
+use crate::store::money::{
+    DecideBet, Decided, DecisionStore, OutboxMessage, OutboxRow, OutboxTopic,
+};
 use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
@@ -33,7 +35,7 @@ pub struct DeciderSettings {
 
 /// Decides bets in the database.
 pub struct BetDecisions {
-    store: Arc<dyn MoneyStore>,
+    store: Arc<dyn DecisionStore>,
     batcher: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
     /// Queues for decisions that are not batched.
     users: Arc<UserTurns>,
@@ -48,7 +50,7 @@ impl BetDecisions {
     /// Decides in `store`.
     pub fn new(
         settings: DeciderSettings,
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn DecisionStore>,
         relay: Recipient<PublishOutbox>,
         canceller: Recipient<CancelsWait>,
         clock: Clock,
@@ -90,7 +92,7 @@ impl BetDecisions {
                 &bet.user_id,
                 DecideBet {
                     bet_id: id,
-                    verdict: verdict.clone(),
+                    outcome: verdict.clone(),
                     notice,
                     at: now,
                 },
@@ -140,10 +142,10 @@ impl BetDecisions {
         let store = self.store.clone();
         let DecideBet {
             bet_id,
-            verdict,
+            outcome,
             notice,
             at,
         } = decision;
-        blocking(move || store.decide_bet(bet_id, &verdict, &notice, at)).await
+        blocking(move || store.decide_bet(bet_id, &outcome, &notice, at)).await
     }
 }

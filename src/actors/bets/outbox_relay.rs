@@ -21,7 +21,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::health::HealthCell;
 use crate::store::blocking::blocking;
-use crate::store::money::{MoneyStore, OutboxRow, OutboxTopic};
+use crate::store::money::{OutboxRow, OutboxStore, OutboxTopic};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::{OutboxMetrics, OutboxStage};
 
@@ -59,7 +59,7 @@ pub struct OutboxTarget {
 /// The actor that publishes the outbox. [`RelayState`] decides; the actor calls bus and database.
 pub struct OutboxRelay {
     state: RelayState,
-    store: Arc<dyn MoneyStore>,
+    store: Arc<dyn OutboxStore>,
     bet_placed: OutboxTarget,
     bet_confirmed: OutboxTarget,
     drain_limit: Duration,
@@ -72,7 +72,7 @@ pub struct OutboxRelay {
 impl OutboxRelay {
     /// Publishes the outbox of `store`.
     pub fn new(
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn OutboxStore>,
         bet_placed: OutboxTarget,
         bet_confirmed: OutboxTarget,
         settings: RelaySettings,

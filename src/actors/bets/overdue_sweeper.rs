@@ -14,7 +14,7 @@ use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
-use crate::store::money::{Decided, MoneyStore};
+use crate::store::money::{Decided, DecisionStore};
 use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// How often the sweeper queries for overdue bets.
@@ -36,7 +36,7 @@ pub struct OverdueSweeper {
 }
 
 struct Sweep {
-    store: Arc<dyn MoneyStore>,
+    store: Arc<dyn DecisionStore>,
     decisions: BetDecisions,
     settings: SweeperSettings,
     trouble: Arc<HealthCell>,
@@ -47,7 +47,7 @@ struct Sweep {
 impl OverdueSweeper {
     /// Sweeps the bets of `store`.
     pub fn new(
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn DecisionStore>,
         decisions: BetDecisions,
         settings: SweeperSettings,
         clock: Clock,

@@ -1,25 +1,23 @@
 //! An in-memory money store: bets, outbox and cancels, without wallets.
 
-#![allow(clippy::unimplemented)]
-
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use uuid::Uuid;
+use parking_lot::Mutex;
 
 use crate::actors::bets::decision::{BetDecisions, DeciderSettings};
 use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
-use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetRefusal, BetStatus, BetStep};
-use crate::domain::ids::{Reference, UserId};
+use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::{HoldResolution, ReservationStatus};
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
-use crate::store::money::*;
-use crate::store::movements::{Moved, Movement};
+use crate::store::money::{
+    BetReader, Cancel, CancelQueue, DecideBet, Decided, DecisionStore, OutboxDepth, OutboxMessage,
+    OutboxRow, OutboxStore, OutboxTopic,
+};
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
@@ -47,7 +45,7 @@ impl FakeMoney {
         &self,
         work: impl FnOnce(&mut State) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let mut state = self.0.lock().unwrap();
+        let mut state = self.0.lock();
         if state.is_away {
             Err(StoreError::Unavailable("away".to_owned()))
         } else {
@@ -57,12 +55,12 @@ impl FakeMoney {
 
     pub fn place(&self, bet: Bet) -> BetId {
         let id = bet.id;
-        self.0.lock().unwrap().bets.insert(id, bet);
+        self.0.lock().bets.insert(id, bet);
         id
     }
 
     pub fn get(&self, id: BetId) -> Bet {
-        self.0.lock().unwrap().bets[&id].clone()
+        self.0.lock().bets[&id].clone()
     }
 
     pub fn status(&self, id: BetId) -> BetStatus {
@@ -70,30 +68,30 @@ impl FakeMoney {
     }
 
     pub fn go_away(&self) {
-        self.0.lock().unwrap().is_away = true;
+        self.0.lock().is_away = true;
     }
 
     pub fn come_back(&self) {
-        self.0.lock().unwrap().is_away = false;
+        self.0.lock().is_away = false;
     }
 
     /// Makes decisions of this bet fail.
     pub fn refuse_to_decide(&self, bet: Option<BetId>) {
-        self.0.lock().unwrap().refuses = bet;
+        self.0.lock().refuses = bet;
     }
 
     /// Makes the row of this bet unreadable.
     pub fn make_unreadable(&self, bet: BetId) {
-        self.0.lock().unwrap().is_unreadable = Some(bet);
+        self.0.lock().is_unreadable = Some(bet);
     }
 
     pub fn open_cancel(&self, bet: BetId, at: Timestamp) {
-        self.0.lock().unwrap().cancels.insert(bet, (at, 0));
+        self.0.lock().cancels.insert(bet, (at, 0));
     }
 
     /// Number of attempts to write a decision.
     pub fn decisions(&self) -> usize {
-        self.0.lock().unwrap().decisions
+        self.0.lock().decisions
     }
 
     pub fn write_outbox(
@@ -103,7 +101,7 @@ impl FakeMoney {
         at: Timestamp,
         leased_until: Timestamp,
     ) -> OutboxRow {
-        self.0.lock().unwrap().write_outbox(
+        self.0.lock().write_outbox(
             topic,
             format!("key of {payload}"),
             payload,
@@ -138,15 +136,28 @@ impl State {
     }
 }
 
-impl MoneyStore for FakeMoney {
+impl BetReader for FakeMoney {
+    fn bet(&self, id: BetId) -> Result<Option<Bet>, StoreError> {
+        self.with(|state| match state.is_unreadable == Some(id) {
+            true => Err(StoreError::Unreadable("this bet".to_owned())),
+            false => Ok(state.bets.get(&id).cloned()),
+        })
+    }
+
+    fn bets_by_id(&self, ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
+        ids.iter().map(|id| self.bet(*id)).collect()
+    }
+}
+
+impl DecisionStore for FakeMoney {
     fn decide_bet(
         &self,
         id: BetId,
-        verdict: &BetOutcome,
+        outcome: &BetOutcome,
         notice: &OutboxMessage,
         at: Timestamp,
     ) -> Result<Decided, StoreError> {
-        self.0.lock().unwrap().decisions += 1;
+        self.0.lock().decisions += 1;
         self.with(|state| {
             if state.refuses == Some(id) {
                 return Err(StoreError::Refused("this bet".to_owned()));
@@ -157,11 +168,11 @@ impl MoneyStore for FakeMoney {
             if bet.status != BetStatus::Pending {
                 return Ok(Decided::Before(bet.status));
             }
-            bet.status = verdict.status();
-            bet.reason = verdict.reason().map(str::to_owned);
-            bet.provider_ref = verdict.provider_ref().map(str::to_owned);
+            bet.status = outcome.status();
+            bet.reason = outcome.reason().map(str::to_owned);
+            bet.provider_ref = outcome.provider_ref().map(str::to_owned);
             bet.decided_at = Some(at);
-            if *verdict == BetOutcome::TimedOut {
+            if *outcome == BetOutcome::TimedOut {
                 state.cancels.insert(id, (at, 0));
             }
             let topic = OutboxTopic::BetConfirmed;
@@ -177,26 +188,18 @@ impl MoneyStore for FakeMoney {
     }
 
     fn decide_bets(&self, decisions: &[DecideBet]) -> Result<Vec<Option<Decided>>, StoreError> {
-        let decide = |DecideBet {
-                          bet_id,
-                          verdict,
-                          notice,
-                          at,
-                      }: &DecideBet| {
-            self.decide_bet(*bet_id, verdict, notice, *at).map(Some)
+        let decide = |decision: &DecideBet| {
+            self.decide_bet(
+                decision.bet_id,
+                &decision.outcome,
+                &decision.notice,
+                decision.at,
+            )
         };
-        decisions.iter().map(decide).collect()
-    }
-
-    fn bets_by_id(&self, ids: &[BetId]) -> Result<Vec<Option<Bet>>, StoreError> {
-        ids.iter().map(|id| self.bet(*id)).collect()
-    }
-
-    fn bet(&self, id: BetId) -> Result<Option<Bet>, StoreError> {
-        self.with(|state| match state.is_unreadable == Some(id) {
-            true => Err(StoreError::Unreadable("this bet".to_owned())),
-            false => Ok(state.bets.get(&id).cloned()),
-        })
+        decisions
+            .iter()
+            .map(|decision| decide(decision).map(Some))
+            .collect()
     }
 
     fn overdue_bets(&self, at: Timestamp, limit: usize) -> Result<Vec<Bet>, StoreError> {
@@ -211,7 +214,9 @@ impl MoneyStore for FakeMoney {
                 .collect())
         })
     }
+}
 
+impl OutboxStore for FakeMoney {
     fn take_outbox(
         &self,
         at: Timestamp,
@@ -246,7 +251,9 @@ impl MoneyStore for FakeMoney {
             })
         })
     }
+}
 
+impl CancelQueue for FakeMoney {
     fn take_cancels(
         &self,
         at: Timestamp,
@@ -282,102 +289,6 @@ impl MoneyStore for FakeMoney {
     fn open_cancels(&self) -> Result<u64, StoreError> {
         self.with(|state| Ok(state.cancels.len() as u64))
     }
-
-    fn wallet(&self, _: &UserId) -> Result<Option<Wallet>, StoreError> {
-        unimplemented!()
-    }
-
-    fn deposit(&self, _: &TransferRequest) -> Result<Wallet, WalletError> {
-        unimplemented!()
-    }
-
-    fn withdraw(&self, _: &TransferRequest) -> Result<Wallet, WalletError> {
-        unimplemented!()
-    }
-
-    fn reserve(&self, _: &TransferRequest) -> Result<Reservation, WalletError> {
-        unimplemented!()
-    }
-
-    fn settle(
-        &self,
-        _: &UserId,
-        _: &Reference,
-        _: HoldResolution,
-        _: Timestamp,
-    ) -> Result<Reservation, WalletError> {
-        unimplemented!()
-    }
-
-    fn apply_once(&self, _: &Movement, _: &RequestKey) -> Result<Moved, WalletError> {
-        unimplemented!()
-    }
-
-    fn expire_reservations(
-        &self,
-        _: Timestamp,
-        _: usize,
-        _: Timestamp,
-    ) -> Result<usize, StoreError> {
-        unimplemented!()
-    }
-
-    fn transfers(&self, _: &UserId, _: Page<i64>) -> Result<Vec<Transfer>, StoreError> {
-        unimplemented!()
-    }
-
-    fn reservations(
-        &self,
-        _: &UserId,
-        _: Option<ReservationStatus>,
-        _: Page<Uuid>,
-    ) -> Result<Vec<Reservation>, StoreError> {
-        unimplemented!()
-    }
-
-    fn place_bet(
-        &self,
-        _: &Bet,
-        _: Option<&RequestKey>,
-        _: &OutboxMessage,
-    ) -> Result<BetAnswer, StoreError> {
-        unimplemented!()
-    }
-
-    fn place_bets(&self, _: &[BetPlacement]) -> Result<Vec<Option<BetAnswer>>, StoreError> {
-        unimplemented!()
-    }
-
-    fn refuse_bet(
-        &self,
-        _: &UserId,
-        _: &RequestKey,
-        _: &BetRefusal,
-        _: Timestamp,
-    ) -> Result<BetAnswer, StoreError> {
-        unimplemented!()
-    }
-
-    fn first_answer(&self, _: &UserId, _: &RequestKey) -> Result<Option<BetAnswer>, StoreError> {
-        unimplemented!()
-    }
-
-    fn bet_history(&self, _: BetId) -> Result<Vec<BetStep>, StoreError> {
-        unimplemented!()
-    }
-
-    fn bets(
-        &self,
-        _: &UserId,
-        _: Option<BetStatus>,
-        _: Page<BetId>,
-    ) -> Result<Vec<Bet>, StoreError> {
-        unimplemented!()
-    }
-
-    fn verify(&self, _: Timestamp, _: Duration) -> Result<Verification, StoreError> {
-        unimplemented!()
-    }
 }
 
 /// Messages that the relay and the canceller would have received.
@@ -397,7 +308,7 @@ impl Handler<PublishOutbox> for Probe {
     type Result = ();
 
     fn handle(&mut self, rows: PublishOutbox, _: &mut Context<Self>) {
-        self.0.lock().unwrap().rows.extend(rows.0);
+        self.0.lock().rows.extend(rows.0);
     }
 }
 
@@ -405,7 +316,7 @@ impl Handler<CancelsWait> for Probe {
     type Result = ();
 
     fn handle(&mut self, _: CancelsWait, _: &mut Context<Self>) {
-        self.0.lock().unwrap().cancels += 1;
+        self.0.lock().cancels += 1;
     }
 }
 
@@ -430,10 +341,6 @@ impl ProbeEdges {
         clock: &Clock,
         metrics: &ConfirmationMetrics,
     ) -> BetDecisions {
-        let (relay, canceller) = (
-            self.probe.clone().recipient(),
-            self.probe.clone().recipient(),
-        );
         let settings = DeciderSettings {
             turns: ConcurrencyLimit::new(2),
             together: 16,
@@ -443,18 +350,18 @@ impl ProbeEdges {
         BetDecisions::new(
             settings,
             store.clone(),
-            relay,
-            canceller,
+            self.probe.clone().recipient(),
+            self.probe.clone().recipient(),
             clock.clone(),
             metrics.clone(),
         )
     }
 
     pub fn rows(&self) -> Vec<OutboxRow> {
-        self.recorded.lock().unwrap().rows.clone()
+        self.recorded.lock().rows.clone()
     }
 
-    pub fn cancels_told(&self) -> usize {
-        self.recorded.lock().unwrap().cancels
+    pub fn cancel_messages(&self) -> usize {
+        self.recorded.lock().cancels
     }
 }

@@ -9,7 +9,7 @@ use log::{error, info, warn};
 
 use crate::domain::timestamp::Timestamp;
 use crate::store::blocking::blocking;
-use crate::store::money::MoneyStore;
+use crate::store::money::LedgerAudit;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::WalletMetrics;
 
@@ -34,7 +34,7 @@ pub struct KeeperSettings {
 
 /// The actor that maintains the ledger. Any number of processes may run one for the same ledger.
 pub struct LedgerAuditor {
-    store: Arc<dyn MoneyStore>,
+    store: Arc<dyn LedgerAudit>,
     settings: KeeperSettings,
     metrics: WalletMetrics,
     /// The last failure, to log each cause once.
@@ -45,7 +45,7 @@ pub struct LedgerAuditor {
 impl LedgerAuditor {
     /// Maintains the ledger in `store`.
     pub fn new(
-        store: Arc<dyn MoneyStore>,
+        store: Arc<dyn LedgerAudit>,
         settings: KeeperSettings,
         metrics: WalletMetrics,
     ) -> LedgerAuditor {
@@ -60,8 +60,9 @@ impl LedgerAuditor {
 
     fn expire(&mut self, context: &mut Context<Self>) {
         let (store, now) = (self.store.clone(), Timestamp::now());
-        let made_before = now.earlier_by(self.settings.reservation_ttl);
-        let expiring = blocking(move || store.expire_reservations(made_before, EXPIRE_LIMIT, now));
+        let created_before = now.earlier_by(self.settings.reservation_ttl);
+        let expiring =
+            blocking(move || store.expire_reservations(created_before, EXPIRE_LIMIT, now));
         context.spawn(expiring.into_actor(self).map(|expired, auditor, context| {
             match &expired {
                 Ok(0) => {}

@@ -13,13 +13,13 @@ use super::errors::not_found;
 use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::routes::{CountsRequests, count_requests, post, read};
 use crate::services::wallet::executor::WalletExecutor;
-use crate::store::money::MoneyStore;
+use crate::store::money::WalletStore;
 use crate::telemetry::metrics::WalletMetrics;
 
 /// Shared by every worker.
 pub struct WalletState {
     /// Runs wallet operations.
-    pub executor: WalletExecutor<dyn MoneyStore>,
+    pub executor: WalletExecutor<dyn WalletStore>,
     /// The currency of the amounts.
     pub currency: String,
     /// The metrics.

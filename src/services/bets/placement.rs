@@ -18,7 +18,7 @@ use crate::runtime::clock::Clock;
 use crate::services::wallet::executor::{TurnError, WalletExecutor};
 use crate::store::StoreError;
 use crate::store::money::{
-    BetAnswer, BetPlacement, MoneyStore, OutboxMessage, OutboxRow, OutboxTopic, RequestKey,
+    BetAnswer, BetPlacement, BetStore, OutboxMessage, OutboxRow, OutboxTopic, RequestKey,
 };
 use crate::store::request_batcher::RequestBatcher;
 
@@ -104,7 +104,7 @@ pub struct PlacementSettings {
 
 /// Places bets.
 pub struct PlacementService {
-    executor: Arc<WalletExecutor<dyn MoneyStore>>,
+    executor: Arc<WalletExecutor<dyn BetStore>>,
     batcher: Arc<PlacementBatcher>,
     prices: Prices,
     settings: PlacementSettings,
@@ -117,7 +117,7 @@ impl PlacementService {
     /// Places bets at `prices` through `batcher`, or through `executor` if the user's wallet is in
     /// use. Their records go to `relay`. Counts the outcomes in `outcomes`.
     pub fn new(
-        executor: Arc<WalletExecutor<dyn MoneyStore>>,
+        executor: Arc<WalletExecutor<dyn BetStore>>,
         batcher: Arc<PlacementBatcher>,
         prices: Prices,
         settings: PlacementSettings,

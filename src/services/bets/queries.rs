@@ -6,16 +6,16 @@ use crate::domain::bets::bet::{Bet, BetId, BetStatus, BetStep};
 use crate::domain::ids::UserId;
 use crate::services::wallet::executor::WalletExecutor;
 use crate::store::StoreError;
-use crate::store::money::{MoneyStore, Page};
+use crate::store::money::{BetStore, Page};
 
 /// Reads bets.
 pub struct BetQueries {
-    executor: Arc<WalletExecutor<dyn MoneyStore>>,
+    executor: Arc<WalletExecutor<dyn BetStore>>,
 }
 
 impl BetQueries {
     /// Reads with `executor`.
-    pub fn new(executor: Arc<WalletExecutor<dyn MoneyStore>>) -> BetQueries {
+    pub fn new(executor: Arc<WalletExecutor<dyn BetStore>>) -> BetQueries {
         BetQueries { executor }
     }
 

@@ -242,12 +242,12 @@ pub fn bet_is_decided_once(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let unknown = store.decide_bet(bet_id(9), &confirmed(), &notice(""), at(1));
     assert_eq!(unknown, Ok(Decided::Unknown));
-    for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
+    for (number, outcome) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         let bet = bet("A", bet_id(number), 100);
         store.place_bet(&bet, None, &notice("")).unwrap();
         let before = balances(store, "A");
         let decided = store
-            .decide_bet(bet.id, &verdict, &notice("told"), at(1))
+            .decide_bet(bet.id, &outcome, &notice("told"), at(1))
             .unwrap();
         let Decided::Now { outbox } = decided else {
             panic!("{decided:?}")
@@ -258,14 +258,14 @@ pub fn bet_is_decided_once(store: &dyn MoneyStore) {
             (outbox, OutboxTopic::BetConfirmed, "told")
         );
         let expected = Bet {
-            status: verdict.status(),
-            reason: verdict.reason().map(str::to_owned),
-            provider_ref: verdict.provider_ref().map(str::to_owned),
+            status: outcome.status(),
+            reason: outcome.reason().map(str::to_owned),
+            provider_ref: outcome.provider_ref().map(str::to_owned),
             decided_at: Some(at(1)),
             ..bet.clone()
         };
         assert_eq!(store.bet(bet.id).unwrap().unwrap(), expected);
-        let back = if verdict.status() == BetStatus::Confirmed {
+        let back = if outcome.status() == BetStatus::Confirmed {
             0
         } else {
             100
@@ -274,7 +274,7 @@ pub fn bet_is_decided_once(store: &dyn MoneyStore) {
         let steps = store.bet_history(bet.id).unwrap();
         let step = BetStep {
             from: Some(BetStatus::Pending),
-            to: verdict.status(),
+            to: outcome.status(),
             reason: expected.reason.clone(),
             at: at(1),
         };
@@ -282,7 +282,7 @@ pub fn bet_is_decided_once(store: &dyn MoneyStore) {
         let after = everything(store);
         for again in [confirmed(), rejected(), BetOutcome::TimedOut] {
             let decided = store.decide_bet(bet.id, &again, &notice(""), at(2));
-            assert_eq!(decided, Ok(Decided::Before(verdict.status())));
+            assert_eq!(decided, Ok(Decided::Before(outcome.status())));
         }
         assert_eq!(everything(store), after);
     }
@@ -290,12 +290,12 @@ pub fn bet_is_decided_once(store: &dyn MoneyStore) {
 
 pub fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    for (number, verdict) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
+    for (number, outcome) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         store
             .place_bet(&bet("A", bet_id(number), 100), None, &notice(""))
             .unwrap();
         store
-            .decide_bet(bet_id(number), &verdict, &notice(""), at(10))
+            .decide_bet(bet_id(number), &outcome, &notice(""), at(10))
             .unwrap();
     }
     assert_eq!(store.open_cancels(), Ok(1));
@@ -445,16 +445,16 @@ pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
         .unwrap();
     assert!(matches!(first, Some(BetAnswer::Placed { price, .. }) if price == unusual.price));
     let reason = "it's « no »".to_owned();
-    let verdict = BetOutcome::Rejected {
+    let outcome = BetOutcome::Rejected {
         reason,
         provider_ref: String::new(),
     };
     store
-        .decide_bet(unusual.id, &verdict, &notice(payload), at(1))
+        .decide_bet(unusual.id, &outcome, &notice(payload), at(1))
         .unwrap();
     let decided = store.bet(unusual.id).unwrap().unwrap();
     assert_eq!(
         (decided.reason.as_deref(), decided.provider_ref),
-        (verdict.reason(), None)
+        (outcome.reason(), None)
     );
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use pretty_assertions::assert_eq;
 
-use super::at_once::at_once;
+use super::concurrency::concurrently;
 use super::*;
 use crate::store::movements::{Moved, Movement};
 
@@ -227,7 +227,7 @@ pub fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
 pub fn concurrent_wallet_key_is_one_movement(store: &dyn MoneyStore) {
     let same = |movement: fn(usize) -> Movement| {
         let key = key("k", "f");
-        let answers = at_once(16, |index| store.apply_once(&movement(index), &key));
+        let answers = concurrently(16, |index| store.apply_once(&movement(index), &key));
         let mut different = Vec::new();
         for answer in answers {
             if !different.contains(&answer) {
@@ -249,7 +249,7 @@ pub fn concurrent_wallet_key_is_one_movement(store: &dyn MoneyStore) {
     assert_eq!(refused, Err(WalletError::WalletNotFound));
     // Two different requests with the same key at the same time: only one of them is executed.
     let (one, other) = (key("mixed", "one"), key("mixed", "other"));
-    let answers = at_once(16, |index| {
+    let answers = concurrently(16, |index| {
         let cents = if index % 2 == 0 { 1 } else { 2 };
         store.apply_once(
             &deposit("A", cents, &format!("m{index}")),

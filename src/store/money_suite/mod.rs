@@ -1,13 +1,13 @@
 //! The contract of every money store: checks written against the trait, run for each database by
 //! [`money_suite`].
 
-pub mod at_once;
+pub mod batches;
 pub mod bets;
+pub mod concurrency;
 pub mod delivery;
 pub mod keys;
 pub mod model;
 pub mod rules;
-pub mod together;
 pub mod wallets;
 
 use std::time::Duration;
@@ -65,18 +65,18 @@ macro_rules! money_suite {
         #[case::outbox($crate::store::money_suite::delivery::outbox_row_has_one_owner)]
         #[case::outbox_ids($crate::store::money_suite::delivery::outbox_ids_are_never_reused)]
         #[case::cancels($crate::store::money_suite::delivery::cancel_is_retried_until_done)]
-        #[case::takers($crate::store::money_suite::at_once::concurrent_takers_share_the_outbox)]
-        #[case::hot_wallet($crate::store::money_suite::at_once::contended_wallet_never_goes_negative)]
-        #[case::one_reference($crate::store::money_suite::at_once::concurrent_reference_is_one_movement)]
-        #[case::one_key($crate::store::money_suite::at_once::concurrent_bet_key_is_one_bet)]
-        #[case::commit_or_refund($crate::store::money_suite::at_once::one_of_commit_and_refund_wins)]
-        #[case::deciders($crate::store::money_suite::at_once::one_of_concurrent_decisions_wins)]
-        #[case::new_wallet($crate::store::money_suite::at_once::concurrent_first_deposits_create_one_wallet)]
-        #[case::anything($crate::store::money_suite::at_once::random_concurrent_operations_keep_the_rules)]
-        #[case::place_together($crate::store::money_suite::together::batched_bets_get_their_own_answers)]
-        #[case::all_or_none($crate::store::money_suite::together::batched_bets_are_placed_atomically)]
-        #[case::decide_together($crate::store::money_suite::together::batched_decisions_get_their_own_outcomes)]
-        #[case::calls_at_once($crate::store::money_suite::together::concurrent_batches_lose_nothing)]
+        #[case::takers($crate::store::money_suite::concurrency::concurrent_takers_share_the_outbox)]
+        #[case::hot_wallet($crate::store::money_suite::concurrency::contended_wallet_never_goes_negative)]
+        #[case::one_reference($crate::store::money_suite::concurrency::concurrent_reference_is_one_movement)]
+        #[case::one_key($crate::store::money_suite::concurrency::concurrent_bet_key_is_one_bet)]
+        #[case::commit_or_refund($crate::store::money_suite::concurrency::one_of_commit_and_refund_wins)]
+        #[case::deciders($crate::store::money_suite::concurrency::one_of_concurrent_decisions_wins)]
+        #[case::new_wallet($crate::store::money_suite::concurrency::concurrent_first_deposits_create_one_wallet)]
+        #[case::anything($crate::store::money_suite::concurrency::random_concurrent_operations_keep_the_rules)]
+        #[case::place_batch($crate::store::money_suite::batches::batched_bets_get_their_own_answers)]
+        #[case::all_or_none($crate::store::money_suite::batches::batched_bets_are_placed_atomically)]
+        #[case::decide_batch($crate::store::money_suite::batches::batched_decisions_get_their_own_outcomes)]
+        #[case::calls_at_once($crate::store::money_suite::batches::concurrent_batches_lose_nothing)]
         #[case::like_the_model($crate::store::money_suite::model::random_operations_follow_the_model)]
         $(#[$attribute])*
         fn every_money_store(#[case] check: fn(&dyn $crate::store::money::MoneyStore)) {

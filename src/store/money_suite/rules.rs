@@ -155,9 +155,9 @@ fn scenario(store: &dyn MoneyStore) {
             .place_bet(&bet, Some(&key(&format!("k{number}"), "f")), &notice(""))
             .unwrap();
     }
-    for (number, verdict) in [(1, confirmed()), (2, rejected()), (4, BetOutcome::TimedOut)] {
+    for (number, outcome) in [(1, confirmed()), (2, rejected()), (4, BetOutcome::TimedOut)] {
         store
-            .decide_bet(bet_id(number), &verdict, &notice(""), at(1))
+            .decide_bet(bet_id(number), &outcome, &notice(""), at(1))
             .unwrap();
     }
     assert_eq!(

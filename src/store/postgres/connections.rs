@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::address::PgAddress;
-use super::error::{Failure, ONLY_READS, one_line};
+use super::error::{ERRORS, ONLY_READS};
 use super::gate::{Entry, Gate};
 use super::session::{Scope, Session, Sessions};
 use super::{PgOptions, StoreError};
+use crate::store::failure::{Failure, one_line};
 use crate::telemetry::log_limit::LogLimit;
 use diesel::connection::{AnsiTransactionManager, TransactionManager};
 use diesel::pg::PgConnection;
@@ -238,11 +239,11 @@ impl Share {
                 link.lost = true;
                 self.connections.shared.outdate(&link);
             } else if !failure.is_collision() {
-                return Err(failure.into());
+                return Err(ERRORS.failure(failure));
             }
             drop(link);
             if tries == MAX_ATTEMPTS {
-                return Err(failure.into());
+                return Err(ERRORS.failure(failure));
             }
             tries += 1;
             until = self.connections.until().1;

@@ -1,42 +1,16 @@
-//! Classifies PostgreSQL errors for the caller.
+//! The error texts of PostgreSQL, and what can be done about a failure.
 
 use diesel::result::{DatabaseErrorKind, Error};
 
-use super::StoreError;
+use crate::store::failure::{Classifier, Failure};
 
-/// Why a piece of work failed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// The database or diesel failed.
-    Database(Error),
-    /// Our own code failed.
-    Store(StoreError),
-}
+/// Classifies errors of PostgreSQL. On a server whose messages are not in English, transient errors
+/// count as refused, which is retried all the same.
+pub(super) const ERRORS: Classifier = Classifier {
+    transient: &TRANSIENT,
+    damaged: &DAMAGED,
+};
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
-        Failure::Database(error)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Failure {
-        Failure::Store(error)
-    }
-}
-
-impl From<Failure> for StoreError {
-    fn from(failure: Failure) -> StoreError {
-        match failure {
-            Failure::Database(error) => meaning(error),
-            Failure::Store(error) => error,
-        }
-    }
-}
-
-/// Texts of transient errors, and of errors that an operator resolves, with nothing wrong in the
-/// statement. Diesel passes on a few error kinds and otherwise only the text, not the code. On a
-/// server whose messages are not in English these count as refused, which is retried all the same.
 const TRANSIENT: [&str; 25] = [
     "deadlock detected",
     "could not serialize access",
@@ -79,7 +53,6 @@ const USELESS_CONNECTION: [&str; 8] = [
     "server closed the connection",
 ];
 
-/// Texts of damaged data.
 const DAMAGED: [&str; 4] = [
     "invalid page in block",
     "could not read block",
@@ -132,8 +105,10 @@ impl Failure {
             return false;
         };
         let text = error.to_string();
-        let says = |end: &str| text.contains("prepared statement") && text.contains(end);
-        says("does not exist") || says("already exists") || text.contains("bind message supplies")
+        let has_end = |end: &str| text.contains("prepared statement") && text.contains(end);
+        has_end("does not exist")
+            || has_end("already exists")
+            || text.contains("bind message supplies")
     }
 
     /// The server accepts no writes.
@@ -160,58 +135,12 @@ impl Failure {
     }
 }
 
-/// Classifies an error of diesel.
-pub(super) fn meaning(error: Error) -> StoreError {
-    use DatabaseErrorKind::{
-        ClosedConnection, ReadOnlyTransaction, SerializationFailure, UnableToSendCommand, Unknown,
-    };
-    let text = one_line(&error.to_string());
-    match error {
-        Error::DatabaseError(
-            ClosedConnection | ReadOnlyTransaction | SerializationFailure | UnableToSendCommand,
-            _,
-        ) => StoreError::Unavailable(text),
-        Error::DatabaseError(Unknown, _) => meaning_of_text(text),
-        Error::DatabaseError(..) => StoreError::Refused(text),
-        Error::DeserializationError(_) => StoreError::Unreadable(text),
-        Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => {
-            StoreError::Unavailable(text)
-        }
-        _ => meaning_of_text(text),
-    }
-}
-
-/// Classifies an error text of PostgreSQL.
-pub(super) fn meaning_of_text(text: String) -> StoreError {
-    let is_one_of = |known: &[&str]| known.iter().any(|known| text.contains(known));
-    if is_one_of(&TRANSIENT) {
-        StoreError::Unavailable(text)
-    } else if is_one_of(&DAMAGED) {
-        StoreError::Unreadable(text)
-    } else {
-        StoreError::Refused(text)
-    }
-}
-
-/// Joins the lines of a text: libpq reports each address that it tried on a separate line.
-pub(super) fn one_line(text: &str) -> String {
-    let lines: Vec<_> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
-    if lines.is_empty() {
-        "no reason was given".to_owned()
-    } else {
-        lines.join("; ")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use rstest::rstest;
 
     use super::*;
+    use crate::store::StoreError;
 
     fn of_kind(kind: DatabaseErrorKind, text: &str) -> Error {
         Error::DatabaseError(kind, Box::new(text.to_owned()))
@@ -227,7 +156,7 @@ mod tests {
     #[case("sorry, too many clients already")]
     fn transient_errors_are_unavailable(#[case] text: &str) {
         assert_eq!(
-            meaning(of_kind(DatabaseErrorKind::Unknown, text)),
+            ERRORS.error(of_kind(DatabaseErrorKind::Unknown, text)),
             StoreError::Unavailable(text.to_owned())
         );
     }
@@ -236,19 +165,19 @@ mod tests {
     fn bad_statement_is_refused_damage_is_unreadable() {
         let missing = "relation \"odds_current\" does not exist";
         assert_eq!(
-            meaning(of_kind(DatabaseErrorKind::Unknown, missing)),
+            ERRORS.error(of_kind(DatabaseErrorKind::Unknown, missing)),
             StoreError::Refused(missing.to_owned())
         );
         let check = of_kind(
             DatabaseErrorKind::CheckViolation,
             "violates: could not write",
         );
-        assert!(matches!(meaning(check), StoreError::Refused(_)));
+        assert!(matches!(ERRORS.error(check), StoreError::Refused(_)));
         let damaged = of_kind(
             DatabaseErrorKind::Unknown,
             "invalid page in block 7 of relation base/5/16396",
         );
-        assert!(matches!(meaning(damaged), StoreError::Unreadable(_)));
+        assert!(matches!(ERRORS.error(damaged), StoreError::Unreadable(_)));
     }
 
     #[test]
@@ -283,7 +212,7 @@ mod tests {
                 "{useless}"
             );
             assert!(matches!(
-                meaning(of_kind(DatabaseErrorKind::Unknown, useless)),
+                ERRORS.error(of_kind(DatabaseErrorKind::Unknown, useless)),
                 StoreError::Unavailable(_)
             ));
         }
@@ -297,14 +226,6 @@ mod tests {
         assert!(!failure(DatabaseErrorKind::CheckViolation, "").is_collision());
         assert!(
             !failure(DatabaseErrorKind::UniqueViolation, "of another constraint").is_collision()
-        );
-    }
-
-    #[test]
-    fn several_lines_become_one() {
-        assert_eq!(
-            one_line("connection to ::1 failed\n\tis it running?\n"),
-            "connection to ::1 failed; is it running?"
         );
     }
 }

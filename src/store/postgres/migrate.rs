@@ -12,7 +12,8 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::StoreError;
 use super::connections::Share;
-use super::error::{Failure, meaning_of_text};
+use super::error::ERRORS;
+use crate::store::failure::Failure;
 
 /// The migrations embedded in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
@@ -121,13 +122,13 @@ fn with_owner_hint(text: &str) -> String {
 fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
     let error = match error.downcast::<diesel::result::Error>() {
         Ok(database) => Failure::from(*database),
-        Err(other) => meaning_of_text(other.to_string()).into(),
+        Err(other) => ERRORS.text(other.to_string()).into(),
     };
     // The connection may be useless, and a new one may work.
     if error.is_lost() {
         return error;
     }
-    match StoreError::from(error) {
+    match ERRORS.failure(error) {
         StoreError::Refused(text) => {
             StoreError::Refused(format!("migration failed: {}", with_owner_hint(&text))).into()
         }

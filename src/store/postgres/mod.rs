@@ -19,7 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::pg::PgConnection;
-use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Bool;
@@ -27,7 +26,6 @@ use secrecy::SecretString;
 
 use self::address::PgAddress;
 use self::connections::{Connections, Share};
-use self::error::Failure;
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{
@@ -37,12 +35,13 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
+use crate::store::failure::Failure;
 
 /// Connections for writing: one for a batch of updates, one for dead letters, and one for pruning.
 const WRITERS: u32 = 3;
+
 /// Connection settings of a [`PgStore`].
 #[derive(Clone, Debug)]
 pub struct PgOptions {
@@ -159,7 +158,7 @@ impl Store for PgStore {
             return Ok(());
         };
         let migrated = migrate::run(&self.readers, writers);
-        self.tables.tried(&migrated);
+        self.tables.record_migration(&migrated);
         migrated
     }
 
@@ -172,8 +171,8 @@ impl Store for PgStore {
         money
             .run_if_free(check_writes)
             .unwrap_or_else(|| writers.run(check_writes))?;
-        if !self.tables.are_there() {
-            return Err(tables::not_yet());
+        if !self.tables.are_migrated() {
+            return Err(tables::not_migrated());
         }
         Ok(())
     }
@@ -227,8 +226,8 @@ impl Store for PgStore {
         self.writers()?.transaction(|connection| {
             // During the very first start the tables may not exist yet, so there is nothing to
             // prune.
-            let are_there = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
-            if !sql_query(are_there).get_result::<Yes>(connection)?.yes {
+            let tables_exist = "SELECT to_regclass('odds_history') IS NOT NULL AS yes";
+            if !is(connection, tables_exist)? {
                 return Ok(PruneReport::default());
             }
             write::prune(connection, history_before, dead_letters_before)
@@ -279,29 +278,4 @@ struct Yes {
 
 fn only_reads() -> StoreError {
     StoreError::Refused("this store only reads".to_owned())
-}
-
-/// The epoch of PostgreSQL timestamps, 2000-01-01, in microseconds since 1970.
-const EPOCH: i64 = 946_684_800_000_000;
-
-/// Converts a time for its column.
-fn stamp(time: Timestamp) -> PgTimestamp {
-    // Years 0 to 9999 are far from the limits of the type.
-    PgTimestamp(time.micros().saturating_sub(EPOCH))
-}
-
-/// Reads a time from its column.
-fn time(PgTimestamp(stamp): PgTimestamp) -> Result<Timestamp, StoreError> {
-    let time = stamp.checked_add(EPOCH).and_then(Timestamp::from_micros);
-    time.ok_or_else(|| unreadable("time", stamp))
-}
-
-/// The text of a line in its column: the shortest decimal form, empty for no line.
-fn line_text(line: Option<Line>) -> String {
-    line.map(|line| line.to_string()).unwrap_or_default()
-}
-
-/// An error about an invalid value in a column.
-fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
-    StoreError::Unreadable(format!("{column} {value}"))
 }

@@ -7,14 +7,16 @@ use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
-use super::StoreError;
-use super::error::Failure;
 use super::statement::statement;
-use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
-use crate::domain::odds::update::{OddsUpdate, Revision, read_selections};
-use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
+use crate::domain::odds::update::Revision;
+use crate::store::events::{EventPage, EventQuery, NamePart};
+use crate::store::failure::Failure;
+use crate::store::rows::odds::{
+    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
+};
+use crate::store::rows::{line_text, pg_time, read_all, row_limit};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
 
 statement! {
@@ -102,132 +104,16 @@ statement! {
 const EARLIEST: PgTimestamp = PgTimestamp(i64::MIN);
 const LATEST: PgTimestamp = PgTimestamp(i64::MAX);
 
-/// The columns that the current state and the history have in common.
-struct Stored {
-    market: String,
-    line: String,
-    status: String,
-    in_play: bool,
-    selections: String,
-    source: String,
-    version: i64,
-    updated_at: PgTimestamp,
-    home_team: String,
-    away_team: String,
-}
-
-impl Stored {
-    /// The update, or an error that identifies the row.
-    fn read(self, event_id: &EventId) -> Result<OddsUpdate, StoreError> {
-        let PgTimestamp(updated_at) = self.updated_at;
-        let row = format!(
-            "{event_id} {} {} at {updated_at} v{}",
-            self.market, self.line, self.version
-        );
-        self.parse(event_id)
-            .map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
-    }
-
-    fn parse(self, event_id: &EventId) -> Result<OddsUpdate, Box<dyn std::error::Error>> {
-        let line = if self.line.is_empty() {
-            None
-        } else {
-            Some(self.line.parse()?)
-        };
-        Ok(OddsUpdate {
-            event_id: event_id.clone(),
-            home_team: self.home_team,
-            away_team: self.away_team,
-            sport: None,
-            start_time: None,
-            market: MarketKey {
-                name: self.market.parse()?,
-                line,
-            },
-            status: self.status.parse()?,
-            in_play: self.in_play,
-            selections: read_selections(&self.selections)?,
-            revision: Revision {
-                updated_at: super::time(self.updated_at)?,
-                version: self.version,
-            },
-            source: self.source.parse()?,
-        })
-    }
-}
-
-type MarketRow = (
-    String,
-    String,
-    String,
-    bool,
-    String,
-    String,
-    i64,
-    PgTimestamp,
-    String,
-    String,
-    i64,
-);
-
 /// The markets of an event, ordered by key.
 pub(super) fn event(
     connection: &mut PgConnection,
     event_id: &EventId,
 ) -> Result<Vec<Arc<MarketState>>, Failure> {
-    let rows = EventMarkets {
+    let statement = EventMarkets {
         event_id: event_id.as_str(),
-    }
-    .load::<MarketRow>(connection)?;
-    let read = |row: MarketRow| {
-        let (
-            market,
-            line,
-            status,
-            in_play,
-            selections,
-            source,
-            version,
-            updated_at,
-            home_team,
-            away_team,
-            seq,
-        ) = row;
-        let stored = Stored {
-            market,
-            line,
-            status,
-            in_play,
-            selections,
-            source,
-            version,
-            updated_at,
-            home_team,
-            away_team,
-        };
-        let seq = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
-        Ok(Arc::new(MarketState {
-            update: stored.read(event_id)?,
-            seq,
-        }))
     };
-    let mut states = rows
-        .into_iter()
-        .map(read)
-        .collect::<Result<Vec<_>, StoreError>>()?;
-    states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
-    Ok(states)
+    read_markets(statement.load(connection)?, event_id)
 }
-
-type EventRow = (
-    String,
-    String,
-    String,
-    Option<String>,
-    Option<PgTimestamp>,
-    String,
-    i64,
-);
 
 /// A page of events.
 pub(super) fn events(
@@ -235,13 +121,14 @@ pub(super) fn events(
     query: &EventQuery,
 ) -> Result<EventPage, Failure> {
     let candidates = |connection: &mut PgConnection, after: Option<&EventId>, limit| {
-        let (after, limit) = (after.map_or("", EventId::as_str), rows_at_most(limit));
-        let ids = if query.only_unfinished() {
-            UnfinishedEventIds { after, limit }.load::<(String,)>(connection)?
+        let after = after.map_or("", EventId::as_str);
+        let limit = row_limit(limit);
+        let ids: Vec<EventIdRow> = if query.only_unfinished() {
+            UnfinishedEventIds { after, limit }.load(connection)?
         } else {
-            EventIds { after, limit }.load::<(String,)>(connection)?
+            EventIds { after, limit }.load(connection)?
         };
-        Ok(ids.into_iter().map(|(id,)| id).collect())
+        Ok(ids.into_iter().map(|row| row.event_id).collect())
     };
     let statuses = query.statuses();
     let name = query.name.as_ref().map(NamePart::regex).unwrap_or_default();
@@ -250,59 +137,30 @@ pub(super) fn events(
             ids,
             statuses: &statuses,
             sport: query.sport_or_empty(),
-            from: query.from.map_or(EARLIEST, super::stamp),
-            to: query.to.map_or(LATEST, super::stamp),
-            untimed: query.takes_untimed(),
+            from: query.from.map_or(EARLIEST, pg_time),
+            to: query.to.map_or(LATEST, pg_time),
+            untimed: query.includes_untimed(),
             name: &name,
         };
-        events
-            .load::<EventRow>(connection)?
-            .into_iter()
-            .map(read_event)
-            .collect()
+        read_all(events.load(connection)?, EventRow::read)
     };
-    query.page(connection, candidates, read, event_id)
+    query.page(connection, candidates, read, |id| Ok(event_id(id)?))
 }
-
-fn read_event(row: EventRow) -> Result<EventSummary, Failure> {
-    let (id, home_team, away_team, sport, start_time, status, open_markets) = row;
-    Ok(EventSummary {
-        event_id: event_id(&id)?,
-        home_team,
-        away_team,
-        sport,
-        start_time: start_time.map(super::time).transpose()?,
-        status: status
-            .parse()
-            .map_err(|_| super::unreadable("status", &status))?,
-        open_markets: u64::try_from(open_markets).unwrap_or(0),
-    })
-}
-
-fn event_id(text: &str) -> Result<EventId, Failure> {
-    Ok(text
-        .parse()
-        .map_err(|_| super::unreadable("event_id", text))?)
-}
-
-type HistoryRow = (i64, String, bool, String, String, i64, PgTimestamp);
 
 /// A page of a market's history.
 pub(super) fn history(
     connection: &mut PgConnection,
     query: &HistoryQuery,
 ) -> Result<Vec<HistoryEntry>, Failure> {
-    let line = super::line_text(query.market.line);
+    let line = line_text(query.market.line);
     // Row numbers are positive, so this sorts before all rows of its time.
-    let from = query
-        .from
-        .map(|from| (super::stamp(from), i64::MIN, i64::MIN));
+    let from = query.from.map(|from| (pg_time(from), i64::MIN, i64::MIN));
     let after = query.after.map(|HistoryCursor { revision, row }| {
         let Revision {
             updated_at,
             version,
         } = revision;
-        (super::stamp(updated_at), version, row)
+        (pg_time(updated_at), version, row)
     });
     let (time, version, row) = from
         .into_iter()
@@ -316,64 +174,22 @@ pub(super) fn history(
         time,
         version,
         row,
-        to: query.to.map_or(LATEST, super::stamp),
-        limit: rows_at_most(query.limit),
+        to: query.to.map_or(LATEST, pg_time),
+        limit: row_limit(query.limit),
     };
-    let read = |row: HistoryRow| {
-        let (id, status, in_play, selections, source, version, updated_at) = row;
-        let stored = Stored {
-            market: query.market.name.to_string(),
-            line: line.clone(),
-            status,
-            in_play,
-            selections,
-            source,
-            version,
-            updated_at,
-            home_team: String::new(),
-            away_team: String::new(),
-        };
-        let update = stored.read(&query.event_id)?;
-        Ok(HistoryEntry {
-            cursor: HistoryCursor {
-                revision: update.revision,
-                row: id,
-            },
-            update,
-        })
-    };
-    let rows = page.load::<HistoryRow>(connection)?;
-    Ok(rows
-        .into_iter()
-        .map(read)
-        .collect::<Result<_, StoreError>>()?)
+    read_all(page.load(connection)?, |row: HistoryRow| {
+        row.read(&query.event_id, &query.market)
+    })
 }
-
-type DeadLetterRow = (i64, PgTimestamp, String, String, String, Vec<u8>);
 
 /// The newest dead letters.
 pub(super) fn dead_letters(
     connection: &mut PgConnection,
     limit: usize,
 ) -> Result<Vec<StoredDeadLetter>, Failure> {
-    let rows = NewestDeadLetters {
-        limit: rows_at_most(limit),
-    }
-    .load::<DeadLetterRow>(connection)?;
-    rows.into_iter()
-        .map(|(id, received_at, origin, reason, detail, raw)| {
-            let letter = DeadLetter {
-                received_at: super::time(received_at)?,
-                origin,
-                reason,
-                detail,
-                raw: raw.into(),
-            };
-            Ok(StoredDeadLetter { id, letter })
-        })
-        .collect()
-}
-
-fn rows_at_most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
+    let statement = NewestDeadLetters {
+        limit: row_limit(limit),
+    };
+    let rows = statement.load(connection)?;
+    Ok(rows.into_iter().map(DeadLetterRow::read).collect())
 }

@@ -2,7 +2,7 @@
 //! for each call.
 
 /// Defines a query from SQL text and named values in between. `returns` gives the column types of
-/// queries that return rows.
+/// queries that return rows. A query is executed by reference, so that it can be retried.
 macro_rules! statement {
     (
         $(#[$doc:meta])*
@@ -37,7 +37,7 @@ macro_rules! statement {
                 }
             }
 
-            impl $(<$life>)? diesel::RunQueryDsl<diesel::pg::PgConnection> for $name $(<$life>)? {}
+            impl<'s $(, $life)?> diesel::RunQueryDsl<diesel::pg::PgConnection> for &'s $name $(<$life>)? {}
 
             impl $(<$life>)? diesel::query_builder::Query for $name $(<$life>)? {
                 type SqlType = ($($($column,)+)?);

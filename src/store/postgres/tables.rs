@@ -28,7 +28,7 @@ enum State {
     /// of another version.
     Failed(StoreError),
     /// The tables are of this version.
-    There,
+    Migrated,
 }
 
 impl Tables {
@@ -36,10 +36,10 @@ impl Tables {
         *self.state.lock() = State::Expected;
     }
 
-    pub(super) fn tried(&self, result: &Result<(), StoreError>) {
+    pub(super) fn record_migration(&self, result: &Result<(), StoreError>) {
         let mut state = self.state.lock();
         match result {
-            Ok(()) => *state = State::There,
+            Ok(()) => *state = State::Migrated,
             Err(failure) if matches!(*state, State::Expected | State::Failed(_)) => {
                 *state = State::Failed(failure.clone());
             }
@@ -48,8 +48,8 @@ impl Tables {
         self.changed.notify_all();
     }
 
-    pub(super) fn are_there(&self) -> bool {
-        *self.state.lock() == State::There
+    pub(super) fn are_migrated(&self) -> bool {
+        *self.state.lock() == State::Migrated
     }
 
     /// Waits while a migration is pending.
@@ -58,15 +58,15 @@ impl Tables {
         self.changed
             .wait_while_for(&mut state, |state| *state == State::Expected, WAIT_LIMIT);
         match &*state {
-            State::Unknown | State::There => Ok(()),
-            State::Expected => Err(not_yet()),
+            State::Unknown | State::Migrated => Ok(()),
+            State::Expected => Err(not_migrated()),
             State::Failed(failure) => Err(failure.clone()),
         }
     }
 }
 
 /// The error while the tables are not migrated.
-pub(super) fn not_yet() -> StoreError {
+pub(super) fn not_migrated() -> StoreError {
     StoreError::Unavailable("its tables are not migrated to this version yet".to_owned())
 }
 
@@ -81,10 +81,10 @@ mod tests {
         tables.expect();
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| tables.wait());
-            tables.tried(&Ok(()));
+            tables.record_migration(&Ok(()));
             assert_eq!(waiting.join().unwrap(), Ok(()));
         });
-        assert!(tables.are_there());
+        assert!(tables.are_migrated());
     }
 
     #[test]
@@ -94,12 +94,12 @@ mod tests {
             StoreError::Unavailable("away".to_owned()),
         );
         tables.expect();
-        tables.tried(&Err(away.clone()));
+        tables.record_migration(&Err(away.clone()));
         assert_eq!(tables.wait(), Err(away.clone()));
-        tables.tried(&Ok(()));
+        tables.record_migration(&Ok(()));
         assert_eq!(tables.wait(), Ok(()));
         // A later failure does not invalidate existing tables.
-        tables.tried(&Err(away));
+        tables.record_migration(&Err(away));
         assert_eq!(tables.wait(), Ok(()));
     }
 }

@@ -8,12 +8,14 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
 use super::StoreError;
-use super::error::Failure;
 use super::statement::statement;
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Folded, Heads, PRUNE_LIMIT};
+use crate::store::failure::Failure;
+use crate::store::rows::odds::{EventHeadRow, MarketHeadRow};
+use crate::store::rows::{line_text, pg_time};
 use crate::store::{BatchReport, PruneReport};
 
 /// A batch of more events takes a single lock for all: the lock table of the server has room for a
@@ -145,7 +147,7 @@ impl Texts {
             StoreError::Refused(format!("cannot serialise selections as JSON: {error}"))
         })?;
         Ok(Texts {
-            line: super::line_text(update.market.line),
+            line: line_text(update.market.line),
             selections,
         })
     }
@@ -175,8 +177,7 @@ impl<'a> Columns<'a> {
         self.selections.push(&texts.selections);
         self.source.push(update.source.as_str());
         self.version.push(update.revision.version);
-        self.updated_at
-            .push(super::stamp(update.revision.updated_at));
+        self.updated_at.push(pg_time(update.revision.updated_at));
     }
 }
 
@@ -208,7 +209,7 @@ pub(super) fn updates(
         .zip(&texts)
         .for_each(|(one, texts)| all.push(&one.update, texts));
     let append = AppendHistory {
-        now: super::stamp(now),
+        now: pg_time(now),
         event_id: &all.event_id,
         market: &all.market,
         line: &all.line,
@@ -232,45 +233,29 @@ fn heads(
     latest: Timestamp,
 ) -> Result<Heads, Failure> {
     let mut heads = batch.no_heads();
-    for (place, seq, count) in (LastSeqs { events }).load::<(i64, i64, i64)>(connection)? {
-        if let Some(head) = at(&mut heads.last_seqs, place) {
-            *head = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
-        }
-        if let Some(known) = at(&mut heads.market_counts, place) {
-            *known = usize::try_from(count).unwrap_or(usize::MAX);
-        }
+    for row in (LastSeqs { events }).load::<EventHeadRow>(connection)? {
+        row.read_into(&mut heads)?;
     }
-    let (mut market_events, mut markets, mut lines) = (Vec::new(), Vec::new(), Vec::new());
+    let mut market_events = Vec::new();
+    let mut markets = Vec::new();
+    let mut lines = Vec::new();
     for (event, market) in batch.markets() {
         market_events.push(event.as_str());
         markets.push(market.name.as_str());
-        lines.push(super::line_text(market.line));
+        lines.push(line_text(market.line));
     }
     let revisions = Revisions {
         events: &market_events,
         markets: &markets,
         lines: &lines,
     };
-    for (place, updated_at, version) in revisions.load::<(i64, PgTimestamp, i64)>(connection)? {
-        let revision = Revision {
-            updated_at: super::time(updated_at)?,
-            version,
-        };
-        if let Some(head) = at(&mut heads.revisions, place) {
-            *head = Some(revision).filter(|revision| revision.updated_at <= latest);
-        }
+    for row in revisions.load::<MarketHeadRow>(connection)? {
+        row.read_into(&mut heads, latest);
     }
     Ok(heads)
 }
 
 /// Counts `place` from 1.
-fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
-    usize::try_from(place)
-        .ok()?
-        .checked_sub(1)
-        .and_then(|place| list.get_mut(place))
-}
-
 fn upsert(
     connection: &mut PgConnection,
     updates: &[PositionedUpdate],
@@ -291,7 +276,7 @@ fn upsert(
             away_team.push(update.away_team.as_str());
             seqs.push(*seq);
             sport.push(details.sport);
-            start_time.push(details.start_time.map(super::stamp));
+            start_time.push(details.start_time.map(pg_time));
         }
     }
     let upsert = UpsertCurrent {
@@ -309,7 +294,7 @@ fn upsert(
         seq: &seqs,
         sport: &sport,
         start_time: &start_time,
-        latest: super::stamp(latest),
+        latest: pg_time(latest),
     };
     Ok(upsert.execute(connection)?)
 }
@@ -340,7 +325,7 @@ pub(super) fn dead_letters(
     let append = AppendDeadLetters {
         received_at: &letters
             .iter()
-            .map(|one| super::stamp(one.received_at))
+            .map(|one| pg_time(one.received_at))
             .collect::<Vec<_>>(),
         origin: &texts(|one| &one.origin),
         // The column requires a reason. A producer that gives none must not block the letters of
@@ -371,12 +356,12 @@ pub(super) fn prune(
     let limit = PRUNE_LIMIT as i64;
     Ok(PruneReport {
         history: PruneHistory {
-            before: super::stamp(history_before),
+            before: pg_time(history_before),
             limit,
         }
         .execute(connection)?,
         dead_letters: PruneDeadLetters {
-            before: super::stamp(dead_letters_before),
+            before: pg_time(dead_letters_before),
             limit,
         }
         .execute(connection)?,

@@ -35,7 +35,7 @@ pub(super) fn path_of(address: &str) -> Result<&str, StoreError> {
 }
 
 /// Creates the directory of the file.
-pub(super) fn make_directory(path: &str) -> Result<(), StoreError> {
+pub(super) fn create_directory(path: &str) -> Result<(), StoreError> {
     let Some(directory) = Path::new(path)
         .parent()
         .filter(|directory| !directory.as_os_str().is_empty())
@@ -53,7 +53,7 @@ pub(super) fn make_directory(path: &str) -> Result<(), StoreError> {
 /// Creates a missing file, accessible only to its owner because it holds users' money. SQLite gives
 /// its files beside it the same permissions, and treats an empty file as a new database. An
 /// existing file keeps its permissions.
-pub(super) fn make_private(path: &str) {
+pub(super) fn restrict_access(path: &str) {
     // If the file exists or cannot be created, opening it reports the problem.
     let _ = private().create_new(true).open(path);
 }

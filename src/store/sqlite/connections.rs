@@ -9,7 +9,8 @@ use diesel::r2d2::{
 use diesel::sqlite::SqliteConnection;
 
 use super::StoreError;
-use super::error::Failure;
+use super::error::ERRORS;
+use crate::store::failure::Failure;
 
 /// How long a caller waits for a connection.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -62,13 +63,13 @@ impl Connections {
         let mut cause = None;
         let done: Result<T, Failure> = connection.immediate_transaction(|connection| {
             work(connection).map_err(|failure| {
-                cause = Some(StoreError::from(failure));
+                cause = Some(ERRORS.failure(failure));
                 Failure::Database(diesel::result::Error::RollbackTransaction)
             })
         });
         // SQLite itself rolls back on a full disk and similar errors, so that diesel's rollback
         // then fails; report the first error.
-        done.map_err(|failure| cause.unwrap_or_else(|| failure.into()))
+        done.map_err(|failure| cause.unwrap_or_else(|| ERRORS.failure(failure)))
     }
 }
 

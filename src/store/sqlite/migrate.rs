@@ -7,7 +7,8 @@ use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
 use super::StoreError;
 use super::connections::Connections;
-use super::error::{Failure, meaning, meaning_of_text};
+use super::error::ERRORS;
+use crate::store::failure::Failure;
 
 /// The migrations embedded in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/sqlite");
@@ -44,8 +45,8 @@ fn pending(connection: &mut SqliteConnection) -> Result<(), Failure> {
 
 fn failure(error: Box<dyn std::error::Error + Send + Sync>) -> Failure {
     let error = match error.downcast::<diesel::result::Error>() {
-        Ok(database) => meaning(*database),
-        Err(other) => meaning_of_text(other.to_string()),
+        Ok(database) => ERRORS.error(*database),
+        Err(other) => ERRORS.text(other.to_string()),
     };
     Failure::Store(match error {
         StoreError::Refused(text) => StoreError::Refused(format!("migration failed: {text}")),

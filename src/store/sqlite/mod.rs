@@ -20,7 +20,7 @@ use diesel::prelude::*;
 
 use self::connections::Connections;
 pub use self::database_lock::DatabaseLock;
-use self::error::Failure;
+use self::error::ERRORS;
 use super::events::{EventPage, EventQuery};
 use super::{
     BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
@@ -29,9 +29,9 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::odds::price::Line;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
+use crate::store::failure::Failure;
 
 /// A store in an SQLite file. Several stores, in one or several processes, can open the same file.
 pub struct SqliteStore {
@@ -48,8 +48,8 @@ impl SqliteStore {
     /// first call.
     pub fn open(path_or_url: &str) -> Result<SqliteStore, StoreError> {
         let path = address::path_of(path_or_url)?;
-        address::make_directory(path)?;
-        address::make_private(path);
+        address::create_directory(path)?;
+        address::restrict_access(path);
         let connections = Connections::to(path);
         Ok(SqliteStore {
             connections,
@@ -94,7 +94,7 @@ impl SqliteStore {
         &self,
         work: impl FnOnce(&mut SqliteConnection) -> Result<T, Failure>,
     ) -> Result<T, StoreError> {
-        Ok(work(&mut *self.connections.reader()?)?)
+        work(&mut *self.connections.reader()?).map_err(|failure| ERRORS.failure(failure))
     }
 }
 
@@ -159,19 +159,4 @@ impl Store for SqliteStore {
         self.connections
             .write(|connection| write::prune(connection, history_before, dead_letters_before))
     }
-}
-
-/// The text of a line in its column: the shortest decimal form, empty for no line.
-fn line_text(line: Option<Line>) -> String {
-    line.map(|line| line.to_string()).unwrap_or_default()
-}
-
-/// Reads a time from its column.
-fn time(micros: i64) -> Result<Timestamp, StoreError> {
-    Timestamp::from_micros(micros).ok_or_else(|| unreadable("time", micros))
-}
-
-/// An error about an invalid value in a column.
-fn unreadable(column: &str, value: impl std::fmt::Display) -> StoreError {
-    StoreError::Unreadable(format!("{column} {value}"))
 }

@@ -5,131 +5,20 @@ use std::sync::Arc;
 use diesel::dsl::sql;
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel::sql_types::{BigInt, Bool, Text};
 use diesel::sqlite::SqliteConnection;
 
-use super::StoreError;
-use super::error::Failure;
 use super::schema::{dead_letters, odds_current, odds_history};
-use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
-use crate::domain::odds::update::{OddsUpdate, Revision, read_selections};
 use crate::domain::timestamp::Timestamp;
-use crate::store::events::{EventPage, EventQuery, EventSummary, NamePart};
+use crate::store::events::{EventPage, EventQuery, NamePart};
+use crate::store::failure::Failure;
+use crate::store::rows::odds::{
+    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
+};
+use crate::store::rows::{line_text, read_all, row_limit};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
-
-/// The columns that the current state and the history have in common.
-struct Stored {
-    event_id: String,
-    home_team: String,
-    away_team: String,
-    market: String,
-    line: String,
-    status: String,
-    in_play: bool,
-    selections: String,
-    source: String,
-    version: i64,
-    updated_at: i64,
-}
-
-impl Stored {
-    /// The update, or an error that identifies the row.
-    fn read(self) -> Result<OddsUpdate, StoreError> {
-        let row = format!(
-            "{} {} {} at {} v{}",
-            self.event_id, self.market, self.line, self.updated_at, self.version
-        );
-        self.parse()
-            .map_err(|error| StoreError::Unreadable(format!("row {row}: {error}")))
-    }
-
-    fn parse(self) -> Result<OddsUpdate, Box<dyn std::error::Error>> {
-        let line = if self.line.is_empty() {
-            None
-        } else {
-            Some(self.line.parse()?)
-        };
-        Ok(OddsUpdate {
-            event_id: self.event_id.parse()?,
-            home_team: self.home_team,
-            away_team: self.away_team,
-            sport: None,
-            start_time: None,
-            market: MarketKey {
-                name: self.market.parse()?,
-                line,
-            },
-            status: self.status.parse()?,
-            in_play: self.in_play,
-            selections: read_selections(&self.selections)?,
-            revision: Revision {
-                updated_at: super::time(self.updated_at)?,
-                version: self.version,
-            },
-            source: self.source.parse()?,
-        })
-    }
-}
-
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = odds_current)]
-struct CurrentRow {
-    event_id: String,
-    market: String,
-    line: String,
-    home_team: String,
-    away_team: String,
-    status: String,
-    in_play: bool,
-    selections: String,
-    source: String,
-    version: i64,
-    updated_at: i64,
-    seq: i64,
-}
-
-impl CurrentRow {
-    fn read(self) -> Result<Arc<MarketState>, StoreError> {
-        let CurrentRow {
-            event_id,
-            market,
-            line,
-            home_team,
-            away_team,
-            status,
-            in_play,
-            selections,
-            ..
-        } = self;
-        let CurrentRow {
-            source,
-            version,
-            updated_at,
-            seq,
-            ..
-        } = self;
-        let stored = Stored {
-            event_id,
-            home_team,
-            away_team,
-            market,
-            line,
-            status,
-            in_play,
-            selections,
-            source,
-            version,
-            updated_at,
-        };
-        let seq = u64::try_from(seq).map_err(|_| super::unreadable("seq", seq))?;
-        Ok(Arc::new(MarketState {
-            update: stored.read()?,
-            seq,
-        }))
-    }
-}
 
 /// The markets of an event, ordered by key.
 pub(super) fn event(
@@ -138,14 +27,21 @@ pub(super) fn event(
 ) -> Result<Vec<Arc<MarketState>>, Failure> {
     let rows = odds_current::table
         .filter(odds_current::event_id.eq(event_id.as_str()))
-        .select(CurrentRow::as_select())
+        .select((
+            odds_current::market,
+            odds_current::line,
+            odds_current::status,
+            odds_current::in_play,
+            odds_current::selections,
+            odds_current::source,
+            odds_current::version,
+            odds_current::updated_at,
+            odds_current::home_team,
+            odds_current::away_team,
+            odds_current::seq,
+        ))
         .load(connection)?;
-    let mut states = rows
-        .into_iter()
-        .map(CurrentRow::read)
-        .collect::<Result<Vec<_>, _>>()?;
-    states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
-    Ok(states)
+    read_markets(rows, event_id)
 }
 
 const EVENT_IDS: &str = "
@@ -179,53 +75,6 @@ const EVENTS: &str = "
         AND coalesce(start_time >= ? AND start_time < ?, ?) AND home_team || char(10) || away_team GLOB ?
     ORDER BY event_id";
 
-#[derive(QueryableByName)]
-struct IdRow {
-    #[diesel(sql_type = Text)]
-    event_id: String,
-}
-
-#[derive(QueryableByName)]
-struct EventRow {
-    #[diesel(sql_type = Text)]
-    event_id: String,
-    #[diesel(sql_type = Text)]
-    home_team: String,
-    #[diesel(sql_type = Text)]
-    away_team: String,
-    #[diesel(sql_type = Nullable<Text>)]
-    sport: Option<String>,
-    #[diesel(sql_type = Nullable<BigInt>)]
-    start_time: Option<i64>,
-    #[diesel(sql_type = Text)]
-    event_status: String,
-    #[diesel(sql_type = BigInt)]
-    open_markets: i64,
-}
-
-impl EventRow {
-    fn read(self) -> Result<EventSummary, Failure> {
-        Ok(EventSummary {
-            event_id: event_id(&self.event_id)?,
-            home_team: self.home_team,
-            away_team: self.away_team,
-            sport: self.sport,
-            start_time: self.start_time.map(super::time).transpose()?,
-            status: self
-                .event_status
-                .parse()
-                .map_err(|_| super::unreadable("status", &self.event_status))?,
-            open_markets: u64::try_from(self.open_markets).unwrap_or(0),
-        })
-    }
-}
-
-fn event_id(text: &str) -> Result<EventId, Failure> {
-    Ok(text
-        .parse()
-        .map_err(|_| super::unreadable("event_id", text))?)
-}
-
 /// A page of events.
 pub(super) fn events(
     connection: &mut SqliteConnection,
@@ -239,8 +88,8 @@ pub(super) fn events(
     let candidates = |connection: &mut SqliteConnection, after: Option<&EventId>, limit| {
         let ids = sql_query(statement)
             .bind::<Text, _>(after.map_or("", EventId::as_str))
-            .bind::<BigInt, _>(rows_at_most(limit))
-            .load::<IdRow>(connection)?;
+            .bind::<BigInt, _>(row_limit(limit))
+            .load::<EventIdRow>(connection)?;
         Ok(ids.into_iter().map(|row| row.event_id).collect())
     };
     let name = query
@@ -254,66 +103,12 @@ pub(super) fn events(
             .bind::<Text, _>(query.sport_or_empty())
             .bind::<BigInt, _>(query.from.map_or(i64::MIN, Timestamp::micros))
             .bind::<BigInt, _>(query.to.map_or(i64::MAX, Timestamp::micros))
-            .bind::<Bool, _>(query.takes_untimed())
+            .bind::<Bool, _>(query.includes_untimed())
             .bind::<Text, _>(&name)
-            .load::<EventRow>(connection)?;
-        rows.into_iter().map(EventRow::read).collect()
+            .load(connection)?;
+        read_all(rows, EventRow::read)
     };
-    query.page(connection, candidates, read, event_id)
-}
-
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = odds_history)]
-struct HistoryRow {
-    id: i64,
-    event_id: String,
-    market: String,
-    line: String,
-    status: String,
-    in_play: bool,
-    selections: String,
-    source: String,
-    version: i64,
-    updated_at: i64,
-}
-
-impl HistoryRow {
-    fn read(self) -> Result<HistoryEntry, StoreError> {
-        let HistoryRow {
-            id,
-            event_id,
-            market,
-            line,
-            status,
-            in_play,
-            selections,
-            source,
-            version,
-            updated_at,
-        } = self;
-        let (home_team, away_team) = (String::new(), String::new());
-        let stored = Stored {
-            event_id,
-            home_team,
-            away_team,
-            market,
-            line,
-            status,
-            in_play,
-            selections,
-            source,
-            version,
-            updated_at,
-        };
-        let update = stored.read()?;
-        Ok(HistoryEntry {
-            cursor: HistoryCursor {
-                revision: update.revision,
-                row: id,
-            },
-            update,
-        })
-    }
+    query.page(connection, candidates, read, |id| Ok(event_id(id)?))
 }
 
 /// A page of a market's history.
@@ -324,14 +119,22 @@ pub(super) fn history(
     let mut rows = odds_history::table
         .filter(odds_history::event_id.eq(query.event_id.as_str()))
         .filter(odds_history::market.eq(query.market.name.as_str()))
-        .filter(odds_history::line.eq(super::line_text(query.market.line)))
+        .filter(odds_history::line.eq(line_text(query.market.line)))
         .order((
             odds_history::updated_at,
             odds_history::version,
             odds_history::id,
         ))
-        .limit(rows_at_most(query.limit))
-        .select(HistoryRow::as_select())
+        .limit(row_limit(query.limit))
+        .select((
+            odds_history::id,
+            odds_history::status,
+            odds_history::in_play,
+            odds_history::selections,
+            odds_history::source,
+            odds_history::version,
+            odds_history::updated_at,
+        ))
         .into_boxed();
     // A cursor after `from` is sufficient without `from`. Given both conditions, SQLite may start
     // each page at `from`.
@@ -355,22 +158,9 @@ pub(super) fn history(
             .sql(")");
         rows = rows.filter(after_cursor);
     }
-    Ok(rows
-        .load(connection)?
-        .into_iter()
-        .map(HistoryRow::read)
-        .collect::<Result<_, _>>()?)
-}
-
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = dead_letters)]
-struct DeadLetterRow {
-    id: i64,
-    received_at: i64,
-    origin: String,
-    reason: String,
-    detail: String,
-    raw: Vec<u8>,
+    read_all(rows.load(connection)?, |row: HistoryRow| {
+        row.read(&query.event_id, &query.market)
+    })
 }
 
 /// The newest dead letters.
@@ -380,32 +170,7 @@ pub(super) fn dead_letters(
 ) -> Result<Vec<StoredDeadLetter>, Failure> {
     let rows = dead_letters::table
         .order((dead_letters::received_at.desc(), dead_letters::id.desc()))
-        .limit(rows_at_most(limit))
-        .select(DeadLetterRow::as_select())
+        .limit(row_limit(limit))
         .load(connection)?;
-    rows.into_iter()
-        .map(
-            |DeadLetterRow {
-                 id,
-                 received_at,
-                 origin,
-                 reason,
-                 detail,
-                 raw,
-             }| {
-                let letter = DeadLetter {
-                    received_at: super::time(received_at)?,
-                    origin,
-                    reason,
-                    detail,
-                    raw: raw.into(),
-                };
-                Ok(StoredDeadLetter { id, letter })
-            },
-        )
-        .collect()
-}
-
-pub(super) fn rows_at_most(limit: usize) -> i64 {
-    i64::try_from(limit).unwrap_or(i64::MAX)
+    Ok(rows.into_iter().map(DeadLetterRow::read).collect())
 }

@@ -7,26 +7,28 @@ use diesel::sqlite::SqliteConnection;
 use serde::Serialize;
 
 use super::StoreError;
-use super::error::Failure;
 use super::schema::dead_letters;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketName, Source};
 use crate::domain::odds::status::MarketStatus;
-use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision, Selection};
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Selection};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
+use crate::store::failure::Failure;
+use crate::store::rows::line_text;
+use crate::store::rows::odds::{EventHeadRow, MarketHeadRow};
 use crate::store::{BatchReport, PruneReport};
 
 /// The last sequence number of each event in the list, and its number of markets. `place` is the
-/// event's index in the list.
+/// event's position in the list, from 1.
 const LAST_SEQS: &str = "
-    SELECT wanted.key AS place, max(current.seq) AS seq, count(*) AS markets
+    SELECT wanted.key + 1 AS place, max(current.seq) AS seq, count(*) AS markets
     FROM jsonb_each(?) AS wanted CROSS JOIN odds_current AS current ON current.event_id = wanted.value
     GROUP BY wanted.key";
 
 /// The revision of each market in the list of [event, market, line].
 const REVISIONS: &str = "
-    SELECT wanted.key AS place, current.updated_at, current.version
+    SELECT wanted.key + 1 AS place, current.updated_at, current.version
     FROM jsonb_each(?) AS wanted CROSS JOIN odds_current AS current
         ON current.event_id = wanted.value ->> 0
         AND current.market = wanted.value ->> 1
@@ -94,7 +96,7 @@ impl<'a> Row<'a> {
         Row(
             &update.event_id,
             &update.market.name,
-            super::line_text(update.market.line),
+            line_text(update.market.line),
             update.status,
             update.in_play,
             &update.selections,
@@ -141,26 +143,6 @@ pub(super) fn updates(
     })
 }
 
-#[derive(QueryableByName)]
-struct LastSeq {
-    #[diesel(sql_type = BigInt)]
-    place: i64,
-    #[diesel(sql_type = BigInt)]
-    seq: i64,
-    #[diesel(sql_type = BigInt)]
-    markets: i64,
-}
-
-#[derive(QueryableByName)]
-struct MarketRevision {
-    #[diesel(sql_type = BigInt)]
-    place: i64,
-    #[diesel(sql_type = BigInt)]
-    updated_at: i64,
-    #[diesel(sql_type = BigInt)]
-    version: i64,
-}
-
 fn heads(
     connection: &mut SqliteConnection,
     batch: &Batch<'_>,
@@ -170,39 +152,22 @@ fn heads(
     let events = json(batch.events())?;
     for row in sql_query(LAST_SEQS)
         .bind::<Text, _>(events)
-        .load::<LastSeq>(connection)?
+        .load::<EventHeadRow>(connection)?
     {
-        if let Some(head) = at(&mut heads.last_seqs, row.place) {
-            *head = u64::try_from(row.seq).map_err(|_| super::unreadable("seq", row.seq))?;
-        }
-        if let Some(count) = at(&mut heads.market_counts, row.place) {
-            *count = usize::try_from(row.markets).unwrap_or(usize::MAX);
-        }
+        row.read_into(&mut heads)?;
     }
     let markets: Vec<_> = batch
         .markets()
         .iter()
-        .map(|(event, market)| (event, &market.name, super::line_text(market.line)))
+        .map(|(event, market)| (event, &market.name, line_text(market.line)))
         .collect();
     for row in sql_query(REVISIONS)
         .bind::<Text, _>(json(&markets)?)
-        .load::<MarketRevision>(connection)?
+        .load::<MarketHeadRow>(connection)?
     {
-        let revision = Revision {
-            updated_at: super::time(row.updated_at)?,
-            version: row.version,
-        };
-        if let Some(head) = at(&mut heads.revisions, row.place) {
-            *head = Some(revision).filter(|revision| revision.updated_at <= latest);
-        }
+        row.read_into(&mut heads, latest);
     }
     Ok(heads)
-}
-
-fn at<T>(list: &mut [T], place: i64) -> Option<&mut T> {
-    usize::try_from(place)
-        .ok()
-        .and_then(|place| list.get_mut(place))
 }
 
 pub(super) fn json(rows: &(impl Serialize + ?Sized)) -> Result<String, StoreError> {

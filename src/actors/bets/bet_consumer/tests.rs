@@ -20,7 +20,7 @@ use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
 use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
-use crate::store::money::MoneyStore;
+use crate::store::money::CancelQueue;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::supplier::confirm::{Answer, SupplierError};
 
@@ -209,7 +209,7 @@ async fn supplier_answer_decides_bet() {
         (BetStatus::Rejected, Some("odds moved"))
     );
     assert_eq!(
-        (fixture.topic.depth(), fixture.edges.cancels_told()),
+        (fixture.topic.depth(), fixture.edges.cancel_messages()),
         (0, 0)
     );
     let rows = fixture.edges.rows();
@@ -316,7 +316,7 @@ async fn unanswered_bet_is_rejected_at_deadline() {
     assert_eq!(
         (
             fixture.store.open_cancels().unwrap(),
-            fixture.edges.cancels_told()
+            fixture.edges.cancel_messages()
         ),
         (2, 2)
     );

@@ -47,6 +47,7 @@ fn start(failures_to_open: u32) -> Cancelling {
     };
     let canceller = Canceller::new(
         store.clone(),
+        store.clone(),
         guarded,
         settings,
         clock.clone(),

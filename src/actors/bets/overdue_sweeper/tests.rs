@@ -2,6 +2,7 @@ use super::*;
 use crate::actors::testing::money::{FakeMoney, ProbeEdges};
 use crate::domain::bets::bet::{BetStatus, SUPPLIER_TIMEOUT};
 use crate::domain::bets::bet_events::testing::pending_bet;
+use crate::store::money::CancelQueue;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -71,7 +72,7 @@ async fn overdue_bets_are_rejected_and_cancelled() {
         (5, 5)
     );
     assert_eq!(swept.edges.rows().len(), 5);
-    assert_eq!(swept.edges.cancels_told(), 5);
+    assert_eq!(swept.edges.cancel_messages(), 5);
     assert_eq!(
         swept
             .metrics

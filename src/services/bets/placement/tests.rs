@@ -17,7 +17,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::feed_health::FeedState;
 use crate::store::Store;
-use crate::store::money::TransferRequest;
+use crate::store::money::{BetReader, TransferRequest, WalletStore};
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::sqlite::SqliteStore;
 use crate::store::user_turns::{UserTurn, UserTurns};
@@ -123,7 +123,7 @@ fn start_with(batch: impl FnOnce(Arc<SqliteStore>) -> Batch) -> Fixture {
         timeout: SECOND,
         feed: feed.clone(),
     };
-    let money: Arc<dyn MoneyStore> = store.clone();
+    let money: Arc<dyn BetStore> = store.clone();
     let settings = PlacementSettings {
         limits: BetLimits {
             min_stake: cents(100),

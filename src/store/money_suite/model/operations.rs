@@ -68,7 +68,7 @@ pub enum What {
     },
     Decide {
         bet: u8,
-        verdict: BetOutcome,
+        outcome: BetOutcome,
     },
     /// Like the sweeper.
     DecideOverdue {
@@ -140,7 +140,7 @@ fn any_what() -> impl Strategy<Value = What> {
         Just(HoldResolution::Refund),
         Just(HoldResolution::Expire)
     ];
-    let verdict = prop_oneof![
+    let outcome = prop_oneof![
         Just(confirmed()),
         Just(rejected()),
         Just(BetOutcome::TimedOut)
@@ -193,7 +193,7 @@ fn any_what() -> impl Strategy<Value = What> {
             .prop_map(|(user, bet, cents, key)| What::Place { user, bet, cents, key }),
         1 => (user.clone(), key.clone()).prop_map(|(user, key)| What::Refuse { user, key }),
         1 => (user, key).prop_map(|(user, key)| What::FirstAnswer { user, key }),
-        4 => (bet, verdict).prop_map(|(bet, verdict)| What::Decide { bet, verdict }),
+        4 => (bet, outcome).prop_map(|(bet, outcome)| What::Decide { bet, outcome }),
         1 => all.clone().prop_map(|limit| What::DecideOverdue { limit }),
         1 => (few.clone(), few.clone(), 0i64..10)
             .prop_map(|(limit, publish, lease)| What::Publish { limit, publish, lease }),
@@ -315,8 +315,8 @@ impl What {
                 let first = store.first_answer(&user_of(names, *user), &key_of(*key))?;
                 Ok(first.map_or(Answer::None, answered))
             }
-            What::Decide { bet, verdict } => store
-                .decide_bet(names.bet(*bet), verdict, &notice, at(now))
+            What::Decide { bet, outcome } => store
+                .decide_bet(names.bet(*bet), outcome, &notice, at(now))
                 .map(decided),
             What::DecideOverdue { limit } => {
                 let overdue = store.overdue_bets(at(now), *limit)?;

@@ -162,7 +162,7 @@ impl Model {
                 self.keep(user, Some(key), Answer::BetRefused("EVENT_NOT_FOUND"))
             }),
             What::FirstAnswer { user, key } => self.first(user, key).unwrap_or(Answer::None),
-            What::Decide { bet, ref verdict } => self.decide(bet, verdict, now),
+            What::Decide { bet, ref outcome } => self.decide(bet, outcome, now),
             What::DecideOverdue { limit } => {
                 let mut overdue: Vec<_> = self
                     .bets
@@ -345,14 +345,14 @@ impl Model {
         })
     }
 
-    fn decide(&mut self, number: u8, verdict: &BetOutcome, now: i64) -> Answer {
+    fn decide(&mut self, number: u8, outcome: &BetOutcome, now: i64) -> Answer {
         let Some(bet) = self.bets.get_mut(&number) else {
             return Answer::Unknown;
         };
         if bet.status != BetStatus::Pending {
             return Answer::Before(bet.status);
         }
-        let (status, by) = match verdict {
+        let (status, by) = match outcome {
             BetOutcome::Confirmed { .. } => (BetStatus::Confirmed, HoldResolution::Commit),
             BetOutcome::Rejected { .. } | BetOutcome::TimedOut => {
                 (BetStatus::Rejected, HoldResolution::Refund)
@@ -361,7 +361,7 @@ impl Model {
         bet.status = status;
         let user = bet.user;
         self.settle(user, Of::Bet(number), by, now);
-        if *verdict == BetOutcome::TimedOut {
+        if *outcome == BetOutcome::TimedOut {
             self.cancels.insert(
                 number,
                 ModelCancel {

@@ -10,7 +10,7 @@ use super::support::{Database, OwnServer, Relay, execute, wait_until};
 use diesel::connection::SimpleConnection;
 
 use super::*;
-use crate::store::money::MoneyStore;
+use crate::store::money::{BetStore, DecisionStore, LedgerAudit, WalletStore};
 use crate::store::money_suite::{balances, bet, bet_id, confirmed, notice, order};
 
 /// Deposits by many clients at once into one wallet; returns every failure.

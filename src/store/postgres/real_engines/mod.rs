@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use diesel::migration::MigrationSource;
 use diesel::pg::Pg;
+use diesel::pg::data_types::PgTimestamp;
 use diesel_migrations::MigrationHarness;
 use pretty_assertions::assert_eq;
 use rstest::rstest;
@@ -16,6 +17,7 @@ use self::support::{Database, OwnServer, column, execute, role_without_rights};
 use super::*;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::{market_update, update};
+use crate::store::rows::pg_time;
 use crate::store::suite::{self, positioned, states};
 
 /// The suite that every store must pass.
@@ -59,7 +61,7 @@ mod money {
     #[ignore = "needs the real engines: make test"]
     fn concurrently_answered_key_keeps_its_answer() {
         use crate::domain::bets::bet::BetRefusal;
-        use crate::store::money::{BetAnswer, MoneyStore};
+        use crate::store::money::{BetAnswer, BetStore, WalletStore};
         use crate::store::money_suite::{balances, bet, bet_id, key, notice, order};
         let (store, database) = Database::migrated();
         store.deposit(&order("A", 1_000, "d")).unwrap();
@@ -93,7 +95,9 @@ mod money {
     #[test]
     #[ignore = "needs the real engines: make test"]
     fn locked_wallet_is_left_out_of_batches() {
-        use crate::store::money::{BetPlacement, DecideBet, Decided, MoneyStore};
+        use crate::store::money::{
+            BetPlacement, BetStore, DecideBet, Decided, DecisionStore, WalletStore,
+        };
         use crate::store::money_suite::{at, balances, bet, bet_id, confirmed, notice, order};
         let (store, database) = Database::migrated();
         for (name, number) in [("A", 1), ("B", 2)] {
@@ -106,19 +110,19 @@ mod money {
         other
             .batch_execute("BEGIN; SELECT FROM wallets WHERE user_id = 'A' FOR UPDATE")
             .unwrap();
-        let slips = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
+        let placements = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
             bet: bet(name, bet_id(number), 10),
             key: None,
             notice: notice(""),
         });
-        let placed = store.place_bets(&slips).unwrap();
+        let placed = store.place_bets(&placements).unwrap();
         assert_eq!(
             placed.iter().map(Option::is_some).collect::<Vec<_>>(),
             [false, true]
         );
         let decisions = [1, 2].map(|number| DecideBet {
             bet_id: bet_id(number),
-            verdict: confirmed(),
+            outcome: confirmed(),
             notice: notice(""),
             at: at(1),
         });
@@ -132,7 +136,7 @@ mod money {
             ((990, 10), (980, 10))
         );
         other.batch_execute("COMMIT").unwrap();
-        assert!(store.place_bets(&slips[..1]).unwrap()[0].is_some());
+        assert!(store.place_bets(&placements[..1]).unwrap()[0].is_some());
         assert!(matches!(
             store.decide_bets(&decisions).unwrap()[..],
             [Some(Decided::Now { .. }), Some(Decided::Before(_))]
@@ -439,7 +443,7 @@ fn upsert_rejects_older_states() {
             selections: &["[]"],
             source: &["test"],
             version: &[version],
-            updated_at: &[stamp(Timestamp::from_micros(updated_at).unwrap())],
+            updated_at: &[pg_time(Timestamp::from_micros(updated_at).unwrap())],
             home_team: &["a"],
             away_team: &["b"],
             seq: &[9],

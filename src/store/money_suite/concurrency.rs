@@ -8,7 +8,7 @@ use pretty_assertions::assert_eq;
 use super::*;
 
 /// Runs `work` in several threads that start together; returns their results.
-pub fn at_once<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub fn concurrently<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let (barrier, work) = (&Barrier::new(threads), &work);
     std::thread::scope(|scope| {
         let begin = |index| {
@@ -29,7 +29,7 @@ pub fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
     const THREADS: usize = 64;
     store.deposit(&order("A", 100, "d")).unwrap();
     // 192 requests for 1 each compete for 100, in three ways; reserved money is committed.
-    let outcomes = at_once(THREADS, |index| {
+    let outcomes = concurrently(THREADS, |index| {
         let withdrawn = store
             .withdraw(&order("A", 1, &format!("w{index}")))
             .map(|_| ());
@@ -75,22 +75,22 @@ pub fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
 
 pub fn concurrent_reference_is_one_movement(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    let deposits = at_once(16, |_| store.deposit(&order("A", 10, "d2")).unwrap());
+    let deposits = concurrently(16, |_| store.deposit(&order("A", 10, "d2")).unwrap());
     assert!(
         deposits.iter().all(|wallet| *wallet == deposits[0]),
         "{deposits:?}"
     );
-    let withdrawals = at_once(16, |_| store.withdraw(&order("A", 10, "w")).unwrap());
+    let withdrawals = concurrently(16, |_| store.withdraw(&order("A", 10, "w")).unwrap());
     assert!(
         withdrawals.iter().all(|wallet| *wallet == withdrawals[0]),
         "{withdrawals:?}"
     );
-    let held = at_once(16, |_| store.reserve(&order("A", 10, "r")).unwrap());
+    let held = concurrently(16, |_| store.reserve(&order("A", 10, "r")).unwrap());
     assert!(
         held.iter().all(|reservation| *reservation == held[0]),
         "{held:?}"
     );
-    let ended = at_once(16, |_| {
+    let ended = concurrently(16, |_| {
         store
             .settle(&user("A"), &reference("r"), HoldResolution::Commit, at(2))
             .unwrap()
@@ -108,7 +108,7 @@ pub fn concurrent_reference_is_one_movement(store: &dyn MoneyStore) {
 pub fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let key = key("k", "f");
-    let answers = at_once(100, |index| {
+    let answers = concurrently(100, |index| {
         // Each request has its own bet; only one of them becomes the answer.
         match store
             .place_bet(&bet("A", bet_id(index as u128), 7), Some(&key), &notice(""))
@@ -155,7 +155,7 @@ pub fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
     );
 
     // Without a wallet there is no row to lock, and the first answer must still be the only one.
-    let refused = at_once(16, |index| {
+    let refused = concurrently(16, |index| {
         if index % 2 == 0 {
             store.deposit(&order("B", 1_000, "d")).unwrap();
         }
@@ -184,7 +184,7 @@ pub fn one_of_commit_and_refund_wins(store: &dyn MoneyStore) {
     for number in 0..RESERVATIONS {
         store.reserve(&order("A", 10, &number.to_string())).unwrap();
     }
-    let outcomes = at_once(6, |index| -> Vec<_> {
+    let outcomes = concurrently(6, |index| -> Vec<_> {
         let settlement = [
             HoldResolution::Commit,
             HoldResolution::Refund,
@@ -210,12 +210,12 @@ pub fn one_of_commit_and_refund_wins(store: &dyn MoneyStore) {
 pub fn one_of_concurrent_decisions_wins(store: &dyn MoneyStore) {
     const BETS: u128 = 20;
     delivery::placed(store, BETS);
-    let outcomes = at_once(6, |index| -> Vec<_> {
-        let verdict = [confirmed(), rejected(), BetOutcome::TimedOut][index % 3].clone();
+    let outcomes = concurrently(6, |index| -> Vec<_> {
+        let outcome = [confirmed(), rejected(), BetOutcome::TimedOut][index % 3].clone();
         (0..BETS)
             .map(|number| {
                 store
-                    .decide_bet(bet_id(number), &verdict, &notice(""), at(1))
+                    .decide_bet(bet_id(number), &outcome, &notice(""), at(1))
                     .unwrap()
             })
             .collect()
@@ -246,7 +246,7 @@ pub fn one_of_concurrent_decisions_wins(store: &dyn MoneyStore) {
 }
 
 pub fn concurrent_first_deposits_create_one_wallet(store: &dyn MoneyStore) {
-    let wallets: BTreeSet<_> = at_once(16, |index| {
+    let wallets: BTreeSet<_> = concurrently(16, |index| {
         store
             .deposit(&order("A", 1, &index.to_string()))
             .unwrap()
@@ -264,7 +264,7 @@ pub fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
             .decide_bet(bet_id(number), &BetOutcome::TimedOut, &notice(""), at(1))
             .unwrap();
     }
-    let taken = at_once(6, |_| {
+    let taken = concurrently(6, |_| {
         let (mut rows, mut cancels) = (Vec::new(), Vec::new());
         // Rows locked by another taker are skipped, so an empty result does not mean the end.
         for _ in 0..30 {
@@ -303,7 +303,7 @@ pub fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore) {
     for name in USERS {
         store.deposit(&order(name, 50, "start")).unwrap();
     }
-    let moved = at_once(8, |thread| {
+    let moved = concurrently(8, |thread| {
         let mut random = fastrand::Rng::with_seed(thread as u64);
         for step in 0..60 {
             let (name, text) = (random.choice(USERS).unwrap(), random.u8(0..12).to_string());
@@ -320,11 +320,11 @@ pub fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore) {
                     &notice(""),
                 )),
                 6 => {
-                    let verdict = random
+                    let outcome = random
                         .choice([confirmed(), rejected(), BetOutcome::TimedOut])
                         .unwrap();
                     store
-                        .decide_bet(bet_id(number), &verdict, &notice(""), at(1))
+                        .decide_bet(bet_id(number), &outcome, &notice(""), at(1))
                         .unwrap();
                 }
                 _ => drop(store.expire_reservations(at(1), 3, at(2)).unwrap()),

@@ -3,10 +3,10 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::{Stop, reservations, wallet};
+use super::{Stop, ledger, reservations};
+use crate::store::failure::Failure;
 use crate::store::money::{RequestKey, WalletError};
 use crate::store::movements::{Moved, Movement, answer_text};
-use crate::store::sqlite::error::Failure;
 use crate::store::sqlite::schema::wallet_requests;
 
 /// Executes a movement and stores the answer, unless its key has one.
@@ -53,8 +53,8 @@ pub(super) fn apply_once(
 
 fn apply(connection: &mut SqliteConnection, movement: &Movement) -> Result<Moved, Stop> {
     match movement {
-        Movement::Deposit(order) => wallet::deposit(connection, order).map(Moved::Wallet),
-        Movement::Withdraw(order) => wallet::withdraw(connection, order).map(Moved::Wallet),
+        Movement::Deposit(order) => ledger::deposit(connection, order).map(Moved::Wallet),
+        Movement::Withdraw(order) => ledger::withdraw(connection, order).map(Moved::Wallet),
         Movement::Reserve(order) => {
             reservations::reserve(connection, order).map(Moved::Reservation)
         }

@@ -1,21 +1,20 @@
-//! Wallets and their transfers.
+//! Wallets and the transfers that change their balances.
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::{Stop, StoreError, amount, parsed};
+use super::Stop;
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{Balance, TransferKind};
-use crate::store::money::{Page, Transfer, TransferRequest, Wallet, WalletError};
-use crate::store::sqlite::error::Failure;
-use crate::store::sqlite::read::rows_at_most;
+use crate::store::failure::Failure;
+use crate::store::money::{TransferRequest, Wallet, WalletError};
+use crate::store::rows::money::WalletRow;
 use crate::store::sqlite::schema::{ledger_transfers, wallets};
-use crate::store::sqlite::time;
 
 /// A user's wallet.
-pub(super) fn of(
+pub(super) fn wallet(
     connection: &mut SqliteConnection,
     user_id: &UserId,
 ) -> Result<Option<Wallet>, Failure> {
@@ -26,30 +25,21 @@ pub(super) fn of(
             wallets::available_cents,
             wallets::reserved_cents,
         ))
-        .first::<(String, i64, i64)>(connection)
+        .first(connection)
         .optional()?;
-    let Some((wallet_id, available, reserved)) = row else {
-        return Ok(None);
-    };
-    Ok(Some(Wallet {
-        wallet_id: parsed("wallet_id", &wallet_id)?,
-        balance: Balance {
-            available,
-            reserved,
-        },
-    }))
+    Ok(row.map(WalletRow::read))
 }
 
 /// The wallet of a user, which must exist.
 pub(super) fn known(connection: &mut SqliteConnection, user_id: &UserId) -> Result<Wallet, Stop> {
-    Ok(of(connection, user_id)?.ok_or(WalletError::WalletNotFound)?)
+    Ok(wallet(connection, user_id)?.ok_or(WalletError::WalletNotFound)?)
 }
 
 pub(super) fn deposit(
     connection: &mut SqliteConnection,
     order: &TransferRequest,
 ) -> Result<Wallet, Stop> {
-    let wallet = match of(connection, &order.user_id)? {
+    let wallet = match wallet(connection, &order.user_id)? {
         Some(wallet) => wallet,
         None => new(connection, &order.user_id, order.at)?,
     };
@@ -143,55 +133,4 @@ pub(super) fn transfer(
         ))
         .execute(connection)?;
     Ok(after)
-}
-
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = ledger_transfers)]
-struct TransferRow {
-    id: i64,
-    kind: String,
-    debit_account: String,
-    credit_account: String,
-    amount_cents: i64,
-    reference: String,
-    available_after: i64,
-    reserved_after: i64,
-    at: i64,
-}
-
-impl TransferRow {
-    fn read(self) -> Result<Transfer, StoreError> {
-        Ok(Transfer {
-            id: self.id,
-            kind: parsed("kind", &self.kind)?,
-            debit: parsed("debit_account", &self.debit_account)?,
-            credit: parsed("credit_account", &self.credit_account)?,
-            amount: amount("amount_cents", self.amount_cents)?,
-            reference: parsed("reference", &self.reference)?,
-            balance: Balance {
-                available: self.available_after,
-                reserved: self.reserved_after,
-            },
-            at: time(self.at)?,
-        })
-    }
-}
-
-/// A page of a user's transfers.
-pub(super) fn transfers(
-    connection: &mut SqliteConnection,
-    user_id: &UserId,
-    page: Page<i64>,
-) -> Result<Vec<Transfer>, Failure> {
-    let rows = ledger_transfers::table
-        .filter(ledger_transfers::user_id.eq(user_id.as_str()))
-        .filter(ledger_transfers::id.lt(page.before.unwrap_or(i64::MAX)))
-        .order(ledger_transfers::id.desc())
-        .limit(rows_at_most(page.limit))
-        .select(TransferRow::as_select())
-        .load(connection)?;
-    Ok(rows
-        .into_iter()
-        .map(TransferRow::read)
-        .collect::<Result<_, _>>()?)
 }

@@ -2,10 +2,10 @@
 
 use pretty_assertions::assert_eq;
 
-use super::at_once::at_once;
+use super::concurrency::concurrently;
 use super::*;
 
-fn slip(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> BetPlacement {
+fn placement(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> BetPlacement {
     BetPlacement {
         bet: bet(name, bet_id(number), cents),
         key,
@@ -13,28 +13,28 @@ fn slip(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> BetPla
     }
 }
 
-fn decision(number: u128, verdict: BetOutcome) -> DecideBet {
+fn decision(number: u128, outcome: BetOutcome) -> DecideBet {
     DecideBet {
         bet_id: bet_id(number),
-        verdict,
+        outcome,
         notice: notice("{}"),
         at: at(1),
     }
 }
 
 /// Places bets like the platform: bets without an answer from the batch are placed one by one.
-fn place(store: &dyn MoneyStore, slips: &[BetPlacement]) -> Vec<BetAnswer> {
-    let answers = store.place_bets(slips).unwrap();
-    assert_eq!(answers.len(), slips.len());
-    let alone = |slip: &BetPlacement| {
+fn place(store: &dyn MoneyStore, placements: &[BetPlacement]) -> Vec<BetAnswer> {
+    let answers = store.place_bets(placements).unwrap();
+    assert_eq!(answers.len(), placements.len());
+    let alone = |placement: &BetPlacement| {
         store
-            .place_bet(&slip.bet, slip.key.as_ref(), &slip.notice)
+            .place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
             .unwrap()
     };
     answers
         .into_iter()
-        .zip(slips)
-        .map(|(answer, slip)| answer.unwrap_or_else(|| alone(slip)))
+        .zip(placements)
+        .map(|(answer, placement)| answer.unwrap_or_else(|| alone(placement)))
         .collect()
 }
 
@@ -44,10 +44,10 @@ fn decide(store: &dyn MoneyStore, decisions: &[DecideBet]) -> Vec<Decided> {
     let alone =
         |DecideBet {
              bet_id,
-             verdict,
+             outcome,
              notice,
              at,
-         }: &DecideBet| { store.decide_bet(*bet_id, verdict, notice, *at).unwrap() };
+         }: &DecideBet| { store.decide_bet(*bet_id, outcome, notice, *at).unwrap() };
     answers
         .into_iter()
         .zip(decisions)
@@ -60,21 +60,21 @@ pub fn batched_bets_get_their_own_answers(store: &dyn MoneyStore) {
     for (name, cents) in [("A", 1_000), ("B", 1_000), ("C", 99)] {
         store.deposit(&order(name, cents, "d")).unwrap();
     }
-    let first = place(store, &[slip("B", 9, 10, Some(key("seen", "f")))]).remove(0);
+    let first = place(store, &[placement("B", 9, 10, Some(key("seen", "f")))]).remove(0);
     let answers = place(
         store,
         &[
-            slip("A", 1, 100, Some(key("k", "f"))),
-            slip("C", 2, 100, None),
-            slip("D", 3, 100, Some(key("k", "f"))),
-            slip("B", 4, 200, None),
+            placement("A", 1, 100, Some(key("k", "f"))),
+            placement("C", 2, 100, None),
+            placement("D", 3, 100, Some(key("k", "f"))),
+            placement("B", 4, 200, None),
             // The same request again, another request with the same key, and a repeated earlier
             // request.
-            slip("A", 5, 100, Some(key("k", "f"))),
-            slip("A", 6, 100, Some(key("k", "other"))),
-            slip("B", 7, 10, Some(key("seen", "f"))),
+            placement("A", 5, 100, Some(key("k", "f"))),
+            placement("A", 6, 100, Some(key("k", "other"))),
+            placement("B", 7, 10, Some(key("seen", "f"))),
             // Another bet of the same user, for the whole remaining balance.
-            slip("A", 8, 900, None),
+            placement("A", 8, 900, None),
         ],
     );
     let taken = |answer: &BetAnswer| match answer {
@@ -136,8 +136,8 @@ pub fn batched_bets_are_placed_atomically(store: &dyn MoneyStore) {
         .unwrap();
     store
         .place_bets(&[
-            slip("A", 1, 100, Some(key("k", "f"))),
-            slip("B", 2, 100, None),
+            placement("A", 1, 100, Some(key("k", "f"))),
+            placement("B", 2, 100, None),
         ])
         .unwrap_err();
     assert_eq!(
@@ -159,7 +159,7 @@ pub fn batched_decisions_get_their_own_outcomes(store: &dyn MoneyStore) {
         store.deposit(&order(name, 1_000, "d")).unwrap();
     }
     for (name, number) in [("A", 1), ("A", 2), ("B", 3), ("B", 4)] {
-        place(store, &[slip(name, number, 100, None)]);
+        place(store, &[placement(name, number, 100, None)]);
     }
     store
         .decide_bet(bet_id(4), &rejected(), &notice(""), at(1))
@@ -211,14 +211,14 @@ pub fn concurrent_batches_lose_nothing(store: &dyn MoneyStore) {
     for name in USERS {
         store.deposit(&order(name, 1_000, "d")).unwrap();
     }
-    let decided = at_once(THREADS, |thread| {
+    let decided = concurrently(THREADS, |thread| {
         let mut random = fastrand::Rng::with_seed(thread as u64);
         let mut decided = 0;
         for round in 0..ROUNDS {
-            let slip = |index: u128| {
+            let placement = |index: u128| {
                 let name = random.choice(USERS).unwrap();
                 let number = (thread as u128 * ROUNDS + round) * 10 + index;
-                slip(
+                placement(
                     name,
                     number,
                     7,
@@ -227,8 +227,8 @@ pub fn concurrent_batches_lose_nothing(store: &dyn MoneyStore) {
                         .then(|| key(&random.u8(0..30).to_string(), "f")),
                 )
             };
-            let slips: Vec<_> = (0..5).map(slip).collect();
-            let mut placed: Vec<_> = place(store, &slips)
+            let placements: Vec<_> = (0..5).map(placement).collect();
+            let mut placed: Vec<_> = place(store, &placements)
                 .into_iter()
                 .filter_map(|answer| match answer {
                     BetAnswer::Placed { bet_id, .. } => Some(bet_id),

@@ -1,16 +1,15 @@
-//! The first answer to each idempotency key.
+//! The first answer to each idempotency key of a bet request.
 
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use super::{bets as bet_rows, parsed};
 use crate::domain::bets::bet::{BetId, BetRefusal};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
+use crate::store::failure::Failure;
 use crate::store::money::{BetAnswer, RequestKey, read_refusal, refusal_text};
-use crate::store::sqlite::error::Failure;
+use crate::store::rows::{parsed, price, unreadable};
 use crate::store::sqlite::schema::{bet_requests, bets};
-use crate::store::sqlite::unreadable;
 
 /// The answer to a key, if it has one.
 pub(super) fn first_answer(
@@ -38,14 +37,14 @@ pub(super) fn first_answer(
         ))
         .first::<Row>(connection)
         .optional()?;
-    let Some((fingerprint, bet_id, new_balance, refusal, price)) = row else {
+    let Some((fingerprint, bet_id, new_balance, refusal, thousandths)) = row else {
         return Ok(None);
     };
-    Ok(Some(match (bet_id, new_balance, price, refusal) {
+    Ok(Some(match (bet_id, new_balance, thousandths, refusal) {
         _ if fingerprint != key.fingerprint => BetAnswer::KeyReused,
-        (Some(bet_id), Some(new_balance), Some(price), None) => BetAnswer::Placed {
+        (Some(bet_id), Some(new_balance), Some(thousandths), None) => BetAnswer::Placed {
             bet_id: parsed("bet_id", &bet_id)?,
-            price: bet_rows::price(price)?,
+            price: price(thousandths)?,
             new_balance,
             outbox: None,
         },
@@ -55,7 +54,7 @@ pub(super) fn first_answer(
 }
 
 /// Stores a placed bet as the answer to a key.
-pub(super) fn keep_bet(
+pub(super) fn store_bet(
     connection: &mut SqliteConnection,
     user_id: &UserId,
     key: &RequestKey,

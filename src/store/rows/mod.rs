@@ -1,0 +1,8 @@
+//! The rows of both databases. The databases differ only in how they store times and ids, so a
+//! query of either loads the same row types.
+
+mod columns;
+pub(super) mod money;
+pub(super) mod odds;
+
+pub(super) use self::columns::*;
