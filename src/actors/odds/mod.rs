@@ -11,3 +11,4 @@ pub mod messages;
 pub mod odds_book;
 pub mod odds_consumer;
 pub mod store_writer;
+mod write_rounds;

@@ -5,6 +5,7 @@ mod channels;
 mod listen;
 #[cfg(test)]
 mod real_engines;
+mod repair;
 mod wire;
 
 use std::collections::BTreeSet;
@@ -15,7 +16,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use log::warn;
 use redis::{
     AsyncConnectionConfig, ErrorKind, Pipeline, RedisError, Script, ServerErrorKind, Value,
 };
@@ -32,17 +32,9 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
-use crate::telemetry::log_limit::LogLimit;
 
 /// Minimum delay after a failed connection attempt; calls in between fail with the same error.
 const RECONNECT_DELAY: Duration = Duration::from_millis(100);
-
-/// How long an entry stays reported as damaged after the last reader that found it.
-const DAMAGED_TTL: Duration = Duration::from_secs(60);
-/// The maximum number of damaged entries repaired at a time.
-const MAX_DAMAGED: usize = 100;
-/// Limits the log of removed damaged entries.
-static REMOVAL_LOG: LogLimit = LogLimit::growing(Duration::from_secs(10), Duration::from_secs(600));
 
 /// A cache in Redis. Connects on first use and reconnects after a loss.
 #[derive(Clone)]
@@ -191,7 +183,9 @@ impl Shared {
             return Ok(Vec::new());
         }
         let damaged: Vec<_> = damaged.into_iter().collect();
-        self.remove(&damaged).await?;
+        // A key of the wrong type has no readable states; if it is a hash again by now, it stays.
+        let entries = damaged.iter().map(|event_id| (event_id, Vec::new()));
+        self.remove_from(entries.collect()).await?;
         // Changes of these events that succeeded before were removed with the entries.
         let again = changes
             .into_iter()
@@ -210,35 +204,6 @@ impl Shared {
             Some(error) => Err(self.address.error(&error)),
             None => Ok(damaged),
         }
-    }
-
-    /// Removes damaged entries.
-    async fn remove(&self, events: &[EventId]) -> Result<(), CacheError> {
-        let Some(first) = events.first() else {
-            return Ok(());
-        };
-        if let Some(repeated) = REMOVAL_LOG.check("") {
-            let count = events.len();
-            warn!(event = first.as_str(), count, repeated; "damaged cache entries removed, rewriting them");
-        }
-        let mut pipeline = Pipeline::new();
-        for event_id in events {
-            pipeline
-                .cmd("UNLINK")
-                .arg(wire::book_key(event_id))
-                .arg(wire::current_key(event_id));
-        }
-        // If this key has another type, the next `damaged` call removes it.
-        let ids: Vec<&str> = events.iter().map(EventId::as_str).collect();
-        pipeline
-            .ignore_errors()
-            .cmd("SREM")
-            .arg(wire::DAMAGED)
-            .arg(ids);
-        self.send(&pipeline)
-            .await
-            .map(drop)
-            .map_err(|failed| self.error(failed))
     }
 
     /// The results of the writes; an error stands for each entry whose key has the wrong type.
@@ -270,60 +235,6 @@ impl Shared {
             sent => sent,
         }
         .map_err(|failed| self.error(failed))
-    }
-
-    /// Asks a processor to rewrite an entry. Repeated by each read that fails.
-    async fn report_damaged(&self, event_id: &EventId) {
-        let mut report = Pipeline::new();
-        // If the key has another type, the cache writer removes it, and the next read reports
-        // again.
-        report.ignore_errors();
-        report
-            .cmd("SADD")
-            .arg(wire::DAMAGED)
-            .arg(event_id.as_str())
-            .ignore();
-        report
-            .cmd("PEXPIRE")
-            .arg(wire::DAMAGED)
-            .arg(DAMAGED_TTL.as_millis() as u64)
-            .ignore();
-        // The reader gets the error of the read in any case.
-        let _ = self.send(&report).await;
-    }
-
-    async fn damaged(&self) -> Result<Vec<EventId>, CacheError> {
-        let mut query = Pipeline::new();
-        query.ignore_errors();
-        query.cmd("SMEMBERS").arg(wire::DAMAGED);
-        let values = self
-            .send(&query)
-            .await
-            .map_err(|failed| self.error(failed))?;
-        // The key has the wrong type. It must not stop the cache, so it is removed.
-        if values
-            .iter()
-            .any(|value| matches!(value, Value::ServerError(_)))
-        {
-            let mut removal = Pipeline::new();
-            removal.cmd("UNLINK").arg(wire::DAMAGED);
-            return self
-                .send(&removal)
-                .await
-                .map(|_| Vec::new())
-                .map_err(|failed| self.error(failed));
-        }
-        let ids: Vec<Vec<String>> = values
-            .into_iter()
-            .filter_map(|value| redis::from_redis_value(value).ok())
-            .collect();
-        // The same ones each time, until they are removed.
-        let events: BTreeSet<EventId> = ids
-            .iter()
-            .flatten()
-            .filter_map(|id| EventId::new(id).ok())
-            .collect();
-        Ok(events.into_iter().take(MAX_DAMAGED).collect())
     }
 
     async fn read_book(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, CacheError> {
@@ -446,9 +357,12 @@ impl OddsCache for RedisCache {
         async move { shared.damaged().await }.boxed()
     }
 
-    fn remove(&self, events: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn remove_damaged(
+        &self,
+        events: Vec<EventId>,
+    ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let shared = self.shared.clone();
-        async move { shared.remove(&events).await }.boxed()
+        async move { shared.remove_damaged(&events).await }.boxed()
     }
 
     fn read_book(
