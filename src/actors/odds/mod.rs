@@ -6,6 +6,7 @@ pub mod book_source;
 pub mod broadcast_listener;
 pub mod cache_writer;
 pub mod client_reads;
+mod feed_tracker;
 pub mod heartbeat;
 pub mod messages;
 pub mod odds_book;
