@@ -83,9 +83,14 @@ pub trait OddsCache: Send + Sync {
         async move { answer.await.map(|()| Vec::new()) }.boxed()
     }
 
-    /// Removes the entries of these events so that they can be written again.
-    fn remove(&self, _: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
-        std::future::ready(Ok(())).boxed()
+    /// Removes what is damaged from the entries of these events, so that it can be written again.
+    /// Atomic: readable states stay, and so does what another process has written in the meantime.
+    /// Returns the events from whose entries something was removed.
+    fn remove_damaged(
+        &self,
+        _: Vec<EventId>,
+    ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
     }
 
     /// The states of an event's markets.

@@ -31,6 +31,7 @@ macro_rules! cache_suite {
         check!(random_writes_agree_with_model);
         check!(updates_are_returned_unchanged);
         check!(large_batch_is_written);
+        check!(removal_keeps_readable_states);
         check!(ping_answers);
     };
 }
@@ -165,6 +166,18 @@ pub async fn updates_are_returned_unchanged(cache: &dyn OddsCache) {
         cache.write(vec![Arc::new(written.clone())]).await.unwrap();
         assert_eq!(read(cache, &format!("CASE_{seq}")).await, [written]);
     }
+}
+
+pub async fn removal_keeps_readable_states(cache: &dyn OddsCache) {
+    let states = [state("E", "1x2", 1, 1, 1), state("E", "btts", 1, 1, 2)];
+    cache.write(states.to_vec()).await.unwrap();
+    let events = ["E", "F"].map(|event| EventId::new(event).unwrap());
+    assert_eq!(cache.remove_damaged(events.to_vec()).await, Ok(Vec::new()));
+    assert_eq!(cache.remove_damaged(Vec::new()).await, Ok(Vec::new()));
+    assert_eq!(
+        read(cache, "E").await,
+        states.map(|state| MarketState::clone(&state))
+    );
 }
 
 pub async fn large_batch_is_written(cache: &dyn OddsCache) {

@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Delay before a failed heartbeat is retried.
 const RETRY: Duration = Duration::from_millis(250);
 /// Timeout for replies of the bus and the cache.
-const ANSWER_LIMIT: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 /// A consumer does not keep up if it has not polled the bus, or not applied a record, for this
 /// long.
 const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
@@ -50,11 +50,11 @@ pub struct Heartbeat {
     consumer: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
-    told: HeartbeatTarget,
+    target: HeartbeatTarget,
     /// The component that failed the last time.
-    in_the_way: Option<&'static str>,
+    failed: Option<&'static str>,
     /// Whether a heartbeat has succeeded before.
-    has_followed: bool,
+    has_succeeded: bool,
     log: FaultLog,
 }
 
@@ -65,36 +65,35 @@ pub type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Sends heartbeats to `told` while `bus` answers, `consumer` is alive, its `group` is healthy
+    /// Sends heartbeats to `target` while `bus` answers, `consumer` is alive, its `group` is healthy
     /// and its `backlog` is not old.
     pub fn new(
         bus: Arc<dyn Topic>,
         (consumer, backlog): ConsumerSigns,
         group: SubscriptionHealth,
-        told: HeartbeatTarget,
+        target: HeartbeatTarget,
     ) -> Heartbeat {
         Heartbeat {
             bus,
             consumer,
             backlog,
             group,
-            told,
-            in_the_way: None,
-            has_followed: false,
+            target,
+            failed: None,
+            has_succeeded: false,
             log: FaultLog::new(),
         }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
-        let (bus, told) = (self.bus.clone(), self.told.clone());
-        let (consumer, backlog, group) = (
-            self.consumer.clone(),
-            self.backlog.clone(),
-            self.group.clone(),
-        );
+        let bus = self.bus.clone();
+        let consumer = self.consumer.clone();
+        let backlog = self.backlog.clone();
+        let group = self.group.clone();
+        let target = self.target.clone();
         let beating = async move {
-            let follows = follows(&*bus, &consumer, &backlog, &group).await;
-            told.publish(follows).await
+            let health = check_consumer(&*bus, &consumer, &backlog, &group).await;
+            target.publish(health).await
         };
         context.spawn(
             beating
@@ -109,17 +108,17 @@ impl Heartbeat {
 
     /// Logs each failed component once, however long the failure lasts.
     fn report(&mut self, problem: Option<Problem>) {
-        self.has_followed |= problem.is_none();
-        let in_the_way = problem.as_ref().map(|(what, _)| *what);
-        if in_the_way == self.in_the_way {
+        self.has_succeeded |= problem.is_none();
+        let failed = problem.as_ref().map(|(what, _)| *what);
+        if failed == self.failed {
             return;
         }
-        self.in_the_way = in_the_way;
+        self.failed = failed;
         match problem {
             Some((what, why)) => {
                 if let Some(repeated) = self.log.failed(what) {
                     // Joining a group takes seconds at every start, so it is not worth a warning.
-                    let level = if self.has_followed {
+                    let level = if self.has_succeeded {
                         Level::Warn
                     } else {
                         Level::Info
@@ -142,13 +141,13 @@ impl Actor for Heartbeat {
 }
 
 /// Checks that the bus answers, the group lets the consumer read, and the consumer keeps up.
-async fn follows(
+async fn check_consumer(
     bus: &dyn Topic,
     consumer: &LivenessProbe,
     backlog: &Backlog,
     group: &SubscriptionHealth,
 ) -> Result<(), Problem> {
-    answer("bus", bus.ping()).await?;
+    in_time("bus", bus.ping()).await?;
     if let Some(problem) = group.problem() {
         return Err(("live group", problem));
     }
@@ -160,31 +159,31 @@ async fn follows(
     }
 }
 
-async fn answer<E: std::fmt::Display>(
+async fn in_time<E: std::fmt::Display>(
     what: &'static str,
-    answer: impl Future<Output = Result<(), E>>,
+    reply: impl Future<Output = Result<(), E>>,
 ) -> Result<(), Problem> {
-    match timeout(ANSWER_LIMIT, answer).await {
-        Ok(answer) => answer.map_err(|error| (what, error.to_string())),
+    match timeout(REPLY_TIMEOUT, reply).await {
+        Ok(reply) => reply.map_err(|error| (what, error.to_string())),
         Err(_) => Err((
             what,
-            format!("no answer within {} s", ANSWER_LIMIT.as_secs()),
+            format!("no answer within {} s", REPLY_TIMEOUT.as_secs()),
         )),
     }
 }
 
 impl HeartbeatTarget {
-    async fn publish(&self, follows: Result<(), Problem>) -> Result<(), Problem> {
+    async fn publish(&self, consumer: Result<(), Problem>) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {
-                follows?;
+                consumer?;
                 if let Some(problem) = health.problem() {
                     return Err(("cache", problem));
                 }
-                answer("cache", cache.publish_heartbeat()).await
+                in_time("cache", cache.publish_heartbeat()).await
             }
             HeartbeatTarget::Local { state, feed } => {
-                let status = match &follows {
+                let status = match &consumer {
                     Ok(()) => {
                         state.set_live();
                         FeedStatus::Live
@@ -197,7 +196,7 @@ impl HeartbeatTarget {
                 // Without the registry nobody can be notified; the platform monitors its actors and
                 // stops the process.
                 let _ = feed.send(FeedChanged(status)).await;
-                follows
+                consumer
             }
         }
     }

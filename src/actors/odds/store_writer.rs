@@ -73,9 +73,8 @@ impl StoreWriter {
     }
 
     fn prune(&mut self, context: &mut Context<Self>) {
-        let (store, retention, metrics) =
-            (self.store.clone(), self.retention, self.metrics.clone());
-        let pruning = prune_all(store, retention).into_actor(self);
+        let metrics = self.metrics.clone();
+        let pruning = prune_all(self.store.clone(), self.retention).into_actor(self);
         context.spawn(pruning.map(move |report, _, context| {
             context.run_later(PRUNE_INTERVAL, |writer, context| writer.prune(context));
             match report {
@@ -143,13 +142,16 @@ impl Handler<StoreBatch> for StoreWriter {
     type Result = AtomicResponse<Self, Result<(), StoreError>>;
 
     fn handle(&mut self, batch: StoreBatch, _: &mut Context<Self>) -> Self::Result {
-        let (store, metrics, last) = (self.store.clone(), self.metrics.clone(), self.last.clone());
+        let store = self.store.clone();
+        let metrics = self.metrics.clone();
+        let last = self.last.clone();
         let writing = async move {
             let started = Instant::now();
-            let (updates, letters) = (batch.updates.len(), batch.dead_letters.len());
+            let updates = batch.updates.len();
+            let dead_letters = batch.dead_letters.len();
             let written = blocking(move || {
-                // Dead letters first: if the updates fail, the batch is retried, and a letter may
-                // be stored twice but is never lost.
+                // Dead letters first: if the updates fail, the batch is retried, and a dead letter
+                // may be stored twice but is never lost.
                 if !batch.dead_letters.is_empty() {
                     store.write_dead_letters(&batch.dead_letters)?;
                 }
@@ -168,7 +170,7 @@ impl Handler<StoreBatch> for StoreWriter {
                     .batch_seconds
                     .observe(started.elapsed().as_secs_f64());
             }
-            metrics.dead_letters.inc_by(letters as u64);
+            metrics.dead_letters.inc_by(dead_letters as u64);
             Ok(())
         };
         AtomicResponse::new(Box::pin(writing.into_actor(self)))

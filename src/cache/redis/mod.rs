@@ -116,9 +116,12 @@ impl OddsCache for RedisCache {
         async move { damaged::list(&shared.client).await }.boxed()
     }
 
-    fn remove(&self, events: Vec<EventId>) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn remove_damaged(
+        &self,
+        events: Vec<EventId>,
+    ) -> BoxFuture<'static, Result<Vec<EventId>, CacheError>> {
         let shared = self.shared.clone();
-        async move { damaged::remove(&shared.client, &events).await }.boxed()
+        async move { damaged::remove_damaged(&shared.client, &events).await }.boxed()
     }
 
     fn read_book(

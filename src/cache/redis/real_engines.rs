@@ -542,6 +542,48 @@ async fn damaged_key_affects_one_event() {
     }
 }
 
+/// Only unreadable fields and keys of the wrong type are removed, and no longer reported.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn removal_keeps_what_others_wrote() {
+    let (database, channel) = (Database::claim(), random_channel());
+    let cache = cache_at(&database.url, &channel);
+    let mut connection = database.connection();
+    let events = vec![event(), EventId::new("MATCH_009").unwrap()];
+    let unbeatable = format!(r#"{{"order":"{}","seq":9,"payload":{{}}}}"#, "9".repeat(40));
+    cache.write(state(1, 1)).await.unwrap();
+    for (market, value) in [("btts", "{garbage"), ("goals", &unbeatable)] {
+        let _: () = connection
+            .hset("odds:book:MATCH_001", market, value)
+            .unwrap();
+    }
+    assert!(cache.read_book(&event()).await.is_err());
+    assert_eq!(cache.damaged().await, Ok(vec![event()]));
+    // Another processor writes a market between the report and the removal.
+    cache.write(state(2, 2)).await.unwrap();
+    assert_eq!(
+        cache.remove_damaged(events.clone()).await,
+        Ok(vec![event()])
+    );
+    assert_eq!(cache.read_book(&event()).await.unwrap(), state(2, 2));
+    assert_eq!(cache.damaged().await, Ok(Vec::new()));
+    assert_eq!(cache.remove_damaged(events.clone()).await, Ok(Vec::new()));
+    // A field that has another value than the one that was read stays.
+    let entry = (&events[0], vec![(b"1x2".to_vec(), b"{garbage".to_vec())]);
+    assert_eq!(
+        damaged::remove_from(&cache.shared.client, vec![entry]).await,
+        Ok(Vec::new())
+    );
+    assert_eq!(cache.read_book(&event()).await.unwrap(), state(2, 2));
+    // A key of the wrong type is removed as a whole.
+    let _: () = connection.set("odds:book:MATCH_001", "x").unwrap();
+    assert!(cache.read_book(&event()).await.is_err());
+    assert_eq!(cache.remove_damaged(events).await, Ok(vec![event()]));
+    assert_eq!(cache.damaged().await, Ok(Vec::new()));
+    let keys: Vec<String> = connection.keys("odds:*").unwrap();
+    assert_eq!(keys, Vec::<String>::new());
+}
+
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn damaged_list_of_wrong_type_is_removed() {

@@ -58,6 +58,27 @@ if original ~= '' then redis.call('PUBLISH', original, message) end
 return 2
 "#;
 
+/// Removes what is damaged from one entry, atomically: the key if it has the wrong type, else the
+/// given fields that still have the given values.
+///
+/// Another processor may have written the entry since it was read, so nothing readable is removed.
+/// Returns the number of removed keys and fields.
+const REMOVAL_SCRIPT: &str = r#"
+local kind = redis.call('TYPE', KEYS[1]).ok
+local removed = 0
+if kind == 'hash' then
+  for i = 1, #ARGV, 2 do
+    if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[i + 1] then
+      removed = removed + redis.call('HDEL', KEYS[1], ARGV[i])
+    end
+  end
+elseif kind ~= 'none' then
+  removed = redis.call('UNLINK', KEYS[1])
+end
+if removed > 0 and redis.call('EXISTS', KEYS[1]) == 0 then redis.call('UNLINK', KEYS[2]) end
+return removed
+"#;
+
 pub(super) fn book_key(event_id: &EventId) -> String {
     format!("odds:book:{event_id}")
 }
@@ -133,6 +154,20 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
             version: i64::MAX,
         }))
         .arg(largest_seq.to_string());
+    command
+}
+
+/// The script call that removes what is damaged from an entry. Rare, so the script is sent with it.
+pub(super) fn removal_command(event_id: &EventId, fields: &[(Vec<u8>, Vec<u8>)]) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command
+        .arg(REMOVAL_SCRIPT)
+        .arg(2)
+        .arg(book_key(event_id))
+        .arg(current_key(event_id));
+    for (field, value) in fields {
+        command.arg(field).arg(value);
+    }
     command
 }
 

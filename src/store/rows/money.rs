@@ -7,9 +7,7 @@ use crate::domain::bets::bet::{Bet, BetId, BetStep};
 use crate::domain::ids::{MarketKey, Reference, UserId};
 use crate::domain::wallet::ledger::Balance;
 use crate::store::StoreError;
-use crate::store::money::{
-    Cancel, OutboxDepth, OutboxRow, Reservation, Transfer, Wallet,
-};
+use crate::store::money::{Cancel, OutboxDepth, OutboxRow, Reservation, Transfer, Wallet};
 
 /// A wallet.
 #[derive(Queryable)]

@@ -7,7 +7,9 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::actors::odds::feed_tracker::MAX_BATCHES;
 use crate::cache::RefusedBroadcasts;
+use crate::domain::ids::EventId;
 use crate::domain::odds::update::testing::update;
 
 const STALE_AFTER: Duration = Duration::from_secs(60);
@@ -18,7 +20,7 @@ impl BroadcastStream for ProbeBroadcasts {
     fn next(&mut self) -> BoxFuture<'_, BroadcastEvent> {
         async {
             match self.0.recv().await {
-                Some(heard) => heard,
+                Some(event) => event,
                 None => std::future::pending().await,
             }
         }
@@ -29,7 +31,7 @@ impl BroadcastStream for ProbeBroadcasts {
 /// Stands in for the router and the registry, and records the messages it receives.
 #[derive(Clone, Default)]
 struct Probe {
-    told: Arc<Mutex<Vec<String>>>,
+    recorded: Arc<Mutex<Vec<String>>>,
     apply_hangs: Arc<AtomicBool>,
     reload_fails: Arc<AtomicBool>,
     reload_hangs: Arc<AtomicBool>,
@@ -38,7 +40,7 @@ struct Probe {
 
 impl Probe {
     fn record(&self, what: impl Into<String>) {
-        self.told.lock().unwrap().push(what.into());
+        self.recorded.lock().unwrap().push(what.into());
     }
 }
 
@@ -110,13 +112,13 @@ impl Handler<FeedChanged> for Probe {
 struct Fixture {
     listener: Addr<BroadcastListener>,
     probe: Probe,
-    say: mpsc::UnboundedSender<BroadcastEvent>,
+    events: mpsc::UnboundedSender<BroadcastEvent>,
     state: Arc<FeedState>,
     metrics: OddsMetrics,
 }
 
 fn fixture() -> Fixture {
-    let (say, heard) = mpsc::unbounded_channel();
+    let (events, received) = mpsc::unbounded_channel();
     let (probe, metrics) = (Probe::default(), OddsMetrics::new().unwrap());
     let state = Arc::new(FeedState::not_heard_yet(metrics.feed_live.clone()));
     let address = probe.clone().start();
@@ -125,7 +127,7 @@ fn fixture() -> Fixture {
         reload: address.clone().recipient(),
         feed: address.recipient(),
     };
-    let broadcasts = Box::new(ProbeBroadcasts(heard));
+    let broadcasts = Box::new(ProbeBroadcasts(received));
     let listener = BroadcastListener::new(
         broadcasts,
         edges,
@@ -137,7 +139,7 @@ fn fixture() -> Fixture {
     Fixture {
         listener,
         probe,
-        say,
+        events,
         state,
         metrics,
     }
@@ -162,8 +164,8 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 impl Fixture {
-    async fn until_told(&self, expected: &[&str]) {
-        let recorded = || self.probe.told.lock().unwrap().clone();
+    async fn until_recorded(&self, expected: &[&str]) {
+        let recorded = || self.probe.recorded.lock().unwrap().clone();
         for _ in 0..1_000 {
             if recorded() == expected {
                 return;
@@ -178,30 +180,32 @@ impl Fixture {
 #[actix_web::test]
 async fn feed_is_live_from_reload_to_loss() {
     let fixture = fixture();
-    fixture.until_told(&["Stale"]).await;
+    fixture.until_recorded(&["Stale"]).await;
     assert_eq!(
         fixture.state.problem().unwrap(),
         "not subscribed to broadcasts yet"
     );
     fixture.probe.reload_hangs.store(true, Ordering::SeqCst);
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
-    fixture.say.send(changes()).unwrap();
-    fixture.until_told(&["Stale", "reload", "apply 1"]).await;
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(changes()).unwrap();
+    fixture
+        .until_recorded(&["Stale", "reload", "apply 1"])
+        .await;
     assert!(!fixture.state.is_live(), "the books are still reloading");
     fixture.probe.reload_hangs.store(false, Ordering::SeqCst);
     fixture
-        .until_told(&["Stale", "reload", "apply 1", "Live"])
+        .until_recorded(&["Stale", "reload", "apply 1", "Live"])
         .await;
     assert_eq!(
         (fixture.state.is_live(), fixture.state.problem()),
         (true, None)
     );
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Lost("refused".to_owned()))
         .unwrap();
     fixture
-        .until_told(&["Stale", "reload", "apply 1", "Live", "Stale"])
+        .until_recorded(&["Stale", "reload", "apply 1", "Live", "Stale"])
         .await;
     assert_eq!(
         (fixture.state.is_live(), fixture.state.problem().unwrap()),
@@ -223,39 +227,39 @@ async fn feed_is_live_from_reload_to_loss() {
 async fn feed_is_stale_without_processor() {
     let fixture = fixture();
     tokio::time::pause();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
-    fixture.until_told(&["Stale", "reload"]).await;
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
+    fixture.until_recorded(&["Stale", "reload"]).await;
     until("the reason is reported", || {
         fixture.state.problem().unwrap() == "no processor has been heard yet"
     })
     .await;
-    fixture.say.send(BroadcastEvent::Unreadable(3)).unwrap();
+    fixture.events.send(BroadcastEvent::Unreadable(3)).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: false })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     assert_eq!(fixture.metrics.broadcasts_unreadable.get(), 3);
     for _ in 0..5 {
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
         fixture
-            .say
+            .events
             .send(BroadcastEvent::Alive { is_own: false })
             .unwrap();
     }
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
     fixture
-        .until_told(&["Stale", "reload", "Live", "Stale"])
+        .until_recorded(&["Stale", "reload", "Live", "Stale"])
         .await;
     assert_eq!(
         fixture.state.problem().unwrap(),
         "no processor has been heard for 1m"
     );
     // A change from the original program is a sign of life too.
-    fixture.say.send(changes()).unwrap();
+    fixture.events.send(changes()).unwrap();
     fixture
-        .until_told(&[
+        .until_recorded(&[
             "Stale", "reload", "Live", "Stale", "reload", "apply 1", "Live",
         ])
         .await;
@@ -266,12 +270,12 @@ async fn feed_is_stale_without_processor() {
 async fn numbered_change_is_not_a_heartbeat() {
     let fixture = fixture();
     tokio::time::pause();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
     let numbered = Broadcast {
         update: update(1, 1, 1),
@@ -279,15 +283,15 @@ async fn numbered_change_is_not_a_heartbeat() {
         conflated: false,
     };
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Changes(vec![numbered]))
         .unwrap();
     fixture
-        .until_told(&["Stale", "reload", "Live", "apply 1"])
+        .until_recorded(&["Stale", "reload", "Live", "apply 1"])
         .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     fixture
-        .until_told(&["Stale", "reload", "Live", "apply 1", "Stale"])
+        .until_recorded(&["Stale", "reload", "Live", "apply 1", "Stale"])
         .await;
 }
 
@@ -295,45 +299,45 @@ async fn numbered_change_is_not_a_heartbeat() {
 async fn unnamed_heartbeat_counts_until_own_one() {
     let fixture = fixture();
     tokio::time::pause();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: false })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
     tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
     // An earlier version and the original program of another deployment.
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: false })
         .unwrap();
-    fixture.say.send(changes()).unwrap();
+    fixture.events.send(changes()).unwrap();
     fixture
-        .until_told(&["Stale", "reload", "Live", "apply 1"])
+        .until_recorded(&["Stale", "reload", "Live", "apply 1"])
         .await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     fixture
-        .until_told(&["Stale", "reload", "Live", "apply 1", "Stale"])
+        .until_recorded(&["Stale", "reload", "Live", "apply 1", "Stale"])
         .await;
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: false })
         .unwrap();
-    fixture.say.send(changes()).unwrap();
+    fixture.events.send(changes()).unwrap();
     fixture
-        .until_told(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"])
+        .until_recorded(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"])
         .await;
     assert!(!fixture.state.is_live());
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
     fixture
-        .until_told(&[
+        .until_recorded(&[
             "Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live",
         ])
         .await;
@@ -344,22 +348,24 @@ async fn unnamed_heartbeat_counts_until_own_one() {
 async fn rejected_broadcasts_are_reloaded_together() {
     let fixture = fixture();
     tokio::time::pause();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
-    fixture.until_told(&["Stale", "reload"]).await;
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
+    fixture.until_recorded(&["Stale", "reload"]).await;
     for flood in 0..10_u32 {
         let events = (0..50)
             .map(|event| EventId::new(&format!("E{}", 50 * flood + event)).unwrap())
             .collect();
         let counts = BTreeMap::from([("future", 50), ("deployment", 1)]);
         fixture
-            .say
+            .events
             .send(BroadcastEvent::Refused(RefusedBroadcasts {
                 counts,
                 events,
             }))
             .unwrap();
     }
-    fixture.until_told(&["Stale", "reload", "reload 64"]).await;
+    fixture
+        .until_recorded(&["Stale", "reload", "reload 64"])
+        .await;
     let count = |reason| {
         fixture
             .metrics
@@ -374,29 +380,31 @@ async fn rejected_broadcasts_are_reloaded_together() {
     );
     // Messages without an event, as from a foreign program, cause no reload.
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Refused(RefusedBroadcasts::default()))
         .unwrap();
     tokio::time::sleep(3 * SUSPECT_PAUSE).await;
-    fixture.until_told(&["Stale", "reload", "reload 64"]).await;
+    fixture
+        .until_recorded(&["Stale", "reload", "reload 64"])
+        .await;
 }
 
 /// A subscription that ends by a fault stops the actor, so that the process is restarted.
 #[actix_web::test]
 async fn ended_subscription_stops_the_actor() {
     let fixture = fixture();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Ended("fault".to_owned()))
         .unwrap();
     fixture
-        .until_told(&["Stale", "reload", "Live", "Stale"])
+        .until_recorded(&["Stale", "reload", "Live", "Stale"])
         .await;
     until("the actor stops", || !fixture.listener.connected()).await;
     assert_eq!(fixture.state.problem().unwrap(), "fault");
@@ -406,19 +414,19 @@ async fn ended_subscription_stops_the_actor() {
 #[actix_web::test]
 async fn unapplied_changes_make_the_feed_stale() {
     let fixture = fixture();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture
         .probe
         .apply_fails
         .store(MAX_ATTEMPTS, Ordering::SeqCst);
-    fixture.say.send(changes()).unwrap();
+    fixture.events.send(changes()).unwrap();
     fixture
-        .until_told(&[
+        .until_recorded(&[
             "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale",
         ])
         .await;
@@ -427,13 +435,13 @@ async fn unapplied_changes_make_the_feed_stale() {
         "the book of `MATCH_001` stopped before it replied"
     );
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
     let recorded = [
         "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live",
     ];
-    fixture.until_told(&recorded).await;
+    fixture.until_recorded(&recorded).await;
 }
 
 /// A reload that completes after the next loss does not make the feed live.
@@ -441,24 +449,24 @@ async fn unapplied_changes_make_the_feed_stale() {
 async fn outdated_reload_does_not_report_live() {
     let fixture = fixture();
     fixture.probe.reload_hangs.store(true, Ordering::SeqCst);
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Lost("again".to_owned()))
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Stale"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Stale"]).await;
     fixture.probe.reload_hangs.store(false, Ordering::SeqCst);
-    fixture.say.send(changes()).unwrap();
+    fixture.events.send(changes()).unwrap();
     fixture
-        .until_told(&["Stale", "reload", "Stale", "apply 1"])
+        .until_recorded(&["Stale", "reload", "Stale", "apply 1"])
         .await;
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
     fixture
-        .until_told(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"])
+        .until_recorded(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"])
         .await;
 }
 
@@ -466,41 +474,43 @@ async fn outdated_reload_does_not_report_live() {
 async fn failed_reloads_and_batches_are_retried() {
     let fixture = fixture();
     fixture.probe.reload_fails.store(true, Ordering::SeqCst);
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: true })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "reload 1"]).await;
+    fixture
+        .until_recorded(&["Stale", "reload", "reload 1"])
+        .await;
     assert!(!fixture.state.is_live());
     fixture.probe.reload_fails.store(false, Ordering::SeqCst);
     fixture
-        .until_told(&["Stale", "reload", "reload 1", "reload 1", "Live"])
+        .until_recorded(&["Stale", "reload", "reload 1", "reload 1", "Live"])
         .await;
     fixture.probe.apply_fails.store(1, Ordering::SeqCst);
-    fixture.say.send(changes()).unwrap();
+    fixture.events.send(changes()).unwrap();
     let recorded = [
         "Stale", "reload", "reload 1", "reload 1", "Live", "apply 1", "apply 1",
     ];
-    fixture.until_told(&recorded).await;
+    fixture.until_recorded(&recorded).await;
 }
 
 #[actix_web::test]
 async fn hanging_batch_does_not_block_next() {
     let fixture = fixture();
-    fixture.say.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
     fixture
-        .say
+        .events
         .send(BroadcastEvent::Alive { is_own: false })
         .unwrap();
-    fixture.until_told(&["Stale", "reload", "Live"]).await;
+    fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture.probe.apply_hangs.store(true, Ordering::SeqCst);
-    for _ in 0..2 * BATCHES_AT_ONCE {
-        fixture.say.send(changes()).unwrap();
+    for _ in 0..2 * MAX_BATCHES {
+        fixture.events.send(changes()).unwrap();
     }
     let mut recorded = vec!["Stale", "reload", "Live"];
-    recorded.extend(["apply 1"; BATCHES_AT_ONCE]);
-    fixture.until_told(&recorded).await;
+    recorded.extend(["apply 1"; MAX_BATCHES]);
+    fixture.until_recorded(&recorded).await;
     assert!(fixture.state.is_live());
     tokio::time::pause();
     fixture.probe.apply_hangs.store(false, Ordering::SeqCst);
@@ -508,7 +518,7 @@ async fn hanging_batch_does_not_block_next() {
     let recorded = |what: &str| {
         fixture
             .probe
-            .told
+            .recorded
             .lock()
             .unwrap()
             .iter()

@@ -1,11 +1,9 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-
 use super::*;
-use crate::cache::{BroadcastStream, CacheError};
+use crate::cache::BroadcastStream;
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::*;
 
 #[derive(Default)]

@@ -111,12 +111,12 @@ async fn heartbeat_needs_bus_group_and_consumer() {
     let pings = || bus.pings.load(Ordering::SeqCst);
     bus.is_away.store(true, Ordering::SeqCst);
     let group = SubscriptionHealth::joining("g");
-    let told = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
+    let target = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
     Heartbeat::new(
         bus.clone(),
         (life.clone(), Arc::default()),
         group.clone(),
-        told,
+        target,
     )
     .start();
     until("the bus is pinged", || pings() >= 3).await;
@@ -142,8 +142,8 @@ async fn heartbeat_needs_bus_group_and_consumer() {
 /// Without broadcasts in the cache, the clients of this process are notified.
 #[actix_web::test]
 async fn local_heartbeat_notifies_own_clients() {
-    let (bus, told) = (Arc::new(ProbeBus::default()), Arc::default());
-    let registry = ProbeRegistry(Arc::clone(&told)).start();
+    let (bus, recorded) = (Arc::new(ProbeBus::default()), Arc::default());
+    let registry = ProbeRegistry(Arc::clone(&recorded)).start();
     let state = Arc::new(FeedState::not_heard_yet(
         OddsMetrics::new().unwrap().feed_live,
     ));
@@ -159,7 +159,7 @@ async fn local_heartbeat_notifies_own_clients() {
         here,
     )
     .start();
-    let last = || told.lock().unwrap().last().copied();
+    let last = || recorded.lock().unwrap().last().copied();
     let feed_is = |status| {
         life.touch();
         last() == Some(status)
