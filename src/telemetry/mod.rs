@@ -5,3 +5,4 @@ pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 pub mod redact;
+pub mod role;
