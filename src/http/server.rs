@@ -26,6 +26,7 @@ use super::errors::not_found;
 use super::origin::FrontDoor;
 use super::stream::GuardedStream;
 use crate::runtime::connection::prepare;
+use crate::telemetry::role;
 
 /// How long a graceful stop waits for responses in progress.
 const STOP_TIMEOUT_SECONDS: u64 = 3;
@@ -155,7 +156,10 @@ where
     // The limit is per worker thread from here on.
     let mut limits = bounds.connections.clone();
     limits.most = limits.most.div_ceil(listen.workers);
+    // Each worker has a thread of its own, so its sessions need no role of their own.
+    let role = role::current();
     let factory = move || {
+        role::set_for_thread(role);
         let table = Connections::start(
             limits.clone(),
             bounds.addresses.clone(),
@@ -201,11 +205,11 @@ where
         .map_err(bind_error)?
         .run();
     let handle = server.handle();
-    actix_web::rt::spawn(async move {
+    actix_web::rt::spawn(role::inherit(async move {
         if let Err(failure) = server.await {
             error!(address:%; "http server failed: {failure}");
         }
-    });
+    }));
     Ok(RunningServer { address, handle })
 }
 

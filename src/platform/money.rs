@@ -54,16 +54,20 @@ impl PlatformBuilder<'_> {
         prices: Option<Prices>,
     ) -> Result<(), StartError> {
         if config.runs(Role::Wallet) {
-            self.start_wallet(stores)?;
+            self.for_role(Role::Wallet, |builder| builder.start_wallet(stores))?;
         }
         let Some(topics) = bus.and_then(|bus| bus.bets.as_ref()) else {
             return Ok(());
         };
         if config.runs(Role::Confirmation) {
-            self.start_confirmation(stores, topics)?;
+            self.for_role(Role::Confirmation, |builder| {
+                builder.start_confirmation(stores, topics)
+            })?;
         }
         if let Some(prices) = prices.filter(|_| config.runs(Role::Bets)) {
-            self.start_bets(stores, topics, prices)?;
+            self.for_role(Role::Bets, |builder| {
+                builder.start_bets(stores, topics, prices)
+            })?;
         }
         Ok(())
     }

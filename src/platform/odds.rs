@@ -107,23 +107,30 @@ impl PlatformBuilder<'_> {
             (None, Some(bus)) if bus.first_position.is_none() => FeedState::not_followed_yet,
             _ => FeedState::in_process,
         };
-        let shows = config.runs(Role::Odds) || config.runs(Role::Bets);
-        let odds = if shows {
-            Some(self.start_registry(feed)?)
-        } else {
-            None
-        };
+        // The role that shows prices to clients.
+        let reader = [Role::Odds, Role::Bets]
+            .into_iter()
+            .find(|role| config.runs(*role));
+        let odds = reader
+            .map(|role| self.for_role(role, |builder| builder.start_registry(feed)))
+            .transpose()?;
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
             let local = odds.as_ref().filter(|_| broadcasts.is_none());
-            books = Some(self.start_processor(bus, cache, &stores.main, local)?);
+            books = Some(self.for_role(Role::Processor, |builder| {
+                builder.start_processor(bus, cache, &stores.main, local)
+            })?);
         }
-        let Some(odds) = odds else { return Ok(None) };
+        let (Some(reader), Some(odds)) = (reader, odds) else {
+            return Ok(None);
+        };
         let mut checks = vec![check_store(&stores.read)];
         let books = match (broadcasts, books) {
             (Some(broadcasts), _) => {
                 checks.push(check_cache(cache));
-                self.start_mirror(&odds, broadcasts, cache, &stores.read)
+                self.for_role(reader, |builder| {
+                    builder.start_mirror(&odds, broadcasts, cache, &stores.read)
+                })
             }
             (None, Some(books)) => books,
             // Unreachable: the configuration requires a processor in this process if the cache does
@@ -137,7 +144,9 @@ impl PlatformBuilder<'_> {
             feed: odds.feed.clone(),
         };
         if config.runs(Role::Odds) {
-            self.start_odds(odds, &books, &stores.read, checks)?;
+            self.for_role(Role::Odds, |builder| {
+                builder.start_odds(odds, &books, &stores.read, checks)
+            })?;
         }
         Ok(Some(prices))
     }

@@ -33,6 +33,7 @@ use super::Endpoint;
 use crate::config::address::{self, Login};
 use crate::config::settings::SupplierSettings;
 use crate::runtime::tls::{self, TlsSetupError};
+use crate::telemetry::role;
 
 /// An item received from a supplier.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,9 +188,9 @@ async fn open_io(
         return Ok(Box::new(stream));
     }
     let ca_file = settings.supplier_ca_file.clone();
-    let config = tokio::task::spawn_blocking(move || {
+    let config = tokio::task::spawn_blocking(role::carry(move || {
         tls::client_config("SUPPLIER_CA_FILE", ca_file.as_deref())
-    })
+    }))
     .await
     .map_err(|error| TransportError::Tls(error.to_string()))??;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {
@@ -411,12 +412,12 @@ struct Writer {
 impl Writer {
     fn start(writing: BoxFuture<'static, Result<(), TransportError>>) -> Writer {
         let (errors, failed) = mpsc::channel(1);
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(role::inherit(async move {
             if let Err(error) = writing.await {
                 // The receiver is gone only if the connection has ended anyway.
                 let _ = errors.send(error).await;
             }
-        });
+        }));
         Writer { task, failed }
     }
 }

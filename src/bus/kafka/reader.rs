@@ -25,6 +25,7 @@ use crate::bus::health::SubscriptionHealth;
 use crate::bus::{BusError, NewRecord, Record};
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::FaultLog;
+use crate::telemetry::role;
 
 /// The maximum that waits in the inbox.
 const LIMITS: Limits = Limits {
@@ -414,7 +415,7 @@ pub(super) fn spawn(
         run();
     };
     thread
-        .spawn(run)
+        .spawn(role::carry(run))
         .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
     Ok(ended)
 }

@@ -19,6 +19,7 @@ use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream, CacheError, Refus
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::telemetry::role;
 
 /// Reconnect backoff, before jitter, which at most doubles it.
 const RETRY_BACKOFF: BackoffPolicy = BackoffPolicy {
@@ -89,7 +90,7 @@ impl BroadcastStream for RedisBroadcasts {
         if let Some(ear) = self.ear.take() {
             // Capacity one: the backlog stays in the monitored queue.
             let (events, heard) = mpsc::channel(1);
-            self.heard = Some((heard, tokio::spawn(ear.listen(events))));
+            self.heard = Some((heard, tokio::spawn(role::inherit(ear.listen(events)))));
         }
         async {
             match &mut self.heard {
