@@ -7,7 +7,7 @@ use url::Url;
 
 use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
-use super::checks::{check_bus, check_group, check_store, check_trouble};
+use super::checks::{check, check_bus, check_group, check_store};
 use super::engines::{BetTopics, Stores};
 use super::money::{MAX_TOGETHER, OUTBOX_LEASE};
 use crate::actors::bets::bet_consumer::{Confirmer, ConfirmerSettings};
@@ -75,7 +75,7 @@ impl PlatformBuilder<'_> {
         let at_once = settings.bet_confirm_concurrency;
         let (turns, users) = (self.turns.clone(), self.user_turns.clone());
 
-        let (relay, relay_trouble) = self.start_relay(
+        let (relay, outbox) = self.start_relay(
             "confirmation relay",
             stores,
             topics,
@@ -152,7 +152,7 @@ impl PlatformBuilder<'_> {
             drain_limit,
         };
         let confirmer = Confirmer::new(reading, subscription, confirmation, metrics.clone());
-        let trouble = confirmer.trouble();
+        let decisions = confirmer.health();
         let confirmer = self.start("confirmer", &arbiter, HUB_MAILBOX, confirmer);
         self.parts.money_drains.insert(0, confirmer.recipient());
 
@@ -160,9 +160,9 @@ impl PlatformBuilder<'_> {
             check_store(&stores.main),
             check_bus(&topics.placed),
             check_group("confirmation group", group),
-            check_trouble("decisions", trouble),
-            check_trouble("outbox", relay_trouble),
-            super::checks::check_supplier(supplier),
+            check("decisions", move || decisions.problem()),
+            check("outbox", move || outbox.problem()),
+            check("supplier", move || supplier.problem()),
         ];
         self.serve_health(Role::Confirmation, checks, metrics.registry);
         Ok(())

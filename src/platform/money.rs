@@ -7,7 +7,7 @@ use actix::prelude::*;
 use actix_web::web;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
-use super::checks::{check_feed, check_store, check_trouble};
+use super::checks::{check, check_feed, check_store};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::{StartError, bounds};
@@ -98,11 +98,11 @@ impl PlatformBuilder<'_> {
             Clock::system(),
             metrics,
         );
-        let trouble = relay.trouble();
+        let health = relay.health();
         let arbiter = self.arbiter();
         let relay = self.start(name, &arbiter, HUB_MAILBOX, relay);
         self.parts.money_drains.push(relay.clone().recipient());
-        (relay, trouble)
+        (relay, health)
     }
 
     fn wallet_executor(&self, stores: &Stores) -> WalletExecutor {
@@ -158,13 +158,13 @@ impl PlatformBuilder<'_> {
         prices: Prices,
     ) -> Result<(), StartError> {
         let metrics = BetsMetrics::new()?;
-        let (relay, trouble) =
+        let (relay, outbox) =
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;
         let checks = vec![
             check_store(&stores.main),
             check_feed(&prices.feed),
-            check_trouble("outbox", trouble),
+            check("outbox", move || outbox.problem()),
         ];
         let store = stores.money.clone();
         let place = move |slips: &[BetPlacement]| store.place_bets(slips);

@@ -103,8 +103,8 @@ impl PlatformBuilder<'_> {
     ) -> Result<Option<Prices>, StartError> {
         let broadcasts = cache.listen();
         let feed = match (&broadcasts, bus) {
-            (Some(_), _) => FeedState::not_heard_yet,
-            (None, Some(bus)) if bus.first_position.is_none() => FeedState::not_followed_yet,
+            (Some(_), _) => FeedState::awaiting_broadcasts,
+            (None, Some(bus)) if bus.first_position.is_none() => FeedState::awaiting_bus,
             _ => FeedState::in_process,
         };
         // The role that shows prices to clients.

@@ -91,7 +91,7 @@ impl PlatformBuilder<'_> {
             dead_letters: self.settings.store.dead_letter_retention,
         };
         let writer = StoreWriter::new(store.clone(), retention, metrics.clone());
-        let last_batch = writer.last_batch();
+        let writes = writer.health();
         let writer: Recipient<StoreBatch> = self
             .start("store writer", &storing, HUB_MAILBOX, writer)
             .recipient();
@@ -163,7 +163,7 @@ impl PlatformBuilder<'_> {
         }
 
         let checks = vec![
-            check_writes(store, last_batch),
+            check_writes(store, writes),
             check_written_cache(cache, &cache_health),
             check_bus(&bus.updates),
             check_group("live group", live_group),

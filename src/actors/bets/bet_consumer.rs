@@ -42,7 +42,7 @@ pub struct ConfirmerSettings {
 pub struct Confirmer {
     reader: Option<Reader>,
     life: Arc<LivenessProbe>,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     stopping: watch::Sender<bool>,
     finished: watch::Receiver<bool>,
 }
@@ -57,7 +57,7 @@ impl Confirmer {
     ) -> Confirmer {
         let (stopping, stop) = watch::channel(false);
         let (finish, finished) = watch::channel(false);
-        let (life, trouble) = (Arc::new(LivenessProbe::new()), confirmation.trouble());
+        let (life, health) = (Arc::new(LivenessProbe::new()), confirmation.health());
         let reader = Reader {
             settings,
             subscription,
@@ -74,7 +74,7 @@ impl Confirmer {
         Confirmer {
             reader: Some(reader),
             life,
-            trouble,
+            health,
             stopping,
             finished,
         }
@@ -86,8 +86,8 @@ impl Confirmer {
     }
 
     /// The consumer's health, for the readiness check.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.trouble.clone()
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.health.clone()
     }
 }
 

@@ -52,7 +52,7 @@ struct CancelTask {
     store: Arc<dyn MoneyStore>,
     supplier: Arc<SupplierClient>,
     settings: CancellerSettings,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
@@ -66,12 +66,12 @@ impl Canceller {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> Canceller {
-        let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
+        let health = Arc::new(HealthCell::new("bets cannot be cancelled"));
         let task = CancelTask {
             store,
             supplier,
             settings,
-            trouble,
+            health,
             clock,
             metrics,
         };
@@ -84,8 +84,8 @@ impl Canceller {
     }
 
     /// The canceller's health, for the readiness check.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.task.trouble.clone()
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.task.health.clone()
     }
 
     fn take(&mut self, context: &mut Context<Self>) {
@@ -113,13 +113,13 @@ impl Canceller {
                     canceller.is_taking = false;
                     match taken {
                         Ok(cancels) => {
-                            canceller.task.trouble.over();
+                            canceller.task.health.record_success();
                             canceller.is_wanted |= cancels.len() == room;
                             cancels
                                 .into_iter()
                                 .for_each(|cancel| canceller.cancel(cancel, until, context));
                         }
-                        Err(error) => canceller.task.trouble.met(&error),
+                        Err(error) => _ = canceller.task.health.record_failure(&error),
                     }
                     canceller.take_if_wanted(context);
                 }),
@@ -208,7 +208,7 @@ impl CancelTask {
                 Err(Failure::CircuitOpen) => self.supplier.wait_until_closed(left).await,
                 Err(failure) => {
                     match failure {
-                        Failure::Store(error) => self.trouble.met(&error),
+                        Failure::Store(error) => _ = self.health.record_failure(&error),
                         Failure::Supplier(error) => {
                             debug!(bet = id.to_string(); "cancel failed, retrying: {error}")
                         }

@@ -79,7 +79,7 @@ pub struct OutboxRelay {
     is_taking: bool,
     is_draining: bool,
     idle: watch::Sender<bool>,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     metrics: OutboxMetrics,
 }
@@ -129,15 +129,15 @@ impl OutboxRelay {
             is_taking: false,
             is_draining: false,
             idle: watch::Sender::new(true),
-            trouble: Arc::new(HealthCell::new("the outbox cannot be read or written")),
+            health: Arc::new(HealthCell::new("the outbox cannot be read or written")),
             clock,
             metrics,
         }
     }
 
     /// The relay's health, for the readiness check. It covers the database only, not the bus.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.trouble.clone()
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.health.clone()
     }
 
     fn enqueue(&mut self, rows: Vec<OutboxRow>, context: &mut Context<Self>) {
@@ -207,7 +207,7 @@ impl OutboxRelay {
                     if !relay.is_taking {
                         relay.forget_marked();
                     }
-                    relay.trouble.over();
+                    relay.health.record_success();
                     relay.mark(context);
                 }
                 // Keep the rows in `known`, so that this process does not publish them again. The
@@ -251,7 +251,7 @@ impl OutboxRelay {
             relay.is_taking = false;
             match taken {
                 Ok(rows) => {
-                    relay.trouble.over();
+                    relay.health.record_success();
                     let is_more_there = rows.len() == room;
                     relay.enqueue(rows, context);
                     relay.forget_marked();
@@ -290,7 +290,7 @@ impl OutboxRelay {
 
     fn failed(&self, stage: &str, error: &dyn std::fmt::Display) {
         self.metrics.failures.with_label_values(&[stage]).inc();
-        self.trouble.met(error);
+        self.health.record_failure(error);
     }
 
     fn update_idle(&self) {
@@ -385,11 +385,11 @@ async fn publish(
         {
             Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
                 metrics.failures.with_label_values(&["publish"]).inc();
-                PUBLISHING.met(&error);
+                PUBLISHING.record_failure(&error);
                 tokio::time::sleep(backoff.next_delay()).await;
             }
             answer => {
-                PUBLISHING.over();
+                PUBLISHING.record_success();
                 return answer;
             }
         }

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use actix::prelude::*;
 use log::{debug, info, warn};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::messages::{BookChanged, FlushCache};
@@ -18,6 +17,7 @@ use crate::cache::{CacheError, Change, OddsCache};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::health::HealthCell;
 use crate::store::Store;
 use crate::store::blocking::blocking;
 use crate::telemetry::log_limit::FaultLog;
@@ -41,21 +41,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const CHECKS_BEFORE_STORE: u32 = 5;
 /// Interval between removals of states that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The result of the last write: a cache may answer pings and still reject writes.
-#[derive(Default)]
-pub struct CacheHealth(Mutex<Option<String>>);
-
-impl CacheHealth {
-    /// Why the last write failed; `None` if it succeeded.
-    pub fn problem(&self) -> Option<String> {
-        self.0.lock().clone()
-    }
-
-    fn set(&self, problem: Option<String>) {
-        *self.0.lock() = problem;
-    }
-}
 
 /// Writes the changes of the books to the cache.
 pub struct CacheWriter {
@@ -83,7 +68,7 @@ pub struct CacheWriter {
     unheld: HashMap<EventId, u32>,
     backoff: Backoff,
     log: FaultLog,
-    health: Arc<CacheHealth>,
+    health: Arc<HealthCell>,
     metrics: ProcessorMetrics,
 }
 
@@ -117,8 +102,8 @@ impl CacheWriter {
         }
     }
 
-    /// The result of the last write.
-    pub fn health(&self) -> Arc<CacheHealth> {
+    /// The result of the last write: a cache may answer pings and still reject writes.
+    pub fn health(&self) -> Arc<HealthCell> {
         self.health.clone()
     }
 
@@ -297,7 +282,7 @@ impl CacheWriter {
             if self.log.recovered() {
                 info!("cache recovered");
             }
-            self.health.set(None);
+            self.health.record_success();
             self.backoff.reset();
             // The cache may have come back empty.
             let fresh: HashSet<_> = changes.iter().map(|change| key_of(&change.state)).collect();
@@ -327,7 +312,7 @@ impl CacheWriter {
         context: &mut Context<Self>,
     ) {
         self.metrics.errors.with_label_values(&["cache"]).inc();
-        self.health.set(Some(error.to_string()));
+        self.health.record_failure(error);
         // The write failed: requeue the rest of this round before newer changes, and move its
         // waiters to the next round.
         let left = std::mem::take(&mut self.round);

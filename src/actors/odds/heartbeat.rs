@@ -9,7 +9,6 @@ use actix::prelude::*;
 use log::{Level, info, log};
 use tokio::time::timeout;
 
-use super::cache_writer::CacheHealth;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
@@ -17,6 +16,7 @@ use crate::cache::OddsCache;
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
+use crate::runtime::health::HealthCell;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 
@@ -34,7 +34,7 @@ const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub enum HeartbeatTarget {
     /// The subscribed processes, through the cache, while it accepts writes.
-    Broadcast(Arc<dyn OddsCache>, Arc<CacheHealth>),
+    Broadcast(Arc<dyn OddsCache>, Arc<HealthCell>),
     /// The clients of this process, if the cache has no broadcasts.
     Local {
         /// The state of the feed.

@@ -429,8 +429,8 @@ async fn database_outage_delays_decision_and_commit() {
     tokio::time::sleep(3 * SECOND).await;
     assert!(fixture.store.decisions() > tried + 2);
     assert_eq!(fixture.topic.depth(), 1);
-    let trouble = confirmer.send(Problem).await.unwrap();
-    assert_eq!(trouble.as_deref(), Some("bets cannot be decided"));
+    let health = confirmer.send(Problem).await.unwrap();
+    assert_eq!(health.as_deref(), Some("bets cannot be decided"));
     fixture.store.come_back();
     assert_eq!(fixture.decided(first).await.status, BetStatus::Confirmed);
     fixture.until(|| fixture.topic.depth() == 0).await;
@@ -453,7 +453,7 @@ impl Handler<Problem> for Confirmer {
     type Result = Option<String>;
 
     fn handle(&mut self, _: Problem, _: &mut Context<Self>) -> Option<String> {
-        self.trouble().problem()
+        self.health().problem()
     }
 }
 
