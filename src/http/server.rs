@@ -8,9 +8,11 @@ use actix_http::error::{DispatchError, PayloadError};
 use actix_http::{HttpService, KeepAlive, Payload, Request};
 use actix_server::Server;
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service,
+    map_config,
 };
-use actix_web::dev::{AppConfig, Extensions, ServerHandle};
+use actix_web::body::MessageBody;
+use actix_web::dev::{AppConfig, Extensions, ServerHandle, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
 use bytes::Bytes;
@@ -165,19 +167,7 @@ where
             bounds.addresses.clone(),
             bounds.ended.clone(),
         );
-        let door = bounds.door.clone();
-        let app = App::new()
-            .default_service(web::to(not_found))
-            .configure(routes.clone())
-            .wrap_fn(move |request, next| {
-                match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
-                    Ok(()) => Either::Left(next.call(request)),
-                    Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
-                }
-            });
-        let app = app.into_factory();
-        let app = map_config(app, |()| AppConfig::default());
-        let app = apply_fn_factory(app, |request, app: &_| track(request, app));
+        let app = app(bounds.door.clone(), routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -211,6 +201,34 @@ where
         }
     }));
     Ok(RunningServer { address, handle })
+}
+
+/// The service of a worker that handles requests: the door, then these routes.
+fn app<F>(
+    door: Option<Arc<FrontDoor>>,
+    routes: F,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = ServiceResponse<impl MessageBody>,
+    Error = actix_web::Error,
+    InitError = (),
+    Service: 'static,
+>
+where
+    F: FnOnce(&mut web::ServiceConfig),
+{
+    let app = App::new()
+        .default_service(web::to(not_found))
+        .configure(routes)
+        .wrap_fn(move |request, next| {
+            match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
+                Ok(()) => Either::Left(next.call(request)),
+                Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
+            }
+        });
+    let app = map_config(app.into_factory(), |()| AppConfig::default());
+    apply_fn_factory(app, |request, app: &_| track(request, app))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {

@@ -25,8 +25,9 @@ use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::streaming::session::SessionLimits;
+use crate::http::addresses::Addresses;
 use crate::http::bets::Prices;
-use crate::http::health::Check;
+use crate::http::health::{Check, Liveness};
 use crate::http::odds::routes::odds_routes;
 use crate::http::odds::state::OddsState;
 use crate::http::server::{self, Listen};
@@ -209,32 +210,64 @@ impl PlatformBuilder<'_> {
         store: &Arc<dyn Store>,
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
-        let clients = &self.settings.clients;
-        let OddsRuntime {
-            registry,
-            feed,
-            reads,
-            metrics,
-            ..
-        } = odds;
-        let snapshots: Recipient<GetSnapshot> = books.clone().recipient();
-        let limits = session_limits(self.settings);
-        let settings = DistributorSettings {
-            slow_client_limit: clients.slow_client_limit,
-            ping_interval: clients.ws_ping_interval,
-            frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
-        };
+        let metrics = odds.metrics.clone();
         let door = self.front_door(true, &metrics.refused);
         let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, door)?;
-        let frames = bounds::frames(self.settings);
-        let max_message = frames.largest;
-        let state = web::Data::new(OddsState {
-            frames,
-            snapshots: snapshots.clone(),
+        let workers = SessionWorkers {
+            distributor: distributor_settings(self.settings),
+            registry: odds.registry.clone(),
+            liveness: self.liveness.clone(),
+            snapshots: books.clone().recipient(),
+            limits: session_limits(self.settings),
+            max_message: bounds::frames(self.settings).largest,
+            queue: self.settings.clients.ws_session_queue,
+            failures: Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL)),
+            metrics: metrics.clone(),
+        };
+        let addresses = client_bounds.addresses.clone();
+        let state = web::Data::new(self.odds_state(odds, books, store, addresses));
+        // Runs on each server thread, which starts its own distributor.
+        let server = server::start_within(client_bounds, self.odds_port(), move |config| {
+            config
+                .app_data(state.clone())
+                .app_data(web::Data::new(workers.start_here()));
+            odds_routes(config);
+        })?;
+        self.parts.addresses.odds = Some(server.address);
+        self.parts.servers.push(server);
+        self.serve_health(Role::Odds, checks, metrics.registry);
+        Ok(())
+    }
+
+    fn odds_port(&self) -> Listen {
+        let clients = &self.settings.clients;
+        let workers = clients.http_workers_odds.unwrap_or_else(cores);
+        let connections = clients.ws_max_sessions + self.settings.limits.http_max_connections;
+        Listen {
+            variable: "HTTP_PORT_ODDS",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_odds,
+            workers,
+            max_connections: bounds::accepted(connections, workers),
+        }
+    }
+
+    /// What all server threads share.
+    fn odds_state(
+        &self,
+        odds: OddsRuntime,
+        books: &Addr<BookRouter>,
+        store: &Arc<dyn Store>,
+        addresses: Addresses,
+    ) -> OddsState {
+        let clients = &self.settings.clients;
+        OddsState {
+            frames: bounds::frames(self.settings),
+            snapshots: books.clone().recipient(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,
-            feed,
+            feed: odds.feed,
             store: store.clone(),
-            reads,
+            reads: odds.reads,
             open_sessions: Arc::new(AtomicUsize::new(0)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
@@ -243,49 +276,52 @@ impl PlatformBuilder<'_> {
                 &self.settings.process.allowed_origins,
             ]
             .concat(),
-            addresses: client_bounds.addresses.clone(),
-            metrics: metrics.clone(),
-        });
-        let queue = clients.ws_session_queue;
-        let (worker_metrics, liveness) = (metrics.clone(), self.liveness.clone());
-        let workers = clients.http_workers_odds.unwrap_or_else(cores);
-        let listen = Listen {
-            variable: "HTTP_PORT_ODDS",
-            ip: self.settings.process.bind_address,
-            port: self.settings.ports.http_port_odds,
-            workers,
-            max_connections: bounds::accepted(
-                clients.ws_max_sessions + self.settings.limits.http_max_connections,
-                workers,
-            ),
-        };
-        let failures = Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL));
-        // Runs on each server thread, which starts its own distributor.
-        let server = server::start_within(client_bounds, listen, move |config| {
-            let distributor =
-                Distributor::start_here(settings, registry.clone(), worker_metrics.clone());
-            let watched = distributor.clone();
-            liveness.watch("distributor", move || watched.connected());
-            let (snapshots, metrics) = (snapshots.clone(), worker_metrics.clone());
-            let failures = failures.clone();
-            let sessions = SessionEdges {
-                distributor,
-                snapshots,
-                limits,
-                max_message,
-                queue,
-                failures,
-                metrics,
-            };
-            config
-                .app_data(state.clone())
-                .app_data(web::Data::new(sessions));
-            odds_routes(config);
-        })?;
-        self.parts.addresses.odds = Some(server.address);
-        self.parts.servers.push(server);
-        self.serve_health(Role::Odds, checks, metrics.registry);
-        Ok(())
+            addresses,
+            metrics: odds.metrics,
+        }
+    }
+}
+
+/// What each server thread needs to serve its sessions.
+#[derive(Clone)]
+struct SessionWorkers {
+    distributor: DistributorSettings,
+    registry: Addr<Registry>,
+    liveness: Arc<Liveness>,
+    snapshots: Recipient<GetSnapshot>,
+    limits: SessionLimits,
+    max_message: usize,
+    queue: usize,
+    failures: Arc<LogLimit>,
+    metrics: OddsMetrics,
+}
+
+impl SessionWorkers {
+    /// Starts and monitors the distributor of this thread, and returns the edges of its sessions.
+    fn start_here(&self) -> SessionEdges {
+        let registry = self.registry.clone();
+        let distributor = Distributor::start_here(self.distributor, registry, self.metrics.clone());
+        let watched = distributor.clone();
+        self.liveness
+            .watch("distributor", move || watched.connected());
+        SessionEdges {
+            distributor,
+            snapshots: self.snapshots.clone(),
+            limits: self.limits,
+            max_message: self.max_message,
+            queue: self.queue,
+            failures: self.failures.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+fn distributor_settings(settings: &Settings) -> DistributorSettings {
+    let clients = &settings.clients;
+    DistributorSettings {
+        slow_client_limit: clients.slow_client_limit,
+        ping_interval: clients.ws_ping_interval,
+        frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
     }
 }
 
