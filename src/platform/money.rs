@@ -12,7 +12,7 @@ use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::{StartError, bounds};
 use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
-use crate::actors::wallet::ledger_auditor::{KeeperSettings, LedgerAuditor};
+use crate::actors::wallet::ledger_auditor::{AuditorSettings, LedgerAuditor};
 use crate::bus::Topic;
 use crate::config::Config;
 use crate::config::settings::Role;
@@ -113,7 +113,7 @@ impl PlatformBuilder<'_> {
     pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
         let metrics = WalletMetrics::new()?;
         let money = &self.settings.money;
-        let settings = KeeperSettings {
+        let settings = AuditorSettings {
             reservation_ttl: money.reservation_ttl,
             verify_interval: money.ledger_verify_interval,
             grace: money.bet_confirm_deadline,
@@ -167,7 +167,7 @@ impl PlatformBuilder<'_> {
             check("outbox", move || outbox.problem()),
         ];
         let store = stores.money.clone();
-        let place = move |slips: &[BetPlacement]| store.place_bets(slips);
+        let place = move |bets: &[BetPlacement]| store.place_bets(bets);
         let state = web::Data::from(Arc::new(BetsState {
             desk: self.wallet_executor(stores),
             slips: RequestBatcher::new(&self.turns, MAX_TOGETHER, place),

@@ -50,9 +50,9 @@ pub struct Heartbeat {
     consumer: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
-    told: HeartbeatTarget,
-    /// The component that failed the last time.
-    in_the_way: Option<&'static str>,
+    target: HeartbeatTarget,
+    /// The component that failed the last time, to log each one once.
+    failed: HealthCell,
     /// Whether a heartbeat has succeeded before.
     has_followed: bool,
     log: FaultLog,
@@ -65,28 +65,29 @@ pub type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Sends heartbeats to `told` while `bus` answers, `consumer` is alive, its `group` is healthy
+    /// Sends heartbeats to `target` while `bus` answers, `consumer` is alive, its `group` is healthy
     /// and its `backlog` is not old.
     pub fn new(
         bus: Arc<dyn Topic>,
         (consumer, backlog): ConsumerSigns,
         group: SubscriptionHealth,
-        told: HeartbeatTarget,
+        target: HeartbeatTarget,
     ) -> Heartbeat {
         Heartbeat {
             bus,
             consumer,
             backlog,
             group,
-            told,
-            in_the_way: None,
+            target,
+            failed: HealthCell::default(),
             has_followed: false,
             log: FaultLog::new(),
         }
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
-        let (bus, told) = (self.bus.clone(), self.told.clone());
+        let bus = self.bus.clone();
+        let target = self.target.clone();
         let (consumer, backlog, group) = (
             self.consumer.clone(),
             self.backlog.clone(),
@@ -94,7 +95,7 @@ impl Heartbeat {
         );
         let beating = async move {
             let follows = follows(&*bus, &consumer, &backlog, &group).await;
-            told.publish(follows).await
+            target.publish(follows).await
         };
         context.spawn(
             beating
@@ -109,26 +110,23 @@ impl Heartbeat {
 
     /// Logs each failed component once, however long the failure lasts.
     fn report(&mut self, problem: Option<Problem>) {
-        self.has_followed |= problem.is_none();
-        let in_the_way = problem.as_ref().map(|(what, _)| *what);
-        if in_the_way == self.in_the_way {
-            return;
-        }
-        self.in_the_way = in_the_way;
-        match problem {
-            Some((what, why)) => {
-                if let Some(repeated) = self.log.failed(what) {
-                    // Joining a group takes seconds at every start, so it is not worth a warning.
-                    let level = if self.has_followed {
-                        Level::Warn
-                    } else {
-                        Level::Info
-                    };
-                    log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
-                }
+        let Some((what, why)) = problem else {
+            self.has_followed = true;
+            if self.failed.record_success() && self.log.recovered() {
+                info!("the live consumer keeps up with the bus");
             }
-            None if self.log.recovered() => info!("the live consumer keeps up with the bus"),
-            None => {}
+            return;
+        };
+        if self.failed.record_failure(&what)
+            && let Some(repeated) = self.log.failed(what)
+        {
+            // Joining a group takes seconds at every start, so it is not worth a warning.
+            let level = if self.has_followed {
+                Level::Warn
+            } else {
+                Level::Info
+            };
+            log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
         }
     }
 }
