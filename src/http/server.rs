@@ -179,13 +179,7 @@ where
             .client_request_timeout(std::time::Duration::ZERO)
             .client_disconnect_timeout(std::time::Duration::from_secs(1))
             .local_addr(address)
-            .on_connect_ext(|stream: &GuardedStream, data: &mut Extensions| {
-                data.insert(stream.connection().clone());
-                stream
-                    .connection()
-                    .handle()
-                    .map(|handle| data.insert(handle));
-            })
+            .on_connect_ext(store_connection)
             .h1(app.map_err(|failure: actix_web::Error| failure.error_response()));
         let admit = fn_service(move |stream: TcpStream| std::future::ready(admit(&table, stream)));
         admit.and_then(http)
@@ -195,12 +189,23 @@ where
         .map_err(bind_error)?
         .run();
     let handle = server.handle();
-    actix_web::rt::spawn(role::inherit(async move {
-        if let Err(failure) = server.await {
-            error!(address:%; "http server failed: {failure}");
-        }
-    }));
+    actix_web::rt::spawn(role::inherit(run(server, address)));
     Ok(RunningServer { address, handle })
+}
+
+async fn run(server: Server, address: SocketAddr) {
+    if let Err(failure) = server.await {
+        error!(address:%; "http server failed: {failure}");
+    }
+}
+
+/// Makes the connection of a request available to its handlers.
+fn store_connection(stream: &GuardedStream, data: &mut Extensions) {
+    data.insert(stream.connection().clone());
+    stream
+        .connection()
+        .handle()
+        .map(|handle| data.insert(handle));
 }
 
 /// The service of a worker that handles requests: the door, then these routes.
