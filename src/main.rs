@@ -75,12 +75,13 @@ impl Task {
                 ExitCode::SUCCESS
             }
             Task::Serve(config) => serve(config, doubtful),
-            Task::Replay(args) => match logging::init(LogFormat::Text, "info") {
+            Task::Replay(args) => match logging::init(LogFormat::Text, "info", "replay".to_owned())
+            {
                 Ok(()) => finish(replay::serve(args), |failure| failed(failure, exit::FAILED)),
                 Err(failure) => failed(&failure, exit::FAILED),
             },
             // Log errors only: the log lines appear next to output that programs parse.
-            Task::Dlq(args) => match logging::init(LogFormat::Text, "error") {
+            Task::Dlq(args) => match logging::init(LogFormat::Text, "error", "dlq".to_owned()) {
                 Ok(()) => finish(
                     async move { dlq::run(&args, &mut std::io::stdout()).await },
                     |failure| failed(failure, failure.exit_code()),
@@ -91,12 +92,14 @@ impl Task {
                 async move { ledger::run(&args, &engine, &mut std::io::stdout()) },
                 |failure| failed(failure, failure.exit_code()),
             ),
-            Task::Migrate(engine) => match logging::init(LogFormat::Text, "info") {
-                Ok(()) => finish(async move { migrate::run(&engine) }, |failure| {
-                    failed(failure, exit::FAILED)
-                }),
-                Err(failure) => failed(&failure, exit::FAILED),
-            },
+            Task::Migrate(engine) => {
+                match logging::init(LogFormat::Text, "info", "migrate".to_owned()) {
+                    Ok(()) => finish(async move { migrate::run(&engine) }, |failure| {
+                        failed(failure, exit::FAILED)
+                    }),
+                    Err(failure) => failed(&failure, exit::FAILED),
+                }
+            }
             Task::Watch(args) => finish(watch::run(args), |failure| {
                 failed(failure, failure.exit_code())
             }),
@@ -106,7 +109,8 @@ impl Task {
 
 fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
     let process = &config.settings.process;
-    if let Err(failure) = logging::init(process.log_format, &process.rust_log) {
+    if let Err(failure) = logging::init(process.log_format, &process.rust_log, config.role_names())
+    {
         return failed(&failure, exit::FAILED);
     }
     let warnings = doubtful

@@ -105,80 +105,56 @@ pub(super) fn split_roles(
     engines: &Engines,
     given: &ConfigInput,
 ) -> Vec<ConfigError> {
-    let embedded_bus = engines.bus == BusEngine::Embedded;
-    let embedded_cache = matches!(engines.cache, CacheEngine::Embedded);
-    let sqlite = matches!(engines.store, StoreEngine::Sqlite(_));
+    embedded_connections(roles, engines)
+        .into_iter()
+        .filter(|(role, needed, _)| roles.contains(role) && !roles.contains(needed))
+        .map(|(role, needed, variable)| {
+            let (role, needed) = (role.name(), needed.name());
+            given.error(
+                "ROLE",
+                format!(
+                    "\"{needed}\" in addition to \"{role}\", or {variable}: the embedded engines connect roles only within one process"
+                ),
+            )
+        })
+        .collect()
+}
+
+/// The roles that an embedded engine connects: a role, the one that it needs in its process, and the
+/// setting that lets them run in separate processes.
+fn embedded_connections(
+    roles: &BTreeSet<Role>,
+    engines: &Engines,
+) -> Vec<(Role, Role, &'static str)> {
+    use Role::{Bets, Confirmation, Ingest, Odds, Processor, Wallet};
+    const BUS: &str = "KAFKA_BROKERS";
+    const CACHE: &str = "REDIS_URL";
+    const STORE: &str = "a PostgreSQL DATABASE_URL";
+    let bus = engines.bus == BusEngine::Embedded;
+    let cache = matches!(engines.cache, CacheEngine::Embedded);
+    let store = matches!(engines.store, StoreEngine::Sqlite(_));
     // A processor on Kafka serves odds roles in other processes, unless odds runs in this one.
-    let processor_alone = !embedded_bus && roles.contains(&Role::Processor);
+    let processor_alone = !bus && roles.contains(&Processor);
     let needs = [
-        (Role::Ingest, Role::Processor, embedded_bus, "KAFKA_BROKERS"),
-        (Role::Processor, Role::Ingest, embedded_bus, "KAFKA_BROKERS"),
-        (Role::Odds, Role::Processor, embedded_cache, "REDIS_URL"),
-        (
-            Role::Odds,
-            Role::Processor,
-            sqlite,
-            "a PostgreSQL DATABASE_URL",
-        ),
-        (
-            Role::Processor,
-            Role::Odds,
-            embedded_cache && processor_alone,
-            "REDIS_URL",
-        ),
-        (
-            Role::Processor,
-            Role::Odds,
-            sqlite && processor_alone,
-            "a PostgreSQL DATABASE_URL",
-        ),
-        (Role::Bets, Role::Processor, embedded_cache, "REDIS_URL"),
-        (
-            Role::Bets,
-            Role::Wallet,
-            sqlite,
-            "a PostgreSQL DATABASE_URL",
-        ),
-        (
-            Role::Bets,
-            Role::Confirmation,
-            embedded_bus,
-            "KAFKA_BROKERS",
-        ),
-        (
-            Role::Confirmation,
-            Role::Bets,
-            embedded_bus,
-            "KAFKA_BROKERS",
-        ),
-        (
-            Role::Confirmation,
-            Role::Bets,
-            sqlite,
-            "a PostgreSQL DATABASE_URL",
-        ),
+        (bus, Ingest, Processor, BUS),
+        (bus, Processor, Ingest, BUS),
+        (cache, Odds, Processor, CACHE),
+        (store, Odds, Processor, STORE),
+        (cache && processor_alone, Processor, Odds, CACHE),
+        (store && processor_alone, Processor, Odds, STORE),
+        (cache, Bets, Processor, CACHE),
+        (store, Bets, Wallet, STORE),
+        (bus, Bets, Confirmation, BUS),
+        (bus, Confirmation, Bets, BUS),
+        (store, Confirmation, Bets, STORE),
         // The processor stores the dead letters of the embedded bus.
-        (
-            Role::Confirmation,
-            Role::Processor,
-            embedded_bus,
-            "KAFKA_BROKERS",
-        ),
+        (bus, Confirmation, Processor, BUS),
     ];
-    let mut wrong: Vec<ConfigError> = Vec::new();
-    for (role, needed, is_embedded, variable) in needs {
-        if !is_embedded || !roles.contains(&role) || roles.contains(&needed) {
-            continue;
-        }
-        let (role, needed) = (role.name(), needed.name());
-        wrong.push(given.error(
-            "ROLE",
-            format!(
-                "\"{needed}\" in addition to \"{role}\", or {variable}: the embedded engines connect roles only within one process"
-            ),
-        ));
-    }
-    wrong
+    needs
+        .into_iter()
+        .filter(|(is_embedded, ..)| *is_embedded)
+        .map(|(_, role, needed, variable)| (role, needed, variable))
+        .collect()
 }
 
 fn bus(settings: &BusSettings, given: &ConfigInput, wrong: &mut Vec<ConfigError>) -> BusEngine {

@@ -104,9 +104,23 @@ impl Config {
         warnings
     }
 
+    /// The roles of this process as one name: `all`, or as in the setting.
+    pub fn role_names(&self) -> String {
+        if self.roles.len() == Role::ALL.len() {
+            return "all".to_owned();
+        }
+        let names: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
+        names.join(",")
+    }
+
     /// Whether this process runs a role.
     pub fn runs(&self, role: Role) -> bool {
         self.roles.contains(&role)
+    }
+
+    /// Whether this process runs any of these roles.
+    pub fn runs_any(&self, roles: &[Role]) -> bool {
+        roles.iter().any(|role| self.runs(*role))
     }
 
     /// Parses the flags of `serve`, without the program name, over this environment. The process

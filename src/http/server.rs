@@ -8,9 +8,11 @@ use actix_http::error::{DispatchError, PayloadError};
 use actix_http::{HttpService, KeepAlive, Payload, Request};
 use actix_server::Server;
 use actix_service::{
-    IntoServiceFactory, Service, ServiceFactoryExt, apply_fn_factory, fn_service, map_config,
+    IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service,
+    map_config,
 };
-use actix_web::dev::{AppConfig, Extensions, ServerHandle};
+use actix_web::body::MessageBody;
+use actix_web::dev::{AppConfig, Extensions, ServerHandle, ServiceResponse};
 use actix_web::rt::net::TcpStream;
 use actix_web::{App, web};
 use bytes::Bytes;
@@ -27,6 +29,7 @@ use super::errors::not_found;
 use super::origin::FrontDoor;
 use super::stream::GuardedStream;
 use crate::runtime::connection::prepare;
+use crate::telemetry::role;
 
 /// How long a graceful stop waits for responses in progress.
 const STOP_TIMEOUT_SECONDS: u64 = 3;
@@ -156,25 +159,16 @@ where
     // The limit is per worker thread from here on.
     let mut limits = bounds.connections.clone();
     limits.most = limits.most.div_ceil(listen.workers);
+    // Each worker has a thread of its own, so its sessions need no role of their own.
+    let role = role::current();
     let factory = move || {
+        role::set_for_thread(role);
         let table = Connections::start(
             limits.clone(),
             bounds.addresses.clone(),
             bounds.ended.clone(),
         );
-        let door = bounds.door.clone();
-        let app = App::new()
-            .default_service(web::to(not_found))
-            .configure(routes.clone())
-            .wrap_fn(move |request, next| {
-                match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
-                    Ok(()) => Either::Left(next.call(request)),
-                    Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
-                }
-            });
-        let app = app.into_factory();
-        let app = map_config(app, |()| AppConfig::default());
-        let app = apply_fn_factory(app, |request, app: &_| track(request, app));
+        let app = app(bounds.door.clone(), routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -186,13 +180,7 @@ where
             .client_request_timeout(std::time::Duration::ZERO)
             .client_disconnect_timeout(std::time::Duration::from_secs(1))
             .local_addr(address)
-            .on_connect_ext(|stream: &GuardedStream, data: &mut Extensions| {
-                data.insert(stream.connection().clone());
-                stream
-                    .connection()
-                    .handle()
-                    .map(|handle| data.insert(handle));
-            })
+            .on_connect_ext(store_connection)
             .h1(app.map_err(|failure: actix_web::Error| failure.error_response()));
         let admit = fn_service(move |stream: TcpStream| std::future::ready(admit(&table, stream)));
         admit.and_then(http)
@@ -202,12 +190,51 @@ where
         .map_err(bind_error)?
         .run();
     let handle = server.handle();
-    actix_web::rt::spawn(async move {
-        if let Err(failure) = server.await {
-            error!(address:%; "http server failed: {failure}");
-        }
-    });
+    actix_web::rt::spawn(role::inherit(run(server, address)));
     Ok(RunningServer { address, handle })
+}
+
+async fn run(server: Server, address: SocketAddr) {
+    if let Err(failure) = server.await {
+        error!(address:%; "http server failed: {failure}");
+    }
+}
+
+/// Makes the connection of a request available to its handlers.
+fn store_connection(stream: &GuardedStream, data: &mut Extensions) {
+    data.insert(stream.connection().clone());
+    stream
+        .connection()
+        .handle()
+        .map(|handle| data.insert(handle));
+}
+
+/// The service of a worker that handles requests: the door, then these routes.
+fn app<F>(
+    door: Option<Arc<FrontDoor>>,
+    routes: F,
+) -> impl ServiceFactory<
+    Request,
+    Config = (),
+    Response = ServiceResponse<impl MessageBody>,
+    Error = actix_web::Error,
+    InitError = (),
+    Service: 'static,
+>
+where
+    F: FnOnce(&mut web::ServiceConfig),
+{
+    let app = App::new()
+        .default_service(web::to(not_found))
+        .configure(routes)
+        .wrap_fn(move |request, next| {
+            match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
+                Ok(()) => Either::Left(next.call(request)),
+                Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
+            }
+        });
+    let app = map_config(app.into_factory(), |()| AppConfig::default());
+    apply_fn_factory(app, |request, app: &_| track(request, app))
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use actix::dev::channel::channel;
 use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntCounterVec;
@@ -17,6 +18,7 @@ use crate::http::server::{self, Listen};
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
+use crate::telemetry::role;
 
 /// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
@@ -52,15 +54,23 @@ impl<'a> PlatformBuilder<'a> {
         }
     }
 
+    /// Starts a part of the platform, whose log lines have this role.
+    pub(super) fn for_role<T>(&mut self, role: Role, start: impl FnOnce(&mut Self) -> T) -> T {
+        role::within(Some(role.name()), || start(self))
+    }
+
     /// Starts a thread for actors.
     pub(super) fn arbiter(&mut self) -> ArbiterHandle {
         let arbiter = Arbiter::new();
         let handle = arbiter.handle();
+        let role = role::current();
+        handle.spawn_fn(move || role::set_for_thread(role));
         self.parts.arbiters.push(arbiter);
         handle
     }
 
-    /// Starts an actor with this mailbox capacity, and monitors it.
+    /// Starts an actor with this mailbox capacity, for the current role, and monitors it. Its thread
+    /// may be that of another role.
     pub(super) fn start<A>(
         &mut self,
         name: &'static str,
@@ -71,10 +81,13 @@ impl<'a> PlatformBuilder<'a> {
     where
         A: Actor<Context = Context<A>> + Send,
     {
-        let address = A::start_in_arbiter(arbiter, move |context| {
-            context.set_mailbox_capacity(mailbox);
-            actor
+        let (sender, receiver) = channel(mailbox);
+        let role = role::current();
+        arbiter.spawn_fn(move || {
+            let running = Context::with_receiver(receiver).into_future(actor);
+            actix::spawn(role::scope(role, running));
         });
+        let address = Addr::new(sender);
         let watched = address.clone();
         self.liveness.watch(name, move || watched.connected());
         address
@@ -134,28 +147,38 @@ impl<'a> PlatformBuilder<'a> {
     /// Starts the health and metrics ports.
     pub(super) fn start_health(&mut self) -> Result<(), StartError> {
         for (role, checks, registry) in std::mem::take(&mut self.health) {
-            let limits = bounds::admin(self.settings, role, &registry)?;
-            let health = web::Data::new(RoleHealth::new(checks, self.liveness.clone(), registry)?);
-            let watched = health.clone();
-            let (variable, port) = health_port(role, self.settings);
-            let ip = self.settings.process.bind_address;
-            let listen = Listen {
-                variable,
-                ip,
-                port,
-                workers: 1,
-                max_connections: bounds::admin_accepted(),
-            };
-            let server = server::start_within(limits, listen, move |config| {
-                config.app_data(health.clone());
-                crate::http::health::routes(config);
+            self.for_role(role, |builder| {
+                builder.start_health_port(role, checks, registry)
             })?;
-            self.parts
-                .readiness
-                .spawn(async move { watched.watch().await });
-            self.parts.addresses.health.insert(role, server.address);
-            self.parts.servers.push(server);
         }
+        Ok(())
+    }
+
+    fn start_health_port(
+        &mut self,
+        role: Role,
+        checks: Vec<Check>,
+        registry: prometheus::Registry,
+    ) -> Result<(), StartError> {
+        let limits = bounds::admin(self.settings, role, &registry)?;
+        let health = web::Data::new(RoleHealth::new(checks, self.liveness.clone(), registry)?);
+        let watched = health.clone();
+        let (variable, port) = health_port(role, self.settings);
+        let listen = Listen {
+            variable,
+            ip: self.settings.process.bind_address,
+            port,
+            workers: 1,
+            max_connections: bounds::admin_accepted(),
+        };
+        let server = server::start_within(limits, listen, move |config| {
+            config.app_data(health.clone());
+            crate::http::health::routes(config);
+        })?;
+        let watching = async move { watched.watch().await };
+        self.parts.readiness.spawn(role::inherit(watching));
+        self.parts.addresses.health.insert(role, server.address);
+        self.parts.servers.push(server);
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use actix::prelude::*;
 use url::Url;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
-use super::checks::{check_bus, check_group, check_store, check_supplier, check_trouble};
+use super::checks::{check, check_bus, check_group, check_store};
 use super::engines::{BetTopics, Stores};
 use super::money::{MAX_TOGETHER, OUTBOX_LEASE};
 use super::{StartError, role_metrics};
@@ -135,14 +135,15 @@ impl ConfirmationBuilder<'_, '_> {
         let canceller = self.start_canceller();
         self.start_sweeper(self.decisions(relay.clone(), canceller.clone()));
         let decisions = self.decisions(relay, canceller);
-        let (health, group) = self.start_bet_consumer(decisions)?;
+        let (decisions_health, group) = self.start_bet_consumer(decisions)?;
+        let supplier = self.supplier;
         let checks = vec![
             check_store(&self.stores.main),
             check_bus(&self.topics.placed),
             check_group("confirmation group", group),
-            check_trouble("decisions", health),
-            check_trouble("outbox", relay_health),
-            check_supplier(self.supplier),
+            check("decisions", move || decisions_health.problem()),
+            check("outbox", move || relay_health.problem()),
+            check("supplier", move || supplier.problem()),
         ];
         self.platform
             .serve_health(Role::Confirmation, checks, self.metrics.registry);

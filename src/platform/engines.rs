@@ -191,7 +191,7 @@ pub(super) async fn open_stores(
             };
             let main = PgStore::open(url, &options).map_err(failed)?;
             let mut read = PgStore::reader(read_url, &options).map_err(failed)?;
-            if MIGRATING.iter().any(|role| config.runs(*role)) {
+            if config.runs_any(&MIGRATING) {
                 main.expect_migration(&mut read);
             }
             let main = Arc::new(main);

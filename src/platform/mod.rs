@@ -25,7 +25,7 @@ use log::warn;
 use tokio::task::JoinSet;
 
 use self::builder::PlatformBuilder;
-use self::engines::{Bus, MIGRATING, open_cache, open_stores};
+use self::engines::{Bus, MIGRATING, Stores, open_cache, open_stores};
 pub use self::ports::BusyPorts;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
@@ -48,6 +48,24 @@ use crate::supplier::confirm::SetupError;
 
 /// How often the platform checks that its actors are running.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Roles that read or write the bus.
+const USING_BUS: [Role; 4] = [
+    Role::Ingest,
+    Role::Processor,
+    Role::Bets,
+    Role::Confirmation,
+];
+/// Roles that read or write the database.
+const USING_STORES: [Role; 5] = [
+    Role::Processor,
+    Role::Odds,
+    Role::Wallet,
+    Role::Bets,
+    Role::Confirmation,
+];
+/// Roles that have books, and so use the cache.
+const USING_BOOKS: [Role; 3] = [Role::Processor, Role::Odds, Role::Bets];
 
 /// Why the platform failed to start.
 #[derive(Debug, thiserror::Error)]
@@ -127,57 +145,53 @@ struct Parts {
     _database_lock: Option<DatabaseLock>,
 }
 
+impl PlatformBuilder<'_> {
+    /// Starts the roles that use the database.
+    fn start_on_stores(
+        &mut self,
+        config: &Config,
+        bus: Option<&Bus>,
+        stores: &Stores,
+    ) -> Result<(), StartError> {
+        // Only an embedded database is locked, and it is migrated when it is opened.
+        if self.parts._database_lock.is_none() {
+            if config.runs_any(&MIGRATING) {
+                actix::spawn(startup::migrate(stores.main.clone()));
+            } else {
+                actix::spawn(startup::log_when_available(stores.read.clone()));
+            }
+        }
+        let mut prices = None;
+        if config.runs_any(&USING_BOOKS) {
+            let cache = open_cache(config)?;
+            prices = self.start_books(config, bus, &cache, stores)?;
+        }
+        self.start_money(config, bus, stores, prices)
+    }
+}
+
 impl Platform {
     /// Starts the configured roles. Must be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
         let mut builder = PlatformBuilder::new(&config.settings);
-        let runs = |role| config.runs(role);
-        let runs_any = |roles: &[Role]| roles.iter().any(|role| config.runs(*role));
-        let has_bus = runs_any(&[
-            Role::Ingest,
-            Role::Processor,
-            Role::Bets,
-            Role::Confirmation,
-        ]);
-        let bus = if has_bus {
-            Some(Bus::open(config)?)
-        } else {
-            None
-        };
+        let uses_bus = config.runs_any(&USING_BUS);
+        let bus = uses_bus.then(|| Bus::open(config)).transpose()?;
         // Start the simulator before its users: its bound address is the default supplier address.
-        if runs(Role::Simulator) {
-            builder.start_simulator()?;
+        if config.runs(Role::Simulator) {
+            builder.for_role(Role::Simulator, PlatformBuilder::start_simulator)?;
         }
-        if runs_any(&[
-            Role::Processor,
-            Role::Odds,
-            Role::Wallet,
-            Role::Bets,
-            Role::Confirmation,
-        ]) {
+        if config.runs_any(&USING_STORES) {
             let (stores, lock) = open_stores(config).await?;
-            if lock.is_none() {
-                if runs_any(&MIGRATING) {
-                    actix::spawn(startup::migrate(stores.main.clone()));
-                } else {
-                    actix::spawn(startup::log_when_available(stores.read.clone()));
-                }
-            }
             builder.parts._database_lock = lock;
-            let mut prices = None;
-            if runs_any(&[Role::Processor, Role::Odds, Role::Bets]) {
-                let cache = open_cache(config)?;
-                prices = builder.start_books(config, bus.as_ref(), &cache, &stores)?;
-            }
-            builder.start_money(config, bus.as_ref(), &stores, prices)?;
+            builder.start_on_stores(config, bus.as_ref(), &stores)?;
         }
-        if let Some(bus) = bus.filter(|_| runs(Role::Ingest)) {
-            builder.start_ingest(config, &bus)?;
+        if let Some(bus) = bus.filter(|_| config.runs(Role::Ingest)) {
+            builder.for_role(Role::Ingest, |builder| builder.start_ingest(config, &bus))?;
         }
         builder.start_health()?;
-        builder.start_feeds();
+        builder.for_role(Role::Ingest, PlatformBuilder::start_feeds);
         Ok(builder.finish())
     }
 

@@ -7,12 +7,12 @@ use actix::prelude::*;
 use actix_web::web;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
-use super::checks::{check_feed, check_store, check_trouble};
+use super::checks::{check, check_feed, check_store};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::{StartError, bounds, role_metrics};
 use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
-use crate::actors::wallet::ledger_auditor::{KeeperSettings, LedgerAuditor};
+use crate::actors::wallet::ledger_auditor::{AuditorSettings, LedgerAuditor};
 use crate::bus::Topic;
 use crate::config::Config;
 use crate::config::settings::Role;
@@ -57,16 +57,20 @@ impl PlatformBuilder<'_> {
         prices: Option<Prices>,
     ) -> Result<(), StartError> {
         if config.runs(Role::Wallet) {
-            self.start_wallet(stores)?;
+            self.for_role(Role::Wallet, |builder| builder.start_wallet(stores))?;
         }
         let Some(topics) = bus.and_then(|bus| bus.bets.as_ref()) else {
             return Ok(());
         };
         if config.runs(Role::Confirmation) {
-            self.start_confirmation(stores, topics)?;
+            self.for_role(Role::Confirmation, |builder| {
+                builder.start_confirmation(stores, topics)
+            })?;
         }
         if let Some(prices) = prices.filter(|_| config.runs(Role::Bets)) {
-            self.start_bets(stores, topics, prices)?;
+            self.for_role(Role::Bets, |builder| {
+                builder.start_bets(stores, topics, prices)
+            })?;
         }
         Ok(())
     }
@@ -97,18 +101,18 @@ impl PlatformBuilder<'_> {
             Clock::system(),
             metrics,
         );
-        let trouble = relay.trouble();
+        let health = relay.health();
         let arbiter = self.arbiter();
         let relay = self.start(name, &arbiter, HUB_MAILBOX, relay);
         self.parts.money_drains.push(relay.clone().recipient());
-        (relay, trouble)
+        (relay, health)
     }
 
     /// Starts the wallet API and the ledger auditor.
     pub(super) fn start_wallet(&mut self, stores: &Stores) -> Result<(), StartError> {
         let metrics = role_metrics::wallet()?;
         let money = &self.settings.money;
-        let settings = KeeperSettings {
+        let settings = AuditorSettings {
             reservation_ttl: money.reservation_ttl,
             verify_interval: money.ledger_verify_interval,
             grace: money.bet_confirm_deadline,
@@ -153,13 +157,13 @@ impl PlatformBuilder<'_> {
         prices: Prices,
     ) -> Result<(), StartError> {
         let metrics = role_metrics::bets()?;
-        let (relay, trouble) =
+        let (relay, outbox) =
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let money = &self.settings.money;
         let checks = vec![
             check_store(&stores.main),
             check_feed(&prices.feed),
-            check_trouble("outbox", trouble),
+            check("outbox", move || outbox.problem()),
         ];
         let store = stores.money.clone();
         let place = move |placements: &[BetPlacement]| store.place_bets(placements);

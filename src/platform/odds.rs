@@ -26,7 +26,8 @@ use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::streaming::session::SessionLimits;
-use crate::http::health::Check;
+use crate::http::addresses::Addresses;
+use crate::http::health::{Check, Liveness};
 use crate::http::odds::routes::odds_routes;
 use crate::http::odds::state::OddsState;
 use crate::http::server::{self, Listen};
@@ -104,27 +105,34 @@ impl PlatformBuilder<'_> {
     ) -> Result<Option<Prices>, StartError> {
         let broadcasts = cache.listen();
         let feed = match (&broadcasts, bus) {
-            (Some(_), _) => FeedState::not_heard_yet,
-            (None, Some(bus)) if bus.first_position.is_none() => FeedState::not_followed_yet,
+            (Some(_), _) => FeedState::awaiting_broadcasts,
+            (None, Some(bus)) if bus.first_position.is_none() => FeedState::awaiting_bus,
             _ => FeedState::in_process,
         };
-        let shows = config.runs(Role::Odds) || config.runs(Role::Bets);
-        let odds = if shows {
-            Some(self.start_registry(feed)?)
-        } else {
-            None
-        };
+        // The role that shows prices to clients.
+        let reader = [Role::Odds, Role::Bets]
+            .into_iter()
+            .find(|role| config.runs(*role));
+        let odds = reader
+            .map(|role| self.for_role(role, |builder| builder.start_registry(feed)))
+            .transpose()?;
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
             let local = odds.as_ref().filter(|_| broadcasts.is_none());
-            books = Some(self.start_processor(bus, cache, &stores.main, local)?);
+            books = Some(self.for_role(Role::Processor, |builder| {
+                builder.start_processor(bus, cache, &stores.main, local)
+            })?);
         }
-        let Some(odds) = odds else { return Ok(None) };
+        let (Some(reader), Some(odds)) = (reader, odds) else {
+            return Ok(None);
+        };
         let mut checks = vec![check_store(&stores.read)];
         let books = match (broadcasts, books) {
             (Some(broadcasts), _) => {
                 checks.push(check_cache(cache));
-                self.start_mirror(&odds, broadcasts, cache, &stores.read)
+                self.for_role(reader, |builder| {
+                    builder.start_mirror(&odds, broadcasts, cache, &stores.read)
+                })
             }
             (None, Some(books)) => books.recipient(),
             // Unreachable: the configuration requires a processor in this process if the cache does
@@ -138,7 +146,9 @@ impl PlatformBuilder<'_> {
             feed: odds.feed.clone(),
         };
         if config.runs(Role::Odds) {
-            self.start_odds(odds, books, &stores.read, checks)?;
+            self.for_role(Role::Odds, |builder| {
+                builder.start_odds(odds, books, &stores.read, checks)
+            })?;
         }
         Ok(Some(prices))
     }
@@ -201,31 +211,64 @@ impl PlatformBuilder<'_> {
         store: &Arc<dyn Store>,
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
-        let clients = &self.settings.clients;
-        let OddsRuntime {
-            registry,
-            feed,
-            reads,
-            metrics,
-            ..
-        } = odds;
-        let limits = session_limits(self.settings);
-        let settings = DistributorSettings {
-            slow_client_limit: clients.slow_client_limit,
-            ping_interval: clients.ws_ping_interval,
-            frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
-        };
+        let metrics = odds.metrics.clone();
         let door = self.front_door(true, &metrics.refused);
         let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, door)?;
-        let frames = bounds::frames(self.settings);
-        let max_message = frames.largest;
-        let state = web::Data::new(OddsState {
-            frames,
+        let workers = SessionWorkers {
+            distributor: distributor_settings(self.settings),
+            registry: odds.registry.clone(),
+            liveness: self.liveness.clone(),
             snapshots: snapshots.clone(),
+            limits: session_limits(self.settings),
+            max_message: bounds::frames(self.settings).largest,
+            queue: self.settings.clients.ws_session_queue,
+            failures: Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL)),
+            metrics: metrics.clone(),
+        };
+        let addresses = client_bounds.addresses.clone();
+        let state = web::Data::new(self.odds_state(odds, snapshots, store, addresses));
+        // Runs on each server thread, which starts its own distributor.
+        let server = server::start_within(client_bounds, self.odds_port(), move |config| {
+            config
+                .app_data(state.clone())
+                .app_data(web::Data::new(workers.start_here()));
+            odds_routes(config);
+        })?;
+        self.parts.addresses.odds = Some(server.address);
+        self.parts.servers.push(server);
+        self.serve_health(Role::Odds, checks, metrics.registry);
+        Ok(())
+    }
+
+    fn odds_port(&self) -> Listen {
+        let clients = &self.settings.clients;
+        let workers = clients.http_workers_odds.unwrap_or_else(cores);
+        let connections = clients.ws_max_sessions + self.settings.limits.http_max_connections;
+        Listen {
+            variable: "HTTP_PORT_ODDS",
+            ip: self.settings.process.bind_address,
+            port: self.settings.ports.http_port_odds,
+            workers,
+            max_connections: bounds::accepted(connections, workers),
+        }
+    }
+
+    /// What all server threads share.
+    fn odds_state(
+        &self,
+        odds: OddsRuntime,
+        snapshots: Recipient<GetSnapshot>,
+        store: &Arc<dyn Store>,
+        addresses: Addresses,
+    ) -> OddsState {
+        let clients = &self.settings.clients;
+        OddsState {
+            frames: bounds::frames(self.settings),
+            snapshots,
             snapshot_timeout: SNAPSHOT_TIMEOUT,
-            feed,
+            feed: odds.feed,
             store: store.clone(),
-            reads,
+            reads: odds.reads,
             session_permits: Arc::new(Semaphore::new(clients.ws_max_sessions)),
             next_session: AtomicU64::new(1),
             max_sessions: clients.ws_max_sessions,
@@ -234,49 +277,52 @@ impl PlatformBuilder<'_> {
                 &self.settings.process.allowed_origins,
             ]
             .concat(),
-            addresses: client_bounds.addresses.clone(),
-            metrics: metrics.clone(),
-        });
-        let queue = clients.ws_session_queue;
-        let (worker_metrics, liveness) = (metrics.clone(), self.liveness.clone());
-        let workers = clients.http_workers_odds.unwrap_or_else(cores);
-        let listen = Listen {
-            variable: "HTTP_PORT_ODDS",
-            ip: self.settings.process.bind_address,
-            port: self.settings.ports.http_port_odds,
-            workers,
-            max_connections: bounds::accepted(
-                clients.ws_max_sessions + self.settings.limits.http_max_connections,
-                workers,
-            ),
-        };
-        let failures = Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL));
-        // Runs on each server thread, which starts its own distributor.
-        let server = server::start_within(client_bounds, listen, move |config| {
-            let distributor =
-                Distributor::start_here(settings, registry.clone(), worker_metrics.clone());
-            let watched = distributor.clone();
-            liveness.watch("distributor", move || watched.connected());
-            let (snapshots, metrics) = (snapshots.clone(), worker_metrics.clone());
-            let failures = failures.clone();
-            let sessions = SessionEdges {
-                distributor,
-                snapshots,
-                limits,
-                max_message,
-                queue,
-                failures,
-                metrics,
-            };
-            config
-                .app_data(state.clone())
-                .app_data(web::Data::new(sessions));
-            odds_routes(config);
-        })?;
-        self.parts.addresses.odds = Some(server.address);
-        self.parts.servers.push(server);
-        self.serve_health(Role::Odds, checks, metrics.registry);
-        Ok(())
+            addresses,
+            metrics: odds.metrics,
+        }
+    }
+}
+
+/// What each server thread needs to serve its sessions.
+#[derive(Clone)]
+struct SessionWorkers {
+    distributor: DistributorSettings,
+    registry: Addr<Registry>,
+    liveness: Arc<Liveness>,
+    snapshots: Recipient<GetSnapshot>,
+    limits: SessionLimits,
+    max_message: usize,
+    queue: usize,
+    failures: Arc<LogLimit>,
+    metrics: OddsMetrics,
+}
+
+impl SessionWorkers {
+    /// Starts and monitors the distributor of this thread, and returns the edges of its sessions.
+    fn start_here(&self) -> SessionEdges {
+        let registry = self.registry.clone();
+        let distributor = Distributor::start_here(self.distributor, registry, self.metrics.clone());
+        let watched = distributor.clone();
+        self.liveness
+            .watch("distributor", move || watched.connected());
+        SessionEdges {
+            distributor,
+            snapshots: self.snapshots.clone(),
+            limits: self.limits,
+            max_message: self.max_message,
+            queue: self.queue,
+            failures: self.failures.clone(),
+            metrics: self.metrics.clone(),
+        }
+    }
+}
+
+fn distributor_settings(settings: &Settings) -> DistributorSettings {
+    let clients = &settings.clients;
+    DistributorSettings {
+        slow_client_limit: clients.slow_client_limit,
+        ping_interval: clients.ws_ping_interval,
+        frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
     }
 }
 

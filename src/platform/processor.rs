@@ -13,7 +13,7 @@ use super::engines::Bus;
 use super::odds::OddsRuntime;
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
-use crate::actors::odds::cache_writer::{CacheHealth, CacheWriter};
+use crate::actors::odds::cache_writer::CacheWriter;
 use crate::actors::odds::client_reads::ClientReads;
 use crate::actors::odds::consumers::ConsumerSettings;
 use crate::actors::odds::consumers::dead_letter_consumer::DeadLetterConsumer;
@@ -22,12 +22,13 @@ use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::StoreBatch;
 use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
-use crate::actors::odds::store_writer::{LastBatch, Retention, StoreWriter};
+use crate::actors::odds::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
 use crate::runtime::drain::DrainableTask;
+use crate::runtime::health::HealthCell;
 use crate::store::Store;
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -83,7 +84,7 @@ impl ProcessorBuilder<'_, '_> {
     fn start(mut self) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
         let (cache_writer, cache_health) = self.start_cache_writer();
         let router = self.start_router(&cache_writer)?;
-        let (store_writer, last_batch) = self.start_store_writer();
+        let (store_writer, store_health) = self.start_store_writer();
         let edges = LiveEdges {
             books: router.clone().recipient(),
             revoked: router.clone().recipient(),
@@ -96,7 +97,7 @@ impl ProcessorBuilder<'_, '_> {
             self.start_dead_letter_consumer(store_writer)?;
         }
         let checks = vec![
-            check_writes(self.store, last_batch),
+            check_writes(self.store, store_health),
             check_written_cache(self.cache, &cache_health),
             check_bus(&self.bus.updates),
             check_group("live group", live_group),
@@ -107,7 +108,7 @@ impl ProcessorBuilder<'_, '_> {
         Ok(router)
     }
 
-    fn start_cache_writer(&mut self) -> (Addr<CacheWriter>, Arc<CacheHealth>) {
+    fn start_cache_writer(&mut self) -> (Addr<CacheWriter>, Arc<HealthCell>) {
         let writer = CacheWriter::new(self.cache.clone(), self.metrics.clone())
             .repairing_from(self.store.clone());
         let health = writer.health();
@@ -164,18 +165,18 @@ impl ProcessorBuilder<'_, '_> {
         Ok(self.platform.client_reads(refused))
     }
 
-    fn start_store_writer(&mut self) -> (Recipient<StoreBatch>, Arc<LastBatch>) {
+    fn start_store_writer(&mut self) -> (Recipient<StoreBatch>, Arc<HealthCell>) {
         let settings = &self.platform.settings.store;
         let retention = Retention {
             history: settings.history_retention,
             dead_letters: settings.dead_letter_retention,
         };
         let writer = StoreWriter::new(self.store.clone(), retention, self.metrics.clone());
-        let last_batch = writer.last_batch();
+        let health = writer.health();
         let writer = self
             .platform
             .start("store writer", &self.storing, HUB_MAILBOX, writer);
-        (writer.recipient(), last_batch)
+        (writer.recipient(), health)
     }
 
     fn start_live_consumer(
@@ -199,7 +200,7 @@ impl ProcessorBuilder<'_, '_> {
         &mut self,
         signs: ConsumerSigns,
         group: SubscriptionHealth,
-        cache_health: &Arc<CacheHealth>,
+        cache_health: &Arc<HealthCell>,
     ) {
         let target = match self.odds {
             Some(OddsRuntime { registry, feed, .. }) => {

@@ -7,6 +7,7 @@ use log::{info, warn};
 
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::runtime::health::HealthCell;
 use crate::store::blocking::blocking;
 use crate::store::{Store, StoreError};
 
@@ -38,22 +39,20 @@ async fn retry_until_done(
     step: fn(&dyn Store) -> Result<(), StoreError>,
 ) {
     let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
-    let mut logged = None;
+    let database = HealthCell::default();
     loop {
         let attempted = store.clone();
         match blocking(move || step(&*attempted)).await {
             Ok(()) => {
-                if logged.is_some() {
+                if database.record_success() {
                     info!("{done}");
                 }
                 return;
             }
             Err(failure) => {
                 // Log each cause once, however long the outage lasts.
-                let failure = failure.to_string();
-                if logged.as_ref() != Some(&failure) {
+                if database.record_failure(&failure) {
                     warn!("waiting for the database: {failure}");
-                    logged = Some(failure);
                 }
             }
         }

@@ -3,15 +3,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use prometheus::IntGauge;
 
-use crate::runtime::backlog::Backlog;
+use super::backlog::Backlog;
+use super::health::HealthCell;
 
 /// The state of the books' feed: live, or lost with a cause.
 #[derive(Debug)]
 pub struct FeedState {
-    lost: Mutex<Option<String>>,
+    connection: HealthCell,
     /// Updates that this process received but has not applied, and their maximum age.
     backlog: OnceLock<(Arc<Backlog>, Duration)>,
     gauge: IntGauge,
@@ -24,30 +24,26 @@ impl FeedState {
     }
 
     /// For books fed by broadcasts: lost until subscribed. The state is exported to `gauge`.
-    pub fn not_heard_yet(gauge: IntGauge) -> FeedState {
+    pub fn awaiting_broadcasts(gauge: IntGauge) -> FeedState {
         FeedState::new(gauge, Some("not subscribed to broadcasts yet"))
     }
 
     /// For books fed by an external bus: lost until it responds. The state is exported to `gauge`.
-    pub fn not_followed_yet(gauge: IntGauge) -> FeedState {
+    pub fn awaiting_bus(gauge: IntGauge) -> FeedState {
         FeedState::new(gauge, Some("the bus has not responded yet"))
     }
 
     fn new(gauge: IntGauge, lost: Option<&str>) -> FeedState {
         let state = FeedState {
-            lost: Mutex::default(),
+            connection: HealthCell::default(),
             backlog: OnceLock::new(),
             gauge,
         };
-        state.set(lost);
+        match lost {
+            None => state.set_live(),
+            Some(why) => state.set_lost(why),
+        }
         state
-    }
-
-    /// The gauge only mirrors this state; it is never read.
-    fn set(&self, why: Option<&str>) {
-        let mut lost = self.lost.lock();
-        *lost = why.map(str::to_owned);
-        self.gauge.set(i64::from(lost.is_none()));
     }
 
     /// Also judges the feed by the age of unapplied updates: prices are stale once a record waits
@@ -66,21 +62,23 @@ impl FeedState {
 
     /// Whether every change arrives.
     pub fn is_live(&self) -> bool {
-        self.lost.lock().is_none() && self.behind().is_none()
+        self.problem().is_none()
     }
 
     /// Why the feed is not live, for the readiness check; `None` if it is live.
     pub fn problem(&self) -> Option<String> {
-        self.lost.lock().clone().or_else(|| self.behind())
+        self.connection.problem().or_else(|| self.behind())
     }
 
-    /// Marks the feed as live.
+    /// Marks the feed as live. The gauge only mirrors this state; it is never read.
     pub fn set_live(&self) {
-        self.set(None);
+        self.connection.record_success();
+        self.gauge.set(1);
     }
 
     /// Marks the feed as lost, with the cause.
     pub fn set_lost(&self, why: &str) {
-        self.set(Some(why));
+        self.connection.record_failure(&why);
+        self.gauge.set(0);
     }
 }

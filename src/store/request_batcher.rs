@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::StoreError;
+use crate::telemetry::role;
 
 /// Limits concurrent calls, over all kinds of request that share it. The longest-waiting call is
 /// next.
@@ -81,7 +82,7 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
     pub async fn submit(self: &Arc<Self>, request: Q) -> Result<A, StoreError> {
         let (reply, response) = oneshot::channel();
         if self.enqueue(request, reply) {
-            self.runtime.spawn(self.clone().work());
+            self.runtime.spawn(role::inherit(self.clone().work()));
         }
         response
             .await
@@ -106,7 +107,8 @@ impl<Q: Send + 'static, A: Send + 'static> RequestBatcher<Q, A> {
                 return;
             };
             let this = self.clone();
-            let called = tokio::task::spawn_blocking(move || this.responses(&requests)).await;
+            let executing = role::carry(move || this.responses(&requests));
+            let called = tokio::task::spawn_blocking(executing).await;
             drop(permit);
             match called {
                 Ok(responses) => replies

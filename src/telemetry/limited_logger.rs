@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use log::{Level, Log, Metadata, Record};
 use parking_lot::Mutex;
 
+use super::role::{self, RoleName};
+
 /// Minimum interval between lines of one cause.
 const INTERVAL: Duration = Duration::from_secs(60);
 
@@ -21,8 +23,8 @@ pub struct LimitedLogger<L> {
     causes: Mutex<HashMap<Cause, Window>>,
 }
 
-/// A location in the source code, so the number of causes is bounded.
-type Cause = (String, u32);
+/// A location in the source code, for each role that runs it, so the number of causes is bounded.
+type Cause = (RoleName, String, u32);
 
 struct Window {
     level: Level,
@@ -48,14 +50,15 @@ impl<L: Log> LimitedLogger<L> {
 
     /// Logs what was left out in windows that have ended.
     pub fn report(&self, now: Instant) {
-        let mut over = Vec::new();
+        let mut ended = Vec::new();
         let mut causes = self.causes.lock();
-        causes.retain(|(target, _), window| {
+        causes.retain(|(role, target, _), window| {
             if now.duration_since(window.since) < INTERVAL {
                 return true;
             }
             if window.left_out > 0 {
-                over.push((
+                ended.push((
+                    *role,
                     target.clone(),
                     window.level,
                     window.left_out,
@@ -65,8 +68,8 @@ impl<L: Log> LimitedLogger<L> {
             false
         });
         drop(causes);
-        for (target, level, left_out, last) in over {
-            self.write(level, &target, &last, left_out);
+        for (role, target, level, left_out, last) in ended {
+            role::within(role, || self.write(level, &target, &last, left_out));
         }
     }
 
@@ -95,7 +98,11 @@ impl<L: Log> LimitedLogger<L> {
             record.level()
         };
         let message = record.args().to_string();
-        let cause = (record.target().to_owned(), record.line().unwrap_or(0));
+        let cause = (
+            role::current(),
+            record.target().to_owned(),
+            record.line().unwrap_or(0),
+        );
         let mut causes = self.causes.lock();
         let left_out = match causes.get_mut(&cause) {
             Some(window) if now.duration_since(window.since) < INTERVAL => {

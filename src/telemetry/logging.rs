@@ -1,6 +1,5 @@
 //! Log lines: text for people, JSON for machines. One record is one line, whatever it contains.
 
-use std::collections::BTreeSet;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
 use std::sync::OnceLock;
@@ -8,43 +7,18 @@ use std::time::Instant;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use env_logger::{Builder, Logger, Target};
-use log::kv::{Error, Key, Value, VisitSource, VisitValue};
+use log::kv::{Error, Key, Value, VisitSource};
 use log::{LevelFilter, Record, SetLoggerError};
+use serde::{Serialize, Serializer};
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::limited_logger::LimitedLogger;
 use super::log_filter::check_filter;
 use super::log_format::LogFormat;
-use crate::config::settings::Role;
+use super::role::{self, RoleName};
 
 /// The crate's own part of a target, which is of no use to a reader.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
-/// The members that every JSON line has.
-const MEMBERS: [&str; 4] = ["ts", "level", "target", "message"];
-
-/// The role that a module works for, added to each of its lines. Modules of several roles, such as
-/// the server, are not listed.
-const ROLES: [(&str, Role); 20] = [
-    ("simulator", Role::Simulator),
-    ("supplier::confirm", Role::Confirmation),
-    ("supplier", Role::Ingest),
-    ("actors::ingest", Role::Ingest),
-    ("actors::odds::consumers", Role::Processor),
-    ("actors::odds::book_router", Role::Processor),
-    ("actors::odds::odds_book", Role::Processor),
-    ("actors::odds::cache_writer", Role::Processor),
-    ("actors::odds::store_writer", Role::Processor),
-    ("store", Role::Processor),
-    ("actors::streaming", Role::Odds),
-    ("http::odds", Role::Odds),
-    ("http::streaming", Role::Odds),
-    ("actors::wallet", Role::Wallet),
-    ("http::wallet", Role::Wallet),
-    ("http::bets", Role::Bets),
-    ("actors::bets::outbox_relay", Role::Bets),
-    ("actors::bets::bet_consumer", Role::Confirmation),
-    ("actors::bets::overdue_sweeper", Role::Confirmation),
-    ("actors::bets::canceller", Role::Confirmation),
-];
 /// The logger of this process, once it is set up.
 static LIMITED: OnceLock<&'static LimitedLogger<Logger>> = OnceLock::new();
 /// Crates that log worker threads and similar details. Only their warnings and errors are shown,
@@ -66,7 +40,10 @@ pub enum LoggingError {
 }
 
 /// Sends what the filter lets through to stderr. May be called once per process.
-pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
+///
+/// JSON lines of code outside of all roles, such as startup, have `process_role`. Text lines leave
+/// it out: it is the same for all of them, and people copy commands from these lines.
+pub fn init(format: LogFormat, filter: &str, process_role: String) -> Result<(), LoggingError> {
     check_filter(filter).map_err(LoggingError::Filter)?;
     let mut builder = Builder::new();
     for module in SERVER_CRATES {
@@ -80,11 +57,16 @@ pub fn init(format: LogFormat, filter: &str) -> Result<(), LoggingError> {
         LogFormat::Text => builder.format(|out, record| {
             let style = out.default_level_style(record.level());
             let level = format!("{style}{:<5}{style:#}", record.level());
-            writeln!(out, "{}", text_line(record, Utc::now(), &level))
+            writeln!(
+                out,
+                "{}",
+                text_line(record, Utc::now(), &level, role::current())
+            )
         }),
-        LogFormat::Json => {
-            builder.format(|out, record| writeln!(out, "{}", json_line(record, Utc::now())))
-        }
+        LogFormat::Json => builder.format(move |out, record| {
+            let role = role::current().unwrap_or(&process_role);
+            writeln!(out, "{}", json_line(record, Utc::now(), role)?)
+        }),
     };
     let inner = builder.build();
     log::set_max_level(inner.filter());
@@ -102,9 +84,14 @@ pub fn report_left_out() {
     }
 }
 
-/// A record as text: time, level, target, message, fields. `level` is passed in because it may be
-/// coloured.
-pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -> String {
+/// A record as text: time, level, target, message, role, fields. `level` is passed in because it
+/// may be coloured.
+pub fn text_line(
+    record: &Record<'_>,
+    now: DateTime<Utc>,
+    level: &dyn Display,
+    role: RoleName,
+) -> String {
     let target = record
         .target()
         .strip_prefix(OWN_PREFIX)
@@ -112,9 +99,9 @@ pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -
     let mut line = format!("{} {level} {target}: ", time_of(now));
     push_escaped(&mut line, &record.args().to_string());
     let mut fields = TextFields { line };
-    if let Some(role) = role_of(record.target()) {
+    if let Some(role) = role {
         fields.line.push_str(" role=");
-        fields.line.push_str(role.name());
+        fields.line.push_str(role);
     }
     // Fields that cannot be read are left out; the rest of the line is kept.
     let _ = record.key_values().visit(&mut fields);
@@ -123,39 +110,20 @@ pub fn text_line(record: &Record<'_>, now: DateTime<Utc>, level: &dyn Display) -
 
 /// A record as one JSON object. A field with the name of a member that exists already gets a `_`
 /// prefix.
-pub fn json_line(record: &Record<'_>, now: DateTime<Utc>) -> String {
-    let mut object = JsonObject {
-        text: "{".to_owned(),
-        names: BTreeSet::new(),
-    };
-    let values = [
-        json_text(&time_of(now)),
-        json_text(&record.level().as_str().to_ascii_lowercase()),
-        json_text(record.target()),
-        json_text(&record.args().to_string()),
-    ];
-    for (name, value) in MEMBERS.iter().zip(values) {
-        object.push(name, &value);
-    }
-    if let Some(role) = role_of(record.target()) {
-        object.push("role", &json_text(role.name()));
-    }
+pub fn json_line(
+    record: &Record<'_>,
+    now: DateTime<Utc>,
+    role: &str,
+) -> Result<String, serde_json::Error> {
+    let mut object = JsonObject::default();
+    object.push("ts", &time_of(now))?;
+    object.push("level", &record.level().as_str().to_ascii_lowercase())?;
+    object.push("target", record.target())?;
+    object.push("message", record.args())?;
+    object.push("role", role)?;
+    // Fields that cannot be read are left out; the rest of the line is kept.
     let _ = record.key_values().visit(&mut object);
-    object.text.push('}');
-    object.text
-}
-
-fn role_of(target: &str) -> Option<Role> {
-    let module = target.strip_prefix(OWN_PREFIX)?;
-    let is_within = |part: &str| {
-        module
-            .strip_prefix(part)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
-    };
-    ROLES
-        .iter()
-        .find(|(part, _)| is_within(part))
-        .map(|(_, role)| *role)
+    serde_json::to_string(&object)
 }
 
 fn time_of(now: DateTime<Utc>) -> String {
@@ -197,92 +165,42 @@ impl<'kvs> VisitSource<'kvs> for TextFields {
     }
 }
 
-/// A JSON object that is being written.
-struct JsonObject {
-    text: String,
-    names: BTreeSet<String>,
-}
+/// The members of a JSON object, in the order in which they are added.
+#[derive(Default)]
+struct JsonObject(Vec<(String, Box<RawValue>)>);
 
 impl JsonObject {
-    fn push(&mut self, name: &str, value: &str) {
+    /// Adds a member. Serialized at once, so that a value that fails leaves the others as they are.
+    fn push(
+        &mut self,
+        name: &str,
+        value: &(impl Serialize + ?Sized),
+    ) -> Result<(), serde_json::Error> {
+        let value = to_raw_value(value)?;
         let mut name = name.to_owned();
-        while self.names.contains(&name) {
+        while self.0.iter().any(|(existing, _)| *existing == name) {
             name.insert(0, '_');
         }
-        if !self.names.is_empty() {
-            self.text.push(',');
-        }
-        self.text.push_str(&json_text(&name));
-        self.text.push(':');
-        self.text.push_str(value);
-        self.names.insert(name);
+        self.0.push((name, value));
+        Ok(())
+    }
+}
+
+impl Serialize for JsonObject {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
     }
 }
 
 impl<'kvs> VisitSource<'kvs> for JsonObject {
     fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), Error> {
-        let mut written = JsonValue(String::new());
-        value.visit(&mut written)?;
-        self.push(key.as_str(), &written.0);
-        Ok(())
+        let added = match value.to_f64() {
+            // JSON has no such number.
+            Some(number) if !number.is_finite() => self.push(key.as_str(), &number.to_string()),
+            _ => self.push(key.as_str(), &value),
+        };
+        added.map_err(Error::boxed)
     }
-}
-
-/// The value of a field as JSON. Numbers stay numbers; a number that JSON cannot express is a
-/// string.
-struct JsonValue(String);
-
-impl JsonValue {
-    fn put(&mut self, value: impl Display) -> Result<(), Error> {
-        self.0 = value.to_string();
-        Ok(())
-    }
-}
-
-impl<'v> VisitValue<'v> for JsonValue {
-    fn visit_any(&mut self, value: Value<'_>) -> Result<(), Error> {
-        self.put(json_text(&value.to_string()))
-    }
-
-    fn visit_null(&mut self) -> Result<(), Error> {
-        self.put("null")
-    }
-
-    fn visit_u64(&mut self, value: u64) -> Result<(), Error> {
-        self.put(value)
-    }
-
-    fn visit_i64(&mut self, value: i64) -> Result<(), Error> {
-        self.put(value)
-    }
-
-    fn visit_u128(&mut self, value: u128) -> Result<(), Error> {
-        self.put(value)
-    }
-
-    fn visit_i128(&mut self, value: i128) -> Result<(), Error> {
-        self.put(value)
-    }
-
-    fn visit_f64(&mut self, value: f64) -> Result<(), Error> {
-        if value.is_finite() {
-            self.put(value)
-        } else {
-            self.put(json_text(&value.to_string()))
-        }
-    }
-
-    fn visit_bool(&mut self, value: bool) -> Result<(), Error> {
-        self.put(value)
-    }
-
-    fn visit_str(&mut self, value: &str) -> Result<(), Error> {
-        self.put(json_text(value))
-    }
-}
-
-fn json_text(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 #[cfg(test)]

@@ -7,3 +7,4 @@ pub mod log_limit;
 pub mod logging;
 pub mod metrics;
 pub mod redact;
+pub mod role;

@@ -80,7 +80,7 @@ impl BetConsumer {
 
     /// The consumer's health, for the readiness check.
     pub fn health(&self) -> Arc<HealthCell> {
-        self.confirmation.trouble()
+        self.confirmation.health()
     }
 
     /// The actor that runs this consumer.

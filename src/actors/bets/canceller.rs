@@ -53,7 +53,7 @@ struct CancelTask {
     bets: Arc<dyn BetReader>,
     supplier: Arc<SupplierClient>,
     settings: CancellerSettings,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
@@ -68,13 +68,13 @@ impl Canceller {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> Canceller {
-        let trouble = Arc::new(HealthCell::new("bets cannot be cancelled"));
+        let health = Arc::new(HealthCell::new("bets cannot be cancelled"));
         let task = CancelTask {
             queue,
             bets,
             supplier,
             settings,
-            trouble,
+            health,
             clock,
             metrics,
         };
@@ -87,8 +87,8 @@ impl Canceller {
     }
 
     /// The canceller's health, for the readiness check.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.task.trouble.clone()
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.task.health.clone()
     }
 
     fn take(&mut self, context: &mut Context<Self>) {
@@ -114,13 +114,13 @@ impl Canceller {
                     canceller.is_taking = false;
                     match taken {
                         Ok(cancels) => {
-                            canceller.task.trouble.over();
+                            canceller.task.health.record_success();
                             canceller.is_due |= cancels.len() == room;
                             cancels
                                 .into_iter()
                                 .for_each(|cancel| canceller.cancel(cancel, until, context));
                         }
-                        Err(error) => canceller.task.trouble.met(&error),
+                        Err(error) => _ = canceller.task.health.record_failure(&error),
                     }
                     canceller.take_if_due(context);
                 }),
@@ -218,7 +218,7 @@ impl CancelTask {
         call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, Retry> {
         blocking(call).await.map_err(|error| {
-            self.trouble.met(&error);
+            self.health.record_failure(&error);
             Retry::AfterBackoff
         })
     }

@@ -61,7 +61,7 @@ pub struct BetConfirmation {
     dead_letters: Arc<dyn Topic>,
     /// Consecutive bets that the database did not know.
     unknown: AtomicU32,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
@@ -78,7 +78,7 @@ impl BetConfirmation {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> BetConfirmation {
-        let trouble = Arc::new(HealthCell::new("bets cannot be decided"));
+        let health = Arc::new(HealthCell::new("bets cannot be decided"));
         let find = move |ids: &[BetId]| store.bets_by_id(ids);
         let bets = RequestBatcher::new(&settings.turns, settings.together, find);
         BetConfirmation {
@@ -88,14 +88,14 @@ impl BetConfirmation {
             decisions,
             dead_letters,
             unknown: AtomicU32::new(0),
-            trouble,
+            health,
             clock,
             metrics,
         }
     }
 
-    pub(super) fn trouble(&self) -> Arc<HealthCell> {
-        self.trouble.clone()
+    pub(super) fn health(&self) -> Arc<HealthCell> {
+        self.health.clone()
     }
 
     /// Processes a record until it is done, however long the database or the bus is unavailable.
@@ -139,7 +139,7 @@ impl BetConfirmation {
         while let Err(error) = self.decisions.decide(&bet, &outcome).await {
             self.record_and_wait(&error, &mut backoff).await;
         }
-        self.trouble.over();
+        self.health.record_success();
     }
 
     /// Requests confirmation until the supplier answers or the bet's deadline passes.
@@ -184,11 +184,11 @@ impl BetConfirmation {
                 .errors
                 .with_label_values(&["dead_letter"])
                 .inc();
-            self.trouble
-                .met(&format_args!("{}: {error}", self.dead_letters.name()));
+            self.health
+                .record_failure(&format_args!("{}: {error}", self.dead_letters.name()));
             tokio::time::sleep(backoff.next_delay()).await;
         }
-        self.trouble.over();
+        self.health.record_success();
         self.metrics.dead_letters.with_label_values(&[reason]).inc();
     }
 
@@ -212,7 +212,7 @@ impl BetConfirmation {
         self.metrics.errors.with_label_values(&["store"]).inc();
         // A lock timeout concerns one wallet only; the bets of other users are still decided.
         if !error.is_lock_timeout() {
-            self.trouble.met(error);
+            self.health.record_failure(error);
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }

@@ -64,7 +64,7 @@ pub struct OutboxRelay {
     bet_confirmed: OutboxTarget,
     drain_limit: Duration,
     idle: watch::Sender<bool>,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     metrics: OutboxMetrics,
 }
@@ -86,15 +86,15 @@ impl OutboxRelay {
             bet_confirmed,
             drain_limit: settings.drain_limit,
             idle: watch::Sender::new(true),
-            trouble: Arc::new(HealthCell::new("the outbox cannot be read or written")),
+            health: Arc::new(HealthCell::new("the outbox cannot be read or written")),
             clock,
             metrics,
         }
     }
 
     /// The relay's health, for the readiness check. It covers the database only, not the bus.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.trouble.clone()
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.health.clone()
     }
 
     fn target(&self, topic: OutboxTopic) -> &OutboxTarget {
@@ -159,11 +159,11 @@ impl OutboxRelay {
         match answer {
             Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
                 self.metrics.count_failure(OutboxStage::Publish);
-                PUBLISHING.met(error);
+                PUBLISHING.record_failure(error);
             }
-            Err(_) => PUBLISHING.over(),
+            Err(_) => _ = PUBLISHING.record_success(),
             Ok(()) => {
-                PUBLISHING.over();
+                PUBLISHING.record_success();
                 self.count_published(topic, rows);
             }
         }
@@ -213,7 +213,7 @@ impl OutboxRelay {
         let marking = blocking(move || store.published(&rows));
         context.spawn(marking.into_actor(self).map(|marked, relay, context| {
             match &marked {
-                Ok(()) => relay.trouble.over(),
+                Ok(()) => _ = relay.health.record_success(),
                 Err(error) => relay.record_failure(OutboxStage::Mark, error),
             }
             let effects = relay.state.marked(marked.is_ok());
@@ -232,7 +232,7 @@ impl OutboxRelay {
         let taking = blocking(move || store.take_outbox(at, leased_until, limit));
         context.spawn(taking.into_actor(self).map(|taken, relay, context| {
             match &taken {
-                Ok(_) => relay.trouble.over(),
+                Ok(_) => _ = relay.health.record_success(),
                 Err(error) => relay.record_failure(OutboxStage::Take, error),
             }
             let effects = relay.state.taken(relay.clock.now(), taken.ok());
@@ -257,7 +257,7 @@ impl OutboxRelay {
 
     fn record_failure(&self, stage: OutboxStage, error: &dyn std::fmt::Display) {
         self.metrics.count_failure(stage);
-        self.trouble.met(error);
+        self.health.record_failure(error);
     }
 
     fn tick(&mut self, context: &mut Context<Self>) {

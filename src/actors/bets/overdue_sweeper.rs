@@ -39,7 +39,7 @@ struct Sweep {
     store: Arc<dyn DecisionStore>,
     decisions: BetDecisions,
     settings: SweeperSettings,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     metrics: ConfirmationMetrics,
 }
@@ -53,12 +53,12 @@ impl OverdueSweeper {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> OverdueSweeper {
-        let trouble = Arc::new(HealthCell::new("overdue bets cannot be decided"));
+        let health = Arc::new(HealthCell::new("overdue bets cannot be decided"));
         let sweep = Sweep {
             store,
             decisions,
             settings,
-            trouble,
+            health,
             clock,
             metrics,
         };
@@ -69,8 +69,8 @@ impl OverdueSweeper {
     }
 
     /// The sweeper's health, for the readiness check.
-    pub fn trouble(&self) -> Arc<HealthCell> {
-        self.sweep.trouble.clone()
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.sweep.health.clone()
     }
 
     fn sweep(&mut self, context: &mut Context<Self>) {
@@ -102,10 +102,7 @@ impl Sweep {
                 Err(error) => break Err(error),
             }
         };
-        match result {
-            Ok(()) => self.trouble.over(),
-            Err(error) => self.trouble.met(&error),
-        }
+        self.health.record(&result);
         if swept > 0 {
             info!(bets = swept; "overdue bets rejected");
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use log::{info, warn};
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 use strum::VariantArray;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,6 +18,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::Backoff;
 use crate::runtime::circuit_breaker::{Breaker, BreakerPolicy, BreakerState};
 use crate::runtime::clock::Clock;
+use crate::runtime::health::HealthCell;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ConfirmationMetrics;
@@ -67,17 +68,14 @@ impl From<CallError> for Retry {
 pub struct SupplierClient {
     supplier: Arc<dyn BetSupplier>,
     settings: GuardSettings,
-    guard: Mutex<Guard>,
+    breaker: Mutex<Breaker>,
+    /// The failure that keeps the circuit open.
+    health: HealthCell,
     /// Notifies waiting callers that the circuit has closed.
     closed: watch::Sender<()>,
     clock: Clock,
     log: FaultLog,
     metrics: ConfirmationMetrics,
-}
-
-struct Guard {
-    breaker: Breaker,
-    last_failure: Option<SupplierError>,
 }
 
 /// How a call ended.
@@ -96,14 +94,11 @@ impl SupplierClient {
         clock: Clock,
         metrics: ConfirmationMetrics,
     ) -> SupplierClient {
-        let guard = Mutex::new(Guard {
-            breaker: Breaker::new(settings.breaker),
-            last_failure: None,
-        });
         let client = SupplierClient {
             supplier,
             settings,
-            guard,
+            breaker: Mutex::new(Breaker::new(settings.breaker)),
+            health: HealthCell::default(),
             closed: watch::Sender::new(()),
             clock,
             log: FaultLog::new(),
@@ -176,11 +171,8 @@ impl SupplierClient {
     /// Why the supplier is not ready, for the readiness check. The full text of the last failure is
     /// in the log.
     pub fn problem(&self) -> Option<String> {
-        let guard = self.guard();
-        (guard.breaker.state() != BreakerState::Closed).then(|| match &guard.last_failure {
-            Some(failure) => format!("circuit breaker open: {}", failure.summary()),
-            None => "circuit breaker open".to_owned(),
-        })
+        let failure = self.health.problem()?;
+        Some(format!("circuit breaker open: {failure}"))
     }
 
     async fn call<T>(
@@ -218,44 +210,57 @@ impl SupplierClient {
     }
 
     fn permits(&self) -> bool {
-        let mut guard = self.guard();
-        let permits = guard.breaker.permits(self.clock.now());
-        self.publish_state(guard.breaker.state());
+        let mut breaker = self.breaker.lock();
+        let permits = breaker.permits(self.clock.now());
+        self.publish_state(breaker.state());
         permits
     }
 
     fn report<T>(&self, called: &Called<T>) {
-        let mut guard = self.guard();
-        let before = guard.breaker.state();
-        match called {
-            Called::Answered(_) => guard.breaker.succeeded(),
+        let mut breaker = self.breaker.lock();
+        let before = breaker.state();
+        let failure = match called {
+            Called::Answered(_) => None,
             // The supplier is available; only this request is wrong.
-            Called::Failed(error) if error.is_about_the_question() => guard.breaker.succeeded(),
-            Called::Failed(error) => {
-                guard.breaker.failed(self.clock.now());
-                guard.last_failure = Some(error.clone());
-            }
+            Called::Failed(error) if error.is_about_the_question() => None,
+            Called::Failed(error) => Some(error),
             // Says nothing about the supplier.
-            Called::CallerTimedOut => {}
+            Called::CallerTimedOut => return,
+        };
+        match failure {
+            None => breaker.succeeded(),
+            Some(_) => breaker.failed(self.clock.now()),
         }
-        let after = guard.breaker.state();
+        let after = breaker.state();
         self.publish_state(after);
-        match (before, after) {
-            (BreakerState::Closed, BreakerState::Open) => {
-                let failure = guard.last_failure.as_ref().map(ToString::to_string);
-                let failure = failure.unwrap_or_default();
-                if let Some(repeated) = self.log.failed(&failure) {
-                    warn!(repeated; "supplier circuit breaker opened: {failure}");
+        match failure.filter(|_| after != BreakerState::Closed) {
+            Some(failure) => {
+                self.health.record_failure(&failure.summary());
+                if before == BreakerState::Closed {
+                    self.log_opened(failure);
                 }
             }
-            (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => {
-                if self.log.recovered() {
-                    info!("supplier circuit breaker closed");
+            None => {
+                self.health.record_success();
+                if before != BreakerState::Closed {
+                    self.on_closed();
                 }
-                self.closed.send_replace(());
             }
-            _ => {}
         }
+    }
+
+    fn log_opened(&self, failure: &SupplierError) {
+        let failure = failure.to_string();
+        if let Some(repeated) = self.log.failed(&failure) {
+            warn!(repeated; "supplier circuit breaker opened: {failure}");
+        }
+    }
+
+    fn on_closed(&self) {
+        if self.log.recovered() {
+            info!("supplier circuit breaker closed");
+        }
+        self.closed.send_replace(());
     }
 
     fn publish_state(&self, now: BreakerState) {
@@ -265,10 +270,6 @@ impl SupplierClient {
                 .with_label_values(&[state.as_str()])
                 .set(i64::from(*state == now));
         }
-    }
-
-    fn guard(&self) -> MutexGuard<'_, Guard> {
-        self.guard.lock()
     }
 }
 

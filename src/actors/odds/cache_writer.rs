@@ -10,13 +10,13 @@ use actix::prelude::*;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, TryFutureExt};
 use log::{debug, info, warn};
-use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::messages::{BookChanged, FlushCache};
 use super::write_rounds::{Call, EventStates, Limits, Outcome, Step, WriteRounds};
 use crate::cache::{CacheError, Change, OddsCache};
 use crate::domain::ids::EventId;
+use crate::runtime::health::HealthCell;
 use crate::store::Store;
 use crate::store::blocking::blocking;
 use crate::telemetry::log_limit::FaultLog;
@@ -32,21 +32,6 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval between removals of states that no book holds any more.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The result of the last write: a cache may answer pings and still reject writes.
-#[derive(Default)]
-pub struct CacheHealth(Mutex<Option<String>>);
-
-impl CacheHealth {
-    /// Why the last write failed; `None` if it succeeded.
-    pub fn problem(&self) -> Option<String> {
-        self.0.lock().clone()
-    }
-
-    fn set(&self, problem: Option<String>) {
-        *self.0.lock() = problem;
-    }
-}
-
 /// Writes the changes of the books to the cache.
 pub struct CacheWriter {
     cache: Arc<dyn OddsCache>,
@@ -54,7 +39,7 @@ pub struct CacheWriter {
     store: Option<Arc<dyn Store>>,
     rounds: WriteRounds<oneshot::Sender<()>>,
     log: FaultLog,
-    health: Arc<CacheHealth>,
+    health: Arc<HealthCell>,
     metrics: ProcessorMetrics,
 }
 
@@ -79,8 +64,8 @@ impl CacheWriter {
         }
     }
 
-    /// The result of the last write.
-    pub fn health(&self) -> Arc<CacheHealth> {
+    /// The result of the last write: a cache may answer pings and still reject writes.
+    pub fn health(&self) -> Arc<HealthCell> {
         self.health.clone()
     }
 
@@ -133,14 +118,14 @@ impl CacheWriter {
             if self.log.recovered() {
                 info!("cache recovered");
             }
-            self.health.set(None);
+            self.health.record_success();
         }
         self.run(step, context);
     }
 
     fn failed(&mut self, error: &CacheError, context: &mut Context<Self>) {
         self.metrics.errors.with_label_values(&["cache"]).inc();
-        self.health.set(Some(error.to_string()));
+        self.health.record_failure(error);
         if !self.rounds.is_failing()
             && let Some(repeated) = self.log.failed(&error.to_string())
         {

@@ -9,7 +9,6 @@ use actix::prelude::*;
 use log::{Level, info, log};
 use tokio::time::timeout;
 
-use super::cache_writer::CacheHealth;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
@@ -17,6 +16,7 @@ use crate::cache::OddsCache;
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
+use crate::runtime::health::HealthCell;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 
@@ -34,7 +34,7 @@ const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub enum HeartbeatTarget {
     /// The subscribed processes, through the cache, while it accepts writes.
-    Broadcast(Arc<dyn OddsCache>, Arc<CacheHealth>),
+    Broadcast(Arc<dyn OddsCache>, Arc<HealthCell>),
     /// The clients of this process, if the cache has no broadcasts.
     Local {
         /// The state of the feed.
@@ -51,8 +51,8 @@ pub struct Heartbeat {
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
     target: HeartbeatTarget,
-    /// The component that failed the last time.
-    failed: Option<&'static str>,
+    /// The component that failed the last time, to log each one once.
+    failed: HealthCell,
     /// Whether a heartbeat has succeeded before.
     has_succeeded: bool,
     log: FaultLog,
@@ -79,7 +79,7 @@ impl Heartbeat {
             backlog,
             group,
             target,
-            failed: None,
+            failed: HealthCell::default(),
             has_succeeded: false,
             log: FaultLog::new(),
         }
@@ -108,26 +108,23 @@ impl Heartbeat {
 
     /// Logs each failed component once, however long the failure lasts.
     fn report(&mut self, problem: Option<Problem>) {
-        self.has_succeeded |= problem.is_none();
-        let failed = problem.as_ref().map(|(what, _)| *what);
-        if failed == self.failed {
-            return;
-        }
-        self.failed = failed;
-        match problem {
-            Some((what, why)) => {
-                if let Some(repeated) = self.log.failed(what) {
-                    // Joining a group takes seconds at every start, so it is not worth a warning.
-                    let level = if self.has_succeeded {
-                        Level::Warn
-                    } else {
-                        Level::Info
-                    };
-                    log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
-                }
+        let Some((what, why)) = problem else {
+            self.has_succeeded = true;
+            if self.failed.record_success() && self.log.recovered() {
+                info!("the live consumer keeps up with the bus");
             }
-            None if self.log.recovered() => info!("the live consumer keeps up with the bus"),
-            None => {}
+            return;
+        };
+        if self.failed.record_failure(&what)
+            && let Some(repeated) = self.log.failed(what)
+        {
+            // Joining a group takes seconds at every start, so it is not worth a warning.
+            let level = if self.has_succeeded {
+                Level::Warn
+            } else {
+                Level::Info
+            };
+            log!(level, repeated; "waiting for the {what}, prices may be stale until then: {why}");
         }
     }
 }

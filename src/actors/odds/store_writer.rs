@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::{info, warn};
-use parking_lot::Mutex;
 
 use super::messages::StoreBatch;
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::health::HealthCell;
 use crate::store::blocking::blocking;
 use crate::store::{PruneReport, Store, StoreError};
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -28,27 +28,11 @@ pub struct Retention {
     pub dead_letters: Duration,
 }
 
-/// The result of the last batch: a database that answers may still reject writes, for instance when
-/// its disk is full.
-#[derive(Default)]
-pub struct LastBatch(Mutex<Option<String>>);
-
-impl LastBatch {
-    /// Why the last batch was not written; `None` if it was.
-    pub fn problem(&self) -> Option<String> {
-        self.0.lock().clone()
-    }
-
-    fn record<T>(&self, written: &Result<T, StoreError>) {
-        *self.0.lock() = written.as_ref().err().map(StoreError::to_string);
-    }
-}
-
 /// Writes batches to the database.
 pub struct StoreWriter {
     store: Arc<dyn Store>,
     retention: Retention,
-    last: Arc<LastBatch>,
+    health: Arc<HealthCell>,
     metrics: ProcessorMetrics,
 }
 
@@ -62,14 +46,15 @@ impl StoreWriter {
         StoreWriter {
             store,
             retention,
-            last: Arc::default(),
+            health: Arc::default(),
             metrics,
         }
     }
 
-    /// The result of the last batch, for the readiness check.
-    pub fn last_batch(&self) -> Arc<LastBatch> {
-        self.last.clone()
+    /// The result of the last batch: a database that answers may still reject writes, for instance
+    /// when its disk is full.
+    pub fn health(&self) -> Arc<HealthCell> {
+        self.health.clone()
     }
 
     fn prune(&mut self, context: &mut Context<Self>) {
@@ -144,7 +129,7 @@ impl Handler<StoreBatch> for StoreWriter {
     fn handle(&mut self, batch: StoreBatch, _: &mut Context<Self>) -> Self::Result {
         let store = self.store.clone();
         let metrics = self.metrics.clone();
-        let last = self.last.clone();
+        let health = self.health.clone();
         let writing = async move {
             let started = Instant::now();
             let updates = batch.updates.len();
@@ -162,7 +147,7 @@ impl Handler<StoreBatch> for StoreWriter {
                 }
             });
             let written = written.await;
-            last.record(&written);
+            health.record(&written);
             if let Some(report) = written? {
                 metrics.db_writes.inc_by(report.recorded as u64);
                 metrics.batch_size.observe(updates as f64);

@@ -8,8 +8,10 @@ use actix::prelude::*;
 use log::{error, info, warn};
 
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::health::HealthCell;
+use crate::store::StoreError;
 use crate::store::blocking::blocking;
-use crate::store::money::LedgerAudit;
+use crate::store::money::{LedgerAudit, Verification};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::WalletMetrics;
 
@@ -23,7 +25,7 @@ const FIRST_VERIFICATION_DELAY: Duration = Duration::from_secs(10);
 
 /// Limits of the ledger, and how often it is verified.
 #[derive(Clone, Copy, Debug)]
-pub struct KeeperSettings {
+pub struct AuditorSettings {
     /// How long a reservation may stay unresolved.
     pub reservation_ttl: Duration,
     /// Time between two verifications.
@@ -35,10 +37,10 @@ pub struct KeeperSettings {
 /// The actor that maintains the ledger. Any number of processes may run one for the same ledger.
 pub struct LedgerAuditor {
     store: Arc<dyn LedgerAudit>,
-    settings: KeeperSettings,
+    settings: AuditorSettings,
     metrics: WalletMetrics,
-    /// The last failure, to log each cause once.
-    trouble: Option<String>,
+    /// Whether reservations can be expired, to log each cause once.
+    expiry: HealthCell,
     log: FaultLog,
 }
 
@@ -46,88 +48,91 @@ impl LedgerAuditor {
     /// Maintains the ledger in `store`.
     pub fn new(
         store: Arc<dyn LedgerAudit>,
-        settings: KeeperSettings,
+        settings: AuditorSettings,
         metrics: WalletMetrics,
     ) -> LedgerAuditor {
         LedgerAuditor {
             store,
             settings,
             metrics,
-            trouble: None,
+            expiry: HealthCell::default(),
             log: FaultLog::new(),
         }
     }
 
     fn expire(&mut self, context: &mut Context<Self>) {
-        let (store, now) = (self.store.clone(), Timestamp::now());
+        let store = self.store.clone();
+        let now = Timestamp::now();
         let created_before = now.earlier_by(self.settings.reservation_ttl);
         let expiring =
             blocking(move || store.expire_reservations(created_before, EXPIRE_LIMIT, now));
         context.spawn(expiring.into_actor(self).map(|expired, auditor, context| {
-            match &expired {
-                Ok(0) => {}
-                Ok(expired) => {
-                    auditor.metrics.expired.inc_by(*expired as u64);
-                    info!(reservations = *expired; "unresolved reservations expired");
-                }
-                Err(_) => {}
-            }
+            auditor.report_expired(&expired);
             // More reservations may be due: continue immediately.
-            let is_full = expired
-                .as_ref()
-                .is_ok_and(|expired| *expired == EXPIRE_LIMIT);
-            auditor.report(
-                "expiring reservations failed",
-                expired.err().map(|error| error.to_string()),
-            );
-            let pause = if is_full {
-                Duration::ZERO
-            } else {
-                EXPIRE_INTERVAL
+            let pause = match expired {
+                Ok(EXPIRE_LIMIT) => Duration::ZERO,
+                _ => EXPIRE_INTERVAL,
             };
             context.run_later(pause, LedgerAuditor::expire);
         }));
     }
 
-    fn verify(&mut self, context: &mut Context<Self>) {
-        let (store, now, grace, began) = (
-            self.store.clone(),
-            Timestamp::now(),
-            self.settings.grace,
-            Instant::now(),
-        );
-        let verifying = blocking(move || store.verify(now, grace));
-        context.spawn(verifying.into_actor(self).map(move |verified, auditor, context| {
-            let metrics = &auditor.metrics;
-            match verified {
-                Ok(verification) => {
-                    metrics.verifications.inc();
-                    metrics.verification_seconds.observe(began.elapsed().as_secs_f64());
-                    metrics.verified_at.set(now.micros() / 1_000_000);
-                    metrics.violations.set(i64::try_from(verification.violations()).unwrap_or(i64::MAX));
-                    for check in verification.checks.iter().filter(|check| check.violations > 0) {
-                        let first = check.examples.first().map_or("", String::as_str);
-                        error!(violations = check.violations; "ledger rule violated: {}: {first}", check.rule);
-                    }
-                }
-                Err(failure) => {
-                    metrics.verification_failures.inc();
-                    warn!("ledger verification could not run: {failure}");
+    fn report_expired(&self, expired: &Result<usize, StoreError>) {
+        match expired {
+            Ok(expired) => {
+                self.expiry.record_success();
+                if *expired > 0 {
+                    self.metrics.expired.inc_by(*expired as u64);
+                    info!(reservations = *expired; "unresolved reservations expired");
                 }
             }
-            context.run_later(auditor.settings.verify_interval, LedgerAuditor::verify);
-        }));
+            Err(error) => {
+                if self.expiry.record_failure(error)
+                    && let Some(repeated) = self.log.failed(&error.to_string())
+                {
+                    warn!(repeated; "expiring reservations failed: {error}");
+                }
+            }
+        }
     }
 
-    fn report(&mut self, what: &str, trouble: Option<String>) {
-        if let Some(why) = trouble
-            .as_ref()
-            .filter(|why| self.trouble.as_ref() != Some(why))
-            && let Some(repeated) = self.log.failed(why)
-        {
-            warn!(repeated; "{what}: {why}");
+    fn verify(&mut self, context: &mut Context<Self>) {
+        let store = self.store.clone();
+        let now = Timestamp::now();
+        let grace = self.settings.grace;
+        let began = Instant::now();
+        let verifying = blocking(move || store.verify(now, grace));
+        context.spawn(
+            verifying
+                .into_actor(self)
+                .map(move |verified, auditor, context| {
+                    match verified {
+                        Ok(verification) => {
+                            auditor.report_verified(&verification, now, began.elapsed())
+                        }
+                        Err(failure) => {
+                            auditor.metrics.verification_failures.inc();
+                            warn!("ledger verification could not run: {failure}");
+                        }
+                    }
+                    context.run_later(auditor.settings.verify_interval, LedgerAuditor::verify);
+                }),
+        );
+    }
+
+    fn report_verified(&self, verification: &Verification, now: Timestamp, took: Duration) {
+        let metrics = &self.metrics;
+        metrics.verifications.inc();
+        metrics.verification_seconds.observe(took.as_secs_f64());
+        metrics.verified_at.set(now.micros() / 1_000_000);
+        let violations = i64::try_from(verification.violations()).unwrap_or(i64::MAX);
+        metrics.violations.set(violations);
+        for check in &verification.checks {
+            if check.violations > 0 {
+                let first = check.examples.first().map_or("", String::as_str);
+                error!(violations = check.violations; "ledger rule violated: {}: {first}", check.rule);
+            }
         }
-        self.trouble = trouble;
     }
 }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use log::{debug, error};
-use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientContext, Statistics};
 
+use crate::runtime::health::HealthCell;
 use crate::telemetry::redact::Redaction;
 
 /// The placeholder for an unknown topic id.
@@ -18,7 +18,7 @@ const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
 /// monitor logs it, once per change: librdkafka reports each failed attempt of each client.
 #[derive(Default)]
 pub(super) struct LastError {
-    last: Mutex<Option<String>>,
+    health: HealthCell,
     /// A broker may repeat the request in its error.
     redaction: Redaction,
 }
@@ -26,16 +26,16 @@ pub(super) struct LastError {
 impl LastError {
     /// The last error since the connection last worked.
     pub(super) fn last(&self) -> Option<String> {
-        self.last.lock().clone()
+        self.health.problem()
     }
 
     /// Clears the error after a success.
     pub(super) fn clear(&self) {
-        *self.last.lock() = None;
+        self.health.record_success();
     }
 
     fn set_cause(&self, text: &str) {
-        *self.last.lock() = Some(self.redaction.apply(text));
+        self.health.record_failure(&self.redaction.apply(text));
     }
 
     /// Forwards librdkafka's log lines. They help in debugging; the topic monitor logs what
@@ -53,10 +53,10 @@ impl LastError {
     pub(super) fn record(&self, error: &KafkaError, reason: &str) {
         let text = self.redaction.apply(&readable(reason));
         debug!("librdkafka: {error}: {text}");
-        let mut last = self.last.lock();
+        let is_summary = error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown);
         // "1/1 brokers are down" is less useful than the reason of the last one.
-        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) || last.is_none() {
-            *last = Some(text);
+        if !is_summary || self.last().is_none() {
+            self.health.record_failure(&text);
         }
     }
 }

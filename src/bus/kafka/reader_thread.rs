@@ -6,6 +6,7 @@ use tokio::sync::watch;
 
 use super::member_state::MemberState;
 use crate::bus::BusError;
+use crate::telemetry::role;
 
 /// Signals the end of the thread, also after a panic, so that no caller waits forever.
 struct End {
@@ -33,7 +34,7 @@ pub(super) fn spawn(
         run();
     };
     thread
-        .spawn(run)
+        .spawn(role::carry(run))
         .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
     Ok(ended)
 }

@@ -19,6 +19,7 @@ use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream, CacheError, Refus
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
+use crate::telemetry::role;
 
 /// Reconnect backoff, before jitter, which at most doubles it.
 const RETRY_BACKOFF: BackoffPolicy = BackoffPolicy {
@@ -91,7 +92,10 @@ impl BroadcastStream for RedisBroadcasts {
         if let Some(subscriber) = self.subscriber.take() {
             // Capacity one: the backlog stays in the monitored queue.
             let (sender, receiver) = mpsc::channel(1);
-            self.events = Some((receiver, tokio::spawn(subscriber.listen(sender))));
+            self.events = Some((
+                receiver,
+                tokio::spawn(role::inherit(subscriber.listen(sender))),
+            ));
         }
         async {
             match &mut self.events {

@@ -10,6 +10,7 @@ use tokio_rustls::TlsConnector;
 use super::TransportError;
 use crate::config::settings::SupplierSettings;
 use crate::runtime::tls;
+use crate::telemetry::role;
 
 /// A TCP or TLS stream.
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -30,9 +31,9 @@ pub(super) async fn open(
         return Ok(Box::new(stream));
     }
     let ca_file = settings.supplier_ca_file.clone();
-    let config = tokio::task::spawn_blocking(move || {
+    let config = tokio::task::spawn_blocking(role::carry(move || {
         tls::client_config("SUPPLIER_CA_FILE", ca_file.as_deref())
-    })
+    }))
     .await
     .map_err(|error| TransportError::Tls(error.to_string()))??;
     let name = ServerName::try_from(host.to_owned()).map_err(|_| {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::{Inbound, TransportError};
+use crate::telemetry::role;
 
 /// The writing task. It is aborted with the connection, and reports the error if it ends the
 /// connection itself.
@@ -19,12 +20,12 @@ impl Writer {
     /// Starts the task.
     pub fn start(writing: BoxFuture<'static, Result<(), TransportError>>) -> Writer {
         let (errors, failed) = mpsc::channel(1);
-        let task = tokio::spawn(async move {
+        let task = tokio::spawn(role::inherit(async move {
             if let Err(error) = writing.await {
                 // The receiver is gone only if the connection has ended anyway.
                 let _ = errors.send(error).await;
             }
-        });
+        }));
         Writer { task, failed }
     }
 }

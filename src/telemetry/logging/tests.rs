@@ -21,12 +21,14 @@ fn with_record<T>(message: &str, fields: &dyn Source, use_it: impl Fn(&Record<'_
 
 fn text(message: &str, fields: &dyn Source) -> String {
     with_record(message, fields, |record| {
-        text_line(record, now(), &record.level())
+        text_line(record, now(), &record.level(), Some("odds"))
     })
 }
 
 fn json(message: &str, fields: &dyn Source) -> String {
-    with_record(message, fields, |record| json_line(record, now()))
+    with_record(message, fields, |record| {
+        json_line(record, now(), "odds").unwrap()
+    })
 }
 
 #[test]
@@ -63,25 +65,12 @@ fn json_line_format() {
 }
 
 #[test]
-fn line_contains_role_of_module() {
-    let role = |target| role_of(target).map(Role::name);
-    assert_eq!(
-        role("sports_bet_platform::supplier::betfair::decoder"),
-        Some("ingest")
-    );
-    assert_eq!(role("sports_bet_platform::simulator"), Some("simulator"));
-    assert_eq!(
-        role("sports_bet_platform::store::sqlite"),
-        Some("processor")
-    );
-    for other in [
-        "sports_bet_platform::cli::serve",
-        "sports_bet_platform::storehouse",
-        "actix_server",
-        "store",
-    ] {
-        assert_eq!(role(other), None, "{other}");
-    }
+fn text_of_startup_can_be_copied() {
+    let none: [(&str, Value<'_>); 0] = [];
+    let line = with_record("try:  sports-bet watch E", &none, |record| {
+        text_line(record, now(), &record.level(), None)
+    });
+    assert!(line.ends_with("try:  sports-bet watch E"), "{line}");
 }
 
 #[test]

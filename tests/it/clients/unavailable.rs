@@ -191,7 +191,7 @@ async fn failed_snapshot_can_be_retried() {
 /// While the feed is lost, everything that may be stale is marked.
 #[actix_web::test]
 async fn lost_feed_marks_stale_data() {
-    let served = serve(Holding.start().recipient(), FeedState::not_heard_yet);
+    let served = serve(Holding.start().recipient(), FeedState::awaiting_broadcasts);
     let mut early = OddsClient::connect(served.server.address).await;
     early.send(r#"{"type":"ping"}"#).await;
     assert_eq!(early.next().await["type"], "pong");

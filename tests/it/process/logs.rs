@@ -1,5 +1,7 @@
 //! Log lines: their format, their fields, and what they never contain.
 
+use std::collections::BTreeSet;
+
 use super::*;
 
 /// The lines of a log, each parsed as JSON.
@@ -48,7 +50,7 @@ async fn json_log_lines_carry_fields() {
     let lines = objects(&child.log());
     for line in &lines {
         assert!(
-            ["ts", "level", "target", "message"]
+            ["ts", "level", "target", "message", "role"]
                 .iter()
                 .all(|field| line[field].is_string()),
             "{line}"
@@ -84,6 +86,92 @@ async fn json_log_lines_carry_fields() {
         (&json!("odds"), true),
         "{closes}"
     );
+}
+
+/// The roles of the lines with this message.
+fn roles(log: &str, message: &str) -> BTreeSet<String> {
+    log.lines()
+        // The last line may still be incomplete.
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|line| line["message"].as_str().unwrap().contains(message))
+        .map(|line| line["role"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// In a process of all roles, parts that several roles have, such as relays, name the right one.
+#[tokio::test]
+async fn embedded_lines_name_their_roles() {
+    let folder = TempDir::new().unwrap();
+    let supplier = FakeSupplier::start().await;
+    let url = supplier.url();
+    let variables = [
+        ("LOG_FORMAT", "json"),
+        ("RUST_LOG", "debug"),
+        ("SUPPLIER_URLS", url.as_str()),
+    ];
+    let child = LoggedChild::start(&mut command(folder.path(), &variables));
+    let mut link = supplier.accept().await;
+    let log = child.until_logged("/healthz and /metrics: ").await;
+    let address = log
+        .split_once("WebSocket at ws://")
+        .and_then(|(_, rest)| rest.split_once('/'))
+        .unwrap()
+        .0;
+    link.send("{garbage").await;
+    for version in [2, 1] {
+        let frame = original_frame("E", "2025-11-09T21:07:45Z", version);
+        link.send(frame).await;
+    }
+    child.until_logged("update rejected").await;
+    child.until_logged("frame refused").await;
+    let mut client = OddsClient::connect(address.parse().unwrap()).await;
+    client.subscribe("E").await;
+    client.next_of("snapshot").await;
+    // Without their tables, the parts that work for users' money report failures.
+    let mut database = database(folder.path());
+    let mut execute = |sql: &str| _ = sql_query(sql).execute(&mut database).unwrap();
+    execute("PRAGMA busy_timeout = 5000");
+    let tables = ["outbox", "reservations", "bets"];
+    for table in tables {
+        execute(&format!("ALTER TABLE {table} RENAME TO {table}_away"));
+    }
+    let failures = [
+        (
+            "the outbox cannot be read or written",
+            &["bets", "confirmation"][..],
+        ),
+        ("expiring reservations failed", &["wallet"]),
+        ("overdue bets cannot be decided", &["confirmation"]),
+    ];
+    for (message, expected) in failures {
+        let expected: BTreeSet<_> = expected.iter().map(|role| (*role).to_owned()).collect();
+        until(message, || async {
+            (roles(&child.log(), message) == expected).then_some(())
+        })
+        .await;
+    }
+    for table in tables {
+        execute(&format!("ALTER TABLE {table}_away RENAME TO {table}"));
+    }
+    child.signal("TERM").await;
+    assert_eq!(client.close_code().await, 1001);
+    child.ended().await;
+    let log = child.log();
+    assert!(objects(&log).iter().all(|line| line["role"].is_string()));
+    for (message, role) in [
+        ("simulator started", "simulator"),
+        ("frame refused", "ingest"),
+        ("update rejected", "processor"),
+        ("session closing", "odds"),
+        ("running: roles", "all"),
+        ("stopping", "all"),
+    ] {
+        assert_eq!(
+            roles(&log, message),
+            BTreeSet::from([role.to_owned()]),
+            "{message}: {log}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ struct Cancelling {
     store: Arc<FakeMoney>,
     supplier: Arc<ProbeSupplier>,
     metrics: ConfirmationMetrics,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     canceller: Addr<Canceller>,
 }
@@ -53,12 +53,12 @@ fn start(failures_to_open: u32) -> Cancelling {
         clock.clone(),
         metrics.clone(),
     );
-    let trouble = canceller.trouble();
+    let health = canceller.health();
     Cancelling {
         store,
         supplier,
         metrics,
-        trouble,
+        health,
         clock,
         canceller: canceller.start(),
     }
@@ -150,13 +150,13 @@ async fn database_outage_is_reported_and_retried() {
     }
     cancelling.store.go_away();
     tokio::time::sleep(5 * SECOND).await;
-    assert!(cancelling.trouble.problem().is_some());
+    assert!(cancelling.health.problem().is_some());
     cancelling.store.come_back();
     tokio::time::sleep(60 * SECOND).await;
     assert_eq!(
         (
             cancelling.store.open_cancels().unwrap(),
-            cancelling.trouble.problem()
+            cancelling.health.problem()
         ),
         (0, None)
     );

@@ -101,7 +101,7 @@ struct Relayed {
     dead: Arc<ProbeTopic>,
     metrics: OutboxMetrics,
     clock: Clock,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     relay: Addr<OutboxRelay>,
 }
 
@@ -135,7 +135,7 @@ fn start(behaviour: TopicBehaviour) -> Relayed {
         clock.clone(),
         metrics.clone(),
     );
-    let trouble = relay.trouble();
+    let health = relay.health();
     Relayed {
         store,
         placed,
@@ -143,7 +143,7 @@ fn start(behaviour: TopicBehaviour) -> Relayed {
         dead,
         metrics,
         clock,
-        trouble,
+        health,
         relay: relay.start(),
     }
 }
@@ -339,7 +339,7 @@ async fn database_outage_delays_mark_only() {
     tokio::time::sleep(2 * LEASE).await;
     assert!(relayed.failures("mark") > 10 && relayed.failures("take") > 10);
     assert_eq!(
-        relayed.trouble.problem().as_deref(),
+        relayed.health.problem().as_deref(),
         Some("the outbox cannot be read or written")
     );
     relayed.store.come_back();
@@ -348,7 +348,7 @@ async fn database_outage_delays_mark_only() {
         (relayed.rows_left(), relayed.placed.payloads().concat()),
         (0, vec!["a".to_owned()])
     );
-    assert_eq!(relayed.trouble.problem(), None);
+    assert_eq!(relayed.health.problem(), None);
 }
 
 #[actix_web::test]

@@ -10,7 +10,7 @@ struct Swept {
     store: Arc<FakeMoney>,
     edges: ProbeEdges,
     metrics: ConfirmationMetrics,
-    trouble: Arc<HealthCell>,
+    health: Arc<HealthCell>,
     clock: Clock,
     _sweeper: Addr<OverdueSweeper>,
 }
@@ -35,12 +35,12 @@ fn start(batch: usize) -> Swept {
         clock.clone(),
         metrics.clone(),
     );
-    let trouble = sweeper.trouble();
+    let health = sweeper.health();
     Swept {
         store,
         edges,
         metrics,
-        trouble,
+        health,
         clock,
         _sweeper: sweeper.start(),
     }
@@ -93,7 +93,7 @@ async fn outage_and_failing_bet_are_retried() {
     store.go_away();
     tokio::time::sleep(3 * SECOND).await;
     assert_eq!(
-        swept.trouble.problem().as_deref(),
+        swept.health.problem().as_deref(),
         Some("overdue bets cannot be decided")
     );
     assert_eq!(store.status(good), BetStatus::Pending);
@@ -104,11 +104,11 @@ async fn outage_and_failing_bet_are_retried() {
         (store.status(good), store.status(bad)),
         (BetStatus::Rejected, BetStatus::Pending)
     );
-    assert!(swept.trouble.problem().is_some());
+    assert!(swept.health.problem().is_some());
     store.refuse_to_decide(None);
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(
-        (store.status(bad), swept.trouble.problem()),
+        (store.status(bad), swept.health.problem()),
         (BetStatus::Rejected, None)
     );
 }

@@ -120,7 +120,7 @@ struct Fixture {
 fn fixture() -> Fixture {
     let (events, received) = mpsc::unbounded_channel();
     let (probe, metrics) = (Probe::default(), OddsMetrics::new().unwrap());
-    let state = Arc::new(FeedState::not_heard_yet(metrics.feed_live.clone()));
+    let state = Arc::new(FeedState::awaiting_broadcasts(metrics.feed_live.clone()));
     let address = probe.clone().start();
     let edges = ListenerEdges {
         apply: address.clone().recipient(),

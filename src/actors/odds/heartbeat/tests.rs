@@ -144,7 +144,7 @@ async fn heartbeat_needs_bus_group_and_consumer() {
 async fn local_heartbeat_notifies_own_clients() {
     let (bus, recorded) = (Arc::new(ProbeBus::default()), Arc::default());
     let registry = ProbeRegistry(Arc::clone(&recorded)).start();
-    let state = Arc::new(FeedState::not_heard_yet(
+    let state = Arc::new(FeedState::awaiting_broadcasts(
         OddsMetrics::new().unwrap().feed_live,
     ));
     let here = HeartbeatTarget::Local {

@@ -177,20 +177,21 @@ async fn store_panic_is_a_retryable_error() {
 async fn failed_batch_is_reported_until_success() {
     let store = Arc::new(ProbeStore::default());
     let writer = StoreWriter::new(store.clone(), RETENTION, ProcessorMetrics::new().unwrap());
-    let last = writer.last_batch();
+    let health = writer.health();
     let writer = writer.start();
-    assert_eq!(last.problem(), None);
+    assert_eq!(health.problem(), None);
     store.panics.store(true, Ordering::SeqCst);
     assert!(writer.send(batch(0, &[])).await.unwrap().is_err());
     assert!(
-        last.problem()
+        health
+            .problem()
             .unwrap()
             .contains("the database thread failed"),
         "{:?}",
-        last.problem()
+        health.problem()
     );
     writer.send(batch(0, &[])).await.unwrap().unwrap();
-    assert_eq!(last.problem(), None);
+    assert_eq!(health.problem(), None);
 }
 
 #[actix_web::test]
