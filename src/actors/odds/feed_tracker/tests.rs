@@ -17,7 +17,7 @@ fn changes(seq: Option<u64>) -> BroadcastEvent {
 }
 
 fn refused(events: impl IntoIterator<Item = u32>) -> BroadcastEvent {
-    let events = events.into_iter().map(|event| event_id(event));
+    let events = events.into_iter().map(event_id);
     BroadcastEvent::Refused(RefusedBroadcasts {
         events: events.collect(),
         ..RefusedBroadcasts::default()
