@@ -24,6 +24,7 @@ use super::messages::{
 use super::odds_book::{BookEdges, OddsBook};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Snapshot};
+use crate::runtime::actor;
 
 /// Interval between checks for idle books.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -119,14 +120,10 @@ impl BookRouter {
             loaded.states.extend(last_states);
         }
         let book = OddsBook::new(event_id.clone(), self.edges.clone(), left, loaded);
-        let book = OddsBook::create(|context| {
+        let entry = Entry {
             // Unbounded, so that updates stay in order: the live path bounds them, and clients wait
             // for their replies.
-            context.set_mailbox_capacity(0);
-            book
-        });
-        let entry = Entry {
-            book,
+            book: actor::start_here(0, book),
             partition: None,
             in_flight: 0,
             last_used: Instant::now(),
