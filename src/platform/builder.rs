@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use actix::dev::channel::channel;
 use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntCounterVec;
@@ -15,6 +14,7 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{FrontDoor, HostRule};
 use crate::http::server::{self, Listen};
+use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
@@ -81,13 +81,7 @@ impl<'a> PlatformBuilder<'a> {
     where
         A: Actor<Context = Context<A>> + Send,
     {
-        let (sender, receiver) = channel(mailbox);
-        let role = role::current();
-        arbiter.spawn_fn(move || {
-            let running = Context::with_receiver(receiver).into_future(actor);
-            actix::spawn(role::scope(role, running));
-        });
-        let address = Addr::new(sender);
+        let address = actor::start_in(arbiter, mailbox, actor);
         let watched = address.clone();
         self.liveness.watch(name, move || watched.connected());
         address

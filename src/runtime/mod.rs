@@ -1,5 +1,6 @@
 //! Shared building blocks: time, retries, health, batching.
 
+pub mod actor;
 pub mod address_permit;
 pub mod backlog;
 pub mod backoff;

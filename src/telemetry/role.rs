@@ -7,7 +7,6 @@
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::pin::pin;
 
 /// The name of a role; `None` outside of all roles.
 pub type RoleName = Option<&'static str>;
@@ -32,10 +31,10 @@ pub fn within<T>(role: RoleName, work: impl FnOnce() -> T) -> T {
     work()
 }
 
-/// Runs a future for a role, whichever thread polls it.
-pub async fn scope<F: Future>(role: RoleName, future: F) -> F::Output {
-    let mut future = pin!(future);
-    poll_fn(|context| within(role, || future.as_mut().poll(context))).await
+/// Runs a future for a role, whichever thread polls it. Boxed once, never per poll.
+pub fn scope<F: Future>(role: RoleName, future: F) -> impl Future<Output = F::Output> {
+    let mut future = Box::pin(future);
+    poll_fn(move |context| within(role, || future.as_mut().poll(context)))
 }
 
 /// Runs a future, which is about to be spawned, for the caller's role.

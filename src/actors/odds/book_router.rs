@@ -25,6 +25,7 @@ use super::messages::{
 };
 use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, OddsBook};
 use crate::domain::ids::EventId;
+use crate::runtime::actor;
 
 /// Interval between checks for idle books.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -84,13 +85,9 @@ impl<F: BookFeed> BookRouter<F> {
         // store that lags, sequence numbers would otherwise go backwards.
         loaded.states.extend(self.books.take_revoked(event_id));
         let book = OddsBook::new(event_id.clone(), self.edges.clone(), boundary, loaded);
-        let book = OddsBook::create(|context| {
-            // Unbounded, so that updates stay in order: the live path bounds them, and clients wait
-            // for their replies.
-            context.set_mailbox_capacity(0);
-            book
-        });
-        self.books.insert(event_id, book)
+        // Unbounded, so that updates stay in order: the live path bounds them, and clients wait for
+        // their replies.
+        self.books.insert(event_id, actor::start_here(0, book))
     }
 
     /// Loads the state of an event and starts its book. Messages that are sent meanwhile wait.

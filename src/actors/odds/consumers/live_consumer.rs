@@ -21,6 +21,7 @@ use super::update_reader::UpdateReader;
 use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked};
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
 use crate::domain::odds::update::PositionedUpdate;
+use crate::domain::timestamp::Timestamp;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::drain::DrainableTask;
 use crate::runtime::liveness::LivenessProbe;
@@ -81,17 +82,19 @@ impl Applier {
         }
     }
 
-    /// Waits for the first attempt, and repeats it if it fails. Returns `false` if the batch is
+    /// Waits for the first attempt, and repeats it if it fails, with the batch as it was read at
+    /// `read_at`. Returns `false` if the batch is
     /// abandoned.
     async fn finish(
         &self,
         batch: &[Record],
+        read_at: Timestamp,
         first: impl Future<Output = Result<(), BatchError>>,
     ) -> bool {
         let Err(failure) = first.await else {
             return true;
         };
-        let attempt = async || self.send(self.reader.read(batch).updates).await;
+        let attempt = async || self.send(self.reader.read(batch, read_at).updates).await;
         self.retry.repeat(batch.len(), failure, attempt).await
     }
 }
@@ -189,13 +192,14 @@ impl LiveConsumer {
             .applying
             .begin(Position::after(&batch), batch.len(), oldest_of(&batch));
         self.backlog.set(self.applying.oldest());
-        let read = self.applier.reader.read(&batch);
+        let read_at = Timestamp::now();
+        let read = self.applier.reader.read(&batch, read_at);
         self.applier.reader.count(&read.bad);
         // Sent immediately, so that batches reach the books in order.
         let first = self.applier.send(read.updates);
         let applier = self.applier.clone();
         in_work.push(Box::pin(async move {
-            let is_done = applier.finish(&batch, first).await;
+            let is_done = applier.finish(&batch, read_at, first).await;
             (number, is_done)
         }));
     }

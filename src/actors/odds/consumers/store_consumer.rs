@@ -93,6 +93,8 @@ impl StoreConsumer {
 /// Completed steps of a batch.
 #[derive(Default)]
 pub(super) struct StoreProgress {
+    /// When the batch was first read.
+    read_at: Option<Timestamp>,
     is_counted: bool,
     is_stored: bool,
 }
@@ -105,7 +107,8 @@ impl BatchHandler for StoreConsumer {
         batch: &[Record],
         progress: &mut StoreProgress,
     ) -> Result<(), BatchError> {
-        let ReadBatch { updates, bad } = self.reader.read(batch);
+        let read_at = *progress.read_at.get_or_insert_with(Timestamp::now);
+        let ReadBatch { updates, bad } = self.reader.read(batch, read_at);
         if !std::mem::replace(&mut progress.is_counted, true) {
             self.metrics.consumed.inc_by(batch.len() as u64);
             self.reader.count(&bad);

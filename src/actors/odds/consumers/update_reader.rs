@@ -54,9 +54,9 @@ impl UpdateReader {
         }
     }
 
-    /// Reads a batch.
-    pub fn read<'a>(&self, batch: &'a [Record]) -> ReadBatch<'a> {
-        let now = Timestamp::now();
+    /// Reads a batch that is judged as of `now`. Retries of a batch must pass the same time: a
+    /// record whose time is too far ahead would later count as an update.
+    pub fn read<'a>(&self, batch: &'a [Record], now: Timestamp) -> ReadBatch<'a> {
         let mut updates = Vec::with_capacity(batch.len());
         let mut bad = Vec::new();
         for record in batch {

@@ -139,3 +139,39 @@ async fn linger_may_exceed_idle_poll() {
     assert!(drained.is_ok(), "a batch that is not full is processed too");
     assert_eq!(batches.lock().len(), 1);
 }
+
+/// A record that was refused at the first attempt stays refused: its update was not stored with the
+/// others.
+#[actix_web::test]
+async fn retry_judges_records_at_first_read() {
+    let (store, batches) = ProbeStore::failing(0);
+    let dead = EmbeddedTopic::new("dead", 1, 100);
+    let metrics = ProcessorMetrics::new().unwrap();
+    let consumer = StoreConsumer {
+        store,
+        dead_letters: Arc::new(dead.clone()),
+        reader: UpdateReader::new(
+            settings(Duration::ZERO).limits,
+            "store",
+            metrics.refused.clone(),
+        ),
+        topic: "t".to_owned(),
+        is_durable: true,
+        metrics,
+    };
+    let mut recent = update(1, 1, 1);
+    recent.revision.updated_at = Timestamp::now();
+    let batch = [Record {
+        partition: 0,
+        offset: 1,
+        published_at: None,
+        record: record(recent.to_json()),
+    }];
+    let an_hour_ago = Timestamp::now().earlier_by(Duration::from_secs(3_600));
+    let mut progress = StoreProgress {
+        read_at: Some(an_hour_ago),
+        ..StoreProgress::default()
+    };
+    consumer.attempt(&batch, &mut progress).await.unwrap();
+    assert_eq!((batches.lock().len(), dead.depth()), (0, 1));
+}
