@@ -193,7 +193,7 @@ impl<W> WriteRounds<W> {
             }
             (Some(InFlight::Remove(mut states)), Outcome::Removed(removed)) => {
                 states.retain(|(event_id, _)| removed.contains(event_id));
-                self.requeue(states);
+                self.requeue(states_of(states));
                 self.succeeded(&[], &[], connection)
             }
             (_, Outcome::Waited) => {
@@ -212,7 +212,7 @@ impl<W> WriteRounds<W> {
             Some(InFlight::Write(changes)) => changes,
             Some(InFlight::Remove(states)) => {
                 // The removal may have been carried out although its reply is lost.
-                self.requeue(states);
+                self.requeue(states_of(states));
                 Vec::new()
             }
             _ => Vec::new(),
@@ -300,17 +300,25 @@ impl<W> WriteRounds<W> {
         self.next()
     }
 
-    /// Queues written states that a book still holds.
+    /// Queues written states that are still held, except for markets whose newer state the current
+    /// round writes anyway.
     fn requeue_written(&mut self, is_lost: impl Fn(&Key) -> bool) {
-        let lost = self.written.iter().filter(|(key, _)| is_lost(key));
-        let held = lost.filter_map(|(_, state)| state.upgrade());
-        self.pending.extend(held.map(requeued));
-        self.conflate();
+        let newer: HashSet<Key> = self.round.iter().map(key_of).collect();
+        let lost = self.written.iter();
+        let lost = lost.filter(|(key, _)| is_lost(key) && !newer.contains(key));
+        let held = lost.filter_map(|(_, state)| state.upgrade()).collect();
+        self.requeue(held);
     }
 
-    fn requeue(&mut self, events: Vec<EventStates>) {
-        let states = events.into_iter().flat_map(|(_, states)| states);
-        self.pending.extend(states.map(requeued));
+    /// Queues states that are written again, before the changes that have arrived since.
+    fn requeue(&mut self, states: Vec<Arc<MarketState>>) {
+        let newer = std::mem::take(&mut self.pending);
+        // Other processes may have missed earlier changes.
+        let again = states.into_iter().map(|state| Change {
+            state,
+            conflated: true,
+        });
+        self.pending = again.chain(newer).collect();
         self.conflate();
     }
 
@@ -365,7 +373,8 @@ impl<W> WriteRounds<W> {
             match latest.entry(key_of(&change)) {
                 Entry::Vacant(place) => _ = place.insert(change),
                 Entry::Occupied(mut held) => {
-                    if held.get().state.seq < change.state.seq {
+                    // Of equal states the later one belongs to the book that runs now.
+                    if held.get().state.seq <= change.state.seq {
                         held.insert(change);
                     }
                     held.get_mut().conflated = true;
@@ -388,12 +397,8 @@ impl<W> Step<W> {
     }
 }
 
-/// A state that is written again: other processes may have missed earlier changes.
-fn requeued(state: Arc<MarketState>) -> Change {
-    Change {
-        state,
-        conflated: true,
-    }
+fn states_of(events: Vec<EventStates>) -> Vec<Arc<MarketState>> {
+    events.into_iter().flat_map(|(_, states)| states).collect()
 }
 
 fn key_of(change: &Change) -> Key {

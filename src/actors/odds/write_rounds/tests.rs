@@ -134,6 +134,21 @@ fn new_connection_gets_held_states() {
     assert_eq!(written(&step), [(1, true)]);
 }
 
+/// A book that restarts publishes equal states: those are held from then on.
+#[test]
+fn restarted_book_holds_its_states() {
+    let mut rounds = rounds();
+    rounds.changed([change(&state("E", "a", 1))]);
+    let restarted = state("E", "a", 1);
+    rounds.changed([change(&restarted)]);
+    rounds.failed();
+    rounds.completed(Outcome::Waited, 1);
+    rounds.completed(Outcome::Written(Vec::new()), 1);
+    rounds.check_due();
+    let step = rounds.completed(Outcome::Checked(Vec::new()), 2);
+    assert_eq!(written(&step), [(1, true)]);
+}
+
 #[test]
 fn held_damaged_event_is_repaired_at_once() {
     let mut rounds = rounds();
@@ -155,6 +170,21 @@ fn held_damaged_event_is_repaired_at_once() {
             .call
             .is_none()
     );
+}
+
+/// A removed entry does not move a market back whose newer state is about to be written.
+#[test]
+fn removed_entry_keeps_newer_state() {
+    let mut rounds = rounds();
+    rounds.changed([change(&state("F", "a", 1))]);
+    let older = ["a", "b", "c"].map(|market| state("E", market, 2));
+    rounds.changed(older.iter().map(change));
+    rounds.changed([change(&state("E", "a", 3))]);
+    rounds.completed(Outcome::Written(Vec::new()), 0);
+    let step = rounds.completed(Outcome::Written(vec![event("E")]), 0);
+    assert_eq!(written(&step), [(3, false)]);
+    let step = rounds.completed(Outcome::Written(Vec::new()), 0);
+    assert_eq!(written(&step), [(2, true), (2, true)], "b and c");
 }
 
 /// A write that removes a damaged entry is followed by the other markets of its event.
@@ -261,7 +291,7 @@ struct World {
     /// The states that books hold.
     books: BTreeMap<Key, Arc<MarketState>>,
     /// The latest state of each market, as the database holds it.
-    latest: BTreeMap<Key, Arc<MarketState>>,
+    latest: BTreeMap<Key, MarketState>,
     cache: BTreeMap<Key, u64>,
     connection: u64,
     /// Damaged events, and whether the key has the wrong type.
@@ -333,18 +363,41 @@ impl World {
     fn change(&mut self, markets: impl IntoIterator<Item = usize>) {
         let mut changes = Vec::new();
         for market in markets {
-            self.seq += 1;
             let id = format!("E{}", market % EVENTS);
+            changes.extend(self.start_book(&event(&id)));
+            self.seq += 1;
             let state = state(&id, &format!("m{market}"), self.seq);
-            let change = change(&state);
-            let key = key_of(&change);
-            self.volatile.remove(&key);
-            self.books.insert(key.clone(), state.clone());
-            self.latest.insert(key, state);
-            changes.push(change);
+            changes.push(change(&state));
+            self.hold(&state);
         }
         let step = self.rounds.changed(changes);
         self.run(step);
+    }
+
+    /// A book that starts publishes the state it loaded.
+    fn start_book(&mut self, event_id: &EventId) -> Vec<Change> {
+        if self.books.keys().any(|(of, _)| of == event_id) {
+            return Vec::new();
+        }
+        let states = self.load(event_id);
+        states.iter().for_each(|state| self.hold(state));
+        let loaded = states.into_iter().map(|state| Change {
+            state,
+            conflated: true,
+        });
+        loaded.collect()
+    }
+
+    fn hold(&mut self, state: &Arc<MarketState>) {
+        let key = key_of(&change(state));
+        self.volatile.remove(&key);
+        self.books.insert(key.clone(), state.clone());
+        self.latest.insert(key, MarketState::clone(state));
+    }
+
+    fn load(&self, event_id: &EventId) -> Vec<Arc<MarketState>> {
+        let states = self.latest.iter().filter(|((of, _), _)| of == event_id);
+        states.map(|(_, state)| Arc::new(state.clone())).collect()
     }
 
     /// One market of the entry is unreadable, or all are.
@@ -397,11 +450,7 @@ impl World {
             Call::Write(changes) => Outcome::Written(self.write(&changes)),
             Call::Check => Outcome::Checked(self.damaged.keys().cloned().collect()),
             Call::Load(events) => {
-                let load = |event_id: EventId| {
-                    let states = self.latest.iter().filter(|((of, _), _)| *of == event_id);
-                    let states = states.map(|(_, state)| state.clone()).collect();
-                    (event_id, states)
-                };
+                let load = |event_id: EventId| (event_id.clone(), self.load(&event_id));
                 Outcome::Loaded(events.into_iter().map(load).collect())
             }
             Call::Remove(mut events) => {
