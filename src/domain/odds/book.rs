@@ -124,7 +124,8 @@ impl Book {
     }
 
     /// Loads stored states. For each market the later revision wins; for equal revisions, the
-    /// higher sequence number. States of another event are ignored.
+    /// higher sequence number. A later revision that is stored with a lower number than the held one
+    /// gets the next number of the event. States of another event are ignored.
     pub fn restore(&mut self, states: impl IntoIterator<Item = Arc<MarketState>>) {
         for state in states {
             if state.update.event_id != self.event_id {
@@ -132,13 +133,21 @@ impl Book {
             }
             self.seq = self.seq.max(state.seq);
             let rank = |state: &MarketState| (state.update.revision, state.seq);
-            match self.markets.get(&state.update.market) {
-                Some(held) if rank(held) >= rank(&state) => {}
-                None if self.markets.len() >= MAX_MARKETS => {}
-                _ => {
-                    self.markets.insert(state.update.market.clone(), state);
+            let restored = match self.markets.get(&state.update.market) {
+                Some(held) if rank(held) >= rank(&state) => continue,
+                None if self.markets.len() >= MAX_MARKETS => continue,
+                // Clients have the held state and would drop a lower number.
+                Some(held) if held.seq >= state.seq => {
+                    self.seq = self.seq.saturating_add(1);
+                    Arc::new(MarketState {
+                        update: state.update.clone(),
+                        seq: self.seq,
+                    })
                 }
-            }
+                _ => state,
+            };
+            self.markets
+                .insert(restored.update.market.clone(), restored);
         }
     }
 

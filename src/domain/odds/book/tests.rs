@@ -164,6 +164,24 @@ fn catch_up_publishes_new_states_once() {
     assert_eq!(book.catch_up(vec![held(update(1, 11, 1), 12)])[0].seq, 16);
 }
 
+/// A book that started without the database applies an older revision first. The stored later one
+/// must still reach clients, which drop numbers below the last one.
+#[test]
+fn restored_later_revision_gets_higher_number() {
+    let mut book = book();
+    assert_eq!(book.apply(update(1, 10, 1), 99).unwrap().seq, 100);
+    book.restore([held(update(1, 11, 2), 90)]);
+    let snapshot = book.snapshot();
+    assert_eq!(snapshot.seq, 101);
+    assert_eq!(
+        *snapshot.markets[0],
+        MarketState {
+            update: update(1, 11, 2),
+            seq: 101
+        }
+    );
+}
+
 /// A forged revision is followed by the true one, which is earlier: the state of the hot copy
 /// replaces the forged one, with a larger number.
 #[test]
