@@ -41,7 +41,8 @@ fn main() -> Outcome<()> {
     let events = usize::try_from(setting("BENCH_EVENTS", 1_000)?)?;
     let rounds = setting("BENCH_ROUNDS", 3)?;
     let backlog = Backlog::new(updates, events)?;
-    let (mut ours, mut alone) = (Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut alone = Vec::new();
     for _ in 0..rounds {
         ours.push(drain(&backlog)?);
         alone.push(write_alone(&backlog)?);
@@ -153,8 +154,10 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
     until("the first row", || {
         Ok((last_id(&mut database)? > 0).then_some(()))
     })?;
-    let (first, began) = (server.started.elapsed(), Instant::now());
-    let (cpu, busy) = (server.cpu()?, machine::busy()?);
+    let first = server.started.elapsed();
+    let began = Instant::now();
+    let cpu = server.cpu()?;
+    let busy = machine::busy()?;
     let mut cache = redis::Client::open(value("REDIS_URL")?)?.get_connection()?;
     let mut progress = (0, Instant::now());
     // Row ids count from 1, so the last id is enough; counting all rows would load the database.
@@ -175,10 +178,8 @@ fn drain(backlog: &Backlog) -> Outcome<Drained> {
     }
     let rest = began.elapsed();
     let share = |time: Duration| time.as_secs_f64() / rest.as_secs_f64();
-    let (own_share, machine_share) = (
-        share(server.cpu()? - cpu),
-        share(machine::busy()? - busy) / machine::cores() as f64,
-    );
+    let own_share = share(server.cpu()? - cpu);
+    let machine_share = share(machine::busy()? - busy) / machine::cores() as f64;
     // The commit becomes visible shortly after the work is done.
     let group = folder.sandbox().store_group();
     until("the lag is 0", || {

@@ -114,10 +114,8 @@ struct Pairs {
 
 /// With 1 frame per round, and with 16.
 fn pairs(ours: &mut Side, bare: &mut Side) -> Outcome<[Pairs; 2]> {
-    let (time, rounds) = (
-        Duration::from_secs(setting("BENCH_SECONDS", 1)?),
-        setting("BENCH_ROUNDS", 5)?,
-    );
+    let time = Duration::from_secs(setting("BENCH_SECONDS", 1)?);
+    let rounds = setting("BENCH_ROUNDS", 5)?;
     let mut measure = |burst| {
         // Both sides warm up first.
         ours.run(burst, time / 2)?;
@@ -425,7 +423,8 @@ async fn open(
 fn bare_sessions(content: ByteString) -> Outcome<()> {
     let commands = std::net::TcpListener::bind("127.0.0.1:0")?;
     commands.set_nonblocking(true)?;
-    let (control, commands) = (commands.local_addr()?, Arc::new(commands));
+    let control = commands.local_addr()?;
+    let commands = Arc::new(commands);
     actix_web::rt::System::new().block_on(async move {
         // Created once, in the only thread that runs sessions.
         let app = move || {

@@ -56,7 +56,8 @@ fn main() -> Outcome<()> {
     // One connection first, so that everything allocated once exists already.
     Client::connect(server.odds()?)?.subscribe(EVENT)?;
     std::thread::sleep(Duration::from_secs(2));
-    let (before, cpu) = (server.rss()?, server.cpu()?);
+    let before = server.rss()?;
+    let cpu = server.cpu()?;
     std::thread::sleep(ALONE);
     let alone = (server.cpu()? - cpu).as_secs_f64() / ALONE.as_secs_f64();
 
@@ -74,7 +75,9 @@ fn main() -> Outcome<()> {
         first += answer(&mut streams)?;
         Ok((first >= sockets).then_some(()))
     })?;
-    let (cpu, began, mut pings) = (server.cpu()?, Instant::now(), 0);
+    let cpu = server.cpu()?;
+    let began = Instant::now();
+    let mut pings = 0;
     while began.elapsed() < time {
         std::thread::sleep(POLL_INTERVAL);
         pings += answer(&mut streams)?;
@@ -114,7 +117,8 @@ fn main() -> Outcome<()> {
 
 /// Answers each ping received; returns how many.
 fn answer(streams: &mut [TcpStream]) -> Outcome<usize> {
-    let (mut buffer, mut pings) = ([0; 4_096], 0);
+    let mut buffer = [0; 4_096];
+    let mut pings = 0;
     for stream in streams {
         let read = match stream.read(&mut buffer) {
             Ok(0) => return Err("the server has closed a connection".into()),

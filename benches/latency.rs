@@ -50,11 +50,9 @@ const BUSY: f64 = 0.5;
 
 fn main() -> Outcome<()> {
     need_engines("latency")?;
-    let (seconds, rounds, warm_up) = (
-        setting("BENCH_SECONDS", 4)?,
-        setting("BENCH_ROUNDS", 3)?,
-        setting("BENCH_WARM_UP", 20)?,
-    );
+    let seconds = setting("BENCH_SECONDS", 4)?;
+    let rounds = setting("BENCH_ROUNDS", 3)?;
+    let warm_up = setting("BENCH_WARM_UP", 20)?;
     machine::pin(machine::CLIENT_CORE)?;
     let mut rows = Vec::new();
     {
@@ -118,7 +116,8 @@ fn measure(
     let name = platform.name;
     let mut rows = Vec::new();
     for (rate, target) in RATES.into_iter().zip(targets) {
-        let (mut ours, mut alone) = (Vec::new(), Vec::new());
+        let mut ours = Vec::new();
+        let mut alone = Vec::new();
         for _ in 0..rounds {
             ours.push(run(platform, Load { rate, seconds })?);
             alone.push(run(
@@ -165,7 +164,8 @@ fn measure(
 /// The most likely bottleneck other than the server.
 fn remark_of(runs: &[Run]) -> String {
     let of = |figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
-    let (own, all) = (of(|run| run.own_share), of(|run| run.machine_share));
+    let own = of(|run| run.own_share);
+    let all = of(|run| run.machine_share);
     let late = of(|run| run.late_p99);
     let mut remark = format!(
         "the supplier sent up to {late:.2} ms late (p99); all cores {:.0} % busy",
@@ -223,7 +223,9 @@ trait Side {
 }
 
 fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
-    let (cpu, busy, began) = (machine::cpu("self")?, machine::busy()?, Instant::now());
+    let cpu = machine::cpu("self")?;
+    let busy = machine::busy()?;
+    let began = Instant::now();
     let mut first = 0;
     let mut threads: Vec<JoinHandle<Outcome<(Client, Reading)>>> = Vec::new();
     for (client, events) in side.readers() {
@@ -235,7 +237,9 @@ fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
     }
     let lateness = supply(side, load)?;
     let mut delays = histogram()?;
-    let (mut missing, mut conflated, mut clients) = (0, 0, Vec::new());
+    let mut missing = 0;
+    let mut conflated = 0;
+    let mut clients = Vec::new();
     for thread in threads {
         let (client, reading) = thread.join().map_err(|_| "a reader panicked")??;
         delays.add(&reading.delays)?;
@@ -257,10 +261,8 @@ fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
 
 /// The number of updates that an event receives in a run.
 fn updates_of(event: usize, load: Load) -> u64 {
-    let (rounds, rest) = (
-        load.updates() / EVENTS as u64,
-        load.updates() % EVENTS as u64,
-    );
+    let rounds = load.updates() / EVENTS as u64;
+    let rest = load.updates() % EVENTS as u64;
     rounds + u64::from((event as u64) < rest)
 }
 

@@ -127,12 +127,10 @@ fn place(
     time: Duration,
     pause: Option<Duration>,
 ) -> Outcome<Placed> {
-    let (began, before, busy, cpu) = (
-        Instant::now(),
-        latest_bet(database)?,
-        machine::busy()?,
-        server.cpu()?,
-    );
+    let began = Instant::now();
+    let before = latest_bet(database)?;
+    let busy = machine::busy()?;
+    let cpu = server.cpu()?;
     let step: Step = Arc::new(move |user| vec![("/bets", bet(user))]);
     let answers = ask_all(server.bets()?, clients, time, pause, step, uniform(users))?;
     let elapsed = began.elapsed().as_secs_f64();
@@ -155,11 +153,9 @@ fn bet_rows(
     clients: usize,
     users: u64,
 ) -> Outcome<Vec<Row>> {
-    let (seconds, rounds, rate) = (
-        setting("BENCH_SECONDS", 3)?,
-        setting("BENCH_ROUNDS", 3)?,
-        setting("BENCH_BET_RATE", 500)?,
-    );
+    let seconds = setting("BENCH_SECONDS", 3)?;
+    let rounds = setting("BENCH_ROUNDS", 3)?;
+    let rate = setting("BENCH_BET_RATE", 500)?;
     let time = Duration::from_secs(seconds);
     place(
         server,
@@ -169,7 +165,8 @@ fn bet_rows(
         Duration::from_secs(setting("BENCH_WARM_UP", 20)?),
         None,
     )?;
-    let (mut runs, mut alone) = (Vec::new(), Vec::new());
+    let mut runs = Vec::new();
+    let mut alone = Vec::new();
     for _ in 0..rounds {
         runs.push(place(server, database, clients, users, time, None)?);
         let script = bet_script(users);
@@ -196,10 +193,8 @@ fn bet_rows(
     let of =
         |runs: &[Placed], figure: fn(&Placed) -> f64| median(runs.iter().map(figure).collect());
     let busy = |runs: &[Placed]| {
-        let (own, all) = (
-            of(runs, |run| run.own_share),
-            of(runs, |run| run.machine_share),
-        );
+        let own = of(runs, |run| run.own_share);
+        let all = of(runs, |run| run.machine_share);
         format!(
             "all cores {:.0} % busy, the platform took {:.0} % of one",
             all * 100.0,
@@ -374,7 +369,8 @@ fn wallet_row(
     clients: usize,
     load: &Load,
 ) -> Outcome<Row> {
-    let (seconds, rounds) = (setting("BENCH_SECONDS", 3)?, setting("BENCH_ROUNDS", 3)?);
+    let seconds = setting("BENCH_SECONDS", 3)?;
+    let rounds = setting("BENCH_ROUNDS", 3)?;
     let step: Step = Arc::new(|user| {
         let reference = fastrand::u64(..);
         let end = if reference.is_multiple_of(2) {
@@ -387,10 +383,13 @@ fn wallet_row(
         );
         vec![("/wallet/reserve", order.clone()), (end, order)]
     });
-    let (mut ours, mut alone, mut p99s, mut busy) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut ours = Vec::new();
+    let mut alone = Vec::new();
+    let mut p99s = Vec::new();
+    let mut busy = Vec::new();
     for _ in 0..rounds {
-        let (before, began) = (machine::busy()?, Instant::now());
+        let before = machine::busy()?;
+        let began = Instant::now();
         let time = Duration::from_secs(seconds);
         let answers = ask_all(
             server.wallet()?,
@@ -415,7 +414,8 @@ fn wallet_row(
         "reserve, commit, refund: {}, {clients} clients, middle of {rounds} pairs",
         load.name
     );
-    let (busy, p99) = (median(busy) * 100.0, median(p99s));
+    let busy = median(busy) * 100.0;
+    let p99 = median(p99s);
     let remark = format!("p99 {p99:.1} ms; all cores {busy:.0} % busy");
     Ok(Row::new(name, median(ours), "requests/s")
         .beside("pgbench", median(alone))
@@ -453,10 +453,8 @@ fn run_pgbench(
         command.arg("-f").arg(file);
     }
     let output = command.arg(url).output()?;
-    let (text, errors) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
     let rate = text.lines().find_map(|line| {
         line.strip_prefix("tps = ")?
             .split(' ')
@@ -520,7 +518,8 @@ fn ask_all(
 ) -> Outcome<Answers> {
     let began = Instant::now();
     let client = |place: usize| {
-        let (step, pick) = (step.clone(), pick.clone());
+        let step = step.clone();
+        let pick = pick.clone();
         std::thread::spawn(move || -> Outcome<Histogram<u64>> {
             let mut connection = Connection::open(address)?;
             let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)?;
@@ -564,10 +563,8 @@ fn violations(folder: &Folder) -> Outcome<f64> {
     if output.status.success() {
         return Ok(0.0);
     }
-    let (text, errors) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let text = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
     eprintln!("{text}{errors}");
     Ok(text.lines().count().max(1) as f64)
 }

@@ -73,7 +73,8 @@ fn row(folder: &Path, name: &str, what: &str) -> Outcome<Row> {
             .as_f64()
             .ok_or("no estimate")
     };
-    let (median, deviation) = (figure("median")?, figure("median_abs_dev")?);
+    let median = figure("median")?;
+    let deviation = figure("median_abs_dev")?;
     let remark = format!("± {:.0} %", deviation / median * 100.0);
     let each = format!("{:.1} ns a recipient", median / RECIPIENTS as f64);
     Ok(Row::new(what, median / 1_000.0, "µs")
@@ -127,13 +128,15 @@ fn decode(criterion: &mut Criterion) -> Outcome<()> {
 }
 
 fn apply(criterion: &mut Criterion) -> Outcome<()> {
-    let (event, updates) = (EventId::new(EVENT)?, updates(16, 64)?);
+    let event = EventId::new(EVENT)?;
+    let updates = updates(16, 64)?;
     // Applies all updates once to an empty book. The time is per update.
     criterion.bench_function("book_apply", |bencher| {
         bencher.iter_custom(|iterations| {
             let mut took = Duration::ZERO;
             for _ in 0..iterations.div_ceil(updates.len() as u64) {
-                let (mut book, given) = (Book::new(event.clone()), updates.clone());
+                let mut book = Book::new(event.clone());
+                let given = updates.clone();
                 let began = Instant::now();
                 for (position, update) in given.into_iter().enumerate() {
                     let _ = black_box(book.apply(update, position as u64));

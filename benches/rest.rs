@@ -36,7 +36,8 @@ fn main() -> Outcome<()> {
     }
     machine::pin(machine::CLIENT_CORE)?;
     let connections = usize::try_from(setting("BENCH_CONNECTIONS", 32)?)?;
-    let (seconds, rounds) = (setting("BENCH_SECONDS", 2)?, setting("BENCH_ROUNDS", 5)?);
+    let seconds = setting("BENCH_SECONDS", 2)?;
+    let rounds = setting("BENCH_ROUNDS", 5)?;
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
     let variables = [
@@ -77,7 +78,8 @@ fn main() -> Outcome<()> {
     // Both sides warm up first.
     ours.run(time / 2)?;
     alone.run(time / 2)?;
-    let (mut rates, mut rates_alone) = (Vec::new(), Vec::new());
+    let mut rates = Vec::new();
+    let mut rates_alone = Vec::new();
     for _ in 0..rounds {
         rates.push(ours.run(time)?);
         rates_alone.push(alone.run(time)?);
@@ -164,7 +166,8 @@ impl Side {
             connection.stream.write_all(REQUEST)?;
         }
         let (cpu, own) = (machine::cpu(&self.process)?, machine::cpu("self")?);
-        let (began, mut answers) = (Instant::now(), 0);
+        let began = Instant::now();
+        let mut answers = 0;
         let mut buffer = vec![0; self.length];
         while began.elapsed() < time {
             for connection in &mut self.connections {

@@ -65,7 +65,8 @@ impl Run {
 
 impl Side {
     fn start(events: usize) -> Outcome<Side> {
-        let (folder, supplier) = (Folder::embedded(), Supplier::listen()?);
+        let folder = Folder::embedded();
+        let supplier = Supplier::listen()?;
         let variables = [
             ("SUPPLIER_URLS", &*supplier.url()?),
             ("HTTP_WORKERS_ODDS", "1"),
@@ -103,7 +104,8 @@ impl Side {
 
     /// Sends all updates up to this number at once, cycling through the events.
     fn send(&mut self, until: usize) -> Outcome<()> {
-        let (first, events) = (self.sent, self.events);
+        let first = self.sent;
+        let events = self.events;
         self.sent = until.max(first);
         let now = Timestamp::now();
         let one = |number: usize| update(&name_of(number % events), "1x2", number as u64 + 1, now);
@@ -129,7 +131,9 @@ impl Side {
     }
 
     fn run(&mut self, updates: usize, rate: u64) -> Outcome<Run> {
-        let (cpu, began, first) = (self.server.cpu()?, Instant::now(), self.sent);
+        let cpu = self.server.cpu()?;
+        let began = Instant::now();
+        let first = self.sent;
         while self.sent < first + updates {
             let due = (began.elapsed().as_secs_f64() * rate as f64) as usize;
             self.send(first + due.min(updates))?;
@@ -154,10 +158,8 @@ const QUIET: &[(&str, &str)] = &[
 ];
 
 fn events() -> Outcome<Vec<Row>> {
-    let (most, rate) = (
-        usize::try_from(setting("BENCH_EVENTS", 100_000)?)?,
-        setting("BENCH_RATE", 5_000)?,
-    );
+    let most = usize::try_from(setting("BENCH_EVENTS", 100_000)?)?;
+    let rate = setting("BENCH_RATE", 5_000)?;
     let updates = usize::try_from(setting("BENCH_UPDATES", 20_000)?)?;
     let mut sides = Vec::new();
     for events in [100, 1_000, 10_000, 100_000] {
@@ -250,8 +252,10 @@ fn subscriptions() -> Outcome<Vec<Row>> {
     let pool = |clients: Vec<Client>| {
         ClientPool::new(clients.into_iter().map(|client| client.stream).collect())
     };
-    let (mut of_one, mut of_many) = (pool(of_one)?, pool(of_many)?);
-    let (mut one, mut many) = (Vec::new(), Vec::new());
+    let mut of_one = pool(of_one)?;
+    let mut of_many = pool(of_many)?;
+    let mut one = Vec::new();
+    let mut many = Vec::new();
     for round in 0..=setting("BENCH_ROUNDS", 5)? {
         let runs = [
             side.rounds(&mut of_one, most..most + 1)?,
@@ -287,7 +291,8 @@ impl Side {
     /// Sends one update after the other, cycling through these events. Every client receives a
     /// frame of each before the next is sent.
     fn rounds(&mut self, clients: &mut ClientPool, events: std::ops::Range<usize>) -> Outcome<Run> {
-        let (cpu, began) = (self.server.cpu()?, Instant::now());
+        let cpu = self.server.cpu()?;
+        let began = Instant::now();
         for number in 0..UPDATES_TO_ALL {
             let event = events.start + number % events.len();
             self.sent += 1;

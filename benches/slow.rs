@@ -59,8 +59,11 @@ fn main() -> Outcome<()> {
     };
     let rounds = setting("BENCH_ROUNDS", 5)?;
     let mut bench = Bench::start(clients)?;
-    let (mut without, mut with, mut abused) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut floods, mut frames) = (0, 0);
+    let mut without = Vec::new();
+    let mut with = Vec::new();
+    let mut abused = Vec::new();
+    let mut floods = 0;
+    let mut frames = 0;
     for round in 0..=rounds {
         let runs = [bench.run(load, false)?, bench.run(load, true)?];
         let abusers = Abusers::start(bench.server.odds()?, half)?;
@@ -177,16 +180,12 @@ impl Abusers {
             Ok(stream)
         };
         let half = (0..half).map(begin).collect::<Outcome<_>>()?;
-        let (stops, floods, frames) = (
-            Arc::<AtomicBool>::default(),
-            Arc::<AtomicU64>::default(),
-            Arc::default(),
-        );
-        let (until, begun, sent) = (
-            stops.clone(),
-            floods.clone(),
-            Arc::<AtomicU64>::clone(&frames),
-        );
+        let stops = Arc::<AtomicBool>::default();
+        let floods = Arc::<AtomicU64>::default();
+        let frames = Arc::default();
+        let until = stops.clone();
+        let begun = floods.clone();
+        let sent = Arc::<AtomicU64>::clone(&frames);
         let thread = std::thread::spawn(move || {
             let pongs = [0x8a, 0x80, 0, 0, 0, 0].repeat(Abusers::AT_ONCE);
             while !until.load(Ordering::Relaxed) {
@@ -302,7 +301,8 @@ impl Bench {
     }
 
     fn run(&mut self, load: Load, with_stalled: bool) -> Outcome<Run> {
-        let (before, evictions) = (self.server.rss()?, self.evictions()?);
+        let before = self.server.rss()?;
+        let evictions = self.evictions()?;
         let stalled = if with_stalled {
             Some(self.stalled_client()?)
         } else {
@@ -329,10 +329,13 @@ impl Bench {
     /// Sends each update when it is due, and reads whatever arrives.
     fn send_and_read(&mut self, load: Load) -> Outcome<Run> {
         let histogram = || Histogram::new_with_bounds(1, 120_000_000, 3);
-        let (mut delays, mut lateness, mut highest) = (histogram()?, histogram()?, 0.0_f64);
+        let mut delays = histogram()?;
+        let mut lateness = histogram()?;
+        let mut highest = 0.0_f64;
         let begin = Timestamp::now().micros() + 20_000;
         let last = begin + load.due(load.updates());
-        let (mut sent, mut missing) = (0, load.updates() * self.clients.len() as u64);
+        let mut sent = 0;
+        let mut missing = load.updates() * self.clients.len() as u64;
         let mut looked = Instant::now();
         while missing > 0 && Timestamp::now().micros() < last + LAST_CALL.as_micros() as i64 {
             while sent < load.updates() && begin + load.due(sent) <= Timestamp::now().micros() {

@@ -28,8 +28,10 @@ fn main() -> Outcome<()> {
         &[],
         Some(machine::server_core()),
     )?;
-    let (mut invitations, mut prices, mut memory, mut shares) =
-        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut invitations = Vec::new();
+    let mut prices = Vec::new();
+    let mut memory = Vec::new();
+    let mut shares = Vec::new();
     for _ in 0..rounds {
         let folder = Folder::embedded();
         let server = Server::start(EVERY_ROLE, &folder, &[], Some(machine::server_core()))?;

@@ -95,7 +95,8 @@ impl Client {
     pub fn next(&mut self) -> Outcome<&[u8]> {
         loop {
             if let Some((start, end)) = frame(&self.bytes[self.taken..]) {
-                let (start, end) = (self.taken + start, self.taken + end);
+                let start = self.taken + start;
+                let end = self.taken + end;
                 self.taken = end;
                 return Ok(&self.bytes[start..end]);
             }

@@ -36,7 +36,8 @@ impl ClientPool {
         sockets
             .iter()
             .try_for_each(|socket| socket.set_nonblocking(true))?;
-        let (order, got) = ((0..sockets.len()).collect(), vec![0; sockets.len()]);
+        let order = (0..sockets.len()).collect();
+        let got = vec![0; sockets.len()];
         Ok(ClientPool {
             sockets,
             order,
@@ -69,7 +70,8 @@ impl ClientPool {
             MISSES
         };
         loop {
-            let (mut waiting, mut misses) = (Vec::new(), 0);
+            let mut waiting = Vec::new();
+            let mut misses = 0;
             let mut looks = left.iter();
             for socket in looks.by_ref() {
                 let read = read(&mut self.sockets[*socket], &mut self.buffer)?;
@@ -111,7 +113,9 @@ impl ClientPool {
         } else {
             MISSES
         };
-        let (mut missed, mut misses, mut any) = (Vec::new(), 0, false);
+        let mut missed = Vec::new();
+        let mut misses = 0;
+        let mut any = false;
         for _ in 0..self.order.len() {
             let Some(socket) = self.order.pop_front() else {
                 break;
@@ -138,7 +142,9 @@ impl ClientPool {
 
     /// The length of the frames in bytes, measured on the first socket.
     fn take_first(&mut self, socket: usize, frames: usize, began: Instant) -> Outcome<usize> {
-        let (mut end, mut taken, mut seen) = (0, 0, 0);
+        let mut end = 0;
+        let mut taken = 0;
+        let mut seen = 0;
         while seen < frames {
             match read(&mut self.sockets[socket], &mut self.buffer[end..])? {
                 0 => nap(began)?,

@@ -75,7 +75,8 @@ impl Server {
         machine::pin(machine::CLIENT_CORE)?;
         let mut child = child?;
         let mut lines = BufReader::new(child.stderr.take().ok_or("no stderr")?).lines();
-        let (mut log, mut health) = (String::new(), None);
+        let mut log = String::new();
+        let mut health = None;
         // Nothing is read after the startup message; there may never be another line.
         while health.is_none() {
             let Some(line) = lines.next().transpose()? else {

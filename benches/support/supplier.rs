@@ -53,7 +53,9 @@ impl Feed {
 /// An update of a market with three selections in the supplier's format, about 400 bytes long.
 pub fn update(event: &str, market: &str, version: u64, updated_at: Timestamp) -> String {
     let price = |base: u64| format!("{base}.{:02}0", version % 100);
-    let (home, draw, away) = (price(1), price(3), price(4));
+    let home = price(1);
+    let draw = price(3);
+    let away = price(4);
     format!(
         r#"{{"event_id":"{event}","home_team":"Flamengo","away_team":"Palmeiras","market":"{market}","selections":[{{"id":"home","name":"Flamengo","price":2{home},"status":"active"}},{{"id":"draw","name":"Draw","price":{draw},"status":"active"}},{{"id":"away","name":"Palmeiras","price":{away},"status":"active"}}],"status":"open","updated_at":"{updated_at}","source":"bench","version":{version}}}"#
     )

@@ -111,10 +111,8 @@ pub fn values(batch: &[Record]) -> BTreeSet<u32> {
 
 pub fn every_group_reads_keys_in_order(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
-        let (mut live, mut store) = (
-            bus.subscribe(&group_name()).unwrap(),
-            bus.subscribe(&group_name()).unwrap(),
-        );
+        let mut live = bus.subscribe(&group_name()).unwrap();
+        let mut store = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(100)).await.unwrap();
         for group in [&mut live, &mut store] {
             let batch = take(group, 100).await;

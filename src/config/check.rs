@@ -52,7 +52,8 @@ fn roles_of(settings: &Settings) -> BTreeSet<Role> {
 
 /// Checks durations that must be smaller than another one.
 fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
-    let (clients, suppliers) = (&settings.clients, &settings.suppliers);
+    let clients = &settings.clients;
+    let suppliers = &settings.suppliers;
     let pairs: [Pair; 8] = [
         (
             settings.store.store_batch_wait < settings.process.shutdown_timeout,
@@ -110,7 +111,8 @@ fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
 /// Checks amounts that must be smaller than another one.
 fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
     let money = &settings.money;
-    let (least, most) = (money.bet_min_stake_cents, money.bet_max_stake_cents);
+    let least = money.bet_min_stake_cents;
+    let most = money.bet_max_stake_cents;
     let pairs = [
         (
             least <= most,

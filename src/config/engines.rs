@@ -109,7 +109,8 @@ pub(super) fn split_roles(
         .into_iter()
         .filter(|(role, needed, _)| roles.contains(role) && !roles.contains(needed))
         .map(|(role, needed, variable)| {
-            let (role, needed) = (role.name(), needed.name());
+            let role = role.name();
+            let needed = needed.name();
             given.error(
                 "ROLE",
                 format!(

@@ -65,7 +65,8 @@ pub fn load<C: CommandFactory + FromArgMatches>(
 /// The innermost subcommand that the arguments name, and the number of arguments that name it,
 /// including the program name.
 fn innermost<'a>(program: &'a Command, args: &[OsString]) -> (&'a Command, usize) {
-    let (mut command, mut place) = (program, 1);
+    let mut command = program;
+    let mut place = 1;
     while let Some(subcommand) = args
         .get(place)
         .and_then(|name| command.find_subcommand(name))
@@ -180,7 +181,8 @@ fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError
     let Some(long) = arg.get_long() else {
         return false;
     };
-    let (flag, flag_with_value) = (OsString::from(format!("--{long}")), format!("--{long}="));
+    let flag = OsString::from(format!("--{long}"));
+    let flag_with_value = format!("--{long}=");
     let before = wrong.len();
     let mut kept = Vec::with_capacity(args.len());
     let mut rest = args.iter().cloned();

@@ -35,7 +35,8 @@ fn summary(config: &Config) -> String {
             .collect::<Vec<_>>()
             .join(" "),
     };
-    let (roles, engines) = (roles.join(" "), config.engines.summary());
+    let roles = roles.join(" ");
+    let engines = config.engines.summary();
     format!("\n# Summary\n# roles: {roles}\n# suppliers: {suppliers}\n{engines}")
 }
 

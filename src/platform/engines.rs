@@ -79,8 +79,10 @@ impl Bus {
         let has_bets = config.runs(Role::Bets) || config.runs(Role::Confirmation);
         match config.engines.bus {
             BusEngine::Embedded => {
-                let (first, partitions) = (first_position(), settings.embedded_bus_partitions);
-                let (name, capacity) = (&settings.kafka_topic_odds, settings.embedded_bus_capacity);
+                let first = first_position();
+                let partitions = settings.embedded_bus_partitions;
+                let name = &settings.kafka_topic_odds;
+                let capacity = settings.embedded_bus_capacity;
                 let dead_letters: Arc<dyn Topic> =
                     Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
                 let placed =

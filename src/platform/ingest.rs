@@ -34,10 +34,8 @@ impl PlatformBuilder<'_> {
         let mut statuses = Vec::new();
         for endpoint in endpoints {
             let settings = self.settings.suppliers.clone();
-            let (updates, dead_letters) = (
-                updates.clone().recipient(),
-                dead_letters.clone().recipient(),
-            );
+            let updates = updates.clone().recipient();
+            let dead_letters = dead_letters.clone().recipient();
             let feed = SupplierFeed::new(
                 endpoint,
                 settings,

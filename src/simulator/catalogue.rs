@@ -72,10 +72,13 @@ pub fn fixtures(count: usize) -> Vec<Fixture> {
 fn fixture(number: usize) -> Option<Fixture> {
     let matches_a_round = CLUBS.len() / 2;
     let rounds_a_leg = CLUBS.len() - 1;
-    let (round, place) = (number / matches_a_round, number % matches_a_round);
-    let (leg, round) = (round / rounds_a_leg, round % rounds_a_leg);
+    let round = number / matches_a_round;
+    let place = number % matches_a_round;
+    let leg = round / rounds_a_leg;
+    let round = round % rounds_a_leg;
     let last = CLUBS.len() - 1;
-    let (one, other) = (club_at(place, round), club_at(last - place, round));
+    let one = club_at(place, round);
+    let other = club_at(last - place, round);
     let (home_team, away_team) = if leg.is_multiple_of(2) {
         (one, other)
     } else {

@@ -95,7 +95,8 @@ mod tests {
         ) {
             let start = Instant::now();
             let mut pace = Pace::new(rate, start);
-            let (mut now, mut made) = (start, 0);
+            let mut now = start;
+            let mut made = 0;
             for micros in steps {
                 now += Duration::from_micros(micros);
                 made += pace.due(now);
@@ -107,7 +108,8 @@ mod tests {
         fn suggested_wait_misses_nothing(rate in 0.1..50_000.0f64) {
             let start = Instant::now();
             let mut pace = Pace::new(rate, start);
-            let (mut now, mut made) = (start, 0);
+            let mut now = start;
+            let mut made = 0;
             for _ in 0..500 {
                 now += pace.wait(now);
                 made += pace.due(now);

@@ -177,7 +177,8 @@ async fn consumer_gets_state_then_updates() {
 #[actix_web::test]
 async fn consumers_get_same_updates() {
     let running = run(500.0);
-    let (mut one, mut other) = (running.connect().await, running.connect().await);
+    let mut one = running.connect().await;
+    let mut other = running.connect().await;
     until(|| running.handle.consumers() == 2).await;
     assert_eq!(running.metrics.connections.get(), 2);
     // The initial state of the second consumer may be some updates newer; from its first update on,

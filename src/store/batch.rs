@@ -67,8 +67,10 @@ pub struct Folded<'a> {
 impl<'a> Batch<'a> {
     /// Collects the events and markets of `updates`.
     pub fn of(updates: &'a [PositionedUpdate]) -> Batch<'a> {
-        let (mut events, mut markets) = (Vec::new(), Vec::new());
-        let (mut event_indexes, mut market_indexes) = (HashMap::new(), HashMap::new());
+        let mut events = Vec::new();
+        let mut markets = Vec::new();
+        let mut event_indexes = HashMap::new();
+        let mut market_indexes = HashMap::new();
         let indexes = updates
             .iter()
             .map(|PositionedUpdate { update, .. }| {

@@ -185,7 +185,8 @@ fn write_in_batches(
     updates: &[PositionedUpdate],
     sizes: &[usize],
 ) -> BatchReport {
-    let (mut rest, mut total) = (updates, report(0, 0));
+    let mut rest = updates;
+    let mut total = report(0, 0);
     for size in sizes.iter().cycle() {
         if rest.is_empty() {
             break;

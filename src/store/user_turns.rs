@@ -114,10 +114,8 @@ mod tests {
     #[tokio::test]
     async fn calls_of_one_user_run_in_order() {
         let turns = UserTurns::new(8);
-        let (first, second) = (
-            turns.queue(&user("a"), 2).unwrap(),
-            turns.queue(&user("a"), 2).unwrap(),
-        );
+        let first = turns.queue(&user("a"), 2).unwrap();
+        let second = turns.queue(&user("a"), 2).unwrap();
         assert!(turns.queue(&user("a"), 2).is_none(), "its queue is full");
         let held = first.turn().await;
         assert!(futures_util::FutureExt::now_or_never(second.turn()).is_none());

@@ -19,7 +19,8 @@ pub fn batches(
 ) -> impl Stream<Item = FrameBatch> {
     let mut inbound = inbound.fuse();
     stream::poll_fn(move |context| {
-        let (mut items, mut bytes) = (Vec::new(), 0);
+        let mut items = Vec::new();
+        let mut bytes = 0;
         while items.len() < MAX_FRAMES && bytes < MAX_BYTES {
             match inbound.poll_next_unpin(context) {
                 Poll::Ready(Some(item)) => {

@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn interval_between_lines_grows() {
-        let (limit, start) = (LogLimit::growing(SECOND, 8 * SECOND), Instant::now());
+        let limit = LogLimit::growing(SECOND, 8 * SECOND);
+        let start = Instant::now();
         let mut lines = Vec::new();
         for tenth in 0..400_u32 {
             if let Some(suppressed) = limit.check_at("away", start + tenth * SECOND / 10) {
@@ -178,7 +179,8 @@ mod tests {
 
     #[test]
     fn causes_do_not_hide_each_other() {
-        let (limit, start) = (LogLimit::every(60 * SECOND), Instant::now());
+        let limit = LogLimit::every(60 * SECOND);
+        let start = Instant::now();
         assert_eq!(
             ["a", "b", "a", "a", "b"].map(|cause| limit.check_at(cause, start)),
             [Some(0), Some(0), None, None, None]
@@ -191,7 +193,8 @@ mod tests {
 
     #[test]
     fn quiet_cause_starts_over() {
-        let (limit, start) = (LogLimit::growing(SECOND, 4 * SECOND), Instant::now());
+        let limit = LogLimit::growing(SECOND, 4 * SECOND);
+        let start = Instant::now();
         let at = |seconds: u32| limit.check_at("a", start + seconds * SECOND).is_some();
         assert_eq!([0, 1, 3, 7].map(at), [true; 4]);
         // The interval is at its maximum; after a pause it is twice the first again.
@@ -211,7 +214,8 @@ mod tests {
 
     #[test]
     fn number_of_causes_is_bounded() {
-        let (limit, start) = (LogLimit::every(SECOND), Instant::now());
+        let limit = LogLimit::every(SECOND);
+        let start = Instant::now();
         let logged = (0..1_000)
             .filter(|n| limit.check_at(&n.to_string(), start).is_some())
             .count();

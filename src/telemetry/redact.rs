@@ -33,7 +33,8 @@ impl std::fmt::Debug for Redaction {
 impl Redaction {
     /// Removes these secrets, each given in decoded form. Empty ones are ignored.
     pub fn of<'a>(secrets: impl IntoIterator<Item = &'a str>) -> Redaction {
-        let (mut long, mut short) = (Vec::new(), Vec::new());
+        let mut long = Vec::new();
+        let mut short = Vec::new();
         for secret in secrets.into_iter().filter(|secret| !secret.is_empty()) {
             let count = secret.chars().count();
             if count < SHORTEST_MASKED {

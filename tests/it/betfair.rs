@@ -87,7 +87,8 @@ async fn until_history_is(platform: &TestPlatform, event: &str, states: &[Seen])
 /// the first states of a new event may be missing, because the store may have read the bus further
 /// than the books; the update is then marked as conflated.
 async fn watch_to_the_end(client: &mut OddsClient, expected: &[Seen]) {
-    let (mut states, mut is_whole) = (Vec::new(), true);
+    let mut states = Vec::new();
+    let mut is_whole = true;
     let mut last_seq = 0;
     loop {
         let update = client.next_of("update").await;

@@ -308,7 +308,8 @@ async fn original_metric_names_exist() {
             .await
             .1
     };
-    let (processor, simulator) = (text(Role::Processor).await, text(Role::Simulator).await);
+    let processor = text(Role::Processor).await;
+    let simulator = text(Role::Simulator).await;
     for (page, name, kind) in [
         (&processor, "odds_proc_messages_consumed_total", "counter"),
         (&processor, "odds_proc_cache_sets_total", "counter"),

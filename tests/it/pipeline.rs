@@ -94,7 +94,9 @@ impl LiveLink {
 
 /// A supplier time, `second` seconds into a day.
 fn at(second: i64) -> String {
-    let (hours, minutes, seconds) = (second / 3_600, second / 60 % 60, second % 60);
+    let hours = second / 3_600;
+    let minutes = second / 60 % 60;
+    let seconds = second % 60;
     format!("2026-01-01T{hours:02}:{minutes:02}:{seconds:02}Z")
 }
 

@@ -112,7 +112,8 @@ struct Answer {
 impl Answer {
     async fn of(request: reqwest::RequestBuilder) -> Answer {
         let answer = within("an answer", request.send()).await.unwrap();
-        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let status = answer.status().as_u16();
+        let headers = answer.headers().clone();
         Answer {
             status,
             headers,

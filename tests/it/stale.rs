@@ -50,7 +50,8 @@ async fn lost_supplier_suspends_its_markets() {
 /// A connected supplier that answers nothing counts as lost; one that answers pings does not.
 #[actix_web::test]
 async fn silent_supplier_suspends_its_markets() {
-    let (silent, quiet) = (FakeSupplier::start().await, FakeSupplier::start().await);
+    let silent = FakeSupplier::start().await;
+    let quiet = FakeSupplier::start().await;
     let platform = TestPlatform::fed_by(&[silent.url(), quiet.url()], QUICK).await;
     let mut client = platform.subscriber("SILENT").await;
     let mut silent_link = silent.accept().await;

@@ -119,14 +119,10 @@ mod tests {
 
     #[actix_web::test]
     async fn updates_and_dead_letters_arrive_unchanged() {
-        let (updates, dead) = (
-            Arc::new(EmbeddedTopic::new("t", 2, 10)),
-            Arc::new(EmbeddedTopic::new("t", 1, 10)),
-        );
-        let (mut update_group, mut dead_group) = (
-            updates.subscribe("g").unwrap(),
-            dead.subscribe("g").unwrap(),
-        );
+        let updates = Arc::new(EmbeddedTopic::new("t", 2, 10));
+        let dead = Arc::new(EmbeddedTopic::new("t", 1, 10));
+        let mut update_group = updates.subscribe("g").unwrap();
+        let mut dead_group = dead.subscribe("g").unwrap();
         let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
         let sent = update(1, 1, 1);
         let message = Publish {

@@ -132,7 +132,7 @@ impl Distributor {
             .evict_stalled(Instant::now(), self.settings.slow_client_limit);
         evicted
             .into_iter()
-            .for_each(|(id, outlet)| self.evict(id, &outlet, "client reads nothing"));
+            .for_each(|(id, handle)| self.evict(id, &handle, "client reads nothing"));
     }
 
     /// Makes sessions ping their clients, and evicts frozen sessions that have nothing pending.
@@ -152,24 +152,24 @@ impl Distributor {
             let Some((_, id)) = self.pings.pop_front_if(|(due, _)| *due <= now) else {
                 return;
             };
-            let Some(outlet) = self.fanout.outlet(id) else {
+            let Some(handle) = self.fanout.sink(id) else {
                 continue;
             };
-            if outlet.life.age() < frozen_limit {
-                outlet.ping();
+            if handle.life.age() < frozen_limit {
+                handle.ping();
                 self.pings.push_back((now + ping_interval, id));
-            } else if let Some(outlet) = self.fanout.disconnect(id) {
-                self.evict(id, &outlet, "session frozen");
+            } else if let Some(handle) = self.fanout.disconnect(id) {
+                self.evict(id, &handle, "session frozen");
             }
         }
     }
 
-    fn evict(&mut self, id: SessionId, outlet: &SessionHandle, why: &str) {
+    fn evict(&mut self, id: SessionId, handle: &SessionHandle, why: &str) {
         info!(session = id.0, reason = "slow"; "session evicted: {why}");
         self.metrics.evictions.inc();
-        outlet.life.mark_evicted();
+        handle.life.mark_evicted();
         self.count_sessions();
-        if let Some(connection) = &outlet.connection {
+        if let Some(connection) = &handle.connection {
             connection.close();
         }
     }
@@ -205,11 +205,11 @@ impl Handler<Connect> for Distributor {
 
     fn handle(&mut self, connect: Connect, context: &mut Context<Self>) {
         if let Some(reason) = self.ending {
-            connect.outlet.end(reason);
+            connect.handle.end(reason);
         }
         self.pings
             .push_back((Instant::now() + self.settings.ping_interval, connect.id));
-        self.fanout.connect(connect.id, connect.outlet);
+        self.fanout.connect(connect.id, connect.handle);
         if self.feed == FeedStatus::Stale {
             self.fanout
                 .announce(self.feed, Some(connect.id), Instant::now());
@@ -300,7 +300,7 @@ impl Handler<EndAllSessions> for Distributor {
 
     fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) {
         self.ending = Some(end.0);
-        self.fanout.outlets().for_each(|outlet| outlet.end(end.0));
+        self.fanout.sinks().for_each(|handle| handle.end(end.0));
     }
 }
 

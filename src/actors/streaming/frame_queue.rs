@@ -28,34 +28,34 @@ impl FrameQueue {
     }
 
     /// Sends whole frames that are already encoded.
-    pub fn ready(&self, frames: Bytes) {
+    pub fn push(&self, frames: Bytes) {
         self.0.borrow_mut().push_back(frames);
     }
 
     /// Sends a text message.
-    pub fn text(&self, text: &str) {
-        self.ready(text_frame(text));
+    pub fn push_text(&self, text: &str) {
+        self.push(text_frame(text));
     }
 
     /// Sends a ping without content.
     pub fn ping(&self) {
         /// A complete ping frame without content.
         const PING: &[u8] = &[0x89, 0];
-        self.ready(Bytes::from_static(PING));
+        self.push(Bytes::from_static(PING));
     }
 
     /// Answers a ping.
     pub fn pong(&self, content: &[u8]) {
         let mut frame = BytesMut::new();
         Parser::write_message(&mut frame, content, OpCode::Pong, true, false);
-        self.ready(frame.freeze());
+        self.push(frame.freeze());
     }
 
     /// Sends a close frame, the last frame of a session.
     pub fn close(&self, reason: Option<CloseReason>) {
         let mut frame = BytesMut::new();
         Parser::write_close(&mut frame, reason, false);
-        self.ready(frame.freeze());
+        self.push(frame.freeze());
     }
 
     fn next(&self) -> Option<Bytes> {
@@ -70,15 +70,15 @@ pub struct Outgoing<S> {
     /// `None` after the session has ended: its resources are released while the client still reads
     /// the rest.
     session: Option<S>,
-    outbox: FrameQueue,
+    frame_queue: FrameQueue,
 }
 
 impl<S> Outgoing<S> {
-    /// The body of a session that writes to `outbox`.
-    pub fn new(session: S, outbox: FrameQueue) -> Outgoing<S> {
+    /// The body of a session that writes to `frame_queue`.
+    pub fn new(session: S, frame_queue: FrameQueue) -> Outgoing<S> {
         Outgoing {
             session: Some(session),
-            outbox,
+            frame_queue,
         }
     }
 }
@@ -90,7 +90,7 @@ where
     type Item = Result<Bytes, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if let Some(frame) = self.outbox.next() {
+        if let Some(frame) = self.frame_queue.next() {
             return Poll::Ready(Some(Ok(frame)));
         }
         let Some(session) = &mut self.session else {
@@ -100,7 +100,7 @@ where
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             self.session = None;
         }
-        match self.outbox.next() {
+        match self.frame_queue.next() {
             Some(frame) => Poll::Ready(Some(Ok(frame))),
             None => polled,
         }
@@ -119,14 +119,16 @@ mod tests {
     /// Queued frames go out in order before the session is polled again, and after it has ended.
     #[test]
     fn queued_frames_go_out_before_polling() {
-        let (outbox, polls) = (FrameQueue::new(), Rc::new(Cell::new(0)));
-        let (from_actor, count) = (outbox.clone(), polls.clone());
+        let frame_queue = FrameQueue::new();
+        let polls = Rc::new(Cell::new(0));
+        let from_actor = frame_queue.clone();
+        let count = polls.clone();
         // An actor that sends something when it is first polled, and a close frame when it ends.
         let actor = poll_fn(move |_| {
             count.set(count.get() + 1);
             match count.get() {
                 1 => {
-                    from_actor.text("a");
+                    from_actor.push_text("a");
                     from_actor.pong(b"b");
                     Poll::Pending
                 }
@@ -137,7 +139,7 @@ mod tests {
                 }
             }
         });
-        let mut body = Outgoing::new(actor, outbox.clone());
+        let mut body = Outgoing::new(actor, frame_queue.clone());
         let waker = noop_waker();
         let mut poll = || match body.poll_next_unpin(&mut Context::from_waker(&waker)) {
             Poll::Ready(Some(frame)) => Some(frame.unwrap().to_vec()),
@@ -150,7 +152,7 @@ mod tests {
         );
         assert_eq!(polls.get(), 1, "not polled while frames were queued");
         assert_eq!(poll(), None);
-        outbox.ping();
+        frame_queue.ping();
         assert_eq!(poll(), Some(vec![0x89, 0]));
         assert_eq!(polls.get(), 2);
         assert_eq!(

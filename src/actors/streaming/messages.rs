@@ -76,7 +76,7 @@ pub struct Connect {
     /// The session.
     pub id: SessionId,
     /// How to reach the session.
-    pub outlet: SessionHandle,
+    pub handle: SessionHandle,
 }
 
 /// Session to distributor: subscribe to an event. The reply is `false` if the distributor does not

@@ -68,7 +68,7 @@ pub struct Session {
     state: SessionState,
     connection: Option<ConnectionHandle>,
     life: Arc<LivenessProbe>,
-    outbox: FrameQueue,
+    frame_queue: FrameQueue,
     /// Requests not yet sent to the distributor. They are sent in order, one at a time.
     requests: VecDeque<Request>,
     is_requesting: bool,
@@ -109,7 +109,7 @@ impl Session {
             edges,
             connection,
             life: Arc::new(LivenessProbe::new()),
-            outbox: FrameQueue::new(),
+            frame_queue: FrameQueue::new(),
             requests: VecDeque::new(),
             is_requesting: false,
             feed: FeedStatus::Live,
@@ -131,13 +131,11 @@ impl Session {
         S: Stream<Item = Result<Bytes, PayloadError>> + 'static,
     {
         self.violation = violation;
-        let (outbox, codec) = (
-            self.outbox.clone(),
-            Codec::new().max_size(self.edges.max_message),
-        );
+        let frame_queue = self.frame_queue.clone();
+        let codec = Codec::new().max_size(self.edges.max_message);
         Outgoing::new(
             WebsocketContext::with_codec(self, from_client, codec),
-            outbox,
+            frame_queue,
         )
     }
 
@@ -148,17 +146,17 @@ impl Session {
     ) {
         for effect in effects {
             match effect {
-                Effect::Send(text) => self.outbox.text(&text),
+                Effect::Send(text) => self.frame_queue.push_text(&text),
                 Effect::Refuse(refusal) => {
                     self.edges
                         .metrics
                         .refused_messages
                         .with_label_values(&[refusal.code()])
                         .inc();
-                    self.outbox.text(&error_message(&refusal));
+                    self.frame_queue.push_text(&error_message(&refusal));
                 }
                 Effect::SendUpdate(frame, conflated) => {
-                    self.outbox.ready(frame.wire(conflated).clone())
+                    self.frame_queue.push(frame.wire(conflated).clone())
                 }
                 Effect::Subscribe(event_id, attempt) => self
                     .requests
@@ -166,7 +164,7 @@ impl Session {
                 Effect::Unsubscribe(event_id) => {
                     self.requests.push_back(Request::Unsubscribe(event_id))
                 }
-                Effect::Ping => self.outbox.ping(),
+                Effect::Ping => self.frame_queue.ping(),
                 Effect::Close(reason) => self.close(reason, context),
             }
         }
@@ -175,7 +173,7 @@ impl Session {
 
     fn deliver(&mut self, delivery: &Delivery) {
         self.state
-            .on_delivery(delivery, |frames| self.outbox.ready(frames));
+            .on_delivery(delivery, |frames| self.frame_queue.push(frames));
         if delivery.measured {
             delivery
                 .frames()
@@ -184,7 +182,7 @@ impl Session {
         }
         if let Some(status) = delivery.feed {
             self.feed = status;
-            self.outbox.text(&feed_message(status));
+            self.frame_queue.push_text(&feed_message(status));
         }
     }
 
@@ -199,7 +197,7 @@ impl Session {
     fn close(&mut self, reason: CloseReason, context: &mut WebsocketContext<Self>) {
         debug!(session = self.id.0, code = reason.code(); "session closing: {}", reason.text());
         self.closed_as = reason.text();
-        self.outbox.close(Some(ws::CloseReason {
+        self.frame_queue.close(Some(ws::CloseReason {
             code: ws::CloseCode::from(reason.code()),
             description: Some(reason.text().to_owned()),
         }));
@@ -216,7 +214,8 @@ impl Session {
             return;
         };
         self.is_requesting = true;
-        let (edges, id) = (self.edges.clone(), self.id);
+        let edges = self.edges.clone();
+        let id = self.id;
         let call = async move {
             match request {
                 Request::Unsubscribe(event_id) => {
@@ -325,14 +324,15 @@ impl Actor for Session {
     fn started(&mut self, context: &mut Self::Context) {
         context.set_mailbox_capacity(self.edges.queue);
         self.edges.metrics.sessions.inc();
-        let outlet = SessionHandle {
+        let handle = SessionHandle {
             session: context.address().recipient(),
             connection: self.connection.take(),
             life: self.life.clone(),
         };
-        let (edges, id) = (self.edges.clone(), self.id);
+        let edges = self.edges.clone();
+        let id = self.id;
         // Read nothing from the client before the distributor knows the session.
-        let connecting = async move { edges.distributor.send(Connect { id, outlet }).await };
+        let connecting = async move { edges.distributor.send(Connect { id, handle }).await };
         context.wait(
             connecting
                 .into_actor(self)
@@ -379,15 +379,15 @@ impl Handler<SessionMessage> for Session {
 
 impl StreamHandler<Result<Message, ProtocolError>> for Session {
     fn handle(&mut self, message: Result<Message, ProtocolError>, context: &mut Self::Context) {
-        self.state.on_heard(Instant::now());
+        self.state.on_activity(Instant::now());
         match message {
             Ok(Message::Text(text)) => self.on_text(&text, context),
             Ok(Message::Binary(_)) => self.close(CloseReason::BinaryMessage, context),
             Ok(Message::Continuation(item)) => self.on_fragment(item, context),
-            Ok(Message::Ping(content)) => self.outbox.pong(&content),
+            Ok(Message::Ping(content)) => self.frame_queue.pong(&content),
             Ok(Message::Pong(_) | Message::Nop) => {}
             Ok(Message::Close(reason)) => {
-                self.outbox.close(reason);
+                self.frame_queue.close(reason);
                 context.stop();
             }
             Err(ProtocolError::Overflow) => self.close(CloseReason::MessageTooBig, context),

@@ -118,10 +118,8 @@ impl BetSupplier for ProbeSupplier {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
         let attempt = self.asked_of(bet.id).len();
         self.asked.lock().unwrap().push((bet.id, Instant::now()));
-        let (behaviour, in_flight) = (
-            (self.behave.lock().unwrap())(bet, attempt),
-            InFlight::new(&self.at_once),
-        );
+        let behaviour = (self.behave.lock().unwrap())(bet, attempt);
+        let in_flight = InFlight::new(&self.at_once);
         async move {
             let _at_work = in_flight;
             match behaviour {
@@ -139,7 +137,8 @@ impl BetSupplier for ProbeSupplier {
 
     fn cancel(&self, _: BetId, _: &UserId) -> BoxFuture<'static, Result<(), SupplierError>> {
         let (answer, delay) = {
-            let (mut cancels, with) = (self.cancels.lock().unwrap(), self.cancel.lock().unwrap());
+            let mut cancels = self.cancels.lock().unwrap();
+            let with = self.cancel.lock().unwrap();
             cancels.push(Instant::now());
             ((with.0)(cancels.len() - 1), with.1)
         };

@@ -59,10 +59,8 @@ async fn second_reader_resumes_after_last_commit() {
 #[tokio::test]
 async fn publisher_waits_for_slowest_group() {
     let topic = EmbeddedTopic::new("t", 2, 10);
-    let (mut fast, mut slow) = (
-        topic.subscribe("fast").unwrap(),
-        topic.subscribe("slow").unwrap(),
-    );
+    let mut fast = topic.subscribe("fast").unwrap();
+    let mut slow = topic.subscribe("slow").unwrap();
     let publishing = tokio::spawn(topic.publish((0..25).map(|n| record("k", n)).collect()));
     let mut seen = Vec::new();
     while seen.len() < 10 {

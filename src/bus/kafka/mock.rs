@@ -155,7 +155,8 @@ impl Bootstrap {
         let knows = reports_no_broker.clone();
         std::thread::spawn(move || {
             for link in listener.incoming().flatten() {
-                let (broker, reports_no_broker) = (broker.clone(), knows.clone());
+                let broker = broker.clone();
+                let reports_no_broker = knows.clone();
                 std::thread::spawn(move || serve(link, &broker, &reports_no_broker));
             }
         });
@@ -200,8 +201,10 @@ fn api_versions() -> Vec<u8> {
 fn metadata((host, port): &(String, i32), reports_no_broker: bool) -> Vec<u8> {
     let number = |number: i32| number.to_be_bytes().to_vec();
     let text = |text: &str| [&(text.len() as i16).to_be_bytes()[..], text.as_bytes()].concat();
-    let (no_rack, no_error, no_leader, is_internal) =
-        (vec![0xff, 0xff], vec![0, 0], vec![0, 5], vec![0]);
+    let no_rack = vec![0xff, 0xff];
+    let no_error = vec![0, 0];
+    let no_leader = vec![0, 5];
+    let is_internal = vec![0];
     // The broker is the controller and the leader.
     let (brokers, error, broker) = if reports_no_broker {
         (number(0), no_leader, number(-1))

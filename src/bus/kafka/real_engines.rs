@@ -113,11 +113,9 @@ async fn two_members_and_one_leaves(gracefully: bool) {
     const ROUND: u32 = 70;
     let topic = bus(&engine_settings()).topic(&name("members"));
     let group = name("group");
-    let (log, stop, never) = (
-        Log::default(),
-        Arc::new(Notify::new()),
-        Arc::new(Notify::new()),
-    );
+    let log = Log::default();
+    let stop = Arc::new(Notify::new());
+    let never = Arc::new(Notify::new());
     let _first = member(topic.subscribe(&group).unwrap(), true, never, log.clone());
     let second = member(
         topic.subscribe(&group).unwrap(),
@@ -337,7 +335,8 @@ async fn deleted_topic_is_recreated() {
         delete(topic.name()).await;
         let publishing = topic.publish((50..60).map(|n| record("k", n)).collect());
         publishing.await.unwrap();
-        let (mut read, mut revoked) = (Vec::new(), false);
+        let mut read = Vec::new();
+        let mut revoked = false;
         // State of the old topic is discarded, and the new topic is read from its start.
         while values(&read).len() < 10 || !revoked {
             match group.next_batch(99, Duration::ZERO).await.unwrap() {
@@ -368,10 +367,8 @@ async fn longer_recreated_topic_is_read_from_start() {
         take(&mut group, 5).await;
         delete(topic.name()).await;
         // As fast as possible: the old offsets exist in the new topic before the reader notices.
-        let (admin, made) = (
-            admin(),
-            NewTopic::new(topic.name(), 4, TopicReplication::Fixed(1)),
-        );
+        let admin = admin();
+        let made = NewTopic::new(topic.name(), 4, TopicReplication::Fixed(1));
         while admin
             .create_topics([&made], &AdminOptions::new())
             .await
@@ -532,10 +529,13 @@ async fn unreachable_broker_is_reported_and_awaited() {
 #[ignore = "needs the real engines: make test"]
 async fn dead_letters_are_listed_and_replayed() {
     bounded(Box::pin(async {
-        let (odds, dead) = (name("odds"), name("dead"));
+        let odds = name("odds");
+        let dead = name("dead");
         let kafka = bus(&engine_settings());
-        let (topic, letters) = (kafka.topic(&odds), kafka.topic(&dead));
-        let (origin, reason) = (odds.as_str(), "malformed");
+        let topic = kafka.topic(&odds);
+        let letters = kafka.topic(&dead);
+        let origin = odds.as_str();
+        let reason = "malformed";
         let letter = |raw: &'static [u8]| DeadLetter {
             received_at: Timestamp::now(),
             origin: format!("{origin}/0/7"),

@@ -73,7 +73,9 @@ proptest! {
     #[test]
     fn tracker_agrees_with_linear_model(steps in proptest::collection::vec(step(), 0..80)) {
         let mut progress = CommitTracker::default();
-        let (mut model, mut tokens, mut ends) = (Model::new(), Vec::new(), [0_u64; 3]);
+        let mut model = Model::new();
+        let mut tokens = Vec::new();
+        let mut ends = [0_u64; 3];
         for step in steps {
             match step {
                 Step::Begin { partition, gap } => {

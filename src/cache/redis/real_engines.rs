@@ -219,14 +219,13 @@ struct Proxy {
 
 async fn proxy(to: u16, tls: Option<TlsAcceptor>) -> Proxy {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (address, forwards) = (
-        listener.local_addr().unwrap(),
-        Arc::new(AtomicBool::new(true)),
-    );
+    let address = listener.local_addr().unwrap();
+    let forwards = Arc::new(AtomicBool::new(true));
     let is_forwarding = forwards.clone();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let (tls, forwards) = (tls.clone(), is_forwarding.clone());
+            let tls = tls.clone();
+            let forwards = is_forwarding.clone();
             tokio::spawn(async move {
                 match tls {
                     Some(tls) => forward(tls.accept(client).await.unwrap(), to, forwards).await,
@@ -326,7 +325,8 @@ async fn write_until_accepted(cache: &RedisCache, states: Vec<Arc<MarketState>>)
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn stored_keys_and_broadcasts() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let named = RedisOptions {
         deployment: Some("db0"),
         ..options(&channel)
@@ -402,11 +402,10 @@ async fn stored_keys_and_broadcasts() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn only_newer_states_are_broadcast_once() {
-    let (database, channel) = (Database::claim(), random_channel());
-    let (cache, zombie) = (
-        cache_at(&database.url, &channel),
-        cache_at(&database.url, &channel),
-    );
+    let database = Database::claim();
+    let channel = random_channel();
+    let cache = cache_at(&database.url, &channel);
+    let zombie = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
     cache.write(state(10, 10)).await.unwrap();
     cache.write(state(10, 10)).await.unwrap();
@@ -428,7 +427,8 @@ async fn only_newer_states_are_broadcast_once() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn unreadable_messages_are_skipped() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
     let original = r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":1.528,"draw":2.574,"away":3.144},"updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":978}"#;
@@ -482,7 +482,8 @@ async fn unreadable_messages_are_skipped() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn damaged_key_affects_one_event() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
     let mut broadcasts = listening(&cache).await;
@@ -546,7 +547,8 @@ async fn damaged_key_affects_one_event() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn removal_keeps_what_others_wrote() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
     let events = vec![event(), EventId::new("MATCH_009").unwrap()];
@@ -587,7 +589,8 @@ async fn removal_keeps_what_others_wrote() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn damaged_list_of_wrong_type_is_removed() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut connection = database.connection();
     for command in [["SET", "x"], ["LPUSH", "x"]] {
@@ -623,7 +626,8 @@ async fn damaged_list_of_wrong_type_is_removed() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn heartbeats_skip_original_change_channel() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
     cache.publish_heartbeat().await.unwrap();
@@ -840,14 +844,17 @@ async fn half_open_connection_is_recreated() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn deployments_on_one_redis_are_separate() {
-    let (one, other, channel) = (Database::claim(), Database::claim(), random_channel());
+    let one = Database::claim();
+    let other = Database::claim();
+    let channel = random_channel();
     let caches = [&one, &other].map(|database| cache_at(&database.url, &channel));
     let mut streams = [listening(&caches[0]).await, listening(&caches[1]).await];
     caches[0].publish_heartbeat().await.unwrap();
     caches[0].write(state(1, 1)).await.unwrap();
     caches[1].write(state(2, 2)).await.unwrap();
     for (own, broadcasts) in (1..).zip(&mut streams) {
-        let (mut seqs, mut strangers) = (Vec::new(), 0);
+        let mut seqs = Vec::new();
+        let mut strangers = 0;
         while seqs.is_empty() || strangers == 0 {
             match next(broadcasts).await {
                 BroadcastEvent::Changes(changes) => {
@@ -886,7 +893,8 @@ async fn deployments_on_one_redis_are_separate() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn disabled_original_channel_is_not_used() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let apart = RedisOptions {
         uses_original_channel: false,
         deployment: Some("apart"),
@@ -922,7 +930,8 @@ async fn disabled_original_channel_is_not_used() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn implausible_state_is_replaced_by_next_update() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
     let careless = RedisOptions {
@@ -961,7 +970,8 @@ async fn implausible_state_is_replaced_by_next_update() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn market_named_like_line_has_own_field() {
-    let (database, channel) = (Database::claim(), random_channel());
+    let database = Database::claim();
+    let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let named = MarketState {
         update: market_update("MATCH_001", "total@2.5", None, 1, 1),

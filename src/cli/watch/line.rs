@@ -107,7 +107,8 @@ fn priced(selection: &Selection, change: &Change, colour: bool) -> String {
 /// `21:07:45.123Z`.
 fn time_of_day(time: Timestamp) -> String {
     let millis = time.micros().div_euclid(1_000).rem_euclid(86_400_000);
-    let (seconds, millis) = (millis / 1_000, millis % 1_000);
+    let seconds = millis / 1_000;
+    let millis = millis % 1_000;
     format!(
         "{:02}:{:02}:{:02}.{millis:03}Z",
         seconds / 3_600,

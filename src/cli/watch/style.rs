@@ -81,9 +81,11 @@ impl Style {
 /// Joins the parts of a line, each after its separator. If the line is wider than `width`, it wraps
 /// between two parts.
 pub fn fold(parts: &[(&str, String)], width: Option<usize>) -> String {
-    let (mut text, mut used) = (String::new(), 0);
+    let mut text = String::new();
+    let mut used = 0;
     for (separator, part) in parts {
-        let (gap, columns) = (separator.chars().count(), columns(part));
+        let gap = separator.chars().count();
+        let columns = columns(part);
         if used > 0 && width.is_some_and(|width| used + gap + columns > width) {
             text.push('\n');
             text.push_str(INDENT);

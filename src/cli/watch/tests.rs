@@ -135,7 +135,8 @@ async fn next_message(client: &mut Client) -> Message {
 type Ended = tokio::task::JoinHandle<Result<(), WatchError>>;
 
 fn watch(plan: WatchOptions) -> (Ended, OutputBuffer, OutputBuffer) {
-    let (out, notices) = (OutputBuffer::default(), OutputBuffer::default());
+    let out = OutputBuffer::default();
+    let notices = OutputBuffer::default();
     let watcher = Watcher::new(plan, out.clone(), notices.clone());
     (tokio::spawn(watcher.watch()), out, notices)
 }

@@ -198,7 +198,8 @@ fn hosts_of(text: &str) -> Result<(String, String), AddressError> {
     let bad_port = AddressError(
         "its port is not a number from 1 to 65535; within user and password write %2F for `/`, %3F for `?` and %40 for `@`",
     );
-    let (mut hosts, mut ports) = (Vec::new(), Vec::new());
+    let mut hosts = Vec::new();
+    let mut ports = Vec::new();
     for one in text.split(',') {
         let (host, rest) = match one.strip_prefix('[') {
             Some(bracketed) => bracketed

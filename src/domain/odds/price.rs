@@ -169,10 +169,8 @@ fn serialize_thousandths<S: Serializer>(
 
 fn write_thousandths(thousandths: i64, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     let sign = if thousandths < 0 { "-" } else { "" };
-    let (whole, rest) = (
-        thousandths.unsigned_abs() / 1_000,
-        thousandths.unsigned_abs() % 1_000,
-    );
+    let whole = thousandths.unsigned_abs() / 1_000;
+    let rest = thousandths.unsigned_abs() % 1_000;
     match rest {
         0 => write!(out, "{sign}{whole}"),
         rest if rest % 100 == 0 => write!(out, "{sign}{whole}.{}", rest / 100),

@@ -65,7 +65,8 @@ mod tests {
     #[test]
     fn copy_is_current_until_change_or_drop() {
         let counter = VersionCounter::default();
-        let (first, second) = (counter.stamp(), counter.stamp());
+        let first = counter.stamp();
+        let second = counter.stamp();
         assert!(first.is_current() && second.is_current());
         counter.changed();
         let third = counter.stamp();

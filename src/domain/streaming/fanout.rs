@@ -102,7 +102,7 @@ pub trait DeliverySink {
 }
 
 struct Entry<O> {
-    outlet: O,
+    sink: O,
     subscriptions: HashSet<EventId, Hasher>,
     /// Changes still to be delivered, if the session is slow. Most sessions never are.
     pending: Option<Box<Pending>>,
@@ -163,18 +163,18 @@ impl<O: DeliverySink> Default for Fanout<O> {
 
 impl<O: DeliverySink> Fanout<O> {
     /// Adds a session.
-    pub fn connect(&mut self, id: SessionId, outlet: O) {
+    pub fn connect(&mut self, id: SessionId, sink: O) {
         self.sessions.insert(
             id,
             Entry {
-                outlet,
+                sink,
                 subscriptions: HashSet::default(),
                 pending: None,
             },
         );
     }
 
-    /// Removes a session and returns its outlet.
+    /// Removes a session and returns its sink.
     pub fn disconnect(&mut self, id: SessionId) -> Option<O> {
         let entry = self.sessions.remove(&id)?;
         self.stalled.remove(&id);
@@ -182,7 +182,7 @@ impl<O: DeliverySink> Fanout<O> {
         for event_id in &entry.subscriptions {
             self.leave(id, event_id);
         }
-        Some(entry.outlet)
+        Some(entry.sink)
     }
 
     /// Subscribes a session to the changes of an event. Returns `false` if the session is unknown.
@@ -224,7 +224,7 @@ impl<O: DeliverySink> Fanout<O> {
             };
             if entry.pending.is_none() {
                 let measured = turn + 1 == subscribers.len();
-                match entry.outlet.push(Delivery {
+                match entry.sink.push(Delivery {
                     measured,
                     ..delivery.clone()
                 }) {
@@ -256,7 +256,7 @@ impl<O: DeliverySink> Fanout<O> {
         let mut gone = Vec::new();
         let mut send = |id: SessionId, entry: &mut Entry<O>| {
             if entry.pending.is_none() {
-                match entry.outlet.push(Delivery::feed(status)) {
+                match entry.sink.push(Delivery::feed(status)) {
                     Ok(()) => return,
                     Err(PushError::Gone) => return gone.push(id),
                     Err(PushError::Full) => _ = self.stalled.insert(id),
@@ -298,7 +298,7 @@ impl<O: DeliverySink> Fanout<O> {
             frames.sort_by_key(|frame| frame.seq);
             let delivered = frames.len();
             let feed = pending.feed;
-            match entry.outlet.push(Delivery {
+            match entry.sink.push(Delivery {
                 feed,
                 ..Delivery::of(frames, true)
             }) {
@@ -318,7 +318,7 @@ impl<O: DeliverySink> Fanout<O> {
         report
     }
 
-    /// Removes the sessions that have accepted nothing for `limit`, and returns their outlets so
+    /// Removes the sessions that have accepted nothing for `limit`, and returns their sinks so
     /// that they can be closed.
     pub fn evict_stalled(&mut self, now: Instant, limit: Duration) -> Vec<(SessionId, O)> {
         let over = |id: &&SessionId| {
@@ -340,14 +340,14 @@ impl<O: DeliverySink> Fanout<O> {
         self.subscribers.contains_key(event_id)
     }
 
-    /// The outlet of a session.
-    pub fn outlet(&self, id: SessionId) -> Option<&O> {
-        self.sessions.get(&id).map(|entry| &entry.outlet)
+    /// The sink of a session.
+    pub fn sink(&self, id: SessionId) -> Option<&O> {
+        self.sessions.get(&id).map(|entry| &entry.sink)
     }
 
-    /// The outlets of all sessions.
-    pub fn outlets(&self) -> impl Iterator<Item = &O> {
-        self.sessions.values().map(|entry| &entry.outlet)
+    /// The sinks of all sessions.
+    pub fn sinks(&self) -> impl Iterator<Item = &O> {
+        self.sessions.values().map(|entry| &entry.sink)
     }
 
     /// How many sessions there are.

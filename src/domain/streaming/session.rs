@@ -94,7 +94,7 @@ pub struct SessionState {
     next_attempt: u64,
     window_start: Instant,
     window_messages: u32,
-    last_heard: Instant,
+    last_activity: Instant,
     /// Bytes of snapshots that were sent, less the allowance since then. As of `snapshots_at`.
     snapshot_bytes: u64,
     snapshots_at: Instant,
@@ -109,7 +109,7 @@ impl SessionState {
             next_attempt: 0,
             window_start: now,
             window_messages: 0,
-            last_heard: now,
+            last_activity: now,
             snapshot_bytes: 0,
             snapshots_at: now,
         }
@@ -121,13 +121,13 @@ impl SessionState {
     }
 
     /// Records that the client sent something, including a pong.
-    pub fn on_heard(&mut self, now: Instant) {
-        self.last_heard = now;
+    pub fn on_activity(&mut self, now: Instant) {
+        self.last_activity = now;
     }
 
     /// Handles a text message.
     pub fn on_text(&mut self, text: &str, now: Instant) -> Vec<Effect> {
-        self.on_heard(now);
+        self.on_activity(now);
         if let Err(refused) = self.count_message(now) {
             return refused;
         }
@@ -219,7 +219,7 @@ impl SessionState {
     /// Handles the ping timer: pings the client, or closes the session if it was silent for too
     /// long.
     pub fn on_ping_due(&self, now: Instant) -> Effect {
-        if now.duration_since(self.last_heard) < self.limits.silence_limit {
+        if now.duration_since(self.last_activity) < self.limits.silence_limit {
             Effect::Ping
         } else {
             Effect::Close(CloseReason::NoAnswer)

@@ -206,7 +206,8 @@ impl Balance {
     /// its size.
     pub fn after(self, kind: TransferKind, amount: Amount) -> Result<Balance, TransferRefusal> {
         let (debit, credit) = kind.accounts();
-        let (mut available, mut reserved) = (self.available, self.reserved);
+        let mut available = self.available;
+        let mut reserved = self.reserved;
         let mut move_by = |account: Account, cents: i64| -> Result<(), TransferRefusal> {
             let balance = match account {
                 Account::Available => &mut available,

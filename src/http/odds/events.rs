@@ -123,7 +123,8 @@ pub async fn list_events(
         to: query.parsed("to")?,
         name: query.parsed("q")?,
     };
-    let (store, limit) = (state.store.clone(), event_query.limit);
+    let store = state.store.clone();
+    let limit = event_query.limit;
     let _turn = state.reads.enter()?.turn().await?;
     let page = blocking(move || store.list_events(&event_query)).await?;
     let mut response = HttpResponse::Ok();
@@ -257,7 +258,8 @@ async fn read_history(
         return Err(ApiError::EventNotFound(history_query.event_id.to_string()));
     }
     let _turn = state.reads.enter()?.turn().await?;
-    let (store, query) = (state.store.clone(), history_query.clone());
+    let store = state.store.clone();
+    let query = history_query.clone();
     let (rows, markets) = blocking(move || {
         let rows = store.history(&query)?;
         let markets = if rows.is_empty() {

@@ -119,7 +119,8 @@ mod tests {
 
     #[test]
     fn response_is_valid_until_book_changes() {
-        let (answers, generation) = (ResponseCache::default(), VersionCounter::default());
+        let answers = ResponseCache::default();
+        let generation = VersionCounter::default();
         answers.keep("E", ready(&generation));
         assert!(answers.get("E").is_some() && answers.get("F").is_none());
         generation.changed();
@@ -128,11 +129,9 @@ mod tests {
 
     #[test]
     fn full_cache_drops_outdated_first() {
-        let (answers, old, new) = (
-            ResponseCache::default(),
-            VersionCounter::default(),
-            VersionCounter::default(),
-        );
+        let answers = ResponseCache::default();
+        let old = VersionCounter::default();
+        let new = VersionCounter::default();
         for event in 0..MAX_RESPONSES - 1 {
             answers.keep(&event.to_string(), ready(&old));
         }

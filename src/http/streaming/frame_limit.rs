@@ -316,7 +316,9 @@ impl FrameHeads {
 
 /// Checks the first two bytes of a frame.
 fn check_head(first: u8, second: u8) -> Result<(), CloseReason> {
-    let (is_last, reserved, opcode) = (first & 0x80 != 0, first & 0x70, first & 0x0f);
+    let is_last = first & 0x80 != 0;
+    let reserved = first & 0x70;
+    let opcode = first & 0x0f;
     let is_masked = second & 0x80 != 0;
     let is_known = matches!(opcode, 0x0..=0x2 | 0x8..=0xa);
     let is_control = opcode & 0x08 != 0;

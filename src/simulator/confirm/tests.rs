@@ -57,7 +57,8 @@ fn rejected_fraction_is_accurate_and_nested() {
             .collect::<Vec<_>>()
     };
     assert_eq!((rejected(0.0).len(), rejected(1.0).len()), (0, 10_000));
-    let (small, great) = (rejected(0.005), rejected(0.5));
+    let small = rejected(0.005);
+    let great = rejected(0.5);
     assert!((20..90).contains(&small.len()), "{}", small.len());
     assert!((4_700..5_300).contains(&great.len()), "{}", great.len());
     assert!(small.iter().all(|bet| great.contains(bet)));

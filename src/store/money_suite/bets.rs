@@ -134,7 +134,8 @@ pub fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
 }
 
 pub fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
-    let (no_wallet, poor) = (key("k1", "f"), key("k2", "f"));
+    let no_wallet = key("k1", "f");
+    let poor = key("k2", "f");
     let place = |id, key| {
         store
             .place_bet(&bet("A", bet_id(id), 100), key, &notice(""))
@@ -167,13 +168,12 @@ pub fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
 }
 
 pub fn first_rejection_is_stored_for_key(store: &dyn MoneyStore) {
-    let (key, price) = (key("k", "f"), "3.2".parse().unwrap());
-    let (first, second) = (
-        BetRefusal::OddsChanged { odd_value: price },
-        BetRefusal::StakeTooLow {
-            limit_cents: amount(9),
-        },
-    );
+    let key = key("k", "f");
+    let price = "3.2".parse().unwrap();
+    let first = BetRefusal::OddsChanged { odd_value: price };
+    let second = BetRefusal::StakeTooLow {
+        limit_cents: amount(9),
+    };
     let refuse = |key: &RequestKey, refusal: &BetRefusal| {
         store.refuse_bet(&user("A"), key, refusal, at(0)).unwrap()
     };
@@ -363,7 +363,8 @@ pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
             .unwrap();
     }
     let pages = |status, limit| {
-        let (mut read, mut before) = (Vec::new(), None);
+        let mut read = Vec::new();
+        let mut before = None;
         loop {
             let page = store
                 .bets(&user("A"), status, Page { before, limit })

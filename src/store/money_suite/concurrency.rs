@@ -9,7 +9,8 @@ use super::*;
 
 /// Runs `work` in several threads that start together; returns their results.
 pub fn concurrently<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
-    let (barrier, work) = (&Barrier::new(threads), &work);
+    let barrier = &Barrier::new(threads);
+    let work = &work;
     std::thread::scope(|scope| {
         let begin = |index| {
             scope.spawn(move || {
@@ -265,7 +266,8 @@ pub fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
             .unwrap();
     }
     let taken = concurrently(6, |_| {
-        let (mut rows, mut cancels) = (Vec::new(), Vec::new());
+        let mut rows = Vec::new();
+        let mut cancels = Vec::new();
         // Rows locked by another taker are skipped, so an empty result does not mean the end.
         for _ in 0..30 {
             rows.extend(
@@ -286,7 +288,8 @@ pub fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
         (rows, cancels)
     });
     let (all_rows, cancels): (Vec<_>, Vec<_>) = taken.into_iter().unzip();
-    let (all_rows, cancels) = (all_rows.concat(), cancels.concat());
+    let all_rows = all_rows.concat();
+    let cancels = cancels.concat();
     assert_eq!((all_rows.len(), cancels.len()), (2 * rows.len(), 60));
     assert_eq!(
         all_rows.into_iter().collect::<BTreeSet<_>>().len(),
@@ -306,7 +309,8 @@ pub fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore) {
     let moved = concurrently(8, |thread| {
         let mut random = fastrand::Rng::with_seed(thread as u64);
         for step in 0..60 {
-            let (name, text) = (random.choice(USERS).unwrap(), random.u8(0..12).to_string());
+            let name = random.choice(USERS).unwrap();
+            let text = random.u8(0..12).to_string();
             let number = random.u128(0..8) + if name == "A" { 0 } else { 100 };
             match random.u8(0..8) {
                 0 => drop(store.deposit(&order(name, 1, &text)).unwrap()),

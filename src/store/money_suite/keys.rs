@@ -248,7 +248,8 @@ pub fn concurrent_wallet_key_is_one_movement(store: &dyn MoneyStore) {
     let refused = same(|index| withdraw("B", 1, &format!("w{index}")));
     assert_eq!(refused, Err(WalletError::WalletNotFound));
     // Two different requests with the same key at the same time: only one of them is executed.
-    let (one, other) = (key("mixed", "one"), key("mixed", "other"));
+    let one = key("mixed", "one");
+    let other = key("mixed", "other");
     let answers = concurrently(16, |index| {
         let cents = if index % 2 == 0 { 1 } else { 2 };
         store.apply_once(

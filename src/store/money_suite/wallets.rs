@@ -356,7 +356,8 @@ pub fn reservations_are_read_in_pages(store: &dyn MoneyStore) {
         settle(store, "A", text, HoldResolution::Commit).unwrap();
     }
     let pages = |status, limit| {
-        let (mut read, mut before) = (Vec::new(), None);
+        let mut read = Vec::new();
+        let mut before = None;
         loop {
             let page = store
                 .reservations(&user("A"), status, Page { before, limit })

@@ -446,7 +446,8 @@ mod tests {
 
     #[test]
     fn callers_connect_concurrently_without_failures() {
-        let (tries, meeting) = (Tries::default(), std::sync::Barrier::new(3));
+        let tries = Tries::default();
+        let meeting = std::sync::Barrier::new(3);
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| tries.connect(|| Ok(meeting.wait())).unwrap());

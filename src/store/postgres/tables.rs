@@ -89,10 +89,8 @@ mod tests {
 
     #[test]
     fn calls_get_the_migration_failure() {
-        let (tables, away) = (
-            Tables::default(),
-            StoreError::Unavailable("away".to_owned()),
-        );
+        let tables = Tables::default();
+        let away = StoreError::Unavailable("away".to_owned());
         tables.expect();
         tables.record_migration(&Err(away.clone()));
         assert_eq!(tables.wait(), Err(away.clone()));

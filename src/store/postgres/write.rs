@@ -263,9 +263,12 @@ fn upsert(
     folded: &Folded<'_>,
     latest: Timestamp,
 ) -> Result<usize, Failure> {
-    let (mut rows, mut home_team, mut away_team, mut seqs) =
-        (Columns::default(), Vec::new(), Vec::new(), Vec::new());
-    let (mut sport, mut start_time) = (Vec::new(), Vec::new());
+    let mut rows = Columns::default();
+    let mut home_team = Vec::new();
+    let mut away_team = Vec::new();
+    let mut seqs = Vec::new();
+    let mut sport = Vec::new();
+    let mut start_time = Vec::new();
     let states = folded.current.iter().zip(&folded.details);
     for ((PositionedUpdate { update, .. }, texts), (seq, details)) in
         updates.iter().zip(texts).zip(states)

@@ -99,18 +99,21 @@ async fn one_kind_uses_half_of_calls() {
 /// slower one sends all it has.
 #[tokio::test]
 async fn kinds_take_turns() {
-    let (turns, calls) = (ConcurrencyLimit::new(1), Arc::new(Mutex::new(Vec::new())));
+    let turns = ConcurrencyLimit::new(1);
+    let calls = Arc::new(Mutex::new(Vec::new()));
     let (release, released) = mpsc::channel();
     let released = Arc::new(Mutex::new(released));
     let kind = |name: &'static str, most| {
-        let (calls, released) = (calls.clone(), released.clone());
+        let calls = calls.clone();
+        let released = released.clone();
         RequestBatcher::new(&turns, most, move |numbers: &[u32]| {
             released.lock().recv().unwrap();
             calls.lock().push((name, numbers.len()));
             Ok(numbers.to_vec())
         })
     };
-    let (few, many) = (kind("few", 2), kind("many", 100));
+    let few = kind("few", 2);
+    let many = kind("many", 100);
     let submit_all = |of: &Arc<RequestBatcher<u32, u32>>, size| {
         let of = of.clone();
         tokio::spawn(async move { join_all((0..size).map(|number| of.submit(number))).await })

@@ -37,7 +37,8 @@ async fn serve(answer: Option<Vec<u8>>) -> Server {
     let noted = requests.clone();
     tokio::spawn(async move {
         while let Ok((socket, _)) = listener.accept().await {
-            let (noted, answer) = (noted.clone(), answer.clone());
+            let noted = noted.clone();
+            let answer = answer.clone();
             tokio::spawn(async move { talk(socket, &noted, answer).await });
         }
     });
@@ -50,7 +51,8 @@ async fn talk<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin>(
     answer: Option<Vec<u8>>,
 ) {
     let mut socket = BufReader::new(socket);
-    let (mut head, mut length) = (String::new(), 0);
+    let mut head = String::new();
+    let mut length = 0;
     while socket.read_line(&mut head).await.unwrap_or(0) > 0 && !head.ends_with("\r\n\r\n") {
         let last = head.lines().last().unwrap_or_default().to_ascii_lowercase();
         length = last

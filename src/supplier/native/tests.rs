@@ -67,10 +67,8 @@ fn lost_supplier_suspends_until_next_update() {
         book.apply(update, position)
             .map(|state| state.update.status)
     };
-    let (same, changed) = (
-        update(1, 10, 5),
-        market_update("MATCH_001", "btts", None, 10, 5),
-    );
+    let same = update(1, 10, 5);
+    let changed = market_update("MATCH_001", "btts", None, 10, 5);
     let closed = OddsUpdate {
         status: MarketStatus::Closed,
         ..market_update("MATCH_001", "over", None, 10, 5)

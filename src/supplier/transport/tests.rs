@@ -88,7 +88,8 @@ async fn lines_are_framed_by_crlf() {
 
 #[tokio::test]
 async fn oversized_line_ends_connection() {
-    let (longest, too_long) = ("x".repeat(1024), "y".repeat(1025));
+    let longest = "x".repeat(1024);
+    let too_long = "y".repeat(1025);
     let lines = format!("{longest}\r\n{too_long}\r\nnext\r\n");
     let (addr, _server) = serve_bytes(lines.leak().as_bytes()).await;
     let mut connection = open_at(

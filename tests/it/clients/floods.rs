@@ -168,7 +168,8 @@ async fn snapshots_are_limited_by_bytes() {
     supplier.send(change_of(EVENT, "1x2", 1, 20_000)).await;
     client.next_text().await;
     let subscribe = text(&format!(r#"{{"type":"subscribe","eventId":"{EVENT}"}}"#));
-    let (mut bytes, mut refused) = (0, 0);
+    let mut bytes = 0;
+    let mut refused = 0;
     for _ in 0..40 {
         client.send(&subscribe).await;
         let answer = client.next_text().await;

@@ -19,7 +19,8 @@ async fn fragments_are_joined_around_pings() {
     let (start, rest) = PING_MESSAGE.as_bytes().split_at(5);
     let (middle, end) = rest.split_at(4);
     for round in 0..2 {
-        let (before, after) = (format!("before {round}"), format!("after {round}"));
+        let before = format!("before {round}");
+        let after = format!("after {round}");
         client.send(&frame(TEXT, start)).await;
         client.send(&frame(FIN | PING, before.as_bytes())).await;
         client.send(&frame(CONTINUATION, middle)).await;

@@ -62,7 +62,8 @@ async fn oversized_frame_is_closed_at_its_head() {
 
 async fn get(request: reqwest::RequestBuilder) -> (u16, Value, reqwest::header::HeaderMap) {
     let answer = within("an answer", request.send()).await.unwrap();
-    let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+    let status = answer.status().as_u16();
+    let headers = answer.headers().clone();
     (status, answer.json().await.unwrap_or(Value::Null), headers)
 }
 

@@ -150,7 +150,8 @@ async fn rate_limited() -> (TestPlatform, RawClient) {
 /// Sends this many pings at once; returns how many were answered and how many were refused.
 async fn pings(client: &mut RawClient, count: usize) -> (usize, usize) {
     client.send(&text(PING).repeat(count)).await;
-    let (mut pongs, mut refused) = (0, 0);
+    let mut pongs = 0;
+    let mut refused = 0;
     for _ in 0..count {
         let answer = client.next_text().await;
         pongs += usize::from(answer.text().contains(r#""type":"pong""#));

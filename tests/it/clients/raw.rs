@@ -228,7 +228,8 @@ impl RawClient {
 
     fn take_frame(&mut self) -> Option<Frame> {
         let bytes = &self.buffer[self.read..];
-        let (first, second) = (*bytes.first()?, *bytes.get(1)?);
+        let first = *bytes.first()?;
+        let second = *bytes.get(1)?;
         let (start, length) = match second {
             126 => (
                 4,

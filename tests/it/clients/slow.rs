@@ -108,10 +108,8 @@ async fn paused_client_gets_conflated_changes() {
         })
         .await;
     // Every change was either delivered or replaced by a later one.
-    let (delivered, replaced) = (
-        total(&platform, "odds_ws_deliveries_total").await,
-        total(&platform, "odds_ws_conflations_total").await,
-    );
+    let delivered = total(&platform, "odds_ws_deliveries_total").await;
+    let replaced = total(&platform, "odds_ws_conflations_total").await;
     assert_eq!(delivered, (CHANGES + seen.updates) as f64);
     assert_eq!(replaced, (CHANGES - seen.updates) as f64);
     assert_eq!(total(&platform, "odds_ws_evictions_total").await, 0.0);

@@ -140,7 +140,8 @@ fn serve(
     };
     let joined = registry.clone();
     let server = server::start(listen, move |config| {
-        let (snapshots, metrics) = (snapshots.clone(), metrics.clone());
+        let snapshots = snapshots.clone();
+        let metrics = metrics.clone();
         let distributor = Distributor::start_here(settings, joined.clone(), metrics.clone());
         let sessions = SessionEdges {
             distributor,

@@ -101,10 +101,8 @@ async fn assert_untouched(harness: &BetsHarness) {
 #[actix_web::test]
 async fn foreign_page_moves_no_money() {
     let harness = start_harness(&[]).await;
-    let (json, text) = (
-        "Content-Type: application/json",
-        "Content-Type: text/plain;charset=UTF-8",
-    );
+    let json = "Content-Type: application/json";
+    let text = "Content-Type: text/plain;charset=UTF-8";
     let (evil, cross) = ("Origin: https://evil.example", "Sec-Fetch-Site: cross-site");
     for (address, path, body) in writes(&harness) {
         let host = format!("Host: {address}");

@@ -36,11 +36,9 @@ async fn locked_wallets_delay_no_other() {
     let lock = Database::of_cluster(&cluster).hold_wallets(&held);
     let waiting: Vec<_> = (0..24)
         .map(|n| {
-            let (client, user, address) = (
-                client.clone(),
-                held[n % held.len()].clone(),
-                wallet.wallet(),
-            );
+            let client = client.clone();
+            let user = held[n % held.len()].clone();
+            let address = wallet.wallet();
             let body =
                 json!({"userId": user, "amount_cents": 100, "external_ref": format!("held {n}")})
                     .to_string();

@@ -112,7 +112,8 @@ async fn unknown_and_repeated_fields_are_named() {
     let end = r#"{"userId":"u","external_ref":"a""#;
     let order = r#"{"userId":"u","external_ref":"a","amount_cents":5"#;
     let bet = r#"{"userId":"u","eventId":"E","market":"1x2","selection":"home","stake_cents":100,"odd_value":1.5"#;
-    let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
+    let wallet = harness.platform.wallet();
+    let bets = harness.platform.bets();
     for (address, path, body) in [
         (wallet, "/wallet/deposit", order),
         (wallet, "/wallet/withdraw", order),
@@ -192,7 +193,8 @@ async fn two_idempotency_keys_are_rejected() {
         body["requestId"] = json!(id);
         body.to_string()
     };
-    let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
+    let wallet = harness.platform.wallet();
+    let bets = harness.platform.bets();
     for (address, path, body) in [
         (wallet, "/wallet/deposit", &order),
         (wallet, "/wallet/withdraw", &order),

@@ -14,10 +14,8 @@ async fn locked_wallet_asks_for_a_retry() {
     harness.offer("E").await;
     harness.deposit("u", 1_000).await;
     let lock = Database::of(&harness.platform.folder).lock();
-    let (keyed, order) = (
-        bet_body("u", "E", 100),
-        json!({"userId": "u", "amount_cents": 50, "external_ref": "r"}),
-    );
+    let keyed = bet_body("u", "E", 100);
+    let order = json!({"userId": "u", "amount_cents": 50, "external_ref": "r"});
     let (bet, reserved, looked) = join3(
         harness.bet(&keyed, Some("key")),
         harness.wallet("reserve", order.clone()),
@@ -60,7 +58,8 @@ async fn database_failure_is_reported_and_takes_nothing() {
     let more = json!({"userId": "u", "amount_cents": 500, "external_ref": "more"});
     let order = json!({"userId": "u", "amount_cents": 50, "external_ref": "r"});
     let bet = bet_body("u", "E", 100);
-    let (wallet, bets) = (harness.platform.wallet(), harness.platform.bets());
+    let wallet = harness.platform.wallet();
+    let bets = harness.platform.bets();
     let answers = [
         harness.get(wallet, "/wallet?userId=u").await,
         harness.wallet("deposit", more.clone()).await,

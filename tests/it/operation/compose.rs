@@ -118,7 +118,8 @@ fn settings() -> Vec<String> {
 
 #[test]
 fn every_setting_reaches_every_role() {
-    let (services, settings) = (services(), settings());
+    let services = services();
+    let settings = settings();
     assert!(settings.len() > 90, "{settings:?}");
     for role in Role::ALL.map(Role::name) {
         let environment = environment(&services, role);

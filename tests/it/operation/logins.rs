@@ -72,7 +72,8 @@ async fn migrate(url: &str) -> Output {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn app_login_needs_no_ddl_rights() {
-    let (server, set) = (PrivateEngine::up("postgres").await, passwords());
+    let server = PrivateEngine::up("postgres").await;
+    let set = passwords();
     // The state that an earlier version left: everything belongs to the login that migrated.
     assert!(migrate(server.address()).await.status.success());
     for _ in 0..2 {
@@ -158,7 +159,8 @@ async fn app_login_needs_no_ddl_rights() {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn all_roles_log_in_with_compose_settings() {
-    let (services, set) = (services(), passwords());
+    let services = services();
+    let set = passwords();
     let redis = services["redis"]["command"]
         .as_sequence()
         .unwrap()

@@ -63,10 +63,8 @@ async fn readiness_is_measured_without_probes() {
 async fn lost_redis_shows_in_metrics() {
     let redis = PrivateEngine::up("redis").await;
     let cluster = Cluster::new(1, &redis.variables()).await;
-    let (_processor, odds) = (
-        cluster.start("processor").await,
-        cluster.start("odds").await,
-    );
+    let _processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
     let (cache, feed) = (r#"process_ready{component="cache"}"#, "odds_feed_live");
     let becomes = async |name: &str, wanted: f64| {
         until(name, async || {

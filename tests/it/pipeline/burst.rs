@@ -74,7 +74,8 @@ async fn joins_during_a_burst(variables: &[(&str, &str)]) {
     let total = ROUNDS as usize * MARKETS.len();
     let mut clients = Vec::new();
     for number in 0..CLIENTS {
-        let (mut sent, address) = (link.sent.clone(), platform.odds());
+        let mut sent = link.sent.clone();
+        let address = platform.odds();
         clients.push(actix_web::rt::spawn(async move {
             // The first client starts before anything is sent, the last when only the end is
             // missing.

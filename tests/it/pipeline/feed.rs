@@ -216,7 +216,8 @@ async fn seq_is_the_same_everywhere() {
     for version in 1..=5 {
         link.send(original_frame("M", &at(version), version));
         let update = client.next_of("update").await;
-        let (seq, payload) = (&update["seq"], &update["payload"]);
+        let seq = &update["seq"];
+        let payload = &update["payload"];
         let odds = rest_odds(&platform, "M").await;
         assert_eq!(
             (&odds[0]["seq"], &odds[0]["version"]),

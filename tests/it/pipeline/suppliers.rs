@@ -182,7 +182,8 @@ async fn quiet_supplier_answering_pings_is_kept() {
 async fn broken_suppliers_do_not_disturb_others() {
     const FRAMES: i64 = 300;
     let refusing = FakeSupplier::start().await.url();
-    let (garbage, silent) = (FakeSupplier::start().await, FakeSupplier::start().await);
+    let garbage = FakeSupplier::start().await;
+    let silent = FakeSupplier::start().await;
     let good = FakeSupplier::start().await;
     let variables = [
         ("SUPPLIER_READ_TIMEOUT", "2s"),
@@ -191,10 +192,8 @@ async fn broken_suppliers_do_not_disturb_others() {
     ];
     let suppliers = [refusing, garbage.url(), silent.url(), good.url()];
     let platform = TestPlatform::fed_by(&suppliers, &variables).await;
-    let (garbage, link) = (
-        LiveLink::accept(&garbage).await,
-        LiveLink::accept(&good).await,
-    );
+    let garbage = LiveLink::accept(&garbage).await;
+    let link = LiveLink::accept(&good).await;
     let _silent = silent.accept().await;
     let mut client = platform.subscriber("M").await;
     appear(&link, &mut client, "M").await;

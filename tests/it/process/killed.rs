@@ -34,7 +34,8 @@ async fn kills_never_corrupt_or_count_backwards() {
         // The store lags, so that each kill loses sequence numbers that clients have already seen.
         ("STORE_BATCH_WAIT", "80ms"),
     ];
-    let (mut seen, mut rows) = (0, 0);
+    let mut seen = 0;
+    let mut rows = 0;
     for round in 0..10 {
         let mut server = ServerProcess::start(folder.path(), &load).await;
         let mut client = server.client().await;

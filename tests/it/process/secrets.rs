@@ -110,7 +110,8 @@ fn closed() -> SocketAddr {
 
 #[tokio::test]
 async fn responses_hide_database_errors() {
-    let (folder, place) = (TempDir::new().unwrap(), closed());
+    let folder = TempDir::new().unwrap();
+    let place = closed();
     let url = format!("postgres://me:Secret%20pw@{place}/money?connect_timeout=1");
     let variables = [
         ("DATABASE_URL", url.as_str()),
@@ -118,7 +119,9 @@ async fn responses_hide_database_errors() {
         ("SIMULATOR_RATE", "1"),
     ];
     let mut server = ServerProcess::start(folder.path(), &variables).await;
-    let (wallet, bets, odds) = (server.wallet(), server.bets(), server.odds());
+    let wallet = server.wallet();
+    let bets = server.bets();
+    let odds = server.odds();
     sports_bet_platform::runtime::tls::install_provider();
     let client = reqwest::Client::new();
     let post = |url: String, body: Value| client.post(url).json(&body);

@@ -58,8 +58,10 @@ async fn every_role_is_healthy_on_own_port() {
 
 #[actix_web::test]
 async fn one_supplier_makes_ingest_ready() {
-    let (first, second) = (FakeSupplier::start().await, FakeSupplier::start().await);
-    let (first_url, second_url) = (first.url(), second.url());
+    let first = FakeSupplier::start().await;
+    let second = FakeSupplier::start().await;
+    let first_url = first.url();
+    let second_url = second.url();
     drop((first, second));
     let platform = TestPlatform::fed_by(&[first_url.clone(), second_url.clone()], &[]).await;
     let answer = healthz(platform.health(Role::Ingest)).await;
@@ -107,10 +109,8 @@ async fn one_supplier_makes_ingest_ready() {
 #[actix_web::test]
 async fn embedded_missing_database_file_is_reported() {
     let fed = Fed::start(&[]).await;
-    let (path, aside) = (
-        fed.platform.folder.path().join("test.db"),
-        fed.platform.folder.path().join("aside.db"),
-    );
+    let path = fed.platform.folder.path().join("test.db");
+    let aside = fed.platform.folder.path().join("aside.db");
     let all_ok = || async {
         for role in FED_ROLES {
             assert_eq!(down(&fed.platform, role).await, [""; 0], "{}", role.name());

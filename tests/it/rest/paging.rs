@@ -23,7 +23,9 @@ async fn event_pages_stay_complete_during_inserts() {
         fed.send(id, [1]).await;
     }
     fed.stored(23).await;
-    let (mut seen, mut path, mut pages) = (Vec::new(), Some("/v1/events?limit=4".to_owned()), 0);
+    let mut seen = Vec::new();
+    let mut path = Some("/v1/events?limit=4".to_owned());
+    let mut pages = 0;
     while let Some(page) = path {
         let answer = Answer::get(&fed.url(&page)).await;
         assert_eq!(answer.status, 200, "{page}");
@@ -82,7 +84,9 @@ async fn history_pages_stay_complete_during_inserts() {
         fed.link.send(original_frame("E", &time(61), version)).await;
     }
     fed.stored(70).await;
-    let (mut versions, mut cursor, mut newest) = (Vec::new(), String::new(), 100);
+    let mut versions = Vec::new();
+    let mut cursor = String::new();
+    let mut newest = 100;
     loop {
         let page = fed
             .get(&format!(

@@ -155,10 +155,8 @@ async fn silent_connections_end_on_every_port() {
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), SHORT).await;
     let ends = ports(&server).into_iter().map(|(address, _)| async move {
-        let (mut fresh, mut used) = (
-            TcpStream::connect(address).await.unwrap(),
-            TcpStream::connect(address).await.unwrap(),
-        );
+        let mut fresh = TcpStream::connect(address).await.unwrap();
+        let mut used = TcpStream::connect(address).await.unwrap();
         used.write_all(b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
             .await
             .unwrap();
@@ -231,7 +229,8 @@ async fn slow_readers_get_whole_responses() {
         .write_all(format!("{requests}{last}").as_bytes())
         .await
         .unwrap();
-    let (mut answer, mut part) = (Vec::new(), [0; 8_192]);
+    let mut answer = Vec::new();
+    let mut part = [0; 8_192];
     within("all of it", async {
         loop {
             match stream.read(&mut part).await.unwrap() {

@@ -44,7 +44,8 @@ impl PrivateEngine {
         };
         let mut failure = String::new();
         for _ in 0..TRIES {
-            let (directory, port) = (TempDir::new().unwrap(), free_port());
+            let directory = TempDir::new().unwrap();
+            let port = free_port();
             let config = (!lines.is_empty()).then(|| directory.path().join("config"));
             if let Some(path) = &config {
                 std::fs::write(path, lines).unwrap();

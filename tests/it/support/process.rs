@@ -132,7 +132,8 @@ impl Drop for ServerProcess {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let roles: Vec<_> = self.health.keys().map(String::as_str).collect();
-            let (log, ended) = (self.log(), self.child.try_wait());
+            let log = self.log();
+            let ended = self.child.try_wait();
             let lines: Vec<_> = log.lines().collect();
             let last = lines[lines.len().saturating_sub(LAST_LINES)..].join("\n");
             eprintln!("--- {} at the end: {ended:?}\n{last}", roles.join(", "));

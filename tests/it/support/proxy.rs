@@ -79,7 +79,8 @@ impl SlowTcpProxy {
     /// Forwards to `to`, a `host:port`; every response takes `delay` longer.
     pub async fn to(to: &str, delay: Duration) -> SlowTcpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, to) = (listener.local_addr().unwrap(), to.to_owned());
+        let address = listener.local_addr().unwrap();
+        let to = to.to_owned();
         let open = tokio::spawn(async move {
             while let Ok((inside, _)) = listener.accept().await {
                 let Ok(outside) = TcpStream::connect(&to).await else {

@@ -156,7 +156,8 @@ async fn serve(
     }
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let (mut owed, mut last) = (0.0, Instant::now());
+    let mut owed = 0.0;
+    let mut last = Instant::now();
     loop {
         tokio::select! {
             received = link.socket.next() => match received {

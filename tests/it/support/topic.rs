@@ -28,7 +28,8 @@ impl OddsTopic {
     /// Creates the topic, with the partition count the platform would choose.
     pub async fn make(folder: &Folder) -> OddsTopic {
         let value = |variable: &str| folder.sandbox().value(variable).unwrap().to_owned();
-        let (brokers, name) = (value("KAFKA_BROKERS"), value("KAFKA_TOPIC_ODDS"));
+        let brokers = value("KAFKA_BROKERS");
+        let name = value("KAFKA_TOPIC_ODDS");
         let partitions = value("KAFKA_TOPIC_PARTITIONS").parse().unwrap();
         let topic = NewTopic::new(&name, partitions, TopicReplication::Fixed(1));
         let made = kafka_admin(&brokers)
@@ -41,7 +42,8 @@ impl OddsTopic {
 
     /// Publishes in this order, and returns once Kafka has acknowledged everything.
     pub async fn publish(&self, records: Vec<KeyAndPayload>) {
-        let (brokers, name) = (self.brokers.clone(), self.name.clone());
+        let brokers = self.brokers.clone();
+        let name = self.name.clone();
         let publishing = tokio::task::spawn_blocking(move || {
             let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
                 .set("bootstrap.servers", brokers)
@@ -96,10 +98,8 @@ pub type Positions = BTreeMap<i32, (i64, i64)>;
 
 /// A group's committed offsets of the topic of updates; empty if the topic does not exist.
 pub fn positions(sandbox: &Sandbox, group: &str) -> Positions {
-    let (brokers, topic) = (
-        sandbox.value("KAFKA_BROKERS").unwrap(),
-        sandbox.value("KAFKA_TOPIC_ODDS").unwrap(),
-    );
+    let brokers = sandbox.value("KAFKA_BROKERS").unwrap();
+    let topic = sandbox.value("KAFKA_TOPIC_ODDS").unwrap();
     let consumer: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
         .set("group.id", group)

@@ -155,10 +155,8 @@ async fn poisoned_row_and_hot_copy_are_replaced() {
     held["payload"]["updated_at"] = json!("2099-01-01T00:00:00Z");
     held["payload"]["version"] = json!(99);
     let seq = held["seq"].clone();
-    let (order, payload) = (
-        format!("{:0>40}", "9".repeat(39)),
-        held["payload"].to_string(),
-    );
+    let order = format!("{:0>40}", "9".repeat(39));
+    let payload = held["payload"].to_string();
     let poisoned = format!(r#"{{"order":"{order}","seq":{seq},"payload":{payload}}}"#);
     let _: () = redis
         .hset(format!("odds:book:{EVENT}"), "1x2", poisoned)
@@ -267,7 +265,8 @@ async fn market_named_like_a_line_is_separate() {
     let folder = Folder::on_real_engines();
     let topic = OddsTopic::make(&folder).await;
     let platform = TestPlatform::start_in(folder, &ROLES).await;
-    let (mut named, mut lined) = (frame(&ago(60), 1), frame(&ago(60), 2));
+    let mut named = frame(&ago(60), 1);
+    let mut lined = frame(&ago(60), 2);
     named["market"] = json!("total@2.5");
     lined["market"] = json!("total");
     lined["line"] = json!(2.5);

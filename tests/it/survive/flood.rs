@@ -110,7 +110,8 @@ async fn unknown_id_flood_delays_no_suspension() {
     database.set_ip_host(proxy.address().ip()).unwrap();
     database.set_port(Some(proxy.address().port())).unwrap();
     let supplier = FakeSupplier::start().await;
-    let (url, database) = (supplier.url(), database.to_string());
+    let url = supplier.url();
+    let database = database.to_string();
     let variables = [
         ("ROLE", "ingest,processor,odds,wallet,bets,confirmation"),
         ("KAFKA_BROKERS", ""),
@@ -163,7 +164,9 @@ async fn unknown_id_flood_delays_no_suspension() {
     tokio::time::sleep(FLOOD).await;
     suspend.store(true, Ordering::SeqCst);
     let suspended = Instant::now();
-    let (mut early, mut late, mut last) = (0, 0, Duration::ZERO);
+    let mut early = 0;
+    let mut late = 0;
+    let mut last = Duration::ZERO;
     while suspended.elapsed() < 4 * SUSPENDED_WITHIN {
         let asked_at = suspended.elapsed();
         let (status, text) = post(bets, "/bets", bet.clone()).await;

@@ -29,10 +29,8 @@ async fn until_works(process: &ServerProcess) {
 #[ignore = "needs the real engines: make test"]
 async fn rebalances_lose_and_reorder_nothing() {
     let cluster = Cluster::new(20, &PATIENT).await;
-    let (mut first, mut second) = (
-        cluster.start("processor").await,
-        cluster.start("processor").await,
-    );
+    let mut first = cluster.start("processor").await;
+    let mut second = cluster.start("processor").await;
     let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), &cluster.supplier).await;

@@ -71,10 +71,8 @@ async fn away(is_killed: bool) {
         assert_eq!((status, &shown[0]["stale"]), (200, &true.into()), "{shown}");
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    let (buffered, connections) = (
-        cluster.supplier.sent() - sent,
-        cluster.supplier.connections(),
-    );
+    let buffered = cluster.supplier.sent() - sent;
+    let connections = cluster.supplier.connections();
     eprintln!(
         "while Kafka was away the supplier sent {buffered} updates, over {connections} connections so far"
     );
@@ -89,10 +87,8 @@ async fn away(is_killed: bool) {
         .await
         .is_err()
     {
-        let (of_odds, of_processor) = (
-            readiness(&odds, "odds").await,
-            readiness(&processor, "processor").await,
-        );
+        let of_odds = readiness(&odds, "odds").await;
+        let of_processor = readiness(&processor, "processor").await;
         panic!(
             "{of_odds:?}, {of_processor:?}\n{}\n{}",
             odds.log(),

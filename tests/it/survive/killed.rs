@@ -53,7 +53,8 @@ async fn processor_kills_lose_nothing() {
     let stopped = Instant::now();
     witness.until_last(&cluster.supplier).await;
     until_everywhere(&cluster, &database, odds.odds()).await;
-    let (sent, after) = (cluster.supplier.sent(), stopped.elapsed());
+    let sent = cluster.supplier.sent();
+    let after = stopped.elapsed();
     let rate = sent as f64 / took.as_secs_f64();
     println!(
         "{KILLS} kills and {sent} updates in {took:.1?}, {rate:.0} a second; all is done after {after:.1?}"

@@ -143,7 +143,8 @@ async fn database_is_read_only() {
 #[actix_web::test]
 async fn postgres_password_is_wrong() {
     let workload = Workload::new(&[]).await;
-    let (name, database) = (workload.topic.name.clone(), workload.database());
+    let name = workload.topic.name.clone();
+    let database = workload.database();
     database.execute(&format!(
         "CREATE ROLE {name} LOGIN PASSWORD 'right'; ALTER DATABASE {name} OWNER TO {name}"
     ));
@@ -268,15 +269,11 @@ async fn engines_are_unreachable() {
         says: refused,
         logs: refused,
     };
-    let (postgres, redis, kafka) = (
-        unavailable("processor", "database"),
-        unavailable("odds", "cache"),
-        unavailable("ingest", "bus"),
-    );
-    let (all, other) = (
-        unavailable("processor", "bus"),
-        unavailable("processor", "cache"),
-    );
+    let postgres = unavailable("processor", "database");
+    let redis = unavailable("odds", "cache");
+    let kafka = unavailable("ingest", "bus");
+    let all = unavailable("processor", "bus");
+    let other = unavailable("processor", "cache");
     tokio::join!(
         postgres.assert_waits_idle(&no_database),
         redis.assert_waits_idle(&no_cache),
@@ -313,7 +310,8 @@ async fn redis_does_not_speak_tls() {
         says: hint,
         logs: hint,
     };
-    let (writes, listens) = (unavailable("processor"), unavailable("odds"));
+    let writes = unavailable("processor");
+    let listens = unavailable("odds");
     tokio::join!(
         writes.assert_waits_idle(&processor),
         listens.assert_waits_idle(&odds)

@@ -173,10 +173,8 @@ impl Client {
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn failures_keep_money_and_bets_consistent() {
-    let (kafka, redis) = (
-        PrivateEngine::up("kafka").await,
-        PrivateEngine::up("redis").await,
-    );
+    let kafka = PrivateEngine::up("kafka").await;
+    let redis = PrivateEngine::up("redis").await;
     let fails = [
         ("SIMULATOR_CONFIRM_REJECT_SHARE", "0.2"),
         ("SIMULATOR_CONFIRM_SILENT_SHARE", "0.05"),
@@ -207,10 +205,8 @@ async fn failures_keep_money_and_bets_consistent() {
         process.until_ready().await;
     }
 
-    let (account, is_over) = (
-        Arc::new(Account::default()),
-        Arc::new(AtomicBool::new(false)),
-    );
+    let account = Arc::new(Account::default());
+    let is_over = Arc::new(AtomicBool::new(false));
     let client = |number| Client {
         number,
         http: reqwest::Client::builder()
@@ -291,10 +287,8 @@ async fn failures_keep_money_and_bets_consistent() {
     assert_eq!(number("(SELECT count(*) FROM bets)"), placed.len() as i64);
     let held = number("(SELECT sum(available_cents + reserved_cents) FROM wallets)");
     let staked = number("(SELECT sum(stake_cents) FROM bets WHERE status = 'CONFIRMED')");
-    let (deposited, withdrawn) = (
-        account.deposited.load(Ordering::Relaxed) as i64,
-        account.withdrawn.load(Ordering::Relaxed) as i64,
-    );
+    let deposited = account.deposited.load(Ordering::Relaxed) as i64;
+    let withdrawn = account.withdrawn.load(Ordering::Relaxed) as i64;
     assert_eq!(
         held + staked,
         deposited - withdrawn,
@@ -302,7 +296,8 @@ async fn failures_keep_money_and_bets_consistent() {
     );
 
     // The supplier's register agrees with ours on each bet.
-    let (mut ends, http) = (BTreeMap::new(), reqwest::Client::new());
+    let mut ends = BTreeMap::new();
+    let http = reqwest::Client::new();
     let bets = *places.bets.lock().unwrap();
     for answer in placed.values() {
         let id = answer["betId"].as_str().unwrap();

@@ -82,10 +82,8 @@ impl Account {
             _ => return self.faults.push(message.to_string()),
         };
         let event = message["eventId"].as_str().unwrap_or_default().to_owned();
-        let (seq, version) = (
-            message["seq"].as_u64().unwrap_or(0),
-            payload["version"].as_i64().unwrap_or(0),
-        );
+        let seq = message["seq"].as_u64().unwrap_or(0);
+        let version = payload["version"].as_i64().unwrap_or(0);
         let (last_seq, last_version) = self.last.get(&event).copied().unwrap_or_default();
         // A client drops a repeated change by its seq.
         let is_again = seq == last_seq && version == last_version;

@@ -27,7 +27,8 @@ pub fn hot_copy(cluster: &Cluster, event: &str) -> (i64, i64, u64) {
     let read = |text: Option<String>| {
         text.map_or(Value::Null, |text| serde_json::from_str(&text).unwrap())
     };
-    let (book, current) = (read(book), read(current));
+    let book = read(book);
+    let current = read(current);
     let version = |payload: &Value| payload["version"].as_i64().unwrap_or_default();
     (
         version(&book["payload"]),
@@ -112,7 +113,8 @@ pub fn cpu_seconds(process: &ServerProcess) -> f64 {
 
 /// Prints the CPU use of an idle process.
 pub async fn print_idle(name: &str, process: &ServerProcess) {
-    let (before, began) = (cpu_seconds(process), std::time::Instant::now());
+    let before = cpu_seconds(process);
+    let began = std::time::Instant::now();
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let used = (cpu_seconds(process) - before) / began.elapsed().as_secs_f64();
     println!(

@@ -30,10 +30,8 @@ impl Pair {
     /// Starts a processor with this group name prefix, and waits until its groups have processed
     /// everything.
     async fn process(&self, groups: &str) -> ServerProcess {
-        let (live, store) = (
-            format!("{}-live-{groups}", self.topic.name),
-            format!("{}-store-{groups}", self.topic.name),
-        );
+        let live = format!("{}-live-{groups}", self.topic.name);
+        let store = format!("{}-store-{groups}", self.topic.name);
         let mut all: Vec<_> = self
             .cluster
             .variables()

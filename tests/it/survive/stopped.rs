@@ -40,10 +40,8 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
         sandbox.value("KAFKA_TOPIC_ODDS").unwrap(),
     ) {
         let update: serde_json::Value = serde_json::from_slice(&record.record.payload).unwrap();
-        let (event, version) = (
-            update["event_id"].as_str().unwrap().to_owned(),
-            update["version"].as_i64().unwrap(),
-        );
+        let event = update["event_id"].as_str().unwrap().to_owned();
+        let version = update["version"].as_i64().unwrap();
         let is_before =
             |group: &Positions| (record.offset as i64) < group[&(record.partition as i32)].0;
         if is_before(&published) {
@@ -75,10 +73,8 @@ fn assert_committed_is_done(cluster: &Cluster, database: &Database) -> i64 {
 async fn sigterm_under_load_leaves_nothing_half_done() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
-    let (mut processor, mut odds) = (
-        cluster.start("processor").await,
-        cluster.start("odds").await,
-    );
+    let mut processor = cluster.start("processor").await;
+    let mut odds = cluster.start("odds").await;
     let mut ingest = cluster.start("ingest").await;
     let database = Database::of_cluster(&cluster);
     let witness = Witness::of(odds.odds(), supplier).await;
@@ -139,10 +135,8 @@ async fn sigterm_under_load_leaves_nothing_half_done() {
     let left = assert_committed_is_done(&cluster, &database);
     println!("{left} records remain on the bus");
 
-    let (_processor, odds) = (
-        cluster.start("processor").await,
-        cluster.start("odds").await,
-    );
+    let _processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 500).await;
@@ -173,10 +167,8 @@ async fn stops_without(kind: &'static str, stage: &str) {
     let engine = PrivateEngine::up(kind).await;
     let cluster = Cluster::new(20, &[&PATIENT[..], &engine.variables()].concat()).await;
     let supplier = &cluster.supplier;
-    let (mut processor, odds) = (
-        cluster.start("processor").await,
-        cluster.start("odds").await,
-    );
+    let mut processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let witness = Witness::of(odds.odds(), supplier).await;
     witness.until_more(supplier, 1_000).await;
@@ -218,10 +210,8 @@ async fn processor_stops_cleanly_without_cache() {
 async fn processor_stops_cleanly_with_hanging_database() {
     let cluster = Cluster::new(20, &PATIENT).await;
     let supplier = &cluster.supplier;
-    let (mut processor, odds) = (
-        cluster.start("processor").await,
-        cluster.start("odds").await,
-    );
+    let mut processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
     let _ingest = cluster.start("ingest").await;
     let database = Database::of_cluster(&cluster);
     let witness = Witness::of(odds.odds(), supplier).await;

@@ -208,7 +208,8 @@ impl Broadcasts {
             observed: Arc::default(),
             stop: Arc::default(),
         };
-        let (observed, stop) = (broadcasts.observed.clone(), broadcasts.stop.clone());
+        let observed = broadcasts.observed.clone();
+        let stop = broadcasts.stop.clone();
         let mut connection = client.get_connection().unwrap();
         std::thread::spawn(move || {
             connection

@@ -48,7 +48,8 @@ fn fixture(
     behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static,
 ) -> Fixture {
     tokio::time::pause();
-    let (clock, metrics) = (Clock::of_tokio(), ConfirmationMetrics::new().unwrap());
+    let clock = Clock::of_tokio();
+    let metrics = ConfirmationMetrics::new().unwrap();
     let supplier = Arc::new(ProbeSupplier::new(behave));
     let guard = GuardSettings {
         timeout: 3 * SECOND,
@@ -115,8 +116,10 @@ impl Fixture {
             together: 16,
         };
         let decider = self.edges.decider(&self.store, &self.clock, &self.metrics);
-        let (store, supplier) = (self.store.clone(), self.guarded.clone());
-        let (clock, metrics) = (self.clock.clone(), self.metrics.clone());
+        let store = self.store.clone();
+        let supplier = self.guarded.clone();
+        let clock = self.clock.clone();
+        let metrics = self.metrics.clone();
         let confirmation = BetConfirmation::new(
             confirmation_settings,
             store,
@@ -199,7 +202,8 @@ async fn supplier_answer_decides_bet() {
         .await;
     let refused = fixture.store.place(refused);
     consumer.send(Drain).await.unwrap();
-    let (taken, refused) = (fixture.store.get(taken), fixture.store.get(refused));
+    let taken = fixture.store.get(taken);
+    let refused = fixture.store.get(refused);
     assert_eq!(
         (taken.status, taken.provider_ref.as_deref()),
         (BetStatus::Confirmed, Some("SUP-1"))

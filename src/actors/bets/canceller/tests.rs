@@ -19,7 +19,8 @@ struct Cancelling {
 
 fn start(failures_to_open: u32) -> Cancelling {
     tokio::time::pause();
-    let (store, clock) = (Arc::new(FakeMoney::default()), Clock::of_tokio());
+    let store = Arc::new(FakeMoney::default());
+    let clock = Clock::of_tokio();
     let supplier = Arc::new(ProbeSupplier::new(|_, _| Behaviour::Silent));
     let metrics = ConfirmationMetrics::new().unwrap();
     let breaker = BreakerPolicy {

@@ -58,7 +58,8 @@ impl Topic for ProbeTopic {
     }
 
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
-        let (mut behaviour, taken) = (self.behaviour.subscribe(), self.taken.clone());
+        let mut behaviour = self.behaviour.subscribe();
+        let taken = self.taken.clone();
         async move {
             let behaviour = *behaviour
                 .wait_for(|behaviour| *behaviour != TopicBehaviour::Waits)
@@ -108,15 +109,11 @@ struct Relayed {
 fn start(behaviour: TopicBehaviour) -> Relayed {
     tokio::time::pause();
     let store = Arc::new(FakeMoney::default());
-    let (placed, confirmed, dead) = (
-        ProbeTopic::new(behaviour),
-        ProbeTopic::new(TopicBehaviour::Takes),
-        ProbeTopic::new(TopicBehaviour::Takes),
-    );
-    let (clock, metrics) = (
-        Clock::of_tokio(),
-        ConfirmationMetrics::new().unwrap().outbox_metrics(),
-    );
+    let placed = ProbeTopic::new(behaviour);
+    let confirmed = ProbeTopic::new(TopicBehaviour::Takes);
+    let dead = ProbeTopic::new(TopicBehaviour::Takes);
+    let clock = Clock::of_tokio();
+    let metrics = ConfirmationMetrics::new().unwrap().outbox_metrics();
     let settings = RelaySettings {
         batch: 3,
         waiting: 6,

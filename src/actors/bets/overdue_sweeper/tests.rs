@@ -17,11 +17,9 @@ struct Swept {
 
 fn start(batch: usize) -> Swept {
     tokio::time::pause();
-    let (store, metrics, clock) = (
-        Arc::new(FakeMoney::default()),
-        ConfirmationMetrics::new().unwrap(),
-        Clock::of_tokio(),
-    );
+    let store = Arc::new(FakeMoney::default());
+    let metrics = ConfirmationMetrics::new().unwrap();
+    let clock = Clock::of_tokio();
     let edges = ProbeEdges::new();
     let decider = edges.decider(&store, &clock, &metrics);
     let settings = SweeperSettings {
@@ -50,7 +48,8 @@ fn start(batch: usize) -> Swept {
 #[actix_web::test]
 async fn overdue_bets_are_rejected_and_cancelled() {
     let swept = start(2);
-    let (now, store) = (swept.clock.now(), swept.store.clone());
+    let now = swept.clock.now();
+    let store = swept.store.clone();
     let overdue: Vec<_> = (0..5)
         .map(|_| store.place(pending_bet(now, 2 * SECOND)))
         .collect();
@@ -87,7 +86,8 @@ async fn overdue_bets_are_rejected_and_cancelled() {
 #[actix_web::test]
 async fn outage_and_failing_bet_are_retried() {
     let swept = start(10);
-    let (now, store) = (swept.clock.now(), swept.store.clone());
+    let now = swept.clock.now();
+    let store = swept.store.clone();
     let bad = store.place(pending_bet(now, SECOND));
     let good = store.place(pending_bet(now, SECOND));
     store.go_away();

@@ -84,10 +84,8 @@ impl Handler<ReloadBooks> for Probe {
         self.record(which.map_or("reload".to_owned(), |which| {
             format!("reload {}", which.len())
         }));
-        let (fails, hangs) = (
-            self.reload_fails.load(Ordering::SeqCst),
-            self.reload_hangs.clone(),
-        );
+        let fails = self.reload_fails.load(Ordering::SeqCst);
+        let hangs = self.reload_hangs.clone();
         Box::pin(async move {
             while hangs.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -119,7 +117,8 @@ struct Fixture {
 
 fn fixture() -> Fixture {
     let (events, received) = mpsc::unbounded_channel();
-    let (probe, metrics) = (Probe::default(), OddsMetrics::new().unwrap());
+    let probe = Probe::default();
+    let metrics = OddsMetrics::new().unwrap();
     let state = Arc::new(FeedState::awaiting_broadcasts(metrics.feed_live.clone()));
     let address = probe.clone().start();
     let edges = ListenerEdges {

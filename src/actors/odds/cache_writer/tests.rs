@@ -152,7 +152,8 @@ async fn empty_cache_gets_states_of_books() {
     tokio::time::pause();
     let cache = Arc::new(ProbeCache::default());
     let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
-    let (held, dropped) = (changed("held", 1), changed("dropped", 2));
+    let held = changed("held", 1);
+    let dropped = changed("dropped", 2);
     writer.send(held.clone()).await.unwrap();
     writer.send(dropped).await.unwrap();
     writer.send(FlushCache).await.unwrap();

@@ -115,7 +115,8 @@ mod tests {
 
     #[test]
     fn position_waits_for_slow_batch() {
-        let (mut applying, now) = (BatchesInFlight::new(10), Instant::now());
+        let mut applying = BatchesInFlight::new(10);
+        let now = Instant::now();
         let first = applying.begin(after(10), 10, now);
         let second = applying.begin(after(20), 10, now);
         let third = applying.begin(after(30), 10, now);

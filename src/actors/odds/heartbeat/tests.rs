@@ -102,10 +102,8 @@ async fn until(what: &str, holds: impl Fn() -> bool) {
 
 #[actix_web::test]
 async fn heartbeat_needs_bus_group_and_consumer() {
-    let (bus, cache) = (
-        Arc::new(ProbeBus::default()),
-        Arc::new(ProbeCache::default()),
-    );
+    let bus = Arc::new(ProbeBus::default());
+    let cache = Arc::new(ProbeCache::default());
     let life = Arc::new(LivenessProbe::new());
     let beats = || cache.0.load(Ordering::SeqCst);
     let pings = || bus.pings.load(Ordering::SeqCst);
@@ -132,7 +130,8 @@ async fn heartbeat_needs_bus_group_and_consumer() {
         life.age() >= CONSUMER_LIMIT
     })
     .await;
-    let (beats_before, pings_before) = (beats(), pings());
+    let beats_before = beats();
+    let pings_before = pings();
     until("the bus is pinged", || pings() >= pings_before + 2).await;
     assert!(beats() <= beats_before + 1, "one may have been in flight");
     life.touch();
@@ -142,7 +141,8 @@ async fn heartbeat_needs_bus_group_and_consumer() {
 /// Without broadcasts in the cache, the clients of this process are notified.
 #[actix_web::test]
 async fn local_heartbeat_notifies_own_clients() {
-    let (bus, recorded) = (Arc::new(ProbeBus::default()), Arc::default());
+    let bus = Arc::new(ProbeBus::default());
+    let recorded = Arc::default();
     let registry = ProbeRegistry(Arc::clone(&recorded)).start();
     let state = Arc::new(FeedState::awaiting_broadcasts(
         OddsMetrics::new().unwrap().feed_live,

@@ -68,13 +68,13 @@ async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Prob
         pings: session.pings.clone(),
         life: life.clone(),
     };
-    let outlet = SessionHandle {
+    let handle = SessionHandle {
         session: session.start().recipient(),
         connection: None,
         life,
     };
     let id = SessionId(id);
-    distributor.send(Connect { id, outlet }).await.unwrap();
+    distributor.send(Connect { id, handle }).await.unwrap();
     assert!(
         distributor
             .send(Subscribe {

@@ -117,10 +117,8 @@ async fn until_taken(probe: &Probe, event: &str, numbers: std::ops::RangeInclusi
 #[actix_web::test]
 async fn thread_receives_only_followed_events() {
     let registry = Registry::new(OddsMetrics::new().unwrap()).start();
-    let (one, other) = (
-        joined(&registry, Duration::ZERO).await,
-        joined(&registry, Duration::ZERO).await,
-    );
+    let one = joined(&registry, Duration::ZERO).await;
+    let other = joined(&registry, Duration::ZERO).await;
     assert_ne!(one.id, other.id);
     follow(&registry, &one, "A").await;
     follow(&registry, &one, "A").await;
@@ -164,10 +162,8 @@ async fn slow_thread_applies_backpressure() {
 #[actix_web::test]
 async fn stopped_thread_is_removed() {
     let registry = Registry::new(OddsMetrics::new().unwrap()).start();
-    let (gone, other) = (
-        joined(&registry, Duration::ZERO).await,
-        joined(&registry, Duration::ZERO).await,
-    );
+    let gone = joined(&registry, Duration::ZERO).await;
+    let other = joined(&registry, Duration::ZERO).await;
     follow(&registry, &gone, "A").await;
     follow(&registry, &other, "A").await;
     gone.address

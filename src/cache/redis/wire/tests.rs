@@ -63,7 +63,8 @@ fn field_belongs_to_one_market() {
         let update = crate::domain::odds::update::testing::market_update("E", market, line, 1, 1);
         format!(r#"{{"order":"0","seq":7,"payload":{}}}"#, update.to_json())
     };
-    let (named, lined) = (state("total@2.5", None), state("total", Some("2.5")));
+    let named = state("total@2.5", None);
+    let lined = state("total", Some("2.5"));
     let read =
         |field: &str, state: &str| read_state(&event, field.as_bytes(), state.as_bytes()).is_ok();
     assert!(read("total%402.5", &named) && read("total@2.5", &lined));
@@ -86,7 +87,8 @@ proptest! {
             updated_at: crate::domain::timestamp::Timestamp::from_micros(micros).unwrap(),
             version,
         };
-        let (one, other) = (revision(one), revision(other));
+        let one = revision(one);
+        let other = revision(other);
         prop_assert_eq!(order(one).cmp(&order(other)), one.cmp(&other));
         prop_assert_eq!(order(one).len(), 40);
     }

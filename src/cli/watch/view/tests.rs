@@ -33,7 +33,8 @@ fn changes_of(view: &mut View, text: &str) -> Vec<(i64, bool, bool)> {
 
 #[test]
 fn snapshot_then_only_newer_updates() {
-    let (mut view, mut book) = (view(), Book::new(event()));
+    let mut view = view();
+    let mut book = Book::new(event());
     let nothing = vec![ViewEvent::NothingKnown(event())];
     assert_eq!(
         view.take(&snapshot_message(&book.snapshot(), false))
@@ -55,7 +56,8 @@ fn snapshot_then_only_newer_updates() {
 
 #[test]
 fn reconnect_prints_only_new_changes() {
-    let (mut view, mut book) = (view(), Book::new(event()));
+    let mut view = view();
+    let mut book = Book::new(event());
     book.apply(market_update("MATCH_001", "1x2", None, 1, 1), 100)
         .unwrap();
     book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101)

@@ -132,7 +132,8 @@ fn mirror_numbers_always_grow() {
 /// Every process gives the same numbers to changes that carry none.
 #[test]
 fn unnumbered_changes_get_same_numbers() {
-    let (mut early, mut late) = (book(), book());
+    let mut early = book();
+    let mut late = book();
     early.mirror(update(1, 10, 1), None).unwrap();
     let number = early.mirror(update(1, 11, 1), None).unwrap().seq;
     assert_eq!(late.mirror(update(1, 11, 1), None).unwrap().seq, number);

@@ -18,10 +18,8 @@ fn times_within_skew_are_accepted() {
         limits.check(at(301), None, at(0)).unwrap_err().reason(),
         "future"
     );
-    let (first, last) = (
-        "0000-01-01T00:00:00Z".parse().unwrap(),
-        "9999-12-31T23:59:59.999999Z".parse().unwrap(),
-    );
+    let first = "0000-01-01T00:00:00Z".parse().unwrap();
+    let last = "9999-12-31T23:59:59.999999Z".parse().unwrap();
     assert_eq!(
         limits.check(first, None, at(0)),
         Ok(()),

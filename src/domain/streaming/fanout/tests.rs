@@ -69,7 +69,8 @@ fn taken(probe: &Probe) -> Vec<(String, u64, bool)> {
 /// The other clients get every change.
 #[test]
 fn slow_client_gets_latest_per_market() {
-    let (slow, fast) = (probe(1), probe(100));
+    let slow = probe(1);
+    let fast = probe(100);
     let mut fanout = with(&[slow.clone(), fast.clone()]);
     let now = Instant::now();
     let mut conflated = 0;
@@ -93,7 +94,8 @@ fn slow_client_gets_latest_per_market() {
 /// A client that accepts some deliveries within the limit stays.
 #[test]
 fn only_fully_stalled_client_is_evicted() {
-    let (stalled, slow) = (probe(0), probe(0));
+    let stalled = probe(0);
+    let slow = probe(0);
     let mut fanout = with(&[stalled, slow.clone()]);
     let start = Instant::now();
     let limit = Duration::from_secs(10);
@@ -124,7 +126,8 @@ fn only_fully_stalled_client_is_evicted() {
 /// The other clients get every status.
 #[test]
 fn slow_client_gets_latest_feed_status() {
-    let (slow, fast) = (probe(0), probe(100));
+    let slow = probe(0);
+    let fast = probe(100);
     let mut fanout = with(&[slow.clone(), fast.clone()]);
     let now = Instant::now();
     for status in [FeedStatus::Stale, FeedStatus::Live, FeedStatus::Stale] {
@@ -143,7 +146,8 @@ fn slow_client_gets_latest_feed_status() {
 
 #[test]
 fn ended_sessions_are_removed() {
-    let (gone, stays) = (probe(9), probe(9));
+    let gone = probe(9);
+    let stays = probe(9);
     let mut fanout = with(&[gone.clone(), stays.clone()]);
     gone.gone.set(true);
     let report = fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());

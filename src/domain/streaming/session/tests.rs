@@ -226,7 +226,7 @@ fn pings_then_closes_after_silence() {
     let mut session = SessionState::new(LIMITS, start);
     let at = |seconds| start + Duration::from_secs(seconds);
     assert!(matches!(session.on_ping_due(at(10)), Effect::Ping));
-    session.on_heard(at(12));
+    session.on_activity(at(12));
     assert!(matches!(session.on_ping_due(at(40)), Effect::Ping));
     assert!(matches!(
         session.on_ping_due(at(42)),
@@ -248,7 +248,8 @@ proptest! {
     #[test]
     fn delivery_equals_its_changes(at in 0_u64..8, first in 1_u64..6, many in 1_u64..5, conflated: bool) {
         let now = Instant::now();
-        let (mut session, mut alone) = (live_at(at, now), live_at(at, now));
+        let mut session = live_at(at, now);
+        let mut alone = live_at(at, now);
         let frames: Vec<_> = (first..first + many).map(|seq| frame(seq, "a")).collect();
         let mut sent = Vec::new();
         session.on_delivery(&Delivery::of(frames.clone(), conflated), |frames| sent.extend_from_slice(&frames));

@@ -24,7 +24,9 @@ fn user(name: &str) -> UserId {
 /// Starts a call that runs until the returned sender is dropped.
 async fn occupy(executor: &Arc<WalletExecutor<SqliteStore>>, name: &str) -> mpsc::Sender<()> {
     let (release, held) = mpsc::channel::<()>();
-    let (executor, name, held) = (executor.clone(), user(name), Mutex::new(held));
+    let executor = executor.clone();
+    let name = user(name);
+    let held = Mutex::new(held);
     let (started, is_started) = tokio::sync::oneshot::channel();
     let started = Mutex::new(Some(started));
     actix_web::rt::spawn(async move {
@@ -64,7 +66,8 @@ async fn aborted_request_keeps_its_turn() {
     let (executor, _folder) = executor(1);
     let (release, held) = mpsc::channel::<()>();
     let (started, is_started) = tokio::sync::oneshot::channel();
-    let (held, started) = (Mutex::new(held), Mutex::new(Some(started)));
+    let held = Mutex::new(held);
+    let started = Mutex::new(Some(started));
     let wait = move |_: &SqliteStore| {
         started
             .lock()
@@ -114,7 +117,8 @@ async fn held_wallets_leave_room_for_others() {
     let tries = Arc::new(AtomicUsize::new(0));
     let held: Vec<_> = (0..8)
         .map(|n| {
-            let (executor, tries) = (executor.clone(), tries.clone());
+            let executor = executor.clone();
+            let tries = tries.clone();
             actix_web::rt::spawn(async move {
                 let work = move |_: &SqliteStore| {
                     tries.fetch_add(1, Ordering::SeqCst);

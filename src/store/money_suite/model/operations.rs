@@ -132,7 +132,9 @@ pub fn any_operations() -> impl Strategy<Value = Vec<Operation>> {
 }
 
 fn any_what() -> impl Strategy<Value = What> {
-    let (user, reference, bet) = (0..USERS, 0..REFERENCES, 0..BETS);
+    let user = 0..USERS;
+    let reference = 0..REFERENCES;
+    let bet = 0..BETS;
     let cents = prop_oneof![8 => 1i64..40, 1 => Just(i64::MAX), 1 => Just(1_000)];
     let key = (0..KEYS, prop_oneof![9 => Just(0u8), 1 => Just(1u8)]);
     let by = prop_oneof![

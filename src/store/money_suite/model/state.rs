@@ -256,7 +256,8 @@ impl Model {
             };
         }
         (hold.status, hold.ended) = (becomes, Some(now));
-        let (answer, cents) = (hold.as_answer(), hold.cents);
+        let answer = hold.as_answer();
+        let cents = hold.cents;
         self.now_has(user, (available + back, reserved - cents));
         answer
     }
@@ -305,7 +306,8 @@ impl Model {
             ended: None,
         };
         self.holds.insert((user, Of::Bet(bet)), hold);
-        let (balance_after, decide_by) = (available - cents, now + TO_DECIDE);
+        let balance_after = available - cents;
+        let decide_by = now + TO_DECIDE;
         self.bets.insert(
             bet,
             ModelBet {

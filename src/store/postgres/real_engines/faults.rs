@@ -184,7 +184,8 @@ impl Pooler {
             .local_addr()
             .unwrap()
             .port();
-        let (user, password) = (to.username(), to.password().unwrap_or_default());
+        let user = to.username();
+        let password = to.password().unwrap_or_default();
         let host = to.host_str().unwrap();
         let config = format!(
             "[databases]

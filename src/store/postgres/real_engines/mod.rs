@@ -65,7 +65,8 @@ mod money {
         use crate::store::money_suite::{balances, bet, bet_id, key, notice, order};
         let (store, database) = Database::migrated();
         store.deposit(&order("A", 1_000, "d")).unwrap();
-        let (mut other, mut observer) = (database.connection(), database.connection());
+        let mut other = database.connection();
+        let mut observer = database.connection();
         other
             .batch_execute(
                 "BEGIN; INSERT INTO bet_requests (user_id, key, fingerprint, refusal, at)
@@ -297,10 +298,8 @@ fn concurrent_writers_keep_the_newest_state(#[case] seed: u64) {
     let updates = positioned(0, all.clone());
     std::thread::scope(|scope| {
         for writer in 0..4 {
-            let (store, mut own) = (
-                database.store(),
-                [updates.clone(), updates.clone()].concat(),
-            );
+            let store = database.store();
+            let mut own = [updates.clone(), updates.clone()].concat();
             scope.spawn(move || {
                 let mut random = fastrand::Rng::with_seed(seed * 100 + writer);
                 random.shuffle(&mut own);
@@ -760,7 +759,9 @@ fn server_restart_under_load_loses_nothing() {
     let server = OwnServer::start();
     let store = PgStore::open(&server.address(), &PgOptions::default()).unwrap();
     store.migrate().unwrap();
-    let (stop, written, failed) = (AtomicBool::new(false), AtomicI64::new(0), AtomicI64::new(0));
+    let stop = AtomicBool::new(false);
+    let written = AtomicI64::new(0);
+    let failed = AtomicI64::new(0);
     let texts = std::thread::scope(|scope| {
         let writing = scope.spawn(|| {
             let mut texts = std::collections::BTreeSet::new();

@@ -138,7 +138,8 @@ pub(super) fn settle(
     } = held;
     let settling = settlement.of(reservation.status, bet_id, requested_by)?;
     if settling == ResolveHold::Now {
-        let (user_id, reference) = (user_id.clone(), reference.clone());
+        let user_id = user_id.clone();
+        let reference = reference.clone();
         let order = TransferRequest {
             user_id,
             amount: reservation.amount,

@@ -53,7 +53,8 @@ impl SmallDisk {
 
     /// Moves the processor's tables to the disk, and fills it up.
     fn fill(&self, database: &Database) {
-        let (name, folder) = (&self.name, self.folder());
+        let name = &self.name;
+        let folder = self.folder();
         database.execute(&format!(
             "CREATE TABLESPACE {name} LOCATION '{}'",
             folder.display()

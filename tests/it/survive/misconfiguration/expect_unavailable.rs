@@ -93,11 +93,9 @@ impl ExpectUnavailable<'_> {
         let (status, body) = get_text(&format!("http://{}/livez", process.health[self.role])).await;
         assert_eq!(status, 200, "{body}");
 
-        let (lines, used, begin) = (
-            process.log().lines().count(),
-            cpu(process.id()),
-            Instant::now(),
-        );
+        let lines = process.log().lines().count();
+        let used = cpu(process.id());
+        let begin = Instant::now();
         tokio::time::sleep(WATCH).await;
         let share = (cpu(process.id()) - used) / begin.elapsed().as_secs_f64();
         let log = process.log();

@@ -55,7 +55,8 @@ impl MarketRow {
 
 impl HistoryKey {
     pub fn of(update: &OddsUpdate) -> HistoryKey {
-        let (event, market) = (update.event_id.to_string(), update.market.to_string());
+        let event = update.event_id.to_string();
+        let market = update.market.to_string();
         HistoryKey(
             event,
             market,
@@ -135,7 +136,8 @@ impl State {
         let current = rows(folder, "seq", "odds_current");
         let history = rows(folder, "0::bigint", "odds_history");
         let mut redis = redis_of(folder);
-        let (mut books, mut hot) = (BTreeMap::new(), BTreeMap::new());
+        let mut books = BTreeMap::new();
+        let mut hot = BTreeMap::new();
         let keys: Vec<String> = redis::cmd("KEYS").arg("odds:*").query(&mut redis).unwrap();
         for key in keys {
             if let Some(event) = key.strip_prefix("odds:current:") {
@@ -334,11 +336,9 @@ impl SubscribedClient {
     fn take(&mut self, payload: &Value, seq: Option<u64>) -> (String, (String, i64)) {
         let update = OddsUpdate::from_json(payload.to_string().as_bytes())
             .unwrap_or_else(|error| panic!("{error}: {payload}"));
-        let (event, market, revision) = (
-            update.event_id.to_string(),
-            update.market.to_string(),
-            revision(&update),
-        );
+        let event = update.event_id.to_string();
+        let market = update.market.to_string();
+        let revision = revision(&update);
         if let Some(seq) = seq {
             let last = self.seqs.insert(event.clone(), seq).unwrap_or_default();
             assert!(seq > last, "number {seq} after {last}: {payload}");

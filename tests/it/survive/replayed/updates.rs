@@ -208,10 +208,8 @@ fn update(
 }
 
 fn repriced(earlier: &OddsUpdate, step: i64) -> OddsUpdate {
-    let (market, line) = (
-        earlier.market.name.as_str(),
-        earlier.market.line.map(|line| line.to_string()),
-    );
+    let market = earlier.market.name.as_str();
+    let line = earlier.market.line.map(|line| line.to_string());
     let millis = earlier.revision.updated_at.micros() / 1_000 - BEGIN * 1_000;
     let version = earlier.revision.version;
     update(
@@ -246,7 +244,8 @@ impl Garbage {
                 "malformed",
             ),
             _ => {
-                let (event, kind) = (format!("EVENT_{:03}", number % 10), number % 5);
+                let event = format!("EVENT_{:03}", number % 10);
+                let kind = number % 5;
                 let good =
                     update(&event, "1x2", None, "alpha", 99_000_000, number as i64, 1).to_json();
                 let (payload, reason) = match kind {

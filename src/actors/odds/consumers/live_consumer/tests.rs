@@ -105,7 +105,8 @@ impl Handler<InOrder<ApplyUpdates>> for StuckBooks {
     type Result = ();
 
     fn handle(&mut self, apply: InOrder<ApplyUpdates>, _: &mut Context<Self>) {
-        let (mut stuck, applied) = (self.stuck.clone(), self.applied.clone());
+        let mut stuck = self.stuck.clone();
+        let applied = self.applied.clone();
         let versions: Vec<_> = apply
             .message
             .0
@@ -284,7 +285,8 @@ async fn old_backlog_lags_until_applied() {
         edges,
         ProcessorMetrics::new().unwrap(),
     );
-    let (backlog, life) = (consumer.backlog(), consumer.life());
+    let backlog = consumer.backlog();
+    let life = consumer.life();
     let _consumer = consumer.into_task().start();
     let until = async |what: &str, holds: &dyn Fn() -> bool| {
         for _ in 0..1_000 {
