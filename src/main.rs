@@ -43,26 +43,26 @@ enum Task {
 }
 
 fn prepare(doubtful: &[Doubtful]) -> Result<Task, ConfigExit> {
-    let (command, given) = cli::parse(std::env::args_os(), &cli::process_environment)?;
+    let (command, input) = cli::parse(std::env::args_os(), &cli::process_environment)?;
     Ok(match command {
-        Command::Serve(settings) => Task::Serve(Box::new(Config::new(*settings, given)?)),
+        Command::Serve(settings) => Task::Serve(Box::new(Config::new(*settings, input)?)),
         Command::Replay(args) => Task::Replay(args),
         Command::Watch(args) => Task::Watch(args),
         Command::Dlq(args) => {
-            args.check(&given)?;
+            args.check(&input)?;
             Task::Dlq(args)
         }
         Command::Ledger(args) => {
-            let engine = engines::store(&args.store, &given)
+            let engine = engines::store(&args.store, &input)
                 .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
             Task::Ledger(args, engine)
         }
         Command::Migrate(args) => {
-            let engine = engines::store(&args.store, &given)
+            let engine = engines::store(&args.store, &input)
                 .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
             Task::Migrate(engine)
         }
-        Command::CheckConfig(args) => Task::Print(args.output(given, doubtful)?),
+        Command::CheckConfig(args) => Task::Print(args.output(input, doubtful)?),
     })
 }
 

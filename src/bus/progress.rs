@@ -26,7 +26,7 @@ pub struct CommitTracker {
 #[derive(Clone, Debug)]
 struct Partition {
     term: u64,
-    in_work: BTreeSet<u64>,
+    in_flight: BTreeSet<u64>,
     /// The offset after the last record that was started.
     next: u64,
 }
@@ -34,7 +34,7 @@ struct Partition {
 impl Partition {
     /// Everything before this offset is done.
     fn done(&self) -> u64 {
-        self.in_work.first().copied().unwrap_or(self.next)
+        self.in_flight.first().copied().unwrap_or(self.next)
     }
 }
 
@@ -46,11 +46,11 @@ impl CommitTracker {
             *terms += 1;
             Partition {
                 term: *terms,
-                in_work: BTreeSet::new(),
+                in_flight: BTreeSet::new(),
                 next: offset,
             }
         });
-        known.in_work.insert(offset);
+        known.in_flight.insert(offset);
         known.next = known.next.max(offset.saturating_add(1));
         InFlight {
             partition,
@@ -64,7 +64,7 @@ impl CommitTracker {
         if let Some(known) = self.partitions.get_mut(&token.partition)
             && known.term == token.term
         {
-            known.in_work.remove(&token.offset);
+            known.in_flight.remove(&token.offset);
         }
     }
 

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
-use super::{BroadcastStream, CacheError, OddsCache, kept};
+use super::{BroadcastStream, CacheError, OddsCache, winning_state};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;
 
@@ -64,7 +64,7 @@ impl OddsCache for EmbeddedCache {
                 .markets
                 .get(&market.update.market)
                 .filter(|_| event.expires > now);
-            if let Some(market) = kept(held.map(Arc::as_ref), &market) {
+            if let Some(market) = winning_state(held.map(Arc::as_ref), &market) {
                 if event.expires <= now {
                     event.markets.clear();
                 }

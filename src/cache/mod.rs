@@ -42,7 +42,10 @@ pub enum CacheError {
 /// when, so that a process that lags never moves a market back. For equal revisions the higher
 /// sequence number wins. Numbers never decrease: a later revision with a lower or equal number gets
 /// the held number plus one. `None` if the held state wins.
-pub(crate) fn kept(held: Option<&MarketState>, new: &Arc<MarketState>) -> Option<Arc<MarketState>> {
+pub(crate) fn winning_state(
+    held: Option<&MarketState>,
+    new: &Arc<MarketState>,
+) -> Option<Arc<MarketState>> {
     let Some(held) = held else {
         return Some(new.clone());
     };

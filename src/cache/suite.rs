@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pretty_assertions::assert_eq;
 
-use super::{OddsCache, kept};
+use super::{OddsCache, winning_state};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::{any_update, market_update};
@@ -144,7 +144,7 @@ pub async fn random_writes_agree_with_model(cache: &dyn OddsCache) {
             random.i64(-2..3),
             random.u64(0..12),
         );
-        model = kept(model.as_deref(), &new).or(model);
+        model = winning_state(model.as_deref(), &new).or(model);
         cache.write(vec![new]).await.unwrap();
         assert_eq!(
             read(cache, "E").await[..],

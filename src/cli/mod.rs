@@ -115,11 +115,11 @@ pub struct CheckConfigArgs {
 
 impl CheckConfigArgs {
     /// Builds the text that the command prints.
-    pub fn output(self, given: ConfigInput, doubtful: &[Doubtful]) -> Result<String, ConfigExit> {
+    pub fn output(self, input: ConfigInput, doubtful: &[Doubtful]) -> Result<String, ConfigExit> {
         if self.example {
             return Ok(show::example());
         }
-        Config::new(self.settings, given)
+        Config::new(self.settings, input)
             .map(|config| show::effective(&config) + &show::warnings(doubtful, &config))
     }
 }
@@ -131,16 +131,16 @@ pub fn parse(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
 ) -> Result<(Command, ConfigInput), ConfigExit> {
-    let (cli, given) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
+    let (cli, input) = load::load::<Cli>(with_command(args.into_iter().collect()), environment)?;
     match &cli.command {
         Command::Serve(_) | Command::CheckConfig(_) => {}
         Command::Replay(_)
         | Command::Watch(_)
         | Command::Dlq(_)
         | Command::Ledger(_)
-        | Command::Migrate(_) => given.complete()?,
+        | Command::Migrate(_) => input.complete()?,
     }
-    Ok((cli.command, given))
+    Ok((cli.command, input))
 }
 
 /// Hides a setting from the help of a command that does not use it. The flag is still accepted,

@@ -11,23 +11,23 @@ use super::{Config, Suppliers, engines};
 const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
 
 /// Checks the settings against each other and chooses suppliers and engines.
-pub(super) fn check(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
+pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, ConfigExit> {
     let roles = roles_of(&settings);
-    let mut wrong = given.wrong.clone();
-    wrong.extend(orders(&settings, &given));
-    wrong.extend(amounts(&settings, &given));
-    wrong.extend(equal_names(&settings, &given));
-    wrong.extend(equal_ports(&roles, &settings.ports, &given));
-    let engines = engines::choose(&settings, &given)
+    let mut wrong = input.wrong.clone();
+    wrong.extend(orders(&settings, &input));
+    wrong.extend(amounts(&settings, &input));
+    wrong.extend(equal_names(&settings, &input));
+    wrong.extend(equal_ports(&roles, &settings.ports, &input));
+    let engines = engines::choose(&settings, &input)
         .map_err(|errors| wrong.extend(errors))
         .ok();
     if let Some(engines) = engines
         .as_ref()
-        .filter(|_| !given.wrong.iter().any(|error| error.variable == "ROLE"))
+        .filter(|_| !input.wrong.iter().any(|error| error.variable == "ROLE"))
     {
-        wrong.extend(engines::split_roles(&roles, engines, &given));
+        wrong.extend(engines::split_roles(&roles, engines, &input));
     }
-    let suppliers = suppliers(&roles, &settings.suppliers, &given)
+    let suppliers = suppliers(&roles, &settings.suppliers, &input)
         .map_err(|error| wrong.push(error))
         .ok();
     match (engines, suppliers) {
@@ -36,7 +36,7 @@ pub(super) fn check(settings: Settings, given: ConfigInput) -> Result<Config, Co
             suppliers,
             engines,
             settings,
-            shown: given.settings,
+            shown: input.settings,
         }),
         _ => Err(ConfigExit::Wrong(wrong)),
     }
@@ -51,7 +51,7 @@ fn roles_of(settings: &Settings) -> BTreeSet<Role> {
 }
 
 /// Checks durations that must be smaller than another one.
-fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
+fn orders(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let clients = &settings.clients;
     let suppliers = &settings.suppliers;
     let pairs: [Pair; 8] = [
@@ -105,11 +105,11 @@ fn orders(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
             "BET_CONFIRM_DEADLINE",
         ),
     ];
-    compare("duration", &pairs, given)
+    compare("duration", &pairs, input)
 }
 
 /// Checks amounts that must be smaller than another one.
-fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
+fn amounts(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let money = &settings.money;
     let least = money.bet_min_stake_cents;
     let most = money.bet_max_stake_cents;
@@ -128,7 +128,7 @@ fn amounts(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
             "BET_MAX_PAYOUT_CENTS",
         ),
     ];
-    compare("number of cents", &pairs, given)
+    compare("number of cents", &pairs, input)
 }
 
 /// Whether the relation holds, the first variable, the required relation, the second variable.
@@ -136,23 +136,23 @@ type Pair = (bool, &'static str, &'static str, &'static str);
 
 /// Reports the pairs whose relation does not hold. A pair with a value that could not be parsed is
 /// skipped: it already has an error.
-fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> {
-    let is_reported = |variable: &str| given.wrong.iter().any(|error| error.variable == variable);
+fn compare(what: &str, pairs: &[Pair], input: &ConfigInput) -> Vec<ConfigError> {
+    let is_reported = |variable: &str| input.wrong.iter().any(|error| error.variable == variable);
     pairs
         .iter()
         .filter(|(holds, lower, _, upper)| !holds && !is_reported(lower) && !is_reported(upper))
         .map(|(_, lower, relation, upper)| {
             // If only the upper one was set, the error names that one.
             let (variable, relation, other) =
-                match (*relation, given.is_set(lower), given.is_set(upper)) {
+                match (*relation, input.is_set(lower), input.is_set(upper)) {
                     ("below", false, true) => (upper, "above", lower),
                     (_, false, true) => (upper, "at least", lower),
                     (relation, ..) => (lower, relation, upper),
                 };
-            let value = given
+            let value = input
                 .setting(other)
                 .map_or("", |setting| setting.value.as_str());
-            given.error(
+            input.error(
                 variable,
                 format!("a {what} {relation} {other}, which is {value}"),
             )
@@ -162,7 +162,7 @@ fn compare(what: &str, pairs: &[Pair], given: &ConfigInput) -> Vec<ConfigError> 
 
 /// Topics must differ, or records of one kind would be read as another. Groups must differ, or two
 /// readers would share the records that each needs in full.
-fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
+fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let bus = &settings.bus;
     let dead_letters = bus.dead_letter_topic();
     let topics = [
@@ -193,13 +193,13 @@ fn equal_names(settings: &Settings, given: &ConfigInput) -> Vec<ConfigError> {
         (1..names.len())
             .filter_map(|place| {
                 let ((earlier, _), (later, _)) = (place_of_equal(place)?, names[place]);
-                let is_earlier = given.is_set(earlier) && !given.is_set(later);
+                let is_earlier = input.is_set(earlier) && !input.is_set(later);
                 let (variable, other) = if is_earlier {
                     (*earlier, later)
                 } else {
                     (later, *earlier)
                 };
-                Some(given.error(variable, format!("a {what} different from {other}")))
+                Some(input.error(variable, format!("a {what} different from {other}")))
             })
             .collect()
     };
@@ -256,7 +256,7 @@ pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'s
 fn equal_ports(
     roles: &BTreeSet<Role>,
     ports: &PortSettings,
-    given: &ConfigInput,
+    input: &ConfigInput,
 ) -> Vec<ConfigError> {
     let ports = ports_of(roles, ports);
     let mut wrong = Vec::new();
@@ -268,12 +268,12 @@ fn equal_ports(
         let Some((earlier, _)) = earlier else {
             continue;
         };
-        let (variable, other) = if given.is_set(earlier) && !given.is_set(later) {
+        let (variable, other) = if input.is_set(earlier) && !input.is_set(later) {
             (earlier, later)
         } else {
             (later, earlier)
         };
-        wrong.push(given.error(
+        wrong.push(input.error(
             variable,
             format!("a port different from {other}, or 0 for a free one"),
         ));
@@ -284,7 +284,7 @@ fn equal_ports(
 fn suppliers(
     roles: &BTreeSet<Role>,
     settings: &SupplierSettings,
-    given: &ConfigInput,
+    input: &ConfigInput,
 ) -> Result<Suppliers, ConfigError> {
     if !settings.supplier_urls.is_empty() {
         return Ok(Suppliers::At(settings.supplier_urls.clone()));
@@ -294,7 +294,7 @@ fn suppliers(
         None if roles.contains(&Role::Simulator) => Ok(Suppliers::OwnSimulator),
         None => supplier_url(DEFAULT_SUPPLIER)
             .map(|url| Suppliers::At(vec![url]))
-            .map_err(|want| given.error("SUPPLIER_URLS", want)),
+            .map_err(|want| input.error("SUPPLIER_URLS", want)),
     }
 }
 

@@ -82,14 +82,14 @@ impl Engines {
 /// Selects the engines, or returns all errors in their settings.
 pub(super) fn choose(
     settings: &Settings,
-    given: &ConfigInput,
+    input: &ConfigInput,
 ) -> Result<Engines, Vec<ConfigError>> {
     let mut wrong = Vec::new();
-    let bus = bus(&settings.bus, given, &mut wrong);
-    let cache = cache(settings, given)
+    let bus = bus(&settings.bus, input, &mut wrong);
+    let cache = cache(settings, input)
         .map_err(|error| wrong.push(error))
         .ok();
-    let store = store(&settings.store, given)
+    let store = store(&settings.store, input)
         .map_err(|error| wrong.push(error))
         .ok();
     match (cache, store) {
@@ -103,7 +103,7 @@ pub(super) fn choose(
 pub(super) fn split_roles(
     roles: &BTreeSet<Role>,
     engines: &Engines,
-    given: &ConfigInput,
+    input: &ConfigInput,
 ) -> Vec<ConfigError> {
     embedded_connections(roles, engines)
         .into_iter()
@@ -111,7 +111,7 @@ pub(super) fn split_roles(
         .map(|(role, needed, variable)| {
             let role = role.name();
             let needed = needed.name();
-            given.error(
+            input.error(
                 "ROLE",
                 format!(
                     "\"{needed}\" in addition to \"{role}\", or {variable}: the embedded engines connect roles only within one process"
@@ -158,14 +158,14 @@ fn embedded_connections(
         .collect()
 }
 
-fn bus(settings: &BusSettings, given: &ConfigInput, wrong: &mut Vec<ConfigError>) -> BusEngine {
+fn bus(settings: &BusSettings, input: &ConfigInput, wrong: &mut Vec<ConfigError>) -> BusEngine {
     if settings.kafka_brokers.is_none() {
         return BusEngine::Embedded;
     }
     wrong.extend(
         kafka::check(settings)
             .into_iter()
-            .map(|(variable, want)| given.error(variable, want)),
+            .map(|(variable, want)| input.error(variable, want)),
     );
     BusEngine::Kafka
 }
@@ -180,10 +180,10 @@ fn is_broker(text: &str) -> bool {
         && port.parse::<u16>().is_ok_and(|port| port > 0)
 }
 
-fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, ConfigError> {
+fn cache(settings: &Settings, input: &ConfigInput) -> Result<CacheEngine, ConfigError> {
     let want = "redis://user:password@host:6379/0, or rediss:// for TLS";
     if let Some(url) = &settings.cache.redis_url {
-        let bad = |problem: &str| given.error("REDIS_URL", format!("{want}, but {problem}"));
+        let bad = |problem: &str| input.error("REDIS_URL", format!("{want}, but {problem}"));
         if !url.expose_secret().contains("://") {
             return Err(bad("the scheme is missing"));
         }
@@ -195,7 +195,7 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
         Some(address) if is_broker(address.expose_secret()) => {
             let url = SecretString::from(format!("redis://{}/", address.expose_secret().trim()));
             let bad = |problem| {
-                given.error(
+                input.error(
                     "REDIS_ADDR",
                     format!("an address like host:port, but {problem}"),
                 )
@@ -203,7 +203,7 @@ fn cache(settings: &Settings, given: &ConfigInput) -> Result<CacheEngine, Config
             redis::parse(&url).map_err(bad)?;
             Ok(CacheEngine::Redis(url))
         }
-        Some(_) => Err(given.error(
+        Some(_) => Err(input.error(
             "REDIS_ADDR",
             "an address like host:port; use REDIS_URL for anything else",
         )),
@@ -214,14 +214,14 @@ const POSTGRES: &str = "a PostgreSQL URL like postgres://user:password@host:5432
 const SQLITE: &str = "a SQLite file like data/sports-bet.db or sqlite://data/sports-bet.db";
 
 /// Selects the database from the settings.
-pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngine, ConfigError> {
+pub fn store(settings: &StoreSettings, input: &ConfigInput) -> Result<StoreEngine, ConfigError> {
     // The original's variable is used only if ours is not set.
     let (variable, url) = match &settings.postgres_dsn {
-        Some(dsn) if !given.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
+        Some(dsn) if !input.is_set("DATABASE_URL") => ("POSTGRES_DSN", dsn),
         _ => ("DATABASE_URL", &settings.database_url),
     };
     let check = |variable: &str, address: &SecretString| {
-        let bad = |problem| given.error(variable, format!("{POSTGRES}, but {problem}"));
+        let bad = |problem| input.error(variable, format!("{POSTGRES}, but {problem}"));
         postgres::check(address.expose_secret()).map_err(bad)
     };
     if postgres::is_postgres(url.expose_secret()) {
@@ -237,16 +237,16 @@ pub fn store(settings: &StoreSettings, given: &ConfigInput) -> Result<StoreEngin
         check(variable, url)?;
     }
     if settings.database_ro_url.is_some() {
-        return Err(given.error("DATABASE_RO_URL", "it unset, or a PostgreSQL DATABASE_URL"));
+        return Err(input.error("DATABASE_RO_URL", "it unset, or a PostgreSQL DATABASE_URL"));
     }
     let path = sqlite_path(url.expose_secret());
     path.map(StoreEngine::Sqlite)
-        .ok_or_else(|| given.error("DATABASE_URL", format!("{POSTGRES}, or {SQLITE}")))
+        .ok_or_else(|| input.error("DATABASE_URL", format!("{POSTGRES}, or {SQLITE}")))
 }
 
 /// The SQLite file, for commands that only work on the embedded database.
-pub fn sqlite_file(url: &SecretString, given: &ConfigInput) -> Result<PathBuf, ConfigError> {
-    sqlite_path(url.expose_secret()).ok_or_else(|| given.error("DATABASE_URL", SQLITE))
+pub fn sqlite_file(url: &SecretString, input: &ConfigInput) -> Result<PathBuf, ConfigError> {
+    sqlite_path(url.expose_secret()).ok_or_else(|| input.error("DATABASE_URL", SQLITE))
 }
 
 /// The SQLite file, parsed as the diesel CLI does. Anything that looks like a server address is

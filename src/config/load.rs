@@ -184,7 +184,7 @@ fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError
     let flag = OsString::from(format!("--{long}"));
     let flag_with_value = format!("--{long}=");
     let before = wrong.len();
-    let mut kept = Vec::with_capacity(args.len());
+    let mut remaining = Vec::with_capacity(args.len());
     let mut rest = args.iter().cloned();
     while let Some(token) = rest.next() {
         let value = if token == flag {
@@ -197,13 +197,13 @@ fn remove_wrong(arg: &Arg, args: &mut Vec<OsString>, wrong: &mut Vec<ConfigError
         };
         match value {
             Some(value) => wrong.extend(wrong_values(arg, &value, Source::Flag)),
-            None => kept.push(token),
+            None => remaining.push(token),
         }
     }
     if wrong.len() == before {
         return false;
     }
-    *args = kept;
+    *args = remaining;
     true
 }
 

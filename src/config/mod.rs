@@ -60,8 +60,8 @@ struct Alone {
 
 impl Config {
     /// Checks the settings as a whole. Reports errors found while parsing together with its own.
-    pub fn new(settings: Settings, given: ConfigInput) -> Result<Config, ConfigExit> {
-        check::check(settings, given)
+    pub fn new(settings: Settings, input: ConfigInput) -> Result<Config, ConfigExit> {
+        check::check(settings, input)
     }
 
     /// Warnings about settings that have no effect in combination with the others.
@@ -130,8 +130,8 @@ impl Config {
         environment: Environment<'_>,
     ) -> Result<Config, ConfigExit> {
         let args = std::iter::once(OsString::from("sports-bet")).chain(args);
-        let (alone, given) = load::load::<Alone>(args, environment)?;
-        Config::new(alone.settings, given)
+        let (alone, input) = load::load::<Alone>(args, environment)?;
+        Config::new(alone.settings, input)
     }
 
     /// Creates a configuration from a few variables and the defaults of all others, for tests and

@@ -9,7 +9,7 @@ use url::Url;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check, check_bus, check_group, check_store};
 use super::engines::{BetTopics, Stores};
-use super::money::{MAX_TOGETHER, OUTBOX_LEASE};
+use super::money::{MAX_STORE_BATCH, OUTBOX_LEASE};
 use super::{StartError, role_metrics};
 use crate::actors::bets::bet_consumer::{BetConsumer, BetConsumerSettings};
 use crate::actors::bets::canceller::{Canceller, CancellerSettings};
@@ -177,7 +177,7 @@ impl ConfirmationBuilder<'_, '_> {
     ) -> BetDecisions {
         let settings = DeciderSettings {
             turns: self.platform.turns.clone(),
-            together: MAX_TOGETHER,
+            max_batch: MAX_STORE_BATCH,
             users: self.platform.user_turns.clone(),
             lease: OUTBOX_LEASE,
         };
@@ -244,7 +244,7 @@ impl ConfirmationBuilder<'_, '_> {
                 most: confirmation.bet_confirm_retry_max,
             },
             turns: self.platform.turns.clone(),
-            together: MAX_TOGETHER,
+            max_batch: MAX_STORE_BATCH,
         };
         BetConfirmation::new(
             settings,

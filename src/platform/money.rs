@@ -40,7 +40,7 @@ pub(super) const OUTBOX_LEASE: Duration = Duration::from_secs(3);
 /// Maximum number of bets that are placed, decided or read in one call. Most of the gain is reached
 /// at 16 (PostgreSQL placed and decided 2,200 bets per second one by one, and 7,800 in batches),
 /// but with batches of 32 decisions did not catch up after falling behind.
-pub(super) const MAX_TOGETHER: usize = 128;
+pub(super) const MAX_STORE_BATCH: usize = 128;
 
 /// Maximum number of outbox rows per publish.
 const RELAY_BATCH: usize = 500;
@@ -171,7 +171,7 @@ impl PlatformBuilder<'_> {
         let executor = Arc::new(WalletExecutor::new(bets, self.user_turns.clone()));
         let placements = PlacementService::new(
             executor.clone(),
-            RequestBatcher::new(&self.turns, MAX_TOGETHER, place),
+            RequestBatcher::new(&self.turns, MAX_STORE_BATCH, place),
             prices,
             PlacementSettings {
                 limits: BetLimits {

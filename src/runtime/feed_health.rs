@@ -54,7 +54,7 @@ impl FeedState {
     }
 
     /// Why prices may be stale although the bus responds.
-    pub fn behind(&self) -> Option<String> {
+    pub fn backlog_problem(&self) -> Option<String> {
         let (backlog, limit) = self.backlog.get()?;
         let age = backlog.age();
         (age >= *limit).then(|| format!("an update has not been applied for {} s", age.as_secs()))
@@ -67,7 +67,7 @@ impl FeedState {
 
     /// Why the feed is not live, for the readiness check; `None` if it is live.
     pub fn problem(&self) -> Option<String> {
-        self.connection.problem().or_else(|| self.behind())
+        self.connection.problem().or_else(|| self.backlog_problem())
     }
 
     /// Marks the feed as live. The gauge only mirrors this state; it is never read.

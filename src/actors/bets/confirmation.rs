@@ -49,7 +49,7 @@ pub struct ConfirmationSettings {
     /// Concurrency limit for reading bets.
     pub turns: ConcurrencyLimit,
     /// Maximum number of bets read in one batch.
-    pub together: usize,
+    pub max_batch: usize,
 }
 
 /// Processes records, any number concurrently.
@@ -80,7 +80,7 @@ impl BetConfirmation {
     ) -> BetConfirmation {
         let health = Arc::new(HealthCell::new("bets cannot be decided"));
         let find = move |ids: &[BetId]| store.bets_by_id(ids);
-        let bets = RequestBatcher::new(&settings.turns, settings.together, find);
+        let bets = RequestBatcher::new(&settings.turns, settings.max_batch, find);
         BetConfirmation {
             settings,
             bets,

@@ -26,7 +26,7 @@ pub struct DeciderSettings {
     /// Concurrency limit for batched decisions.
     pub turns: ConcurrencyLimit,
     /// Maximum number of decisions in one batch.
-    pub together: usize,
+    pub max_batch: usize,
     /// Queues for single decisions, used when a bet's wallet is locked.
     pub users: Arc<UserTurns>,
     /// How long only this process's relay may publish the decision.
@@ -58,12 +58,12 @@ impl BetDecisions {
     ) -> BetDecisions {
         let DeciderSettings {
             turns,
-            together,
+            max_batch,
             users,
             lease,
         } = settings;
         let decides = store.clone();
-        let batcher = RequestBatcher::new(&turns, together, move |decisions: &[DecideBet]| {
+        let batcher = RequestBatcher::new(&turns, max_batch, move |decisions: &[DecideBet]| {
             decides.decide_bets(decisions)
         });
         BetDecisions {

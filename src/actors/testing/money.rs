@@ -343,7 +343,7 @@ impl ProbeEdges {
     ) -> BetDecisions {
         let settings = DeciderSettings {
             turns: ConcurrencyLimit::new(2),
-            together: 16,
+            max_batch: 16,
             users: UserTurns::new(4),
             lease: Duration::from_secs(30),
         };

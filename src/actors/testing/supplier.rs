@@ -39,7 +39,7 @@ type CancelWith = Box<dyn Fn(usize) -> Result<(), SupplierError> + Send>;
 pub struct ProbeSupplier {
     behave: Mutex<Behave>,
     cancel: Mutex<(CancelWith, Duration)>,
-    asked: Mutex<Vec<(BetId, Instant)>>,
+    confirm_requests: Mutex<Vec<(BetId, Instant)>>,
     cancels: Mutex<Vec<Instant>>,
     at_once: Arc<Mutex<(usize, usize)>>,
 }
@@ -68,7 +68,7 @@ impl ProbeSupplier {
         ProbeSupplier {
             behave: Mutex::new(Box::new(behave)),
             cancel: Mutex::new((Box::new(|_| Ok(())), Duration::ZERO)),
-            asked: Mutex::default(),
+            confirm_requests: Mutex::default(),
             cancels: Mutex::default(),
             at_once: Arc::default(),
         }
@@ -87,12 +87,12 @@ impl ProbeSupplier {
         *self.cancel.lock().unwrap() = (Box::new(answer), delay);
     }
 
-    pub fn asked(&self) -> usize {
-        self.asked.lock().unwrap().len()
+    pub fn confirm_requests(&self) -> usize {
+        self.confirm_requests.lock().unwrap().len()
     }
 
     pub fn asked_of(&self, bet: BetId) -> Vec<Instant> {
-        self.asked
+        self.confirm_requests
             .lock()
             .unwrap()
             .iter()
@@ -117,7 +117,10 @@ impl ProbeSupplier {
 impl BetSupplier for ProbeSupplier {
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>> {
         let attempt = self.asked_of(bet.id).len();
-        self.asked.lock().unwrap().push((bet.id, Instant::now()));
+        self.confirm_requests
+            .lock()
+            .unwrap()
+            .push((bet.id, Instant::now()));
         let behaviour = (self.behave.lock().unwrap())(bet, attempt);
         let in_flight = InFlight::new(&self.at_once);
         async move {

@@ -210,7 +210,7 @@ pub async fn run(args: &DlqArgs, out: &mut dyn Write) -> Result<(), DlqError> {
 
 impl DlqArgs {
     /// Checks the settings before anything connects.
-    pub fn check(&self, given: &ConfigInput) -> Result<(), ConfigExit> {
+    pub fn check(&self, input: &ConfigInput) -> Result<(), ConfigExit> {
         let (place, reads) = match &self.action {
             Action::List(args) => (&args.place, true),
             Action::Show(args) => (&args.place, true),
@@ -219,10 +219,10 @@ impl DlqArgs {
         let wrong: Vec<ConfigError> = if place.bus.kafka_brokers.is_some() {
             kafka::check(&place.bus)
                 .into_iter()
-                .map(|(variable, want)| given.error(variable, want))
+                .map(|(variable, want)| input.error(variable, want))
                 .collect()
         } else if reads {
-            engines::sqlite_file(&place.database_url, given)
+            engines::sqlite_file(&place.database_url, input)
                 .err()
                 .into_iter()
                 .collect()

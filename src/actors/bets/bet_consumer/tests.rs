@@ -113,7 +113,7 @@ impl Fixture {
             topic: "bet_placed".to_owned(),
             retry,
             turns: ConcurrencyLimit::new(2),
-            together: 16,
+            max_batch: 16,
         };
         let decider = self.edges.decider(&self.store, &self.clock, &self.metrics);
         let store = self.store.clone();
@@ -310,12 +310,15 @@ async fn unanswered_bet_is_rejected_at_deadline() {
     }
     // The record is delivered again, and now the supplier would confirm the bet.
     fixture.supplier.behave(|_, _| confirmed());
-    let asked = fixture.supplier.asked();
+    let confirm_requests = fixture.supplier.confirm_requests();
     fixture.publish(bet_placed(&fixture.store.get(late))).await;
     tokio::time::sleep(2 * DEADLINE).await;
     assert_eq!(
-        (fixture.store.status(late), fixture.supplier.asked()),
-        (BetStatus::Rejected, asked)
+        (
+            fixture.store.status(late),
+            fixture.supplier.confirm_requests()
+        ),
+        (BetStatus::Rejected, confirm_requests)
     );
     assert_eq!(
         (
@@ -336,7 +339,7 @@ async fn expired_bet_is_not_requested() {
     let _consumer = fixture.start();
     let bet = fixture.decided(bet).await;
     assert_eq!(
-        (bet.reason.as_deref(), fixture.supplier.asked()),
+        (bet.reason.as_deref(), fixture.supplier.confirm_requests()),
         (Some(SUPPLIER_TIMEOUT), 0)
     );
 }
@@ -440,9 +443,14 @@ async fn database_outage_delays_decision_and_commit() {
     fixture.store.go_away();
     let first = fixture.place().await;
     tokio::time::sleep(3 * SECOND).await;
-    assert_eq!((fixture.supplier.asked(), fixture.topic.depth()), (0, 1));
+    assert_eq!(
+        (fixture.supplier.confirm_requests(), fixture.topic.depth()),
+        (0, 1)
+    );
     fixture.store.come_back();
-    fixture.until(|| fixture.supplier.asked() == 1).await;
+    fixture
+        .until(|| fixture.supplier.confirm_requests() == 1)
+        .await;
     // The database is unavailable when the bet is decided.
     fixture.store.go_away();
     let tried = fixture.store.decisions();
@@ -453,7 +461,10 @@ async fn database_outage_delays_decision_and_commit() {
     fixture.store.come_back();
     assert_eq!(fixture.decided(first).await.status, BetStatus::Confirmed);
     fixture.until(|| fixture.topic.depth() == 0).await;
-    assert_eq!((fixture.supplier.asked(), health.problem()), (1, None));
+    assert_eq!(
+        (fixture.supplier.confirm_requests(), health.problem()),
+        (1, None)
+    );
     assert!(fixture.metrics.errors.with_label_values(&["store"]).get() > 3);
 }
 
@@ -582,10 +593,10 @@ async fn bets_are_decided_after_circuit_closes() {
         bets.push(fixture.place().await);
     }
     tokio::time::sleep(4 * SECOND).await;
-    let asked = fixture.supplier.asked();
+    let confirm_requests = fixture.supplier.confirm_requests();
     // Eight requests may be in flight when the fifth failure opens the circuit; then one every two
     // seconds.
-    assert!((5..=10).contains(&asked), "{asked}");
+    assert!((5..=10).contains(&confirm_requests), "{confirm_requests}");
     assert!(
         fixture
             .guarded

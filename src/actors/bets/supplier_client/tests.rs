@@ -62,7 +62,7 @@ async fn open_circuit_blocks_calls_until_success() {
         guarded.cancel(bet.id, &bet.user_id, SECOND).await,
         Err(CallError::CircuitOpen)
     );
-    assert_eq!((supplier.asked(), supplier.cancels()), (3, 0));
+    assert_eq!((supplier.confirm_requests(), supplier.cancels()), (3, 0));
 
     tokio::time::advance(2 * SECOND).await;
     supplier.behave(|_, _| {
@@ -156,7 +156,11 @@ async fn attempts_end_at_deadline() {
     let answer = guarded.until(bet.decide_by, backoff(), attempt).await;
     assert_eq!((answer, started.elapsed()), (None, 10 * SECOND));
     // Delays of 1 to 2, 2 to 4, and then 4 to 8 seconds.
-    assert!((3..=4).contains(&supplier.asked()), "{}", supplier.asked());
+    assert!(
+        (3..=4).contains(&supplier.confirm_requests()),
+        "{}",
+        supplier.confirm_requests()
+    );
 }
 
 /// An attempt is repeated as soon as the circuit closes.

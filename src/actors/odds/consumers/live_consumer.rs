@@ -59,7 +59,7 @@ type FlushReply = Pin<Box<dyn Future<Output = Result<(), MailboxError>> + Send>>
 
 /// Batches in flight, each with its number and whether it succeeded. Kept outside the consumer,
 /// since these futures need not be `Send`.
-type InWork = FuturesUnordered<LocalBoxFuture<'static, (u64, bool)>>;
+type InFlightBatches = FuturesUnordered<LocalBoxFuture<'static, (u64, bool)>>;
 
 /// Applies batches. Shared by the batches in flight.
 struct Applier {
@@ -147,7 +147,7 @@ impl LiveConsumer {
     }
 
     async fn run(mut self) -> Result<(), BusError> {
-        let mut in_work = InWork::new();
+        let mut in_flight = InFlightBatches::new();
         loop {
             self.life.touch();
             let lag = self.reader.report_lag();
@@ -155,15 +155,15 @@ impl LiveConsumer {
             if self.reader.is_finished(lag) {
                 break;
             }
-            self.step(&mut in_work).await?;
+            self.step(&mut in_flight).await?;
         }
-        self.shut_down(&mut in_work).await;
+        self.shut_down(&mut in_flight).await;
         Ok(())
     }
 
     /// Waits for the next batch and starts it, or handles a batch that has ended, or commits the
     /// position that the cache has confirmed.
-    async fn step(&mut self, in_work: &mut InWork) -> Result<(), BusError> {
+    async fn step(&mut self, in_flight: &mut InFlightBatches) -> Result<(), BusError> {
         self.request_flush();
         let has_room = self.applying.has_room();
         let event = tokio::select! {
@@ -172,22 +172,22 @@ impl LiveConsumer {
                 self.on_flushed(reply);
                 None
             }
-            Some((number, is_done)) = in_work.next() => {
+            Some((number, is_done)) = in_flight.next() => {
                 self.on_batch_end(number, is_done);
                 None
             }
             event = self.reader.next(has_room) => event?,
         };
         match event {
-            Some(ConsumerEvent::Records(batch)) => self.begin(batch, in_work),
-            Some(ConsumerEvent::Revoked(partitions)) => self.revoke(partitions, in_work).await,
+            Some(ConsumerEvent::Records(batch)) => self.begin(batch, in_flight),
+            Some(ConsumerEvent::Revoked(partitions)) => self.revoke(partitions, in_flight).await,
             None => {}
         }
         Ok(())
     }
 
     /// Starts to apply a batch. The next one does not wait for it: a slow event blocks no others.
-    fn begin(&mut self, batch: Vec<Record>, in_work: &mut InWork) {
+    fn begin(&mut self, batch: Vec<Record>, in_flight: &mut InFlightBatches) {
         let number = self
             .applying
             .begin(Position::after(&batch), batch.len(), oldest_of(&batch));
@@ -198,7 +198,7 @@ impl LiveConsumer {
         // Sent immediately, so that batches reach the books in order.
         let first = self.applier.send(read.updates);
         let applier = self.applier.clone();
-        in_work.push(Box::pin(async move {
+        in_flight.push(Box::pin(async move {
             let is_done = applier.finish(&batch, read_at, first).await;
             (number, is_done)
         }));
@@ -211,9 +211,9 @@ impl LiveConsumer {
         }
     }
 
-    async fn revoke(&mut self, partitions: Vec<u32>, in_work: &mut InWork) {
+    async fn revoke(&mut self, partitions: Vec<u32>, in_flight: &mut InFlightBatches) {
         // Finish the batches first, so that the books are dropped with their latest state.
-        self.finish_all(in_work).await;
+        self.finish_all(in_flight).await;
         self.progress.forget(&partitions);
         info!(group = self.reader.group(); "partitions {partitions:?} revoked");
         // An error means that the router is gone; the platform monitors its actors and stops the
@@ -221,8 +221,8 @@ impl LiveConsumer {
         let _ = self.revoked.send(PartitionsRevoked(partitions)).await;
     }
 
-    async fn finish_all(&mut self, in_work: &mut InWork) {
-        while let Some((number, is_done)) = in_work.next().await {
+    async fn finish_all(&mut self, in_flight: &mut InFlightBatches) {
+        while let Some((number, is_done)) = in_flight.next().await {
             self.life.touch();
             self.on_batch_end(number, is_done);
         }
@@ -254,8 +254,8 @@ impl LiveConsumer {
     }
 
     /// Finishes the batches in flight, as far as time permits, and leaves the group.
-    async fn shut_down(&mut self, in_work: &mut InWork) {
-        let finishing = tokio::time::timeout(LAST_WORK, self.finish_all(in_work)).await;
+    async fn shut_down(&mut self, in_flight: &mut InFlightBatches) {
+        let finishing = tokio::time::timeout(LAST_WORK, self.finish_all(in_flight)).await;
         if finishing.is_err() {
             info!(group = self.reader.group(); "shutting down before everything is applied; the next consumer re-reads it");
         }

@@ -93,7 +93,9 @@ async fn revoked_partition_is_dropped() {
             record(1, 9, &bets[1]),
         ]))
         .unwrap();
-    fixture.until(|| fixture.supplier.asked() == 2).await;
+    fixture
+        .until(|| fixture.supplier.confirm_requests() == 2)
+        .await;
     sender.send(ConsumerEvent::Revoked(vec![0])).unwrap();
     fixture.decided(bets[1].id).await;
     tokio::time::sleep(DEADLINE / 2).await;
@@ -162,7 +164,9 @@ async fn drain_waits_commits_and_leaves() {
             record(0, 1, &slow),
         ]))
         .unwrap();
-    fixture.until(|| fixture.supplier.asked() == 2).await;
+    fixture
+        .until(|| fixture.supplier.confirm_requests() == 2)
+        .await;
     let started = Instant::now();
     let draining = consumer.send(Drain);
     tokio::time::sleep(SECOND / 100).await;
