@@ -5,6 +5,8 @@
 //! subscribed clients. Wallets, bets and their confirmation build on top of this. `ARCHITECTURE.md`
 //! gives an overview; all components are wired together in [`platform`].
 
+#![warn(unreachable_pub)]
+
 pub mod actors;
 pub mod bus;
 pub mod cache;

@@ -3,10 +3,10 @@
 //! One actor per file, grouped by the part of the system it serves. Actors reach each other through
 //! `Recipient`s that are passed in when an actor is created.
 
-pub mod bets;
-pub mod ingest;
+pub(crate) mod bets;
+pub(crate) mod ingest;
 pub mod odds;
 pub mod streaming;
 #[cfg(test)]
 mod testing;
-pub mod wallet;
+pub(crate) mod wallet;

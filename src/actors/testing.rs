@@ -1,7 +1,7 @@
 //! Probes for actor tests.
 
-pub mod money;
-pub mod supplier;
+pub(crate) mod money;
+pub(crate) mod supplier;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -27,7 +27,7 @@ use crate::telemetry::metrics::ProcessorMetrics;
 
 /// A store that holds only the states it was given, or is unavailable.
 #[derive(Default)]
-pub struct ProbeStore {
+pub(super) struct ProbeStore {
     pub states: Mutex<HashMap<EventId, Vec<Arc<MarketState>>>>,
     pub down: std::sync::atomic::AtomicBool,
     /// Reads of events whose ids start with one of these prefixes block.
@@ -36,7 +36,7 @@ pub struct ProbeStore {
 }
 
 impl ProbeStore {
-    pub fn keep(&self, state: MarketState) {
+    pub(super) fn keep(&self, state: MarketState) {
         self.states
             .lock()
             .unwrap()
@@ -104,7 +104,7 @@ impl Store for ProbeStore {
 }
 
 /// Records each change as market and sequence number, and the numbers of conflated changes.
-pub struct ProbeSubscriber {
+pub(super) struct ProbeSubscriber {
     pub published: Arc<Mutex<Vec<(String, u64)>>>,
     pub conflated: Arc<Mutex<Vec<u64>>>,
 }
@@ -132,7 +132,7 @@ impl Handler<BookChanged> for ProbeSubscriber {
 }
 
 /// Book edges with a probe store and a probe subscriber.
-pub struct ProbeEdges<F> {
+pub(super) struct ProbeEdges<F> {
     pub edges: Arc<BookEdges<F>>,
     pub store: Arc<ProbeStore>,
     pub published: Arc<Mutex<Vec<(String, u64)>>>,
@@ -142,13 +142,13 @@ pub struct ProbeEdges<F> {
 }
 
 /// Edges of books that are fed from an embedded bus.
-pub fn probe_edges() -> ProbeEdges<BusFeed> {
+pub(super) fn probe_edges() -> ProbeEdges<BusFeed> {
     let cache = Arc::new(EmbeddedCache::new(std::time::Duration::from_secs(60)));
     bus_edges(cache)
 }
 
 /// Edges of books that are fed from an embedded bus and read this cache.
-pub fn bus_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<BusFeed> {
+pub(super) fn bus_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<BusFeed> {
     let feed = BusFeed {
         first_position: Some(0),
     };
@@ -156,7 +156,7 @@ pub fn bus_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<BusFeed> {
 }
 
 /// Edges of books that are fed by broadcasts and read this cache.
-pub fn mirror_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<MirrorFeed> {
+pub(super) fn mirror_edges(cache: Arc<dyn OddsCache>) -> ProbeEdges<MirrorFeed> {
     edges_of(MirrorFeed, MergePolicy::CacheWins, cache)
 }
 

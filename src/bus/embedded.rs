@@ -20,7 +20,7 @@ const MAX_BYTES: usize = 256 * 1024 * 1024;
 
 /// A topic in memory. A record is kept until every group has committed it.
 #[derive(Clone)]
-pub struct EmbeddedTopic {
+pub(crate) struct EmbeddedTopic {
     shared: Arc<Shared>,
 }
 
@@ -57,13 +57,18 @@ impl Partition {
 
 impl EmbeddedTopic {
     /// Creates a topic with `partitions` partitions that holds at most `capacity` records.
-    pub fn new(name: &str, partitions: u32, capacity: usize) -> EmbeddedTopic {
+    pub(crate) fn new(name: &str, partitions: u32, capacity: usize) -> EmbeddedTopic {
         EmbeddedTopic::starting_at(name, 0, partitions, capacity)
     }
 
     /// Creates a topic whose offsets start at `first`, as if that many records had been there
     /// before.
-    pub fn starting_at(name: &str, first: u64, partitions: u32, capacity: usize) -> EmbeddedTopic {
+    pub(crate) fn starting_at(
+        name: &str,
+        first: u64,
+        partitions: u32,
+        capacity: usize,
+    ) -> EmbeddedTopic {
         let partition = |_| Partition {
             base: first,
             records: VecDeque::new(),
@@ -90,7 +95,7 @@ impl EmbeddedTopic {
 #[cfg(test)]
 impl EmbeddedTopic {
     /// Records that have not been delivered to a group.
-    pub fn unread(&self, group: &str) -> u64 {
+    pub(crate) fn unread(&self, group: &str) -> u64 {
         self.shared.records_after(group, |group| &group.delivered)
     }
 }
@@ -245,13 +250,13 @@ impl Topic for EmbeddedTopic {
 
 /// A topic without readers in this process. Published records are discarded; on a real bus other
 /// programs read them.
-pub struct UnreadTopic {
+pub(crate) struct UnreadTopic {
     name: String,
 }
 
 impl UnreadTopic {
     /// Creates a topic with this name.
-    pub fn new(name: &str) -> UnreadTopic {
+    pub(crate) fn new(name: &str) -> UnreadTopic {
         UnreadTopic {
             name: name.to_owned(),
         }

@@ -2,10 +2,10 @@
 //! order; consumer groups read independently, each from its own position.
 
 pub mod dead_letter;
-pub mod embedded;
-pub mod health;
-pub mod kafka;
-pub mod progress;
+pub(crate) mod embedded;
+pub(crate) mod health;
+pub(crate) mod kafka;
+pub(crate) mod progress;
 #[cfg(test)]
 mod suite;
 

@@ -8,7 +8,7 @@ use super::Position;
 /// A record in flight. If its partition is revoked, the token becomes invalid, even if the
 /// partition is assigned again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct InFlight {
+pub(crate) struct InFlight {
     /// The record's partition.
     pub partition: u32,
     offset: u64,
@@ -18,7 +18,7 @@ pub struct InFlight {
 
 /// The records in flight, by partition.
 #[derive(Clone, Debug, Default)]
-pub struct CommitTracker {
+pub(crate) struct CommitTracker {
     partitions: BTreeMap<u32, Partition>,
     terms: u64,
 }
@@ -40,7 +40,7 @@ impl Partition {
 
 impl CommitTracker {
     /// Starts work on a record. Records of a partition must start in order.
-    pub fn begin(&mut self, partition: u32, offset: u64) -> InFlight {
+    pub(crate) fn begin(&mut self, partition: u32, offset: u64) -> InFlight {
         let terms = &mut self.terms;
         let known = self.partitions.entry(partition).or_insert_with(|| {
             *terms += 1;
@@ -60,7 +60,7 @@ impl CommitTracker {
     }
 
     /// Marks a record as done.
-    pub fn done(&mut self, token: InFlight) {
+    pub(crate) fn done(&mut self, token: InFlight) {
         if let Some(known) = self.partitions.get_mut(&token.partition)
             && known.term == token.term
         {
@@ -69,7 +69,7 @@ impl CommitTracker {
     }
 
     /// The position before which everything is done, for each partition.
-    pub fn position(&self) -> Position {
+    pub(crate) fn position(&self) -> Position {
         let mut position = Position::default();
         self.partitions
             .iter()
@@ -78,13 +78,13 @@ impl CommitTracker {
     }
 
     /// Removes these partitions.
-    pub fn forget(&mut self, partitions: &[u32]) {
+    pub(crate) fn forget(&mut self, partitions: &[u32]) {
         self.partitions
             .retain(|partition, _| !partitions.contains(partition));
     }
 
     /// How far, in offsets, the reader is ahead of the position that may be committed.
-    pub fn ahead(&self) -> u64 {
+    pub(crate) fn ahead(&self) -> u64 {
         self.partitions
             .values()
             .map(|known| known.next - known.done())

@@ -38,18 +38,18 @@ pub(crate) use bus_suite;
 type Bus = Arc<dyn Topic>;
 
 /// Fails a check that hangs.
-pub async fn bounded(check: impl Future<Output = ()>) {
+pub(super) async fn bounded(check: impl Future<Output = ()>) {
     tokio::time::timeout(Duration::from_secs(60), check)
         .await
         .expect("the check should end in time");
 }
 
 /// A unique group name: a bus may outlive the test, and its groups with it.
-pub fn group_name() -> String {
+pub(super) fn group_name() -> String {
     format!("test-{:016x}", fastrand::u64(..))
 }
 
-pub fn record(key: &str, value: u32) -> NewRecord {
+pub(super) fn record(key: &str, value: u32) -> NewRecord {
     let payload = Bytes::from(value.to_string());
     NewRecord {
         key: Bytes::from(key.to_owned()),
@@ -58,14 +58,14 @@ pub fn record(key: &str, value: u32) -> NewRecord {
     }
 }
 
-pub fn value(record: &Record) -> u32 {
+pub(super) fn value(record: &Record) -> u32 {
     String::from_utf8_lossy(&record.record.payload)
         .parse()
         .unwrap()
 }
 
 /// The next records, skipping revocations.
-pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
+pub(super) async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> {
     loop {
         if let ConsumerEvent::Records(records) =
             group.next_batch(max, Duration::ZERO).await.unwrap()
@@ -76,7 +76,7 @@ pub async fn next(group: &mut Box<dyn Subscription>, max: usize) -> Vec<Record> 
 }
 
 /// Reads and commits `count` records.
-pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record> {
+pub(super) async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record> {
     let mut taken = Vec::new();
     while taken.len() < count {
         let batch = next(group, count - taken.len()).await;
@@ -87,14 +87,14 @@ pub async fn take(group: &mut Box<dyn Subscription>, count: usize) -> Vec<Record
 }
 
 /// `count` records numbered from 0, spread over seven keys.
-pub fn numbered(count: u32) -> Vec<NewRecord> {
+pub(super) fn numbered(count: u32) -> Vec<NewRecord> {
     (0..count)
         .map(|n| record(&format!("k{}", n % 7), n))
         .collect()
 }
 
 /// Asserts that each key is in one partition and its values grow with its offsets.
-pub fn assert_ordered(batch: &[Record]) {
+pub(super) fn assert_ordered(batch: &[Record]) {
     let mut last: BTreeMap<Bytes, (u32, u64, u32)> = BTreeMap::new();
     for record in batch {
         let now = (record.partition, record.offset, value(record));
@@ -105,11 +105,11 @@ pub fn assert_ordered(batch: &[Record]) {
     }
 }
 
-pub fn values(batch: &[Record]) -> BTreeSet<u32> {
+pub(super) fn values(batch: &[Record]) -> BTreeSet<u32> {
     batch.iter().map(value).collect()
 }
 
-pub fn every_group_reads_keys_in_order(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn every_group_reads_keys_in_order(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut live = bus.subscribe(&group_name()).unwrap();
         let mut store = bus.subscribe(&group_name()).unwrap();
@@ -122,7 +122,7 @@ pub fn every_group_reads_keys_in_order(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn records_are_returned_unchanged(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn records_are_returned_unchanged(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let bytes: Bytes = (0..=255_u8).collect();
         let header = |name: &str, value: &Bytes| (name.to_owned(), value.clone());
@@ -155,11 +155,11 @@ pub fn records_are_returned_unchanged(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn empty_publish_succeeds(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn empty_publish_succeeds(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move { assert_eq!(bus.publish(Vec::new()).await, Ok(())) })
 }
 
-pub fn uncommitted_records_are_delivered_again(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn uncommitted_records_are_delivered_again(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let name = group_name();
         let mut group = bus.subscribe(&name).unwrap();
@@ -180,7 +180,7 @@ pub fn uncommitted_records_are_delivered_again(bus: Bus) -> BoxFuture<'static, (
     })
 }
 
-pub fn cancelled_wait_loses_no_records(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn cancelled_wait_loses_no_records(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         let publishing = tokio::spawn(bus.publish((0..50).map(|n| record("k", n)).collect()));
@@ -201,7 +201,7 @@ pub fn cancelled_wait_loses_no_records(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn batch_respects_maximum(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn batch_respects_maximum(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(40)).await.unwrap();
@@ -215,7 +215,7 @@ pub fn batch_respects_maximum(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn unknown_partitions_are_ignored(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn unknown_partitions_are_ignored(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(vec![record("k", 1)]).await.unwrap();
@@ -230,7 +230,7 @@ pub fn unknown_partitions_are_ignored(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn lag_returns_to_zero(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn lag_returns_to_zero(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         bus.publish(numbered(20)).await.unwrap();
@@ -246,7 +246,7 @@ pub fn lag_returns_to_zero(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
-pub fn concurrent_publishers_lose_no_records(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn concurrent_publishers_lose_no_records(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let mut group = bus.subscribe(&group_name()).unwrap();
         let publisher = |p: u32| {
@@ -269,7 +269,7 @@ pub fn concurrent_publishers_lose_no_records(bus: Bus) -> BoxFuture<'static, ()>
     })
 }
 
-pub fn ping_answers(bus: Bus) -> BoxFuture<'static, ()> {
+pub(super) fn ping_answers(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         while bus.ping().await.is_err() {}
         assert_eq!(bus.ping().await, Ok(()));

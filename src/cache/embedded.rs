@@ -18,7 +18,7 @@ const WRITES_BETWEEN_SWEEPS: usize = 1_000;
 
 /// A cache in memory. An event's states expire a fixed time after its last change.
 #[derive(Clone)]
-pub struct EmbeddedCache {
+pub(crate) struct EmbeddedCache {
     ttl: Duration,
     state: Arc<Mutex<State>>,
 }
@@ -36,7 +36,7 @@ struct Event {
 
 impl EmbeddedCache {
     /// Creates a cache that keeps an event for `ttl` after its last change.
-    pub fn new(ttl: Duration) -> EmbeddedCache {
+    pub(crate) fn new(ttl: Duration) -> EmbeddedCache {
         EmbeddedCache {
             ttl,
             state: Arc::default(),

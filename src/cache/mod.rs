@@ -1,8 +1,8 @@
 //! The hot copy of the odds books, used to load a book quickly, and the broadcast of changes to
 //! other instances.
 
-pub mod embedded;
-pub mod redis;
+pub(crate) mod embedded;
+pub(crate) mod redis;
 #[cfg(test)]
 pub(crate) mod suite;
 

@@ -56,17 +56,17 @@ async fn read(cache: &dyn OddsCache, event: &str) -> Vec<MarketState> {
         .collect()
 }
 
-pub async fn ping_answers(cache: &dyn OddsCache) {
+pub(crate) async fn ping_answers(cache: &dyn OddsCache) {
     cache.ping().await.unwrap();
     cache.write(Vec::new()).await.unwrap();
 }
 
-pub async fn unknown_event_has_no_states(cache: &dyn OddsCache) {
+pub(crate) async fn unknown_event_has_no_states(cache: &dyn OddsCache) {
     cache.write(vec![state("E", "1x2", 1, 1, 1)]).await.unwrap();
     assert_eq!(read(cache, "F").await, []);
 }
 
-pub async fn markets_and_lines_are_separate(cache: &dyn OddsCache) {
+pub(crate) async fn markets_and_lines_are_separate(cache: &dyn OddsCache) {
     let lines = [
         ("1x2", None),
         ("goals", Some("2.5")),
@@ -87,7 +87,7 @@ pub async fn markets_and_lines_are_separate(cache: &dyn OddsCache) {
     assert!(states.iter().all(|state| read.contains(state)));
 }
 
-pub async fn later_revision_wins_in_any_order(cache: &dyn OddsCache) {
+pub(crate) async fn later_revision_wins_in_any_order(cache: &dyn OddsCache) {
     cache
         .write(vec![state("E", "1x2", 10, 7, 100)])
         .await
@@ -109,7 +109,7 @@ pub async fn later_revision_wins_in_any_order(cache: &dyn OddsCache) {
     assert_eq!(read(cache, "E").await[0], *state("E", "1x2", 11, 1, 101));
 }
 
-pub async fn sequence_number_never_decreases(cache: &dyn OddsCache) {
+pub(crate) async fn sequence_number_never_decreases(cache: &dyn OddsCache) {
     cache
         .write(vec![state("E", "1x2", 10, 1, 1_763_000_000_000_000)])
         .await
@@ -133,7 +133,7 @@ pub async fn sequence_number_never_decreases(cache: &dyn OddsCache) {
     );
 }
 
-pub async fn random_writes_agree_with_model(cache: &dyn OddsCache) {
+pub(crate) async fn random_writes_agree_with_model(cache: &dyn OddsCache) {
     let mut random = fastrand::Rng::with_seed(7);
     let mut model: Option<Arc<MarketState>> = None;
     for _ in 0..200 {
@@ -156,7 +156,7 @@ pub async fn random_writes_agree_with_model(cache: &dyn OddsCache) {
     }
 }
 
-pub async fn updates_are_returned_unchanged(cache: &dyn OddsCache) {
+pub(crate) async fn updates_are_returned_unchanged(cache: &dyn OddsCache) {
     use proptest::strategy::{Strategy, ValueTree};
     let mut runner = proptest::test_runner::TestRunner::deterministic();
     for seq in 1..100 {
@@ -168,7 +168,7 @@ pub async fn updates_are_returned_unchanged(cache: &dyn OddsCache) {
     }
 }
 
-pub async fn removal_keeps_readable_states(cache: &dyn OddsCache) {
+pub(crate) async fn removal_keeps_readable_states(cache: &dyn OddsCache) {
     let states = [state("E", "1x2", 1, 1, 1), state("E", "btts", 1, 1, 2)];
     cache.write(states.to_vec()).await.unwrap();
     let events = ["E", "F"].map(|event| EventId::new(event).unwrap());
@@ -180,7 +180,7 @@ pub async fn removal_keeps_readable_states(cache: &dyn OddsCache) {
     );
 }
 
-pub async fn large_batch_is_written(cache: &dyn OddsCache) {
+pub(crate) async fn large_batch_is_written(cache: &dyn OddsCache) {
     let states = (0..1_000).map(|n| {
         state(
             &format!("E{}", n % 250),

@@ -1,8 +1,8 @@
 //! Addresses that may contain credentials. They are parsed strictly, so that two parsers cannot
 //! disagree about where the password ends, and displayed without secrets.
 
-pub mod postgres;
-pub mod redis;
+pub(crate) mod postgres;
+pub(crate) mod redis;
 
 use std::fmt;
 
@@ -72,7 +72,7 @@ impl fmt::Debug for SecretUrl {
 }
 
 /// Scheme, host, port and path.
-pub fn write_public(url: &Url, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+pub(crate) fn write_public(url: &Url, out: &mut fmt::Formatter<'_>) -> fmt::Result {
     write!(
         out,
         "{}://{}",
@@ -87,7 +87,7 @@ pub fn write_public(url: &Url, out: &mut fmt::Formatter<'_>) -> fmt::Result {
 
 /// Parses an absolute URL. Stricter than the WHATWG URL standard, which guesses what a browser's
 /// user meant.
-pub fn parse(text: &str) -> Result<Url, AddressError> {
+pub(crate) fn parse(text: &str) -> Result<Url, AddressError> {
     let text = text.trim();
     check_characters(text)?;
     let (scheme, rest) = text
@@ -159,7 +159,7 @@ fn decode(text: &str) -> Result<String, AddressError> {
 }
 
 /// The URL without its credentials.
-pub fn without_login(url: &Url) -> Url {
+pub(crate) fn without_login(url: &Url) -> Url {
     let mut bare = url.clone();
     // Both fail only for a URL that cannot have credentials.
     let _ = bare.set_username("");
@@ -169,7 +169,7 @@ pub fn without_login(url: &Url) -> Url {
 
 /// Removes a URL's secrets: the password, the user if there is no password (it may be a token), and
 /// the query values.
-pub fn redaction(url: &Url) -> Redaction {
+pub(crate) fn redaction(url: &Url) -> Redaction {
     let mut secrets: Vec<String> = url
         .query_pairs()
         .map(|(_, value)| value.into_owned())
@@ -255,7 +255,7 @@ const SCHEMES: [&str; 14] = [
 /// An address for display: without its password, a user without a password, and the query values.
 /// If it cannot be parsed, only the scheme is displayed, because it is not known where the password
 /// begins and ends.
-pub fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     let text = text.trim();
     match text.split_once("://") {
         Some((scheme, _)) => match parse(text) {

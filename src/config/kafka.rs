@@ -12,10 +12,10 @@ const MAX_SESSION: Duration = Duration::from_secs(300);
 const HAS_TLS: bool = cfg!(any(feature = "tls-system", feature = "tls-vendored"));
 
 /// A variable with a wrong value, and the value it needs.
-pub type WrongSetting = (&'static str, String);
+pub(crate) type WrongSetting = (&'static str, String);
 
 /// Validates the settings. The only place with these rules. May read a file; connects nowhere.
-pub fn check(settings: &BusSettings) -> Vec<WrongSetting> {
+pub(crate) fn check(settings: &BusSettings) -> Vec<WrongSetting> {
     let mut wrong = Vec::new();
     let brokers = settings.brokers();
     if brokers.is_empty() || !brokers.iter().all(|broker| is_address(broker)) {

@@ -20,12 +20,12 @@ use self::values::{from_clap, shown, wrong_values};
 use super::input::{ConfigError, ConfigExit, ConfigInput, Source};
 
 /// Looks up an environment variable.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Parses `args`, which starts with the program name, over `environment` over the defaults, for a
 /// command or its subcommand. Wrong values are reported in [`ConfigInput::wrong`]; parsing fails
 /// only if there is no default to continue with.
-pub fn load<C: CommandFactory + FromArgMatches>(
+pub(crate) fn load<C: CommandFactory + FromArgMatches>(
     args: impl IntoIterator<Item = OsString>,
     environment: Environment<'_>,
 ) -> Result<(C, ConfigInput), ConfigExit> {

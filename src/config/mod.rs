@@ -1,18 +1,18 @@
 //! Configuration: the command line over the environment over the defaults. It is checked as a whole
 //! before anything starts.
 
-pub mod address;
-pub mod check;
-pub mod endpoint;
+pub(crate) mod address;
+pub(crate) mod check;
+pub(crate) mod endpoint;
 pub mod engines;
 pub mod input;
-pub mod kafka;
-pub mod limits;
-pub mod load;
+pub(crate) mod kafka;
+pub(crate) mod limits;
+pub(crate) mod load;
 pub mod names;
 pub mod settings;
-pub mod show;
-pub mod values;
+pub(crate) mod show;
+pub(crate) mod values;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

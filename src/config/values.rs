@@ -227,7 +227,7 @@ pub(super) fn http_url(text: &str) -> Result<SecretUrl, String> {
 }
 
 /// Parses a WebSocket address, with or without credentials.
-pub fn websocket_url(text: &str) -> Result<SecretUrl, String> {
+pub(crate) fn websocket_url(text: &str) -> Result<SecretUrl, String> {
     url_of(
         text,
         &["ws", "wss"],

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer};
 
 /// A value that is read from a JSON object only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Object<T>(pub T);
+pub(crate) struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Object<T>, D::Error> {
@@ -34,7 +34,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
 }
 
 /// Reads a field that holds a list of objects: `#[serde(deserialize_with = "json::objects")]`.
-pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+pub(crate) fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
     let objects = Vec::<Object<T>>::deserialize(deserializer)?;
@@ -42,12 +42,12 @@ pub fn objects<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 /// Reads an object from bytes.
-pub fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
+pub(crate) fn from_slice<'a, T: Deserialize<'a>>(json: &'a [u8]) -> serde_json::Result<T> {
     serde_json::from_slice(json).map(|Object(value)| value)
 }
 
 /// Reads an object from text.
-pub fn from_str<'a, T: Deserialize<'a>>(json: &'a str) -> serde_json::Result<T> {
+pub(crate) fn from_str<'a, T: Deserialize<'a>>(json: &'a str) -> serde_json::Result<T> {
     serde_json::from_str(json).map(|Object(value)| value)
 }
 

@@ -5,9 +5,9 @@
 pub mod bets;
 pub mod dead_letter;
 pub mod ids;
-pub mod json;
+pub(crate) mod json;
 pub mod odds;
 pub mod streaming;
 pub mod timestamp;
-pub mod unknown_variant;
-pub mod wallet;
+pub(crate) mod unknown_variant;
+pub(crate) mod wallet;

@@ -14,10 +14,10 @@ use crate::domain::json;
 use crate::domain::wallet::amount::Amount;
 
 /// Maximum size of a body, in bytes.
-pub const MAX_BODY: usize = 16 * 1024;
+pub(crate) const MAX_BODY: usize = 16 * 1024;
 
 /// Reads a JSON object.
-pub async fn read<T: DeserializeOwned>(
+pub(crate) async fn read<T: DeserializeOwned>(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> Result<T, ApiError> {
@@ -25,7 +25,10 @@ pub async fn read<T: DeserializeOwned>(
 }
 
 /// Reads a body that is declared as JSON.
-pub async fn bytes(request: &HttpRequest, payload: web::Payload) -> Result<web::Bytes, ApiError> {
+pub(crate) async fn bytes(
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> Result<web::Bytes, ApiError> {
     content::check(request.headers())?;
     let body = payload
         .to_bytes_limited(MAX_BODY)
@@ -44,10 +47,10 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {
 }
 
 /// A field as raw JSON text.
-pub type Field = Option<Box<RawValue>>;
+pub(crate) type Field = Option<Box<RawValue>>;
 
 /// Parses a string field; `None` if it is absent, null or empty.
-pub fn optional<T>(name: &'static str, field: &Field) -> Result<Option<T>, ApiError>
+pub(crate) fn optional<T>(name: &'static str, field: &Field) -> Result<Option<T>, ApiError>
 where
     T: FromStr,
     T::Err: std::fmt::Display,
@@ -70,7 +73,7 @@ where
 }
 
 /// Parses a required string field.
-pub fn text<T>(name: &'static str, field: &Field) -> Result<T, ApiError>
+pub(crate) fn text<T>(name: &'static str, field: &Field) -> Result<T, ApiError>
 where
     T: FromStr,
     T::Err: std::fmt::Display,
@@ -79,7 +82,7 @@ where
 }
 
 /// Parses a number field, as a type that reads the text of a JSON number.
-pub fn number<T>(name: &'static str, field: &Field) -> Result<Option<T>, ApiError>
+pub(crate) fn number<T>(name: &'static str, field: &Field) -> Result<Option<T>, ApiError>
 where
     T: FromStr,
     T::Err: std::fmt::Display,
@@ -95,7 +98,7 @@ where
 }
 
 /// Parses a required amount of money.
-pub fn amount(name: &'static str, field: &Field) -> Result<Amount, ApiError> {
+pub(crate) fn amount(name: &'static str, field: &Field) -> Result<Amount, ApiError> {
     let invalid = |problem: String| ApiError::InvalidAmount {
         field: name,
         problem,
@@ -116,7 +119,7 @@ pub fn amount(name: &'static str, field: &Field) -> Result<Amount, ApiError> {
 }
 
 /// The error for a missing field.
-pub fn missing(name: &'static str) -> ApiError {
+pub(crate) fn missing(name: &'static str) -> ApiError {
     ApiError::BadField {
         field: name,
         problem: "it is missing".to_owned(),
@@ -124,7 +127,7 @@ pub fn missing(name: &'static str) -> ApiError {
 }
 
 /// The error for a missing query parameter.
-pub fn missing_query(parameter: &'static str) -> ApiError {
+pub(crate) fn missing_query(parameter: &'static str) -> ApiError {
     ApiError::BadQuery {
         parameter: parameter.to_owned(),
         problem: "it is missing".to_owned(),

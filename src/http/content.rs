@@ -8,7 +8,7 @@ use actix_web::mime::{self, Mime};
 use super::errors::ApiError;
 
 /// Refuses a body that is not JSON or is compressed.
-pub fn check(headers: &HeaderMap) -> Result<(), ApiError> {
+pub(crate) fn check(headers: &HeaderMap) -> Result<(), ApiError> {
     if let Some(encoding) = foreign_encoding(headers) {
         return Err(ApiError::UnsupportedEncoding(encoding));
     }

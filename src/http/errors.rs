@@ -276,7 +276,7 @@ static CAUSES: LogLimit = LogLimit::every(CAUSE_INTERVAL);
 /// Logs why requests fail or a component is down, since no response contains the cause: at most
 /// once per cause and interval. A startup step that is not done yet is not a fault, and is logged
 /// at level info.
-pub fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
+pub(crate) fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) {
     let cause = cause.to_string();
     if let Some(repeated) = CAUSES.check(&format!("{component}: {cause}")) {
         let level = if cause.contains(" yet") {
@@ -344,12 +344,12 @@ impl ResponseError for ApiError {
 }
 
 /// The response to an unknown path.
-pub async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub(crate) async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::NotFound(request.path().to_owned()))
 }
 
 /// The response to a method that a known path does not support.
-pub async fn method_not_allowed(
+pub(crate) async fn method_not_allowed(
     request: HttpRequest,
     allowed: &'static str,
 ) -> Result<HttpResponse, ApiError> {

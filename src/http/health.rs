@@ -23,14 +23,14 @@ const READY_INTERVAL: Duration = Duration::from_secs(5);
 const PROCESS: &str = "process";
 
 /// A dependency that a role needs in order to work.
-pub struct Check {
+pub(crate) struct Check {
     name: String,
     run: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
 }
 
 impl Check {
     /// A check that returns what is wrong.
-    pub fn new<F>(name: impl Into<String>, run: F) -> Check
+    pub(crate) fn new<F>(name: impl Into<String>, run: F) -> Check
     where
         F: Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static,
     {
@@ -46,19 +46,23 @@ type Watched = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
 
 /// The actors that the process cannot work without.
 #[derive(Default)]
-pub struct Liveness {
+pub(crate) struct Liveness {
     actors: Mutex<Vec<Watched>>,
     stopping: AtomicBool,
 }
 
 impl Liveness {
     /// Watches an actor; `runs` returns whether its mailbox is open.
-    pub fn watch(&self, actor: &'static str, runs: impl Fn() -> bool + Send + Sync + 'static) {
+    pub(crate) fn watch(
+        &self,
+        actor: &'static str,
+        runs: impl Fn() -> bool + Send + Sync + 'static,
+    ) {
         self.actors.lock().push((actor, Box::new(runs)));
     }
 
     /// The actors that have stopped.
-    pub fn ended(&self) -> Vec<&'static str> {
+    pub(crate) fn ended(&self) -> Vec<&'static str> {
         let actors = self.actors.lock();
         actors
             .iter()
@@ -68,18 +72,18 @@ impl Liveness {
     }
 
     /// Marks the process as stopping, and so as not ready.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Whether the process is stopping.
-    pub fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 }
 
 /// What the health and metrics port of a role serves.
-pub struct RoleHealth {
+pub(crate) struct RoleHealth {
     checks: Vec<Check>,
     liveness: Arc<Liveness>,
     registry: Registry,
@@ -88,7 +92,7 @@ pub struct RoleHealth {
 
 impl RoleHealth {
     /// The checks and metrics of a role, and the actors of its process.
-    pub fn new(
+    pub(crate) fn new(
         checks: Vec<Check>,
         liveness: Arc<Liveness>,
         registry: Registry,
@@ -141,7 +145,7 @@ impl RoleHealth {
 
     /// Keeps the gauges up to date, so that an alert does not depend on requests to /healthz, and a
     /// scrape waits for no check.
-    pub async fn watch(&self) {
+    pub(crate) async fn watch(&self) {
         let mut ticks = tokio::time::interval(READY_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -164,7 +168,7 @@ struct Down {
 }
 
 /// Routes of a role's health and metrics port.
-pub fn routes(config: &mut web::ServiceConfig) {
+pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
         .service(read("/healthz").get(readiness))
         .service(read("/livez").get(liveness))

@@ -12,7 +12,7 @@ const FIELD: &str = "requestId";
 
 /// The key of a request. Two different keys are refused: if one of them were used, a retry that
 /// keeps only the other would be a second request.
-pub fn key(headers: &HeaderMap, request_id: &Field) -> Result<Option<String>, ApiError> {
+pub(crate) fn key(headers: &HeaderMap, request_id: &Field) -> Result<Option<String>, ApiError> {
     let header = header_key(headers)?;
     let field = body::optional::<String>(FIELD, request_id)?;
     let (name, key) = match (header, field) {

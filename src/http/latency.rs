@@ -18,17 +18,17 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const EXPECTED: [&str; 3] = ["2xx", "4xx", "5xx"];
 
 /// The template and the method of a route, as label values.
-pub type RouteLabels = (&'static str, &'static str);
+pub(crate) type RouteLabels = (&'static str, &'static str);
 
 /// The label values that exist from the start, for the routes and for unmatched requests.
-pub fn known(routes: &'static [RouteLabels]) -> impl Iterator<Item = [&'static str; 3]> {
+pub(crate) fn known(routes: &'static [RouteLabels]) -> impl Iterator<Item = [&'static str; 3]> {
     let all = routes.iter().copied().chain([(OTHER, "GET")]);
     all.flat_map(|(route, method)| EXPECTED.map(|status| [route, method, status]))
 }
 
 /// The histograms of one route on one server thread. Attached to the resource as its data, so that
 /// the hot path neither matches the path again nor looks up labels.
-pub struct Route {
+pub(crate) struct Route {
     template: &'static str,
     method: &'static str,
     classes: [OnceCell<Histogram>; CLASSES.len()],
@@ -36,7 +36,7 @@ pub struct Route {
 
 impl Route {
     /// The data of the resource with this template. Requests with `method` are the frequent ones.
-    pub fn new(template: &'static str, method: &'static str) -> Route {
+    pub(crate) fn new(template: &'static str, method: &'static str) -> Route {
         Route {
             template,
             method,
@@ -46,20 +46,20 @@ impl Route {
 }
 
 /// Shared state that holds the latency histogram of its server.
-pub trait Timed: 'static {
+pub(crate) trait Timed: 'static {
     /// The histogram, with the labels route, method and status.
     fn request_seconds(&self) -> &HistogramVec;
 }
 
 /// A request in progress.
-pub struct Timer {
+pub(crate) struct Timer {
     started: Instant,
     method: &'static str,
 }
 
 impl Timer {
     /// Starts when the head of a request has been read.
-    pub fn start(request: &ServiceRequest) -> Timer {
+    pub(crate) fn start(request: &ServiceRequest) -> Timer {
         Timer {
             started: Instant::now(),
             method: label_of(request.method()),
@@ -67,7 +67,11 @@ impl Timer {
     }
 
     /// Records the time to the head of the response.
-    pub fn stop<B>(self, histograms: &HistogramVec, answer: &Result<ServiceResponse<B>, Error>) {
+    pub(crate) fn stop<B>(
+        self,
+        histograms: &HistogramVec,
+        answer: &Result<ServiceResponse<B>, Error>,
+    ) {
         let seconds = self.started.elapsed().as_secs_f64();
         let class = class_of(match answer {
             Ok(response) => response.status(),
@@ -90,7 +94,7 @@ impl Timer {
 }
 
 /// Measures requests that no other middleware counts.
-pub async fn time_requests<S: Timed>(
+pub(crate) async fn time_requests<S: Timed>(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, Error> {

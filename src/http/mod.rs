@@ -2,16 +2,16 @@
 
 pub mod addresses;
 pub mod bets;
-pub mod body;
-pub mod connections;
-pub mod content;
-pub mod errors;
-pub mod health;
-pub mod idempotency;
-pub mod latency;
+pub(crate) mod body;
+pub(crate) mod connections;
+pub(crate) mod content;
+pub(crate) mod errors;
+pub(crate) mod health;
+pub(crate) mod idempotency;
+pub(crate) mod latency;
 pub mod odds;
-pub mod origin;
-pub mod query;
+pub(crate) mod origin;
+pub(crate) mod query;
 mod routes;
 pub mod server;
 mod stream;

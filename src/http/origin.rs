@@ -33,7 +33,7 @@ static REFUSALS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
 /// The name and the port of an authority, such as `odds.example:443` or `[::1]:8080`.
 #[derive(Clone, Copy, Debug)]
-pub struct Authority<'a> {
+pub(crate) struct Authority<'a> {
     /// Without brackets and without a final dot.
     name: &'a str,
     ip: Option<IpAddr>,
@@ -42,7 +42,7 @@ pub struct Authority<'a> {
 
 impl<'a> Authority<'a> {
     /// Parses an authority without user information.
-    pub fn parse(text: &'a str) -> Option<Authority<'a>> {
+    pub(crate) fn parse(text: &'a str) -> Option<Authority<'a>> {
         if let Some(rest) = text.strip_prefix('[') {
             let (name, rest) = rest.split_once(']')?;
             let ip = name.parse::<Ipv6Addr>().ok()?;
@@ -90,7 +90,7 @@ fn parse_port(text: &str) -> Option<u16> {
 }
 
 /// The single `Host` header of a request.
-pub fn host(headers: &HeaderMap) -> Result<Authority<'_>, ApiError> {
+pub(crate) fn host(headers: &HeaderMap) -> Result<Authority<'_>, ApiError> {
     let bad = |problem: &str| ApiError::BadRequest(format!("the header Host {problem}"));
     let mut hosts = headers.get_all(header::HOST);
     match (hosts.next(), hosts.next()) {
@@ -141,7 +141,7 @@ fn is_listed(origin: &str, allowed: &[String]) -> bool {
 /// Allows pages of this server and of the `allowed` origins. A request with neither `Origin` nor
 /// `Sec-Fetch-Site` does not come from a page: browsers send both with every request that changes
 /// something, and `Origin` with every handshake.
-pub fn check_page(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
+pub(crate) fn check_page(headers: &HeaderMap, allowed: &[String]) -> Result<(), ApiError> {
     let mut origins = headers.get_all(header::ORIGIN);
     if let Some(origin) = origins.next() {
         if origins.next().is_some() {
@@ -249,7 +249,7 @@ impl FrontDoor {
 }
 
 /// Logs a refused origin or host, each at most once a minute.
-pub fn log_refusal(refusal: &ApiError) {
+pub(crate) fn log_refusal(refusal: &ApiError) {
     let (what, name) = match refusal {
         ApiError::OriginNotAllowed(origin) => ("origin", origin),
         ApiError::HostNotAllowed(host) => ("host", host),

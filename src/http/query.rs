@@ -13,7 +13,7 @@ use super::errors::ApiError;
 
 /// Refuses a `%` that does not begin an escape, and escapes that are not UTF-8: a lenient reader
 /// would replace them and answer for an id that was not requested.
-pub fn check_escapes(text: &str) -> Result<(), ApiError> {
+pub(crate) fn check_escapes(text: &str) -> Result<(), ApiError> {
     if !text.contains('%') {
         return Ok(());
     }
@@ -46,7 +46,7 @@ pub fn check_escapes(text: &str) -> Result<(), ApiError> {
 }
 
 /// The parameters of a request, each given once.
-pub struct Query(HashMap<String, String>);
+pub(crate) struct Query(HashMap<String, String>);
 
 impl FromRequest for Query {
     type Error = ApiError;
@@ -78,7 +78,7 @@ impl Query {
 
     /// Refuses every other parameter: if a misspelt filter were ignored, the response would contain
     /// more than was requested.
-    pub fn only(self, known: &[&str]) -> Result<Query, ApiError> {
+    pub(crate) fn only(self, known: &[&str]) -> Result<Query, ApiError> {
         match self.0.keys().find(|name| !known.contains(&name.as_str())) {
             None => Ok(self),
             Some(unknown) => Err(bad(
@@ -89,7 +89,7 @@ impl Query {
     }
 
     /// The text of a parameter, if it is present and not empty.
-    pub fn text(&self, parameter: &str) -> Option<&str> {
+    pub(crate) fn text(&self, parameter: &str) -> Option<&str> {
         self.0
             .get(parameter)
             .map(String::as_str)
@@ -97,7 +97,7 @@ impl Query {
     }
 
     /// The parsed value of a parameter, if it is present and not empty.
-    pub fn parsed<T>(&self, parameter: &'static str) -> Result<Option<T>, ApiError>
+    pub(crate) fn parsed<T>(&self, parameter: &'static str) -> Result<Option<T>, ApiError>
     where
         T: FromStr,
         T::Err: Display,
@@ -107,7 +107,7 @@ impl Query {
     }
 
     /// A whole number from `min` to `max`.
-    pub fn number(
+    pub(crate) fn number(
         &self,
         parameter: &'static str,
         min: usize,

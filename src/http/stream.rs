@@ -17,7 +17,7 @@ use super::connections::{Connection, Connections, Phase};
 const READ_RUN: usize = 4_096;
 
 /// A stream that reports to its [`Connection`].
-pub struct GuardedStream {
+pub(super) struct GuardedStream {
     stream: TcpStream,
     connection: Rc<Connection>,
     table: Rc<Connections>,

@@ -6,7 +6,7 @@ use actix::prelude::*;
 use crate::telemetry::role;
 
 /// Starts an actor with this mailbox capacity on the calling thread; 0 is unbounded.
-pub fn start_here<A>(mailbox: usize, actor: A) -> Addr<A>
+pub(crate) fn start_here<A>(mailbox: usize, actor: A) -> Addr<A>
 where
     A: Actor<Context = Context<A>>,
 {
@@ -16,7 +16,7 @@ where
 }
 
 /// Starts an actor with this mailbox capacity on a thread, which may be that of another role.
-pub fn start_in<A>(thread: &ArbiterHandle, mailbox: usize, actor: A) -> Addr<A>
+pub(crate) fn start_in<A>(thread: &ArbiterHandle, mailbox: usize, actor: A) -> Addr<A>
 where
     A: Actor<Context = Context<A>> + Send,
 {

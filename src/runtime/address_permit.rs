@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 /// The permits in use of each address, shared by all threads. Bounded: an address is removed with
 /// its last permit.
 #[derive(Clone, Debug, Default)]
-pub struct AddressCounts(Arc<Mutex<HashMap<IpAddr, usize>>>);
+pub(crate) struct AddressCounts(Arc<Mutex<HashMap<IpAddr, usize>>>);
 
 /// A permit of an address. Returned when dropped.
 #[derive(Debug)]
@@ -20,7 +20,7 @@ pub struct AddressPermit {
 
 impl AddressCounts {
     /// Takes a permit. `None` if the address already has `max`.
-    pub fn acquire(&self, address: IpAddr, max: usize) -> Option<AddressPermit> {
+    pub(crate) fn acquire(&self, address: IpAddr, max: usize) -> Option<AddressPermit> {
         let mut counts = self.0.lock();
         let count = counts.get(&address).copied().unwrap_or(0);
         if count >= max {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 /// The age of the oldest record that is not applied, a measure of the lag of the live path.
 #[derive(Debug)]
-pub struct Backlog {
+pub(crate) struct Backlog {
     start: Instant,
     /// When it was published, in microseconds since `start`; negative if before `start`.
     oldest: AtomicI64,
@@ -25,7 +25,7 @@ impl Default for Backlog {
 
 impl Backlog {
     /// Sets when the oldest unapplied record was published.
-    pub fn set(&self, oldest: Option<Instant>) {
+    pub(crate) fn set(&self, oldest: Option<Instant>) {
         let micros = oldest.map_or(NO_RECORD, |oldest| {
             match oldest.checked_duration_since(self.start) {
                 Some(after) => signed_micros(after),
@@ -36,7 +36,7 @@ impl Backlog {
     }
 
     /// The age of the oldest unapplied record; zero if everything is applied.
-    pub fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         match self.oldest.load(Ordering::Relaxed) {
             NO_RECORD => Duration::ZERO,
             micros => {

@@ -6,7 +6,7 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 /// Bounds of an exponential delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BackoffPolicy {
+pub(crate) struct BackoffPolicy {
     /// The delay after the first failure, before jitter.
     pub first: Duration,
     /// The maximum delay, before jitter.
@@ -16,7 +16,7 @@ pub struct BackoffPolicy {
 /// The delays of one sequence of failures. Jitter makes each delay up to twice its base, so that
 /// concurrent retries do not run in step.
 #[derive(Debug)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     policy: BackoffPolicy,
     seed: u64,
     delays: ExponentialBackoff,
@@ -25,7 +25,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// Delays within `policy`, with jitter seeded by `seed`.
-    pub fn new(policy: BackoffPolicy, seed: u64) -> Backoff {
+    pub(crate) fn new(policy: BackoffPolicy, seed: u64) -> Backoff {
         Backoff {
             policy,
             seed,
@@ -35,19 +35,19 @@ impl Backoff {
     }
 
     /// Counts a failure and returns the delay before the next attempt.
-    pub fn next_delay(&mut self) -> Duration {
+    pub(crate) fn next_delay(&mut self) -> Duration {
         self.failures = self.failures.saturating_add(1);
         self.delays.next().unwrap_or(self.policy.most)
     }
 
     /// Forgets the failures after a success.
-    pub fn reset(&mut self) {
+    pub(crate) fn reset(&mut self) {
         self.seed = self.seed.wrapping_add(1);
         *self = Backoff::new(self.policy, self.seed);
     }
 
     /// Number of failures since the last success.
-    pub fn failures(&self) -> u32 {
+    pub(crate) fn failures(&self) -> u32 {
         self.failures
     }
 }

@@ -31,7 +31,7 @@ impl BreakerState {
 
 /// When a breaker opens, and for how long.
 #[derive(Clone, Copy, Debug)]
-pub struct BreakerPolicy {
+pub(crate) struct BreakerPolicy {
     /// Number of consecutive failures that open the breaker.
     pub failures: u32,
     /// How long the breaker stays open before a trial call.
@@ -40,7 +40,7 @@ pub struct BreakerPolicy {
 
 /// A circuit breaker.
 #[derive(Clone, Debug)]
-pub struct Breaker {
+pub(crate) struct Breaker {
     policy: BreakerPolicy,
     failures: u32,
     /// When the breaker opened, or when the trial call was allowed.
@@ -50,7 +50,7 @@ pub struct Breaker {
 
 impl Breaker {
     /// A closed breaker.
-    pub fn new(policy: BreakerPolicy) -> Breaker {
+    pub(crate) fn new(policy: BreakerPolicy) -> Breaker {
         Breaker {
             policy,
             failures: 0,
@@ -60,7 +60,7 @@ impl Breaker {
     }
 
     /// The current state.
-    pub fn state(&self) -> BreakerState {
+    pub(crate) fn state(&self) -> BreakerState {
         match (self.since, self.is_trying) {
             (None, _) => BreakerState::Closed,
             (Some(_), false) => BreakerState::Open,
@@ -71,7 +71,7 @@ impl Breaker {
     /// Whether a call may be made now. An allowed call must be followed by [`Breaker::succeeded`]
     /// or [`Breaker::failed`]. If a trial call never reports, the next one is allowed after another
     /// pause.
-    pub fn permits(&mut self, now: Timestamp) -> bool {
+    pub(crate) fn permits(&mut self, now: Timestamp) -> bool {
         let Some(since) = self.since else { return true };
         if now.seconds_since(since) < self.policy.pause.as_secs_f64() {
             return false;
@@ -82,14 +82,14 @@ impl Breaker {
     }
 
     /// Reports a successful call: closes the breaker.
-    pub fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
         self.since = None;
         self.is_trying = false;
     }
 
     /// Reports a failed call.
-    pub fn failed(&mut self, now: Timestamp) {
+    pub(crate) fn failed(&mut self, now: Timestamp) {
         self.failures = self.failures.saturating_add(1);
         // The failure of a call that started before the breaker opened says nothing new.
         if self.is_trying || (self.since.is_none() && self.failures >= self.policy.failures) {

@@ -13,7 +13,7 @@ use socket2::{SockRef, Socket};
 use crate::domain::streaming::protocol::CloseReason;
 
 /// Why the bytes of a client ended early. Shared with the session, which closes for this reason.
-pub type Violation = Rc<Cell<Option<CloseReason>>>;
+pub(crate) type Violation = Rc<Cell<Option<CloseReason>>>;
 
 /// Maximum number of unsent bytes that the kernel buffers for a connection.
 const MAX_UNSENT: u32 = 16 * 1024;
@@ -62,7 +62,7 @@ impl ConnectionHandle {
 }
 
 /// Sets the socket options of an accepted connection.
-pub fn prepare(stream: &TcpStream) {
+pub(crate) fn prepare(stream: &TcpStream) {
     if let Err(error) = stream.set_nodelay(true) {
         debug!("TCP_NODELAY not set: {error}");
     }

@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 /// group, and reply.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct Drain;
+pub(crate) struct Drain;
 
 /// How a task ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TaskEnd {
+pub(crate) enum TaskEnd {
     /// It was stopped, and has done what would have been lost.
     Drained,
     /// It cannot continue. The task has logged why.
@@ -27,7 +27,7 @@ type Start = Box<dyn FnOnce() -> LocalBoxFuture<'static, TaskEnd> + Send>;
 /// An actor that runs one task. [`Drain`] stops the task and waits for its end. A drained actor
 /// stays alive and idle, because it did not end because of a fault; the actor of a failed task
 /// stops.
-pub struct DrainableTask {
+pub(crate) struct DrainableTask {
     start: Option<Start>,
     stop: CancellationToken,
     finish: Option<watch::Sender<bool>>,
@@ -37,7 +37,7 @@ pub struct DrainableTask {
 impl DrainableTask {
     /// Creates an actor that runs the task which `start` returns, on the actor's thread. The task
     /// ends after `stop` is cancelled.
-    pub fn new<F>(
+    pub(crate) fn new<F>(
         stop: CancellationToken,
         start: impl FnOnce() -> F + Send + 'static,
     ) -> DrainableTask

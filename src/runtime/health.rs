@@ -9,7 +9,7 @@ use crate::telemetry::log_limit::FaultLog;
 
 /// The last failure of a component, until it succeeds again. By default nothing is logged.
 #[derive(Debug, Default)]
-pub struct HealthCell {
+pub(crate) struct HealthCell {
     cause: Mutex<Option<String>>,
     effect: Option<Effect>,
 }
@@ -25,7 +25,7 @@ impl HealthCell {
     /// A healthy cell that logs each cause once, and a recurring one at growing intervals with the
     /// number of occurrences in between. `what` names the effect of a failure, for example `bets
     /// cannot be decided`.
-    pub const fn new(what: &'static str) -> HealthCell {
+    pub(crate) const fn new(what: &'static str) -> HealthCell {
         let log = FaultLog::new();
         HealthCell {
             cause: Mutex::new(None),
@@ -34,7 +34,7 @@ impl HealthCell {
     }
 
     /// Records a failure. Returns whether it differs from the last one.
-    pub fn record_failure(&self, cause: &dyn Display) -> bool {
+    pub(crate) fn record_failure(&self, cause: &dyn Display) -> bool {
         let cause = cause.to_string();
         let mut last = self.cause.lock();
         if last.as_ref() == Some(&cause) {
@@ -50,7 +50,7 @@ impl HealthCell {
     }
 
     /// Records a success. Returns whether there was a failure before.
-    pub fn record_success(&self) -> bool {
+    pub(crate) fn record_success(&self) -> bool {
         let failed = self.cause.lock().take().is_some();
         if let Some(Effect { what, log }) = &self.effect
             && log.recovered()
@@ -61,7 +61,7 @@ impl HealthCell {
     }
 
     /// Records the end of an attempt.
-    pub fn record<T, E: Display>(&self, result: &Result<T, E>) {
+    pub(crate) fn record<T, E: Display>(&self, result: &Result<T, E>) {
         match result {
             Ok(_) => self.record_success(),
             Err(error) => self.record_failure(error),
@@ -70,7 +70,7 @@ impl HealthCell {
 
     /// What is wrong. That is the effect of a failure if there is one: the cause, which may name
     /// hosts and tables, is then only logged.
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let cause = self.cause.lock().clone()?;
         Some(match &self.effect {
             Some(effect) => effect.what.to_owned(),

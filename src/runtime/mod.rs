@@ -1,14 +1,14 @@
 //! Shared building blocks: time, retries, health, batching.
 
-pub mod actor;
-pub mod address_permit;
-pub mod backlog;
-pub mod backoff;
-pub mod circuit_breaker;
-pub mod clock;
-pub mod connection;
-pub mod drain;
+pub(crate) mod actor;
+pub(crate) mod address_permit;
+pub(crate) mod backlog;
+pub(crate) mod backoff;
+pub(crate) mod circuit_breaker;
+pub(crate) mod clock;
+pub(crate) mod connection;
+pub(crate) mod drain;
 pub mod feed_health;
-pub mod health;
-pub mod liveness;
+pub(crate) mod health;
+pub(crate) mod liveness;
 pub mod tls;

@@ -111,7 +111,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// A server for `localhost`, and a file with its certificate.
-    pub fn localhost() -> (TlsAcceptor, NamedTempFile) {
+    pub(crate) fn localhost() -> (TlsAcceptor, NamedTempFile) {
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(made.cert.pem().as_bytes()).unwrap();

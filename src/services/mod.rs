@@ -1,5 +1,5 @@
 //! Use cases that several doors call: REST today, other protocols and tests as well. Nothing here
 //! knows HTTP.
 
-pub mod bets;
-pub mod wallet;
+pub(crate) mod bets;
+pub(crate) mod wallet;

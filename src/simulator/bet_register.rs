@@ -13,14 +13,14 @@ const MAX_BETS: usize = 100_000;
 const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// The reject reason for a cancelled bet.
-pub const CANCELLED: &str = "cancelled";
+pub(crate) const CANCELLED: &str = "cancelled";
 /// The reject reason for any other bet.
-pub const REJECTED: &str = "supplier_reject_mock";
+pub(crate) const REJECTED: &str = "supplier_reject_mock";
 
 /// The supplier's recorded status of a bet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum BookedStatus {
+pub(crate) enum BookedStatus {
     /// The supplier confirmed it.
     Confirmed,
     /// The supplier rejected it.
@@ -32,7 +32,7 @@ pub enum BookedStatus {
 /// The response of `GET /supplier/bets/{id}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct BookedBet {
+pub(crate) struct BookedBet {
     /// The bet id.
     pub bet_id: String,
     /// The recorded status.
@@ -43,7 +43,7 @@ pub struct BookedBet {
 
 /// The request body of `POST /supplier/cancel`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub struct CancelRequest {
+pub(crate) struct CancelRequest {
     /// The bet id.
     #[serde(rename = "betId")]
     pub bet_id: String,
@@ -51,7 +51,7 @@ pub struct CancelRequest {
 
 /// The supplier's record of bets.
 #[derive(Debug)]
-pub struct BetRegister {
+pub(crate) struct BetRegister {
     reject_share: f64,
     most_bets: usize,
     bets: HashMap<String, Entry>,
@@ -67,7 +67,7 @@ struct Entry {
 
 impl BetRegister {
     /// Creates an empty register of a supplier that rejects this fraction of all bets, 0 to 1.
-    pub fn new(reject_share: f64) -> BetRegister {
+    pub(crate) fn new(reject_share: f64) -> BetRegister {
         let most_bets = MAX_BETS;
         BetRegister {
             reject_share,
@@ -79,7 +79,7 @@ impl BetRegister {
     }
 
     /// Decides a bet, or repeats the earlier decision.
-    pub fn confirm(&mut self, bet_id: &str) -> ConfirmResponse {
+    pub(crate) fn confirm(&mut self, bet_id: &str) -> ConfirmResponse {
         let rejected = confirm::is_rejected(bet_id, self.reject_share);
         let entry = self.entry(
             bet_id,
@@ -100,12 +100,12 @@ impl BetRegister {
 
     /// Cancels a bet in any status. An unknown bet is recorded as cancelled, so that a later
     /// confirmation request is rejected.
-    pub fn cancel(&mut self, bet_id: &str) {
+    pub(crate) fn cancel(&mut self, bet_id: &str) {
         self.entry(bet_id, BookedStatus::Cancelled).status = BookedStatus::Cancelled;
     }
 
     /// The record of a bet.
-    pub fn bet(&self, bet_id: &str) -> Option<BookedBet> {
+    pub(crate) fn bet(&self, bet_id: &str) -> Option<BookedBet> {
         let Entry { status, asked } = *self.bets.get(bet_id)?;
         Some(BookedBet {
             bet_id: bet_id.to_owned(),

@@ -4,7 +4,7 @@
 use crate::domain::ids::EventId;
 
 /// Maximum number of fixtures: limits the effect of a mistyped setting.
-pub const MAX_FIXTURES: usize = 100_000;
+pub(crate) const MAX_FIXTURES: usize = 100_000;
 
 /// The clubs, in pairs as they play in the first round. The first four pairs are the original's
 /// matches.
@@ -53,7 +53,7 @@ const CLUBS: [&str; 40] = [
 
 /// A scheduled match.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fixture {
+pub(crate) struct Fixture {
     /// The event id, starting at `MATCH_001`.
     pub event_id: EventId,
     /// The home side.
@@ -65,7 +65,7 @@ pub struct Fixture {
 /// The first `count` fixtures, at most [`MAX_FIXTURES`]. Each club plays once per round and meets
 /// each other club once per leg. The second leg swaps home and away. After that the season repeats
 /// under new ids.
-pub fn fixtures(count: usize) -> Vec<Fixture> {
+pub(crate) fn fixtures(count: usize) -> Vec<Fixture> {
     (0..count.min(MAX_FIXTURES)).filter_map(fixture).collect()
 }
 

@@ -9,7 +9,7 @@ use crate::domain::json;
 /// The request body of `POST /supplier/confirm`. As in the original, only its shape is checked,
 /// except that the bet id must not be empty.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct ConfirmRequest {
+pub(crate) struct ConfirmRequest {
     /// The bet id.
     #[serde(rename = "betId")]
     pub bet_id: String,
@@ -29,7 +29,7 @@ pub struct ConfirmRequest {
 
 /// Why a body is not a confirmation request.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum BadConfirmRequest {
+pub(crate) enum BadConfirmRequest {
     /// Not JSON, or a field is missing or has the wrong type.
     #[error("not a confirmation request: {0}")]
     Malformed(String),
@@ -60,7 +60,7 @@ impl ConfirmStatus {
 /// The response of `POST /supplier/confirm`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ConfirmResponse {
+pub(crate) struct ConfirmResponse {
     /// The decision.
     pub status: ConfirmStatus,
     /// The supplier's reference of the bet.
@@ -72,7 +72,7 @@ pub struct ConfirmResponse {
 
 impl ConfirmRequest {
     /// Parses a body. Unknown fields are ignored: each platform sends more than the original does.
-    pub fn from_json(body: &[u8]) -> Result<ConfirmRequest, BadConfirmRequest> {
+    pub(crate) fn from_json(body: &[u8]) -> Result<ConfirmRequest, BadConfirmRequest> {
         let request: ConfirmRequest = json::from_slice(body)
             .map_err(|error| BadConfirmRequest::Malformed(error.to_string()))?;
         if request.bet_id.is_empty() {
@@ -85,7 +85,7 @@ impl ConfirmRequest {
 
 /// Whether a bet belongs to the fraction that is rejected. Depends on its id alone, so that the
 /// answer survives restarts and does not depend on a seed.
-pub fn is_rejected(bet_id: &str, reject_share: f64) -> bool {
+pub(crate) fn is_rejected(bet_id: &str, reject_share: f64) -> bool {
     let hash = stable_hash(bet_id.as_bytes());
     // A percentile from 0 to 100 with four decimal places.
     let place = (hash % 100) as f64 + (hash / 100 % 10_000) as f64 / 10_000.0;
@@ -94,7 +94,7 @@ pub fn is_rejected(bet_id: &str, reject_share: f64) -> bool {
 
 impl ConfirmResponse {
     /// Creates the response for a bet; `rejected` is the reason if it is rejected.
-    pub fn new(bet_id: &str, rejected: Option<&'static str>) -> ConfirmResponse {
+    pub(crate) fn new(bet_id: &str, rejected: Option<&'static str>) -> ConfirmResponse {
         ConfirmResponse {
             status: if rejected.is_none() {
                 ConfirmStatus::Confirmed

@@ -29,7 +29,7 @@ impl Fault {
 
 /// How often the supplier fails, and how long it takes to answer.
 #[derive(Clone, Copy, Debug)]
-pub struct FaultPlan {
+pub(crate) struct FaultPlan {
     /// Delay before each response.
     pub delay: Duration,
     /// The fraction (0 to 1) of requests that each fault affects. The faults are drawn
@@ -39,7 +39,7 @@ pub struct FaultPlan {
 
 impl FaultPlan {
     /// Reads the plan from the settings.
-    pub fn new(settings: &SimulatorSettings) -> FaultPlan {
+    pub(crate) fn new(settings: &SimulatorSettings) -> FaultPlan {
         let shares = [
             (Fault::Silent, settings.simulator_confirm_silent_share),
             (Fault::Garbage, settings.simulator_confirm_garbage_share),
@@ -52,14 +52,14 @@ impl FaultPlan {
     }
 
     /// Draws the fault of a request, if any.
-    pub fn draw(&self, random: &mut fastrand::Rng) -> Option<Fault> {
+    pub(crate) fn draw(&self, random: &mut fastrand::Rng) -> Option<Fault> {
         let drawn = self.shares.iter().find(|(_, share)| random.f64() < *share);
         drawn.map(|(fault, _)| *fault)
     }
 }
 
 /// An unreadable response, of several kinds.
-pub fn garbage(random: &mut fastrand::Rng) -> &'static str {
+pub(crate) fn garbage(random: &mut fastrand::Rng) -> &'static str {
     const KINDS: [&str; 5] = [
         "",
         "{\"status\":\"CONF",

@@ -13,7 +13,7 @@ use crate::domain::odds::update::{OddsUpdate, Revision, Selection};
 use crate::domain::timestamp::Timestamp;
 
 /// The source name of the simulator's updates.
-pub const SOURCE: &str = "supplier-simulator";
+pub(crate) const SOURCE: &str = "supplier-simulator";
 
 /// A market is suspended about once in this many of its updates.
 const SUSPENDED_ONCE_IN: u32 = 80;
@@ -33,7 +33,7 @@ struct QuotedMarket {
 }
 
 /// Generates the prices of all markets of all events, one update at a time.
-pub struct MarketMaker {
+pub(crate) struct MarketMaker {
     truths: Vec<Truth>,
     markets: Vec<QuotedMarket>,
     /// The markets that have not moved in this round yet; the last one is next.
@@ -46,7 +46,7 @@ impl MarketMaker {
     /// Opens these markets for the first `events` fixtures of the catalogue (at most
     /// [`catalogue::MAX_FIXTURES`]), each with version 1 as of `now`. Duplicate markets are
     /// ignored.
-    pub fn new(
+    pub(crate) fn new(
         events: usize,
         markets: &[SimulatedMarket],
         seed: u64,
@@ -80,13 +80,14 @@ impl MarketMaker {
     /// Moves the next market and returns its new state, or `None` if there are no markets.
     ///
     /// Each market moves once per round; the order is shuffled for each round.
-    pub fn next(&mut self, now: Timestamp) -> Option<OddsUpdate> {
+    #[cfg(test)]
+    pub(crate) fn next(&mut self, now: Timestamp) -> Option<OddsUpdate> {
         let index = self.advance(now)?;
         self.market(index).cloned()
     }
 
     /// The latest state of each market.
-    pub fn current(&self) -> Vec<OddsUpdate> {
+    pub(crate) fn current(&self) -> Vec<OddsUpdate> {
         self.markets
             .iter()
             .map(|market| market.latest.clone())
@@ -94,7 +95,7 @@ impl MarketMaker {
     }
 
     /// Moves the next market and returns its index.
-    pub fn advance(&mut self, now: Timestamp) -> Option<usize> {
+    pub(crate) fn advance(&mut self, now: Timestamp) -> Option<usize> {
         if self.round.is_empty() {
             self.round.extend(0..self.markets.len());
             self.random.shuffle(&mut self.round);
@@ -108,17 +109,18 @@ impl MarketMaker {
     }
 
     /// The latest state of the market with this index.
-    pub fn market(&self, index: usize) -> Option<&OddsUpdate> {
+    pub(crate) fn market(&self, index: usize) -> Option<&OddsUpdate> {
         self.markets.get(index).map(|market| &market.latest)
     }
 
     /// The number of markets.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.markets.len()
     }
 
     /// Whether there are no markets.
-    pub fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
         self.markets.is_empty()
     }
 }

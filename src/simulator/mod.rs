@@ -1,15 +1,15 @@
 //! A supplier for development: streams moving odds to any number of consumers, and confirms bets.
 
-pub mod bet_register;
+pub(crate) mod bet_register;
 mod broadcaster;
-pub mod catalogue;
-pub mod confirm;
-pub mod faults;
-pub mod market_maker;
-pub mod pace;
+pub(crate) mod catalogue;
+pub(crate) mod confirm;
+pub(crate) mod faults;
+pub(crate) mod market_maker;
+pub(crate) mod pace;
 mod server;
 mod session;
-pub mod walk;
+pub(crate) mod walk;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

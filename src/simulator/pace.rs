@@ -12,7 +12,7 @@ const MAX_WAIT: Duration = Duration::from_millis(250);
 
 /// Counts from the start, not between polls, so that it does not drift.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub(crate) struct Pace {
     rate: f64,
     start: Instant,
     /// The number of updates that were due at the last poll.
@@ -21,7 +21,7 @@ pub struct Pace {
 
 impl Pace {
     /// `rate` updates per second from `start` on. A rate that is not a number above 0 means never.
-    pub fn new(rate: f64, start: Instant) -> Pace {
+    pub(crate) fn new(rate: f64, start: Instant) -> Pace {
         Pace {
             rate: if rate.is_finite() { rate.max(0.0) } else { 0.0 },
             start,
@@ -30,7 +30,7 @@ impl Pace {
     }
 
     /// The number of updates that became due since the last poll, up to [`Pace::burst`].
-    pub fn due(&mut self, now: Instant) -> u64 {
+    pub(crate) fn due(&mut self, now: Instant) -> u64 {
         let so_far = (now.saturating_duration_since(self.start).as_secs_f64() * self.rate) as u64;
         let due = so_far.saturating_sub(self.counted);
         self.counted = self.counted.max(so_far);
@@ -38,12 +38,12 @@ impl Pace {
     }
 
     /// The maximum that [`Pace::due`] returns at once.
-    pub fn burst(&self) -> u64 {
+    pub(crate) fn burst(&self) -> u64 {
         (self.rate * MAX_CATCH_UP.as_secs_f64()).ceil().max(1.0) as u64
     }
 
     /// How long to wait before the next poll.
-    pub fn wait(&self, now: Instant) -> Duration {
+    pub(crate) fn wait(&self, now: Instant) -> Duration {
         let next = (self.counted as f64 + 1.0) / self.rate;
         let left = next - now.saturating_duration_since(self.start).as_secs_f64();
         let left = Duration::try_from_secs_f64(left.max(0.0)).unwrap_or(MAX_WAIT);

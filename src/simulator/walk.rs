@@ -10,7 +10,7 @@ const PULL: f64 = 0.02;
 /// A bounded random walk around a centre: each step pulls it back a little, and it never moves
 /// further away than its reach.
 #[derive(Clone, Copy, Debug)]
-pub struct Walk {
+pub(crate) struct Walk {
     centre: f64,
     reach: f64,
     stride: f64,
@@ -19,7 +19,7 @@ pub struct Walk {
 
 impl Walk {
     /// A walk that starts at its centre.
-    pub fn new(centre: f64, reach: f64, stride: f64) -> Walk {
+    pub(crate) fn new(centre: f64, reach: f64, stride: f64) -> Walk {
         Walk {
             centre,
             reach,
@@ -29,14 +29,14 @@ impl Walk {
     }
 
     /// Takes a step of `times` the usual length.
-    pub fn step(&mut self, random: &mut Rng, times: f64) {
+    pub(crate) fn step(&mut self, random: &mut Rng, times: f64) {
         let pull = PULL * (self.centre - self.at);
         let push = self.stride * times * noise(random);
         self.at = (self.at + pull + push).clamp(self.centre - self.reach, self.centre + self.reach);
     }
 
     /// The current value.
-    pub fn at(&self) -> f64 {
+    pub(crate) fn at(&self) -> f64 {
         self.at
     }
 }
@@ -49,7 +49,7 @@ fn noise(random: &mut Rng) -> f64 {
 /// The hidden state of an event, as log-odds. All markets of the event share it, so the lines of
 /// total goals are consistent.
 #[derive(Clone, Copy, Debug)]
-pub struct Truth {
+pub(crate) struct Truth {
     home: Walk,
     draw: Walk,
     away: Walk,
@@ -59,7 +59,7 @@ pub struct Truth {
 
 /// The outcome that a market prices.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Question {
+pub(crate) enum Question {
     /// The winner.
     Winner,
     /// Whether there are more goals than the line; the value is the log-odds in an average match.
@@ -70,7 +70,7 @@ pub enum Question {
 
 impl Truth {
     /// Draws the state of a new event: the strengths of the teams and the usual number of goals.
-    pub fn draw(random: &mut Rng) -> Truth {
+    pub(crate) fn draw(random: &mut Rng) -> Truth {
         let mut around = |middle: f64, spread: f64| middle + spread * (2.0 * random.f64() - 1.0);
         Truth {
             home: Walk::new(around(0.2, 0.6), 0.5, 0.03),
@@ -84,7 +84,7 @@ impl Truth {
     }
 
     /// Moves the values that the question depends on.
-    pub fn step(&mut self, question: Question, random: &mut Rng, times: f64) {
+    pub(crate) fn step(&mut self, question: Question, random: &mut Rng, times: f64) {
         let moved: &mut [&mut Walk] = match question {
             Question::Winner => &mut [&mut self.home, &mut self.draw, &mut self.away],
             Question::MoreGoals(_) => &mut [&mut self.goals],
@@ -96,7 +96,7 @@ impl Truth {
     }
 
     /// The probabilities of the outcomes; they sum to 1.
-    pub fn probabilities(&self, question: Question) -> Vec<f64> {
+    pub(crate) fn probabilities(&self, question: Question) -> Vec<f64> {
         let yes_no = |log_odds: f64| {
             let yes = 1.0 / (1.0 + (-log_odds).exp());
             vec![yes, 1.0 - yes]
@@ -114,7 +114,7 @@ impl Truth {
 }
 
 /// The price of an outcome if the market's implied probabilities must sum to `margin`.
-pub fn price(probability: f64, margin: f64) -> Price {
+pub(crate) fn price(probability: f64, margin: f64) -> Price {
     let thousandths = (1_000.0 / (probability * margin)).round();
     let clamped = thousandths.clamp(
         f64::from(Price::MIN.thousandths()),

@@ -11,10 +11,10 @@ use crate::domain::timestamp::Timestamp;
 
 /// Maximum number of rows that one call of [`Store::prune`](crate::store::Store::prune) removes
 /// from a table, so that writes never wait long for it.
-pub const PRUNE_LIMIT: usize = 10_000;
+pub(super) const PRUNE_LIMIT: usize = 10_000;
 
 /// A batch of updates, with its distinct events and markets.
-pub struct Batch<'a> {
+pub(super) struct Batch<'a> {
     updates: &'a [PositionedUpdate],
     events: Vec<&'a EventId>,
     markets: Vec<(&'a EventId, &'a MarketKey)>,
@@ -24,7 +24,7 @@ pub struct Batch<'a> {
 
 /// The stored state of a batch's events and markets, in the order of [`Batch::events`] and
 /// [`Batch::markets`].
-pub struct Heads {
+pub(super) struct Heads {
     /// The last sequence number of each event; 0 if it has none.
     pub last_seqs: Vec<u64>,
     /// The revision of each market; `None` if it has no state, or if the time of its state is
@@ -36,7 +36,7 @@ pub struct Heads {
 
 /// Properties of an event that later updates of the market may omit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Details<'a> {
+pub(super) struct Details<'a> {
     /// The sport.
     pub sport: Option<&'a str>,
     /// When the event starts.
@@ -54,7 +54,7 @@ impl<'a> Details<'a> {
 
 /// The result of folding a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Folded<'a> {
+pub(super) struct Folded<'a> {
     /// Number of updates that were applied.
     pub applied: usize,
     /// For each update, its sequence number if it is the state of its market after the batch.
@@ -66,7 +66,7 @@ pub struct Folded<'a> {
 
 impl<'a> Batch<'a> {
     /// Collects the events and markets of `updates`.
-    pub fn of(updates: &'a [PositionedUpdate]) -> Batch<'a> {
+    pub(super) fn of(updates: &'a [PositionedUpdate]) -> Batch<'a> {
         let mut events = Vec::new();
         let mut markets = Vec::new();
         let mut event_indexes = HashMap::new();
@@ -94,17 +94,17 @@ impl<'a> Batch<'a> {
     }
 
     /// The events, in the order of their first updates.
-    pub fn events(&self) -> &[&'a EventId] {
+    pub(super) fn events(&self) -> &[&'a EventId] {
         &self.events
     }
 
     /// The markets, in the order of their first updates.
-    pub fn markets(&self) -> &[(&'a EventId, &'a MarketKey)] {
+    pub(super) fn markets(&self) -> &[(&'a EventId, &'a MarketKey)] {
         &self.markets
     }
 
     /// The heads of an empty database, for the caller to fill in.
-    pub fn no_heads(&self) -> Heads {
+    pub(super) fn no_heads(&self) -> Heads {
         let events = self.events.len();
         Heads {
             last_seqs: vec![0; events],
@@ -115,7 +115,7 @@ impl<'a> Batch<'a> {
 
     /// Applies the updates in order, with the same decisions as the live books. `heads` must belong
     /// to this batch.
-    pub fn fold(&self, mut heads: Heads) -> Result<Folded<'a>, StoreError> {
+    pub(super) fn fold(&self, mut heads: Heads) -> Result<Folded<'a>, StoreError> {
         let mut applied = 0;
         let mut winners: Vec<Option<(usize, u64)>> = vec![None; self.markets.len()];
         let mut reported = vec![Details::default(); self.markets.len()];

@@ -3,21 +3,21 @@
 //! Calls block, so actors run them on a thread pool for blocking work.
 
 mod batch;
-pub mod blocking;
+pub(crate) mod blocking;
 pub mod events;
 mod failure;
 mod ledger_checks;
-pub mod money;
+pub(crate) mod money;
 #[cfg(test)]
 mod money_suite;
-pub mod movements;
+pub(crate) mod movements;
 pub mod postgres;
-pub mod request_batcher;
+pub(crate) mod request_batcher;
 mod rows;
 pub mod sqlite;
 #[cfg(test)]
 mod suite;
-pub mod user_turns;
+pub(crate) mod user_turns;
 
 use std::sync::Arc;
 

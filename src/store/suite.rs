@@ -1,7 +1,7 @@
 //! The contract of every store: checks written against the trait, run for each database by
 //! [`store_suite`].
 
-pub mod events;
+pub(crate) mod events;
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +53,7 @@ macro_rules! store_suite {
 pub(crate) use store_suite;
 
 /// Updates at consecutive positions, starting at `first`.
-pub fn positioned(
+pub(super) fn positioned(
     first: u64,
     updates: impl IntoIterator<Item = OddsUpdate>,
 ) -> Vec<PositionedUpdate> {
@@ -68,7 +68,7 @@ pub fn positioned(
 }
 
 /// The stored states of an event.
-pub fn states(store: &dyn Store, event: &str) -> Vec<MarketState> {
+pub(super) fn states(store: &dyn Store, event: &str) -> Vec<MarketState> {
     let states = store.load_event(&EventId::new(event).unwrap()).unwrap();
     states
         .iter()
@@ -77,7 +77,7 @@ pub fn states(store: &dyn Store, event: &str) -> Vec<MarketState> {
 }
 
 /// The whole history of a market, read page by page.
-pub fn history(store: &dyn Store, event: &EventId, market: &MarketKey) -> Vec<HistoryEntry> {
+pub(super) fn history(store: &dyn Store, event: &EventId, market: &MarketKey) -> Vec<HistoryEntry> {
     pages(store, all_of(event, market, 7))
 }
 
@@ -132,7 +132,7 @@ fn without_details(update: &OddsUpdate) -> OddsUpdate {
 }
 
 /// The whole list of events, read page by page.
-pub fn listed(store: &dyn Store, mut query: EventQuery) -> Vec<EventSummary> {
+pub(super) fn listed(store: &dyn Store, mut query: EventQuery) -> Vec<EventSummary> {
     let mut events = Vec::new();
     query.limit = if query.limit == 0 { 10 } else { query.limit };
     loop {
@@ -199,7 +199,7 @@ fn write_in_batches(
     total
 }
 
-pub fn migrate_again(store: &dyn Store) {
+pub(super) fn migrate_again(store: &dyn Store) {
     store
         .write_updates(&positioned(0, [update(1, 1, 1)]))
         .unwrap();
@@ -208,7 +208,7 @@ pub fn migrate_again(store: &dyn Store) {
     assert_eq!(states(store, "MATCH_001").len(), 1);
 }
 
-pub fn empty_store_returns_nothing(store: &dyn Store) {
+pub(super) fn empty_store_returns_nothing(store: &dyn Store) {
     let event = EventId::new("MATCH_001").unwrap();
     assert_eq!(store.write_updates(&[]), Ok(report(0, 0)));
     assert_eq!(store.write_dead_letters(&[]), Ok(()));
@@ -225,7 +225,7 @@ pub fn empty_store_returns_nothing(store: &dyn Store) {
     );
 }
 
-pub fn newer_revision_wins(store: &dyn Store) {
+pub(super) fn newer_revision_wins(store: &dyn Store) {
     let write = |position, update| {
         store
             .write_updates(&positioned(position, [update]))
@@ -249,7 +249,7 @@ pub fn newer_revision_wins(store: &dyn Store) {
     assert_eq!(revisions(store, &update(1, 1, 1)), expected);
 }
 
-pub fn last_applied_in_batch_stays(store: &dyn Store) {
+pub(super) fn last_applied_in_batch_stays(store: &dyn Store) {
     let batch = positioned(
         7,
         [
@@ -277,7 +277,7 @@ pub fn last_applied_in_batch_stays(store: &dyn Store) {
     );
 }
 
-pub fn markets_and_lines_are_independent(store: &dyn Store) {
+pub(super) fn markets_and_lines_are_independent(store: &dyn Store) {
     let updates = [
         market_update("MATCH_001", "1x2", None, 1, 1),
         market_update("MATCH_001", "goals", None, 1, 1),
@@ -319,7 +319,7 @@ pub fn markets_and_lines_are_independent(store: &dyn Store) {
     }
 }
 
-pub fn replay_changes_nothing(store: &dyn Store) {
+pub(super) fn replay_changes_nothing(store: &dyn Store) {
     for_all(
         (moves(), proptest::collection::vec(1usize..9, 1..4)),
         |event, (moves, sizes)| {
@@ -333,7 +333,7 @@ pub fn replay_changes_nothing(store: &dyn Store) {
     );
 }
 
-pub fn order_does_not_change_the_result(store: &dyn Store) {
+pub(super) fn order_does_not_change_the_result(store: &dyn Store) {
     let sizes = || proptest::collection::vec(1usize..9, 1..4);
     for_all(
         (moves(), sizes(), any::<u64>()),
@@ -385,7 +385,7 @@ pub fn order_does_not_change_the_result(store: &dyn Store) {
     );
 }
 
-pub fn store_agrees_with_the_book(store: &dyn Store) {
+pub(super) fn store_agrees_with_the_book(store: &dyn Store) {
     let sizes = proptest::collection::vec(1usize..9, 1..4);
     // Positions that jump ahead, and that start again.
     let positions = proptest::collection::vec(0u64..200, 40);
@@ -416,7 +416,7 @@ pub fn store_agrees_with_the_book(store: &dyn Store) {
     );
 }
 
-pub fn recreated_bus_keeps_seqs_increasing(store: &dyn Store) {
+pub(super) fn recreated_bus_keeps_seqs_increasing(store: &dyn Store) {
     let seqs = |store: &dyn Store| {
         states(store, "MATCH_001")
             .into_iter()
@@ -455,7 +455,7 @@ pub fn recreated_bus_keeps_seqs_increasing(store: &dyn Store) {
     assert_eq!(seqs(store), [5_001, 1_003]);
 }
 
-pub fn restarted_supplier_is_followed(store: &dyn Store) {
+pub(super) fn restarted_supplier_is_followed(store: &dyn Store) {
     store
         .write_updates(&positioned(0, [update(1, 10, 978)]))
         .unwrap();
@@ -466,7 +466,7 @@ pub fn restarted_supplier_is_followed(store: &dyn Store) {
     assert_eq!(states(store, "MATCH_001")[0].update.revision.version, 1);
 }
 
-pub fn equal_revisions_of_two_sources_are_recorded(store: &dyn Store) {
+pub(super) fn equal_revisions_of_two_sources_are_recorded(store: &dyn Store) {
     let other = OddsUpdate {
         source: Source::new("other").unwrap(),
         ..update(1, 1, 1)
@@ -489,7 +489,7 @@ pub fn equal_revisions_of_two_sources_are_recorded(store: &dyn Store) {
     assert_eq!(store.history(&page).unwrap(), [entries[1].clone()]);
 }
 
-pub fn every_update_reads_back_exactly(store: &dyn Store) {
+pub(super) fn every_update_reads_back_exactly(store: &dyn Store) {
     for_all(any_update(), |event, mut update| {
         update.event_id = EventId::new(event).unwrap();
         let batch = positioned(0, [update.clone()]);
@@ -510,7 +510,7 @@ pub fn every_update_reads_back_exactly(store: &dyn Store) {
     });
 }
 
-pub fn extreme_values_read_back(store: &dyn Store) {
+pub(super) fn extreme_values_read_back(store: &dyn Store) {
     let mut written = Vec::new();
     let texts = [
         "",
@@ -565,7 +565,7 @@ pub fn extreme_values_read_back(store: &dyn Store) {
     }
 }
 
-pub fn history_pages_are_complete(store: &dyn Store) {
+pub(super) fn history_pages_are_complete(store: &dyn Store) {
     let second = |time: Option<i64>| time.map(|time| update(1, time, 0).revision.updated_at);
     let bound = || proptest::option::of(-1i64..8);
     for_all(
@@ -602,7 +602,7 @@ pub fn history_pages_are_complete(store: &dyn Store) {
     );
 }
 
-pub fn event_pages_name_the_teams(store: &dyn Store) {
+pub(super) fn event_pages_name_the_teams(store: &dyn Store) {
     let ids = [
         "1.197931750",
         "MATCH_1",
@@ -666,7 +666,7 @@ fn letter(index: usize, raw: Vec<u8>) -> DeadLetter {
     }
 }
 
-pub fn dead_letters_keep_every_byte(store: &dyn Store) {
+pub(super) fn dead_letters_keep_every_byte(store: &dyn Store) {
     let letters = [
         letter(0, (0..=255).collect()),
         letter(1, vec![]),
@@ -694,7 +694,7 @@ pub fn dead_letters_keep_every_byte(store: &dyn Store) {
     );
 }
 
-pub fn prune_removes_bounded_oldest_rows(store: &dyn Store) {
+pub(super) fn prune_removes_bounded_oldest_rows(store: &dyn Store) {
     const MORE: usize = 7;
     let event = EventId::new("MATCH_001").unwrap();
     let old = positioned(
@@ -769,7 +769,7 @@ pub fn prune_removes_bounded_oldest_rows(store: &dyn Store) {
     );
 }
 
-pub fn rejected_batch_leaves_nothing(store: &dyn Store) {
+pub(super) fn rejected_batch_leaves_nothing(store: &dyn Store) {
     let mut batch = positioned(0, [update(1, 1, 1), update(2, 1, 1)]);
     batch[1].position = u64::MAX;
     assert!(matches!(
@@ -785,7 +785,7 @@ pub fn rejected_batch_leaves_nothing(store: &dyn Store) {
     );
 }
 
-pub fn concurrent_writers_agree(store: &dyn Store) {
+pub(super) fn concurrent_writers_agree(store: &dyn Store) {
     const EACH: i64 = 60;
     std::thread::scope(|scope| {
         for writer in 0..4u8 {

@@ -27,7 +27,7 @@ const MAX_ANSWER: usize = 16 * 1024;
 /// The maximum stored length of a supplier's text, in characters.
 const MAX_TEXT: usize = 255;
 /// The rejection reason if the supplier gives none.
-pub const NO_REASON: &str = "SUPPLIER_REJECTED";
+pub(crate) const NO_REASON: &str = "SUPPLIER_REJECTED";
 
 /// A supplier's answer about a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl SupplierError {
 }
 
 /// A supplier that confirms bets. Requests can be retried: the bet id is the idempotency key.
-pub trait BetSupplier: Send + Sync {
+pub(crate) trait BetSupplier: Send + Sync {
     /// Asks whether the supplier accepts the bet.
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>>;
 
@@ -145,7 +145,7 @@ pub enum SetupError {
 }
 
 /// A supplier over HTTP.
-pub struct HttpSupplier {
+pub(crate) struct HttpSupplier {
     http: reqwest::Client,
     confirm: Url,
     cancel: Url,
@@ -157,7 +157,7 @@ impl HttpSupplier {
     /// Creates a client for the supplier whose paths are below `base`, as `http://127.0.0.1:8081`.
     /// `timeout` applies to each request. Reads files if `base` is https, so do not call it on an
     /// async thread.
-    pub fn new(
+    pub(crate) fn new(
         base: &Url,
         timeout: Duration,
         ca_file: Option<&Path>,

@@ -7,14 +7,14 @@ use futures_util::stream::{self, BoxStream, Stream, StreamExt};
 use super::transport::{Inbound, TransportError};
 
 /// The maximum number of frames in a batch, and of bytes before its last frame.
-pub const MAX_FRAMES: usize = 256;
+pub(crate) const MAX_FRAMES: usize = 256;
 const MAX_BYTES: usize = 1024 * 1024;
 
 /// Received items in order; at least one.
-pub type FrameBatch = Vec<Result<Inbound, TransportError>>;
+pub(crate) type FrameBatch = Vec<Result<Inbound, TransportError>>;
 
 /// Yields everything that is ready without waiting for more. A single frame is yielded at once.
-pub fn batches(
+pub(crate) fn batches(
     inbound: BoxStream<'static, Result<Inbound, TransportError>>,
 ) -> impl Stream<Item = FrameBatch> {
     let mut inbound = inbound.fuse();

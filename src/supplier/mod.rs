@@ -3,15 +3,15 @@
 //! A [`Decoder`] implements one supplier's wire format without sockets or clocks; [`transport`]
 //! carries its frames.
 
-pub mod betfair;
+pub(crate) mod betfair;
 /// Shared by the tests of the decoder and of the replay server.
 #[cfg(test)]
 #[path = "../../tests/support/betfair_fold.rs"]
 pub(crate) mod betfair_fold;
-pub mod confirm;
-pub mod frame_batch;
+pub(crate) mod confirm;
+pub(crate) mod frame_batch;
 pub mod native;
-pub mod transport;
+pub(crate) mod transport;
 
 use std::fmt;
 
@@ -141,7 +141,7 @@ pub(crate) mod testing {
     use super::*;
 
     /// The default settings, with `arguments` applied, as `["--supplier-max-frame", "1KiB"]`.
-    pub fn settings(arguments: &[&str]) -> SupplierSettings {
+    pub(crate) fn settings(arguments: &[&str]) -> SupplierSettings {
         let command =
             SupplierSettings::augment_args(clap::Command::new("test").no_binary_name(true));
         SupplierSettings::from_arg_matches(&command.get_matches_from(arguments)).unwrap()

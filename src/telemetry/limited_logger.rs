@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const PARSER: &str = "actix_http::";
 
 /// A logger that limits the lines of certain crates.
-pub struct LimitedLogger<L> {
+pub(crate) struct LimitedLogger<L> {
     inner: L,
     /// The crates' names.
     limited: &'static [&'static str],
@@ -35,7 +35,7 @@ struct Window {
 
 impl<L: Log> LimitedLogger<L> {
     /// Limits the lines of these crates.
-    pub fn new(inner: L, limited: &'static [&'static str]) -> LimitedLogger<L> {
+    pub(crate) fn new(inner: L, limited: &'static [&'static str]) -> LimitedLogger<L> {
         LimitedLogger {
             inner,
             limited,
@@ -49,7 +49,7 @@ impl<L: Log> LimitedLogger<L> {
     }
 
     /// Logs what was left out in windows that have ended.
-    pub fn report(&self, now: Instant) {
+    pub(crate) fn report(&self, now: Instant) {
         let mut ended = Vec::new();
         let mut causes = self.causes.lock();
         causes.retain(|(role, target, _), window| {

@@ -4,7 +4,7 @@ use log::LevelFilter;
 
 /// Checks a log filter; the error names the expected form. env_logger itself would only print a
 /// warning and apply the rest.
-pub fn check_filter(filter: &str) -> Result<(), String> {
+pub(crate) fn check_filter(filter: &str) -> Result<(), String> {
     let want = || "log levels like info or warn,sports_bet_platform::bus=debug".to_owned();
     let (levels, words) = filter.split_once('/').unwrap_or((filter, ""));
     let good = levels.split(',').all(|part| is_directive(part.trim()));

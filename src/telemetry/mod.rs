@@ -1,10 +1,10 @@
 //! Logs and metrics.
 
-pub mod limited_logger;
-pub mod log_filter;
+pub(crate) mod limited_logger;
+pub(crate) mod log_filter;
 pub mod log_format;
 pub mod log_limit;
 pub mod logging;
 pub mod metrics;
-pub mod redact;
-pub mod role;
+pub(crate) mod redact;
+pub(crate) mod role;

@@ -6,7 +6,7 @@ use std::fmt::Write;
 use regex::Regex;
 
 /// Replaces a secret in a text.
-pub const MASK: &str = "***";
+pub(crate) const MASK: &str = "***";
 /// Replaces a whole text. A secret of one to three characters also occurs in ordinary words, so
 /// masking each of these places would reveal which characters are missing.
 const WITHHELD: &str = "(text withheld: it contains a credential that is too short to mask)";

@@ -9,41 +9,41 @@ use std::cell::Cell;
 use std::future::poll_fn;
 
 /// The name of a role; `None` outside of all roles.
-pub type RoleName = Option<&'static str>;
+pub(crate) type RoleName = Option<&'static str>;
 
 thread_local! {
     static CURRENT: Cell<RoleName> = const { Cell::new(None) };
 }
 
 /// The role for which the calling code runs.
-pub fn current() -> RoleName {
+pub(crate) fn current() -> RoleName {
     CURRENT.get()
 }
 
 /// Sets the role of everything on this thread that has no role of its own.
-pub fn set_for_thread(role: RoleName) {
+pub(crate) fn set_for_thread(role: RoleName) {
     CURRENT.set(role);
 }
 
 /// Calls `work` for a role.
-pub fn within<T>(role: RoleName, work: impl FnOnce() -> T) -> T {
+pub(crate) fn within<T>(role: RoleName, work: impl FnOnce() -> T) -> T {
     let _restore = Restore(CURRENT.replace(role));
     work()
 }
 
 /// Runs a future for a role, whichever thread polls it. Boxed once, never per poll.
-pub fn scope<F: Future>(role: RoleName, future: F) -> impl Future<Output = F::Output> {
+pub(crate) fn scope<F: Future>(role: RoleName, future: F) -> impl Future<Output = F::Output> {
     let mut future = Box::pin(future);
     poll_fn(move |context| within(role, || future.as_mut().poll(context)))
 }
 
 /// Runs a future, which is about to be spawned, for the caller's role.
-pub fn inherit<F: Future>(future: F) -> impl Future<Output = F::Output> {
+pub(crate) fn inherit<F: Future>(future: F) -> impl Future<Output = F::Output> {
     scope(current(), future)
 }
 
 /// Calls `work`, which is about to be moved to another thread, for the caller's role.
-pub fn carry<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
+pub(crate) fn carry<T>(work: impl FnOnce() -> T) -> impl FnOnce() -> T {
     let role = current();
     move || within(role, work)
 }

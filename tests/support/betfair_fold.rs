@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// A market in the form a client receives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// The market's key.
     pub market: String,
     /// The two sides, or the title and an empty string.
@@ -25,7 +25,7 @@ pub struct Seen {
 }
 
 /// The distinct states of each market in a recording, in order.
-pub type History = BTreeMap<String, Vec<Seen>>;
+pub(crate) type History = BTreeMap<String, Vec<Seen>>;
 
 #[derive(Default)]
 struct FoldedMarket {
@@ -36,7 +36,7 @@ struct FoldedMarket {
 }
 
 /// Folds a recording with one message per line.
-pub fn fold(recording: &str) -> History {
+pub(crate) fn fold(recording: &str) -> History {
     let mut markets: HashMap<String, FoldedMarket> = HashMap::new();
     let mut history = History::new();
     for line in recording.lines() {
@@ -52,7 +52,7 @@ pub fn fold(recording: &str) -> History {
 }
 
 /// Folds several recordings with disjoint markets.
-pub fn fold_all(recordings: &[&str]) -> History {
+pub(crate) fn fold_all(recordings: &[&str]) -> History {
     recordings
         .iter()
         .flat_map(|recording| fold(recording))
@@ -60,7 +60,7 @@ pub fn fold_all(recordings: &[&str]) -> History {
 }
 
 /// The distinct states in a series of updates, from their JSON form.
-pub fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
+pub(crate) fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
     let mut history = History::new();
     for json in updates {
         let update: Value = serde_json::from_str(json).unwrap();
@@ -74,7 +74,7 @@ pub fn history_of<'a>(updates: impl IntoIterator<Item = &'a str>) -> History {
 }
 
 /// The state in an update.
-pub fn seen_in(update: &Value) -> Seen {
+pub(crate) fn seen_in(update: &Value) -> Seen {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let selections = update["selections"].as_array().unwrap();
     let selection = |s: &Value| {

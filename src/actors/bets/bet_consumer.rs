@@ -20,14 +20,13 @@ use crate::runtime::health::HealthCell;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
 use super::confirmation::BetConfirmation;
-pub use super::confirmation::{ConfirmationSettings, REASONS};
 
 /// How often an idle consumer wakes up to report its lag and to check for shutdown.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Limits on how the consumer reads.
 #[derive(Clone, Copy, Debug)]
-pub struct BetConsumerSettings {
+pub(crate) struct BetConsumerSettings {
     /// Maximum number of bets in flight.
     pub at_once: usize,
     /// How far the consumer may read past a record that is not done, in records.
@@ -37,7 +36,7 @@ pub struct BetConsumerSettings {
 }
 
 /// Consumes `bet_placed` for its consumer group.
-pub struct BetConsumer {
+pub(crate) struct BetConsumer {
     settings: BetConsumerSettings,
     subscription: Box<dyn Subscription>,
     confirmation: Arc<BetConfirmation>,
@@ -59,7 +58,7 @@ enum Event {
 
 impl BetConsumer {
     /// Consumes `subscription` and passes each record to `confirmation`.
-    pub fn new(
+    pub(crate) fn new(
         settings: BetConsumerSettings,
         subscription: Box<dyn Subscription>,
         confirmation: BetConfirmation,
@@ -79,12 +78,12 @@ impl BetConsumer {
     }
 
     /// The consumer's health, for the readiness check.
-    pub fn health(&self) -> Arc<HealthCell> {
+    pub(crate) fn health(&self) -> Arc<HealthCell> {
         self.confirmation.health()
     }
 
     /// The actor that runs this consumer.
-    pub fn into_task(self) -> DrainableTask {
+    pub(crate) fn into_task(self) -> DrainableTask {
         DrainableTask::new(self.stop.clone(), move || async move {
             match self.run().await {
                 Ok(()) => TaskEnd::Drained,

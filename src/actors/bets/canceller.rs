@@ -30,7 +30,7 @@ const MAX_COUNTED_ATTEMPTS: u32 = 32;
 
 /// Concurrency, backoff and lease of the canceller.
 #[derive(Clone, Copy, Debug)]
-pub struct CancellerSettings {
+pub(crate) struct CancellerSettings {
     /// Maximum number of cancel requests in flight.
     pub at_once: usize,
     /// Backoff between attempts for one bet. It continues where an earlier process left off.
@@ -40,7 +40,7 @@ pub struct CancellerSettings {
 }
 
 /// The actor that cancels bets. Any number of processes may run one.
-pub struct Canceller {
+pub(crate) struct Canceller {
     task: Arc<CancelTask>,
     in_flight: HashSet<BetId>,
     is_taking: bool,
@@ -60,7 +60,7 @@ struct CancelTask {
 
 impl Canceller {
     /// Sends the open cancels of `queue` to `supplier`.
-    pub fn new(
+    pub(crate) fn new(
         queue: Arc<dyn CancelQueue>,
         bets: Arc<dyn BetReader>,
         supplier: Arc<SupplierClient>,
@@ -86,8 +86,9 @@ impl Canceller {
         }
     }
 
-    /// The canceller's health, for the readiness check.
-    pub fn health(&self) -> Arc<HealthCell> {
+    /// Whether bets can be cancelled.
+    #[cfg(test)]
+    fn health(&self) -> Arc<HealthCell> {
         self.task.health.clone()
     }
 

@@ -24,7 +24,7 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// Dead letter reasons of records that decode: the database has no such bet, or its row is
 /// unreadable.
-pub const REASONS: [&str; 2] = [UNKNOWN_BET, "unreadable_bet"];
+pub(crate) const REASONS: [&str; 2] = [UNKNOWN_BET, "unreadable_bet"];
 const UNKNOWN_BET: &str = "unknown_bet";
 /// Delay added for each consecutive bet that the database does not know, up to `MAX_UNKNOWN_DELAY`.
 const UNKNOWN_DELAY: Duration = Duration::from_millis(10);
@@ -41,7 +41,7 @@ const RETRY: BackoffPolicy = BackoffPolicy {
 
 /// How a bet is confirmed.
 #[derive(Clone, Debug)]
-pub struct ConfirmationSettings {
+pub(crate) struct ConfirmationSettings {
     /// Name of the topic, for dead letters.
     pub topic: String,
     /// Backoff between confirmation requests for one bet.
@@ -53,7 +53,7 @@ pub struct ConfirmationSettings {
 }
 
 /// Processes records, any number concurrently.
-pub struct BetConfirmation {
+pub(crate) struct BetConfirmation {
     settings: ConfirmationSettings,
     bets: Arc<RequestBatcher<BetId, Option<Bet>>>,
     supplier: Arc<SupplierClient>,
@@ -69,7 +69,7 @@ pub struct BetConfirmation {
 impl BetConfirmation {
     /// Requests confirmation from `supplier`, decides with `decisions`, and publishes invalid records
     /// to `dead_letters`.
-    pub fn new(
+    pub(crate) fn new(
         settings: ConfirmationSettings,
         store: Arc<dyn BetReader>,
         supplier: Arc<SupplierClient>,

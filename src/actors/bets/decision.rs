@@ -22,7 +22,7 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 
 /// How decisions are written to the database.
 #[derive(Clone, Debug)]
-pub struct DeciderSettings {
+pub(crate) struct DeciderSettings {
     /// Concurrency limit for batched decisions.
     pub turns: ConcurrencyLimit,
     /// Maximum number of decisions in one batch.
@@ -34,7 +34,7 @@ pub struct DeciderSettings {
 }
 
 /// Decides bets in the database.
-pub struct BetDecisions {
+pub(crate) struct BetDecisions {
     store: Arc<dyn DecisionStore>,
     batcher: Arc<RequestBatcher<DecideBet, Option<Decided>>>,
     /// Queues for decisions that are not batched.
@@ -48,7 +48,7 @@ pub struct BetDecisions {
 
 impl BetDecisions {
     /// Decides in `store`.
-    pub fn new(
+    pub(crate) fn new(
         settings: DeciderSettings,
         store: Arc<dyn DecisionStore>,
         relay: Recipient<PublishOutbox>,
@@ -79,7 +79,11 @@ impl BetDecisions {
     }
 
     /// Decides a bet, unless it is already decided. Safe to repeat.
-    pub async fn decide(&self, bet: &Bet, verdict: &BetOutcome) -> Result<Decided, StoreError> {
+    pub(crate) async fn decide(
+        &self,
+        bet: &Bet,
+        verdict: &BetOutcome,
+    ) -> Result<Decided, StoreError> {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, verdict, now);
         let notice = OutboxMessage {

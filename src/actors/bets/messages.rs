@@ -13,4 +13,4 @@ pub struct PublishOutbox(pub Vec<OutboxRow>);
 /// To the canceller, after a bet timed out: there is a bet to cancel.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct CancelsWait;
+pub(crate) struct CancelsWait;

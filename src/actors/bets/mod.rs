@@ -1,10 +1,10 @@
 //! Bets, from placement to decision: the outbox, the supplier's confirmation, and cancellation.
 
-pub mod bet_consumer;
-pub mod canceller;
-pub mod confirmation;
-pub mod decision;
-pub mod messages;
-pub mod outbox_relay;
-pub mod overdue_sweeper;
-pub mod supplier_client;
+pub(crate) mod bet_consumer;
+pub(crate) mod canceller;
+pub(crate) mod confirmation;
+pub(crate) mod decision;
+pub(crate) mod messages;
+pub(crate) mod outbox_relay;
+pub(crate) mod overdue_sweeper;
+pub(crate) mod supplier_client;

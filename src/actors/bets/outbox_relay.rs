@@ -35,7 +35,7 @@ static DEAD_LETTERS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
 /// Batch sizes, queue limits and lease of the relay.
 #[derive(Clone, Copy, Debug)]
-pub struct RelaySettings {
+pub(crate) struct RelaySettings {
     /// Maximum number of rows in one publish.
     pub batch: usize,
     /// Maximum number of queued rows per topic; further rows stay in the outbox until there is
@@ -49,7 +49,7 @@ pub struct RelaySettings {
 
 /// The destination of the rows of one topic.
 #[derive(Clone)]
-pub struct OutboxTarget {
+pub(crate) struct OutboxTarget {
     /// The topic.
     pub topic: Arc<dyn Topic>,
     /// Receives the records that the topic rejects permanently.
@@ -57,7 +57,7 @@ pub struct OutboxTarget {
 }
 
 /// The actor that publishes the outbox. [`RelayState`] decides; the actor calls bus and database.
-pub struct OutboxRelay {
+pub(crate) struct OutboxRelay {
     state: RelayState,
     store: Arc<dyn OutboxStore>,
     bet_placed: OutboxTarget,
@@ -71,7 +71,7 @@ pub struct OutboxRelay {
 
 impl OutboxRelay {
     /// Publishes the outbox of `store`.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<dyn OutboxStore>,
         bet_placed: OutboxTarget,
         bet_confirmed: OutboxTarget,
@@ -93,7 +93,7 @@ impl OutboxRelay {
     }
 
     /// The relay's health, for the readiness check. It covers the database only, not the bus.
-    pub fn health(&self) -> Arc<HealthCell> {
+    pub(crate) fn health(&self) -> Arc<HealthCell> {
         self.health.clone()
     }
 

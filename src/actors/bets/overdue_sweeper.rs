@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Grace period and batch size of the sweeper.
 #[derive(Clone, Copy, Debug)]
-pub struct SweeperSettings {
+pub(crate) struct SweeperSettings {
     /// Grace period after a bet's deadline before the sweeper rejects it.
     pub grace: Duration,
     /// Maximum number of bets per query.
@@ -30,7 +30,7 @@ pub struct SweeperSettings {
 }
 
 /// The actor that rejects overdue bets. Any number of processes may run one.
-pub struct OverdueSweeper {
+pub(crate) struct OverdueSweeper {
     sweep: Arc<Sweep>,
     is_sweeping: bool,
 }
@@ -46,7 +46,7 @@ struct Sweep {
 
 impl OverdueSweeper {
     /// Sweeps the bets of `store`.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<dyn DecisionStore>,
         decisions: BetDecisions,
         settings: SweeperSettings,
@@ -68,8 +68,9 @@ impl OverdueSweeper {
         }
     }
 
-    /// The sweeper's health, for the readiness check.
-    pub fn health(&self) -> Arc<HealthCell> {
+    /// Whether overdue bets can be decided.
+    #[cfg(test)]
+    fn health(&self) -> Arc<HealthCell> {
         self.sweep.health.clone()
     }
 

@@ -28,7 +28,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Timeout and circuit breaker of the supplier.
 #[derive(Clone, Copy, Debug)]
-pub struct GuardSettings {
+pub(crate) struct GuardSettings {
     /// Timeout of one call.
     pub timeout: Duration,
     /// When the circuit opens, and for how long.
@@ -37,7 +37,7 @@ pub struct GuardSettings {
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum CallError {
+pub(crate) enum CallError {
     /// The call was not made because the circuit is open.
     #[error("the supplier's circuit breaker is open")]
     CircuitOpen,
@@ -48,7 +48,7 @@ pub enum CallError {
 
 /// When [`SupplierClient::until`] repeats a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
+pub(crate) enum Retry {
     /// As soon as the circuit closes. The attempt does not count towards the backoff.
     WhenClosed,
     /// After the next delay of the backoff.
@@ -65,7 +65,7 @@ impl From<CallError> for Retry {
 }
 
 /// The supplier, shared by all actors of a process.
-pub struct SupplierClient {
+pub(crate) struct SupplierClient {
     supplier: Arc<dyn BetSupplier>,
     settings: GuardSettings,
     breaker: Mutex<Breaker>,
@@ -88,7 +88,7 @@ enum Called<T> {
 
 impl SupplierClient {
     /// A client for `supplier`, with a closed circuit.
-    pub fn new(
+    pub(crate) fn new(
         supplier: Arc<dyn BetSupplier>,
         settings: GuardSettings,
         clock: Clock,
@@ -109,7 +109,7 @@ impl SupplierClient {
     }
 
     /// Requests confirmation of a bet; waits no longer than `timeout`.
-    pub async fn confirm(&self, bet: &Bet, timeout: Duration) -> Result<Answer, CallError> {
+    pub(crate) async fn confirm(&self, bet: &Bet, timeout: Duration) -> Result<Answer, CallError> {
         let outcome = |answer: &Answer| match answer {
             Answer::Confirmed { .. } => "confirmed",
             Answer::Rejected { .. } => "rejected",
@@ -124,7 +124,7 @@ impl SupplierClient {
     }
 
     /// Requests cancellation of a bet; waits no longer than `timeout`.
-    pub async fn cancel(
+    pub(crate) async fn cancel(
         &self,
         bet_id: BetId,
         user_id: &UserId,
@@ -137,7 +137,7 @@ impl SupplierClient {
 
     /// Repeats `attempt` until it succeeds. Each attempt receives the time left until `deadline`.
     /// Returns `None` if the deadline passes first.
-    pub async fn until<T, A>(
+    pub(crate) async fn until<T, A>(
         &self,
         deadline: Timestamp,
         mut backoff: Backoff,
@@ -170,7 +170,7 @@ impl SupplierClient {
 
     /// Why the supplier is not ready, for the readiness check. The full text of the last failure is
     /// in the log.
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let failure = self.health.problem()?;
         Some(format!("circuit breaker open: {failure}"))
     }

@@ -17,7 +17,7 @@ use crate::telemetry::metrics::IngestMetrics;
 const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The actor in front of the bus.
-pub struct BusPublisher {
+pub(crate) struct BusPublisher {
     updates: Arc<dyn Topic>,
     dead_letters: Arc<dyn Topic>,
     metrics: IngestMetrics,
@@ -25,7 +25,7 @@ pub struct BusPublisher {
 
 impl BusPublisher {
     /// Publishes updates to one topic and undecodable frames to another.
-    pub fn new(
+    pub(crate) fn new(
         updates: Arc<dyn Topic>,
         dead_letters: Arc<dyn Topic>,
         metrics: IngestMetrics,

@@ -10,7 +10,7 @@ use crate::domain::odds::update::OddsUpdate;
 /// bus has accepted it.
 #[derive(Message, Debug, Default)]
 #[rtype(result = "Result<(), BusError>")]
-pub struct Publish {
+pub(crate) struct Publish {
     /// The updates, in order.
     pub updates: Vec<OddsUpdate>,
     /// Frames that could not be decoded.
@@ -20,4 +20,4 @@ pub struct Publish {
 /// To a feed: disconnect from the supplier and reply. Nothing is published afterwards.
 #[derive(Message, Debug)]
 #[rtype(result = "()")]
-pub struct LeaveSupplier;
+pub(crate) struct LeaveSupplier;

@@ -1,5 +1,5 @@
 //! Ingest: from suppliers to the bus.
 
-pub mod bus_publisher;
-pub mod messages;
-pub mod supplier_feed;
+pub(crate) mod bus_publisher;
+pub(crate) mod messages;
+pub(crate) mod supplier_feed;

@@ -31,7 +31,7 @@ use crate::runtime::actor;
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Routes messages to the books.
-pub struct BookRouter<F: BookFeed> {
+pub(crate) struct BookRouter<F: BookFeed> {
     edges: Arc<BookEdges<F>>,
     books: RunningBooks<F>,
     /// Books whose state is being loaded for an update, with the messages that wait for them in
@@ -59,7 +59,7 @@ enum Sending<R> {
 impl<F: BookFeed> BookRouter<F> {
     /// Creates a router for books with these edges. A book is dropped after `idle_limit` without an
     /// update or a request.
-    pub fn new(edges: Arc<BookEdges<F>>, idle_limit: Duration) -> BookRouter<F> {
+    pub(crate) fn new(edges: Arc<BookEdges<F>>, idle_limit: Duration) -> BookRouter<F> {
         BookRouter {
             edges,
             books: RunningBooks::new(idle_limit),

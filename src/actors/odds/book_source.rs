@@ -15,7 +15,9 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout_at;
 
 use self::loaded_state::LoadReason;
-pub use self::loaded_state::{CachedState, LoadedState, MergePolicy, ReplayBoundary, StoredState};
+pub(crate) use self::loaded_state::{
+    CachedState, LoadedState, MergePolicy, ReplayBoundary, StoredState,
+};
 use self::retry_gate::RetryGate;
 use super::client_reads::{ClientReads, ReadPermit};
 use super::messages::ApplyError;
@@ -41,7 +43,7 @@ const LIVE_READ_LIMIT: Duration = Duration::from_secs(1);
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Loads the state of books from the cache and the store.
-pub struct BookSource {
+pub(crate) struct BookSource {
     cache: Arc<dyn OddsCache>,
     store: Arc<dyn Store>,
     policy: MergePolicy,
@@ -57,7 +59,7 @@ pub struct BookSource {
 impl BookSource {
     /// Creates a source that reads from `cache` and `store`, and combines them by `policy`.
     /// `clients` limits the reads for clients.
-    pub fn new(
+    pub(crate) fn new(
         policy: MergePolicy,
         cache: Arc<dyn OddsCache>,
         store: Arc<dyn Store>,
@@ -80,18 +82,18 @@ impl BookSource {
 
     /// Ignores states outside `limits`: an implausible state kept by an earlier version must not
     /// reject every valid update.
-    pub fn within(self, limits: Plausibility) -> BookSource {
+    pub(crate) fn within(self, limits: Plausibility) -> BookSource {
         BookSource { limits, ..self }
     }
 
     /// The limiter of client reads, which also holds the events found not to exist.
-    pub fn clients(&self) -> &ClientReads {
+    pub(crate) fn clients(&self) -> &ClientReads {
         &self.clients
     }
 
     /// Loads the state of a book that starts for an update or a broadcast. Failed reads are
     /// skipped: the live path does not wait for a cache or a store that is down.
-    pub async fn load_for_start(
+    pub(crate) async fn load_for_start(
         &self,
         event_id: &EventId,
         boundary: ReplayBoundary,
@@ -100,7 +102,7 @@ impl BookSource {
     }
 
     /// Loads the state of a running book that may have missed changes.
-    pub async fn load_after_gap(
+    pub(crate) async fn load_after_gap(
         &self,
         event_id: &EventId,
         boundary: ReplayBoundary,
@@ -109,7 +111,7 @@ impl BookSource {
     }
 
     /// Loads the state of a running book again, after an incomplete load.
-    pub async fn reload(&self, event_id: &EventId, boundary: ReplayBoundary) -> LoadedState {
+    pub(crate) async fn reload(&self, event_id: &EventId, boundary: ReplayBoundary) -> LoadedState {
         self.load(event_id, boundary, LoadReason::Retry).await
     }
 
@@ -133,7 +135,7 @@ impl BookSource {
 
     /// Loads the state of an event that a client requests. Waits for a turn among the client reads
     /// and fails if none is free in time.
-    pub async fn load_for_client(
+    pub(crate) async fn load_for_client(
         &self,
         event_id: &EventId,
         permit: ReadPermit,
@@ -154,14 +156,14 @@ impl BookSource {
     /// Whether loading again may return more. If the store is down and the cache was read, nothing
     /// more can be loaded; without this check all books would read the cache and publish their
     /// state over and over.
-    pub async fn is_reload_useful(&self, event_id: &EventId, is_cache_read: bool) -> bool {
+    pub(crate) async fn is_reload_useful(&self, event_id: &EventId, is_cache_read: bool) -> bool {
         !is_cache_read
             || !self.store_gate.has_failed()
             || self.load_stored_in_background(event_id).await.is_read
     }
 
     /// Reads the cached state of an event.
-    pub async fn load_cached(&self, event_id: &EventId) -> CachedState {
+    pub(crate) async fn load_cached(&self, event_id: &EventId) -> CachedState {
         match self.cache.read_book(event_id).await {
             Ok(states) => CachedState {
                 states: self.plausible(event_id, states),

@@ -28,7 +28,7 @@ const MAX_ATTEMPTS: usize = 3;
 static NOT_APPLIED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
 /// The actors that the listener sends to.
-pub struct ListenerEdges {
+pub(crate) struct ListenerEdges {
     /// The router, for broadcasts.
     pub apply: Recipient<InOrder<ApplyBroadcasts>>,
     /// The router, for reloads.
@@ -38,7 +38,7 @@ pub struct ListenerEdges {
 }
 
 /// Receives broadcasts and passes them to the books.
-pub struct BroadcastListener {
+pub(crate) struct BroadcastListener {
     /// `None` while a receive is in flight.
     broadcasts: Option<Box<dyn BroadcastStream>>,
     edges: Arc<ListenerEdges>,
@@ -55,7 +55,7 @@ pub struct BroadcastListener {
 impl BroadcastListener {
     /// Feeds the books behind `edges` and updates `state`: the feed is live while some processor is
     /// heard at least every `stale_after`.
-    pub fn new(
+    pub(crate) fn new(
         broadcasts: Box<dyn BroadcastStream>,
         edges: ListenerEdges,
         state: Arc<FeedState>,

@@ -33,7 +33,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const SWEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Writes the changes of the books to the cache.
-pub struct CacheWriter {
+pub(crate) struct CacheWriter {
     cache: Arc<dyn OddsCache>,
     /// The source of states that no book holds.
     store: Option<Arc<dyn Store>>,
@@ -45,7 +45,7 @@ pub struct CacheWriter {
 
 impl CacheWriter {
     /// Creates a writer to `cache`.
-    pub fn new(cache: Arc<dyn OddsCache>, metrics: ProcessorMetrics) -> CacheWriter {
+    pub(crate) fn new(cache: Arc<dyn OddsCache>, metrics: ProcessorMetrics) -> CacheWriter {
         CacheWriter {
             cache,
             store: None,
@@ -57,7 +57,7 @@ impl CacheWriter {
     }
 
     /// Repairs damaged entries from `store` if no processor holds a book of their event.
-    pub fn repairing_from(self, store: Arc<dyn Store>) -> CacheWriter {
+    pub(crate) fn repairing_from(self, store: Arc<dyn Store>) -> CacheWriter {
         CacheWriter {
             store: Some(store),
             ..self
@@ -65,7 +65,7 @@ impl CacheWriter {
     }
 
     /// The result of the last write: a cache may answer pings and still reject writes.
-    pub fn health(&self) -> Arc<HealthCell> {
+    pub(crate) fn health(&self) -> Arc<HealthCell> {
         self.health.clone()
     }
 

@@ -102,7 +102,7 @@ pub(super) struct FeedTracker {
 
 impl FeedTracker {
     /// Nothing is received yet.
-    pub fn new(stale_after: Duration) -> FeedTracker {
+    pub(super) fn new(stale_after: Duration) -> FeedTracker {
         FeedTracker {
             stale_after,
             epoch: 0,
@@ -120,13 +120,13 @@ impl FeedTracker {
 
     /// Starts to receive. If the clients have to be notified first that prices are stale, the caller
     /// does so and then calls [`FeedTracker::loss_notified`].
-    pub fn started(&mut self, is_notifying: bool) -> Vec<Effect> {
+    pub(super) fn started(&mut self, is_notifying: bool) -> Vec<Effect> {
         self.notifications = usize::from(is_notifying);
         self.continued(Vec::new())
     }
 
     /// An event was received.
-    pub fn received(&mut self, event: BroadcastEvent, now: Instant) -> Vec<Effect> {
+    pub(super) fn received(&mut self, event: BroadcastEvent, now: Instant) -> Vec<Effect> {
         self.is_receiving = false;
         let effects = match event {
             BroadcastEvent::Changes(changes) => self.changed(changes, now),
@@ -156,7 +156,7 @@ impl FeedTracker {
     }
 
     /// No event was received until the deadline.
-    pub fn receive_timed_out(&mut self, now: Instant) -> Vec<Effect> {
+    pub(super) fn receive_timed_out(&mut self, now: Instant) -> Vec<Effect> {
         self.is_receiving = false;
         let is_silent = self.last_heartbeat.is_some() && !self.has_heartbeat(now);
         let effects = if is_silent {
@@ -170,7 +170,7 @@ impl FeedTracker {
     }
 
     /// The books have applied a batch, or have not.
-    pub fn applied(&mut self, epoch: u64, result: Result<(), String>) -> Vec<Effect> {
+    pub(super) fn applied(&mut self, epoch: u64, result: Result<(), String>) -> Vec<Effect> {
         self.batches_in_flight = self.batches_in_flight.saturating_sub(1);
         let effects = match result {
             // The next heartbeat reloads the books.
@@ -182,7 +182,7 @@ impl FeedTracker {
     }
 
     /// The books have published what they missed, except for the returned ones.
-    pub fn reloaded(
+    pub(super) fn reloaded(
         &mut self,
         reload: Reload,
         result: Result<Vec<EventId>, ApplyError>,
@@ -209,7 +209,7 @@ impl FeedTracker {
     }
 
     /// Books that could not be reloaded are reloaded again.
-    pub fn reload_due(&mut self, reload: Reload) -> Vec<Effect> {
+    pub(super) fn reload_due(&mut self, reload: Reload) -> Vec<Effect> {
         if reload.epoch == self.epoch {
             self.reload(reload.events)
         } else {
@@ -218,14 +218,14 @@ impl FeedTracker {
     }
 
     /// The clients know of the loss.
-    pub fn loss_notified(&mut self, now: Instant) -> Vec<Effect> {
+    pub(super) fn loss_notified(&mut self, now: Instant) -> Vec<Effect> {
         self.notifications = self.notifications.saturating_sub(1);
         let effects = self.go_live(now);
         self.continued(effects)
     }
 
     /// The books of the rejected broadcasts are reloaded.
-    pub fn suspects_due(&mut self) -> Vec<Effect> {
+    pub(super) fn suspects_due(&mut self) -> Vec<Effect> {
         let suspects = std::mem::take(&mut self.suspects);
         vec![Effect::ReloadSuspects(suspects.into_iter().collect())]
     }

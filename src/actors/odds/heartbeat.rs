@@ -32,7 +32,7 @@ const CONSUMER_LIMIT: Duration = Duration::from_secs(2);
 
 /// Where heartbeats go.
 #[derive(Clone)]
-pub enum HeartbeatTarget {
+pub(crate) enum HeartbeatTarget {
     /// The subscribed processes, through the cache, while it accepts writes.
     Broadcast(Arc<dyn OddsCache>, Arc<HealthCell>),
     /// The clients of this process, if the cache has no broadcasts.
@@ -45,7 +45,7 @@ pub enum HeartbeatTarget {
 }
 
 /// Publishes the heartbeats.
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     bus: Arc<dyn Topic>,
     consumer: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
@@ -59,7 +59,7 @@ pub struct Heartbeat {
 }
 
 /// The liveness of a consumer and the age of its backlog.
-pub type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
+pub(crate) type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 
 /// The component that failed, and the reason.
 type Problem = (&'static str, String);
@@ -67,7 +67,7 @@ type Problem = (&'static str, String);
 impl Heartbeat {
     /// Sends heartbeats to `target` while `bus` answers, `consumer` is alive, its `group` is healthy
     /// and its `backlog` is not old.
-    pub fn new(
+    pub(crate) fn new(
         bus: Arc<dyn Topic>,
         (consumer, backlog): ConsumerSigns,
         group: SubscriptionHealth,

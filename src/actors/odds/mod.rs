@@ -1,14 +1,14 @@
 //! The odds pipeline: from the bus to the odds books, the cache and the database.
 
-pub mod book_router;
-pub mod book_source;
-pub mod broadcast_listener;
-pub mod cache_writer;
+pub(crate) mod book_router;
+pub(crate) mod book_source;
+pub(crate) mod broadcast_listener;
+pub(crate) mod cache_writer;
 pub mod client_reads;
-pub mod consumers;
+pub(crate) mod consumers;
 mod feed_tracker;
-pub mod heartbeat;
+pub(crate) mod heartbeat;
 pub mod messages;
-pub mod odds_book;
-pub mod store_writer;
+pub(crate) mod odds_book;
+pub(crate) mod store_writer;
 mod write_rounds;

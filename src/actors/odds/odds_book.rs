@@ -14,8 +14,8 @@ use actix::prelude::*;
 use log::debug;
 use prometheus::IntGauge;
 
-pub use self::feed::{BookFeed, BusFeed};
-pub use self::mirror_feed::MirrorFeed;
+pub(crate) use self::feed::{BookFeed, BusFeed};
+pub(crate) use self::mirror_feed::MirrorFeed;
 use self::state::{Applied, BookState, RELOAD_DELAY, Restored};
 use super::book_source::{BookSource, LoadedState, ReplayBoundary};
 use super::messages::{Apply, ApplyError, BookChanged, GetSnapshot};
@@ -25,7 +25,7 @@ use crate::domain::odds::book::Snapshot;
 use crate::telemetry::metrics::BookMetrics;
 
 /// A receiver of changes.
-pub struct ChangeSubscriber {
+pub(crate) struct ChangeSubscriber {
     to: Recipient<BookChanged>,
     depth: IntGauge,
 }
@@ -33,13 +33,13 @@ pub struct ChangeSubscriber {
 impl ChangeSubscriber {
     /// Sends changes to `to`; `depth` counts the messages in flight, and the receiver decrements
     /// it.
-    pub fn new(to: Recipient<BookChanged>, depth: IntGauge) -> ChangeSubscriber {
+    pub(crate) fn new(to: Recipient<BookChanged>, depth: IntGauge) -> ChangeSubscriber {
         ChangeSubscriber { to, depth }
     }
 }
 
 /// Dependencies shared by all books.
-pub struct BookEdges<F> {
+pub(crate) struct BookEdges<F> {
     /// How the books are fed.
     pub feed: F,
     /// Loads the state of the books.
@@ -71,7 +71,7 @@ impl<F> BookEdges<F> {
 }
 
 /// The book of one event.
-pub struct OddsBook<F: BookFeed> {
+pub(crate) struct OddsBook<F: BookFeed> {
     state: F::State,
     event_id: EventId,
     edges: Arc<BookEdges<F>>,
@@ -82,7 +82,7 @@ pub struct OddsBook<F: BookFeed> {
 
 impl<F: BookFeed> OddsBook<F> {
     /// Creates a book that starts with `loaded`, which was read up to `boundary`.
-    pub fn new(
+    pub(crate) fn new(
         event_id: EventId,
         edges: Arc<BookEdges<F>>,
         boundary: ReplayBoundary,

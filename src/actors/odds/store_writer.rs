@@ -21,7 +21,7 @@ const PRUNE_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long rows are kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Retention {
+pub(crate) struct Retention {
     /// Rows of the history.
     pub history: Duration,
     /// Dead letters.
@@ -29,7 +29,7 @@ pub struct Retention {
 }
 
 /// Writes batches to the database.
-pub struct StoreWriter {
+pub(crate) struct StoreWriter {
     store: Arc<dyn Store>,
     retention: Retention,
     health: Arc<HealthCell>,
@@ -38,7 +38,7 @@ pub struct StoreWriter {
 
 impl StoreWriter {
     /// Creates a writer to `store`.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<dyn Store>,
         retention: Retention,
         metrics: ProcessorMetrics,
@@ -53,7 +53,7 @@ impl StoreWriter {
 
     /// The result of the last batch: a database that answers may still reject writes, for instance
     /// when its disk is full.
-    pub fn health(&self) -> Arc<HealthCell> {
+    pub(crate) fn health(&self) -> Arc<HealthCell> {
         self.health.clone()
     }
 

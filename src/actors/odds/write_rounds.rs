@@ -121,7 +121,7 @@ pub(super) struct WriteRounds<W> {
 
 impl<W> WriteRounds<W> {
     /// Nothing is pending and nothing was written.
-    pub fn new(limits: Limits) -> WriteRounds<W> {
+    pub(super) fn new(limits: Limits) -> WriteRounds<W> {
         WriteRounds {
             limits,
             pending: Vec::new(),
@@ -138,17 +138,17 @@ impl<W> WriteRounds<W> {
     }
 
     /// Number of changes that no call has taken yet.
-    pub fn backlog(&self) -> usize {
+    pub(super) fn backlog(&self) -> usize {
         self.pending.len() + self.round.len()
     }
 
     /// Whether the last call to the cache failed.
-    pub fn is_failing(&self) -> bool {
+    pub(super) fn is_failing(&self) -> bool {
         self.backoff.failures() > 0
     }
 
     /// Changes have arrived.
-    pub fn changed(&mut self, changes: impl IntoIterator<Item = Change>) -> Step<W> {
+    pub(super) fn changed(&mut self, changes: impl IntoIterator<Item = Change>) -> Step<W> {
         self.pending.extend(changes);
         // While the cache is down, conflate only when the number of changes has doubled, not for
         // each one.
@@ -159,7 +159,7 @@ impl<W> WriteRounds<W> {
     }
 
     /// A caller waits until the changes that have arrived are written.
-    pub fn flush_requested(&mut self, waiter: W) -> Step<W> {
+    pub(super) fn flush_requested(&mut self, waiter: W) -> Step<W> {
         // The next round writes the pending changes. If there are none, the current round is the
         // last one to wait for.
         let round = self.started + u64::from(!self.pending.is_empty());
@@ -170,18 +170,18 @@ impl<W> WriteRounds<W> {
     /// The cache is checked regularly while there is nothing to write. Without this, an outage that
     /// emptied the cache would be noticed only at the next change, and unchanged markets would be
     /// missing until then.
-    pub fn check_due(&mut self) -> Step<W> {
+    pub(super) fn check_due(&mut self) -> Step<W> {
         let is_idle = self.in_flight.is_none();
         Step::of(is_idle.then(|| self.start(InFlight::Check, Call::Check)))
     }
 
     /// Forgets written states that no book holds any more.
-    pub fn sweep(&mut self) {
+    pub(super) fn sweep(&mut self) {
         self.written.retain(|_, state| state.strong_count() > 0);
     }
 
     /// The call in flight has succeeded. `connection` is the current one of the cache.
-    pub fn completed(&mut self, outcome: Outcome, connection: u64) -> Step<W> {
+    pub(super) fn completed(&mut self, outcome: Outcome, connection: u64) -> Step<W> {
         match (self.in_flight.take(), outcome) {
             (Some(InFlight::Write(changes)), Outcome::Written(removed)) => {
                 self.succeeded(&changes, &removed, connection)
@@ -207,7 +207,7 @@ impl<W> WriteRounds<W> {
 
     /// The call in flight has failed: requeues the rest of this round before newer changes, moves
     /// its waiters to the next round, and waits before the next attempt.
-    pub fn failed(&mut self) -> Step<W> {
+    pub(super) fn failed(&mut self) -> Step<W> {
         let unwritten = match self.in_flight.take() {
             Some(InFlight::Write(changes)) => changes,
             Some(InFlight::Remove(states)) => {

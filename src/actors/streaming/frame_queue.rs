@@ -19,40 +19,40 @@ use crate::domain::streaming::protocol::text_frame;
 /// The frames of one session: written by its actor, read by the response body that its client
 /// receives.
 #[derive(Clone)]
-pub struct FrameQueue(Rc<RefCell<VecDeque<Bytes>>>);
+pub(super) struct FrameQueue(Rc<RefCell<VecDeque<Bytes>>>);
 
 impl FrameQueue {
     /// An empty queue. Most queues never hold more than one frame.
-    pub fn new() -> FrameQueue {
+    pub(super) fn new() -> FrameQueue {
         FrameQueue(Rc::new(RefCell::new(VecDeque::with_capacity(1))))
     }
 
     /// Sends whole frames that are already encoded.
-    pub fn push(&self, frames: Bytes) {
+    pub(super) fn push(&self, frames: Bytes) {
         self.0.borrow_mut().push_back(frames);
     }
 
     /// Sends a text message.
-    pub fn push_text(&self, text: &str) {
+    pub(super) fn push_text(&self, text: &str) {
         self.push(text_frame(text));
     }
 
     /// Sends a ping without content.
-    pub fn ping(&self) {
+    pub(super) fn ping(&self) {
         /// A complete ping frame without content.
         const PING: &[u8] = &[0x89, 0];
         self.push(Bytes::from_static(PING));
     }
 
     /// Answers a ping.
-    pub fn pong(&self, content: &[u8]) {
+    pub(super) fn pong(&self, content: &[u8]) {
         let mut frame = BytesMut::new();
         Parser::write_message(&mut frame, content, OpCode::Pong, true, false);
         self.push(frame.freeze());
     }
 
     /// Sends a close frame, the last frame of a session.
-    pub fn close(&self, reason: Option<CloseReason>) {
+    pub(super) fn close(&self, reason: Option<CloseReason>) {
         let mut frame = BytesMut::new();
         Parser::write_close(&mut frame, reason, false);
         self.push(frame.freeze());
@@ -66,7 +66,7 @@ impl FrameQueue {
 /// The response body. It yields the queued frames; if there are none, it polls `session`, the
 /// actor, which sends only through the queue. While the client reads nothing, neither the body nor
 /// the actor is polled.
-pub struct Outgoing<S> {
+pub(super) struct Outgoing<S> {
     /// `None` after the session has ended: its resources are released while the client still reads
     /// the rest.
     session: Option<S>,
@@ -75,7 +75,7 @@ pub struct Outgoing<S> {
 
 impl<S> Outgoing<S> {
     /// The body of a session that writes to `frame_queue`.
-    pub fn new(session: S, frame_queue: FrameQueue) -> Outgoing<S> {
+    pub(super) fn new(session: S, frame_queue: FrameQueue) -> Outgoing<S> {
         Outgoing {
             session: Some(session),
             frame_queue,

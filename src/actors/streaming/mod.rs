@@ -5,4 +5,4 @@ mod frame_queue;
 pub mod messages;
 pub mod registry;
 pub mod session;
-pub mod session_handle;
+pub(crate) mod session_handle;

@@ -38,7 +38,7 @@ struct State {
 
 /// The store. It can be made unavailable.
 #[derive(Default)]
-pub struct FakeMoney(Mutex<State>);
+pub(crate) struct FakeMoney(Mutex<State>);
 
 impl FakeMoney {
     fn with<T>(
@@ -53,48 +53,48 @@ impl FakeMoney {
         }
     }
 
-    pub fn place(&self, bet: Bet) -> BetId {
+    pub(crate) fn place(&self, bet: Bet) -> BetId {
         let id = bet.id;
         self.0.lock().bets.insert(id, bet);
         id
     }
 
-    pub fn get(&self, id: BetId) -> Bet {
+    pub(crate) fn get(&self, id: BetId) -> Bet {
         self.0.lock().bets[&id].clone()
     }
 
-    pub fn status(&self, id: BetId) -> BetStatus {
+    pub(crate) fn status(&self, id: BetId) -> BetStatus {
         self.get(id).status
     }
 
-    pub fn go_away(&self) {
+    pub(crate) fn go_away(&self) {
         self.0.lock().is_away = true;
     }
 
-    pub fn come_back(&self) {
+    pub(crate) fn come_back(&self) {
         self.0.lock().is_away = false;
     }
 
     /// Makes decisions of this bet fail.
-    pub fn refuse_to_decide(&self, bet: Option<BetId>) {
+    pub(crate) fn refuse_to_decide(&self, bet: Option<BetId>) {
         self.0.lock().refuses = bet;
     }
 
     /// Makes the row of this bet unreadable.
-    pub fn make_unreadable(&self, bet: BetId) {
+    pub(crate) fn make_unreadable(&self, bet: BetId) {
         self.0.lock().is_unreadable = Some(bet);
     }
 
-    pub fn open_cancel(&self, bet: BetId, at: Timestamp) {
+    pub(crate) fn open_cancel(&self, bet: BetId, at: Timestamp) {
         self.0.lock().cancels.insert(bet, (at, 0));
     }
 
     /// Number of attempts to write a decision.
-    pub fn decisions(&self) -> usize {
+    pub(crate) fn decisions(&self) -> usize {
         self.0.lock().decisions
     }
 
-    pub fn write_outbox(
+    pub(crate) fn write_outbox(
         &self,
         topic: OutboxTopic,
         payload: &str,
@@ -110,7 +110,7 @@ impl FakeMoney {
         )
     }
 
-    pub fn key_of(&self, payload: &str) -> Bytes {
+    pub(crate) fn key_of(&self, payload: &str) -> Bytes {
         Bytes::from(format!("key of {payload}"))
     }
 }
@@ -321,13 +321,13 @@ impl Handler<CancelsWait> for Probe {
 }
 
 /// Stands in for the relay and the canceller, and records their messages.
-pub struct ProbeEdges {
+pub(crate) struct ProbeEdges {
     recorded: Arc<Mutex<Recorded>>,
     probe: Addr<Probe>,
 }
 
 impl ProbeEdges {
-    pub fn new() -> ProbeEdges {
+    pub(crate) fn new() -> ProbeEdges {
         let recorded: Arc<Mutex<Recorded>> = Arc::default();
         ProbeEdges {
             recorded: recorded.clone(),
@@ -335,7 +335,7 @@ impl ProbeEdges {
         }
     }
 
-    pub fn decider(
+    pub(crate) fn decider(
         &self,
         store: &Arc<FakeMoney>,
         clock: &Clock,
@@ -357,11 +357,11 @@ impl ProbeEdges {
         )
     }
 
-    pub fn rows(&self) -> Vec<OutboxRow> {
+    pub(crate) fn rows(&self) -> Vec<OutboxRow> {
         self.recorded.lock().rows.clone()
     }
 
-    pub fn cancel_messages(&self) -> usize {
+    pub(crate) fn cancel_messages(&self) -> usize {
         self.recorded.lock().cancels
     }
 }

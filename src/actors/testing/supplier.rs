@@ -12,20 +12,20 @@ use crate::domain::ids::UserId;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 
 /// How the supplier treats a request.
-pub enum Behaviour {
+pub(crate) enum Behaviour {
     Answer(Answer),
     After(Duration, Answer),
     Fail(SupplierError),
     Silent,
 }
 
-pub fn confirmed() -> Behaviour {
+pub(crate) fn confirmed() -> Behaviour {
     Behaviour::Answer(Answer::Confirmed {
         provider_ref: "SUP-1".to_owned(),
     })
 }
 
-pub fn rejected(reason: &str) -> Behaviour {
+pub(crate) fn rejected(reason: &str) -> Behaviour {
     Behaviour::Answer(Answer::Rejected {
         reason: reason.to_owned(),
         provider_ref: "SUP-1".to_owned(),
@@ -36,7 +36,7 @@ type Behave = Box<dyn Fn(&Bet, usize) -> Behaviour + Send>;
 type CancelWith = Box<dyn Fn(usize) -> Result<(), SupplierError> + Send>;
 
 /// Records the number and times of requests.
-pub struct ProbeSupplier {
+pub(crate) struct ProbeSupplier {
     behave: Mutex<Behave>,
     cancel: Mutex<(CancelWith, Duration)>,
     confirm_requests: Mutex<Vec<(BetId, Instant)>>,
@@ -64,7 +64,7 @@ impl Drop for InFlight {
 
 impl ProbeSupplier {
     /// A supplier whose behaviour depends on the bet and the number of earlier requests for it.
-    pub fn new(behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) -> ProbeSupplier {
+    pub(crate) fn new(behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) -> ProbeSupplier {
         ProbeSupplier {
             behave: Mutex::new(Box::new(behave)),
             cancel: Mutex::new((Box::new(|_| Ok(())), Duration::ZERO)),
@@ -74,12 +74,12 @@ impl ProbeSupplier {
         }
     }
 
-    pub fn behave(&self, behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) {
+    pub(crate) fn behave(&self, behave: impl Fn(&Bet, usize) -> Behaviour + Send + 'static) {
         *self.behave.lock().unwrap() = Box::new(behave);
     }
 
     /// Sets the reply to cancels, by the number of earlier cancels, and its delay.
-    pub fn cancel_with(
+    pub(crate) fn cancel_with(
         &self,
         answer: impl Fn(usize) -> Result<(), SupplierError> + Send + 'static,
         delay: Duration,
@@ -87,11 +87,11 @@ impl ProbeSupplier {
         *self.cancel.lock().unwrap() = (Box::new(answer), delay);
     }
 
-    pub fn confirm_requests(&self) -> usize {
+    pub(crate) fn confirm_requests(&self) -> usize {
         self.confirm_requests.lock().unwrap().len()
     }
 
-    pub fn asked_of(&self, bet: BetId) -> Vec<Instant> {
+    pub(crate) fn asked_of(&self, bet: BetId) -> Vec<Instant> {
         self.confirm_requests
             .lock()
             .unwrap()
@@ -101,15 +101,15 @@ impl ProbeSupplier {
             .collect()
     }
 
-    pub fn cancels(&self) -> usize {
+    pub(crate) fn cancels(&self) -> usize {
         self.cancels.lock().unwrap().len()
     }
 
-    pub fn cancel_times(&self) -> Vec<Instant> {
+    pub(crate) fn cancel_times(&self) -> Vec<Instant> {
         self.cancels.lock().unwrap().clone()
     }
 
-    pub fn most_at_once(&self) -> usize {
+    pub(crate) fn most_at_once(&self) -> usize {
         self.at_once.lock().unwrap().1
     }
 }

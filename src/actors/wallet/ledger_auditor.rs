@@ -25,7 +25,7 @@ const FIRST_VERIFICATION_DELAY: Duration = Duration::from_secs(10);
 
 /// Limits of the ledger, and how often it is verified.
 #[derive(Clone, Copy, Debug)]
-pub struct AuditorSettings {
+pub(crate) struct AuditorSettings {
     /// How long a reservation may stay unresolved.
     pub reservation_ttl: Duration,
     /// Time between two verifications.
@@ -35,7 +35,7 @@ pub struct AuditorSettings {
 }
 
 /// The actor that maintains the ledger. Any number of processes may run one for the same ledger.
-pub struct LedgerAuditor {
+pub(crate) struct LedgerAuditor {
     store: Arc<dyn LedgerAudit>,
     settings: AuditorSettings,
     metrics: WalletMetrics,
@@ -46,7 +46,7 @@ pub struct LedgerAuditor {
 
 impl LedgerAuditor {
     /// Maintains the ledger in `store`.
-    pub fn new(
+    pub(crate) fn new(
         store: Arc<dyn LedgerAudit>,
         settings: AuditorSettings,
         metrics: WalletMetrics,

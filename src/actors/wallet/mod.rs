@@ -1,3 +1,3 @@
 //! Wallets and the ledger.
 
-pub mod ledger_auditor;
+pub(crate) mod ledger_auditor;

@@ -36,14 +36,14 @@ use self::member_state::MemberState;
 use self::producer::ProducerHandle;
 use self::publisher::TopicPublisher;
 use self::reader::Reader;
-pub use self::scan::Scan;
+pub(crate) use self::scan::Scan;
 use self::subscription::KafkaSubscription;
 use self::topics::{TopicConfig, TopicMonitor, TopicState};
 use super::{BusError, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
 
 /// The bus on a Kafka cluster.
-pub struct KafkaBus {
+pub(crate) struct KafkaBus {
     inner: Arc<Inner>,
 }
 
@@ -62,7 +62,7 @@ impl Drop for Inner {
 impl KafkaBus {
     /// Validates the settings and creates the clients; never waits for Kafka. `client_id`
     /// identifies this process to the brokers.
-    pub fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
+    pub(crate) fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
         let producers = ProducerHandle::new(clients.clone())?;
         let config = TopicConfig {
@@ -81,13 +81,13 @@ impl KafkaBus {
 
     /// Returns a topic. A missing topic is created in the background, also if it is deleted later;
     /// an existing one is not changed.
-    pub fn topic(&self, name: &str) -> Arc<dyn Topic> {
+    pub(crate) fn topic(&self, name: &str) -> Arc<dyn Topic> {
         Arc::new(self.kafka_topic(name))
     }
 
     /// Reads the current contents of a topic, or only some offsets, without a group. Blocks; waits
     /// for Kafka at most ten seconds per step.
-    pub fn scan(&self, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
+    pub(crate) fn scan(&self, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
         Scan::new(&self.inner.clients, topic, only)
     }
 

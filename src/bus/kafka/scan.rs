@@ -24,7 +24,7 @@ const GROUP: &str = "sports-bet-scan";
 impl ConsumerContext for Events {}
 
 /// A scan of a topic. Blocks, at most ten seconds per step.
-pub struct Scan {
+pub(crate) struct Scan {
     consumer: BaseConsumer<Events>,
     events: Events,
     /// The end offset of each partition that is not finished.

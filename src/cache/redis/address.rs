@@ -62,7 +62,7 @@ fn without_arguments(text: &str) -> &str {
 
 impl Address {
     /// Parses an address and reads the CA file.
-    pub fn parse(url: &SecretString, ca_file: Option<&Path>) -> Result<Address, CacheError> {
+    pub(super) fn parse(url: &SecretString, ca_file: Option<&Path>) -> Result<Address, CacheError> {
         const WANTED: &str =
             "expected redis://user:password@host:6379/0, rediss:// for TLS, or host:port";
         let bad =
@@ -93,12 +93,12 @@ impl Address {
     }
 
     /// The database number.
-    pub fn database(&self) -> i64 {
+    pub(super) fn database(&self) -> i64 {
         self.login.db()
     }
 
     /// Connects and logs in.
-    pub async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, CacheError> {
+    pub(super) async fn connect(&self, config: AsyncConnectionConfig) -> Result<Link, CacheError> {
         let config = config.set_response_timeout(Some(RESPONSE_TIMEOUT));
         let stream = TcpStream::connect((self.host.as_str(), self.port));
         let stream = self
@@ -158,7 +158,7 @@ impl Address {
     }
 
     /// Converts a Redis error, with a hint for operators.
-    pub fn error(&self, error: &RedisError) -> CacheError {
+    pub(super) fn error(&self, error: &RedisError) -> CacheError {
         let text = error.to_string();
         let hint = match error.kind() {
             _ if text.contains("WRONGPASS") || text.contains("NOAUTH") => {
@@ -174,7 +174,7 @@ impl Address {
         self.unavailable(&format!("{}{hint}", without_arguments(&text)))
     }
 
-    pub fn unavailable(&self, problem: &str) -> CacheError {
+    pub(super) fn unavailable(&self, problem: &str) -> CacheError {
         let problem = self.redaction.apply(problem);
         CacheError::Unavailable(format!("Redis at {}:{}: {problem}", self.host, self.port))
     }

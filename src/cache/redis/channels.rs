@@ -66,7 +66,7 @@ struct Named<'a> {
 
 impl Channels {
     /// The channels of `deployment`, prefixed with the configured channel name.
-    pub fn new(channel: &str, deployment: &str, uses_original: bool) -> Channels {
+    pub(super) fn new(channel: &str, deployment: &str, uses_original: bool) -> Channels {
         let own = format!("{channel}:{deployment}");
         Channels {
             own_alive: format!("{own}:alive"),
@@ -78,7 +78,7 @@ impl Channels {
     }
 
     /// All channels to subscribe to.
-    pub fn all(&self) -> Vec<&str> {
+    pub(super) fn all(&self) -> Vec<&str> {
         let original = self
             .original
             .iter()
@@ -90,18 +90,18 @@ impl Channels {
     }
 
     /// The payload of a heartbeat.
-    pub fn heartbeat(&self) -> String {
+    pub(super) fn heartbeat(&self) -> String {
         format!(r#"{{"deployment":"{}"}}"#, self.deployment)
     }
 
     /// Whether a message is a copy of one on our own channel. It is not parsed: the deployment is
     /// the last field of the object.
-    pub fn is_copy(&self, channel: &[u8], message: &[u8]) -> bool {
+    pub(super) fn is_copy(&self, channel: &[u8], message: &[u8]) -> bool {
         channel != self.own.as_bytes() && message.ends_with(self.ending.as_bytes())
     }
 
     /// Reads a message from `channel`.
-    pub fn read(
+    pub(super) fn read(
         &self,
         channel: &str,
         message: &[u8],

@@ -40,7 +40,7 @@ pub(super) enum SendError {
 
 impl Client {
     /// A client that is not connected yet.
-    pub fn new(address: Address) -> Client {
+    pub(super) fn new(address: Address) -> Client {
         Client {
             address,
             shared: Mutex::default(),
@@ -49,18 +49,18 @@ impl Client {
     }
 
     /// The address of the server.
-    pub fn address(&self) -> &Address {
+    pub(super) fn address(&self) -> &Address {
         &self.address
     }
 
     /// The number of connections made so far.
-    pub fn connections(&self) -> u64 {
+    pub(super) fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 
     /// Whether a connection is open, as far as is known.
     #[cfg(test)]
-    pub async fn is_connected(&self) -> bool {
+    pub(super) async fn is_connected(&self) -> bool {
         self.shared.lock().await.link.is_some()
     }
 
@@ -92,7 +92,7 @@ impl Client {
     }
 
     /// Sends a pipeline, like [`Client::try_send`].
-    pub async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, CacheError> {
+    pub(super) async fn send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, CacheError> {
         self.try_send(pipeline)
             .await
             .map_err(|error| self.cache_error(error))
@@ -100,7 +100,7 @@ impl Client {
 
     /// Sends a pipeline. After a failure the connection is dropped, unless Redis answered with an
     /// error that a retry may not repeat.
-    pub async fn try_send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, SendError> {
+    pub(super) async fn try_send(&self, pipeline: &Pipeline) -> Result<Vec<Value>, SendError> {
         let (mut link, number) = self.link().await.map_err(SendError::NotConnected)?;
         match pipeline
             .query_async::<Vec<Value>>(&mut link.connection)
@@ -121,7 +121,7 @@ impl Client {
     }
 
     /// The error of a call that failed with `error`.
-    pub fn cache_error(&self, error: SendError) -> CacheError {
+    pub(super) fn cache_error(&self, error: SendError) -> CacheError {
         match error {
             SendError::NotConnected(error) => error,
             SendError::Redis(error) => self.address.error(&error),

@@ -26,7 +26,7 @@ pub(super) struct Entries {
 impl Entries {
     /// Writes entries that expire `ttl` after their last change. Held entries outside of `limits`
     /// count as missing.
-    pub fn new(ttl: Duration, limits: Plausibility) -> Entries {
+    pub(super) fn new(ttl: Duration, limits: Plausibility) -> Entries {
         Entries {
             script: Script::new(wire::SCRIPT),
             ttl_millis: u64::try_from(ttl.as_millis())
@@ -37,7 +37,7 @@ impl Entries {
     }
 
     /// Writes the changes. Returns the events whose damaged entries were removed in the process.
-    pub async fn write(
+    pub(super) async fn write(
         &self,
         client: &Client,
         channels: &Channels,

@@ -54,11 +54,15 @@ pub(super) struct RedisBroadcasts {
 
 impl RedisBroadcasts {
     /// Subscribes when first polled.
-    pub fn new(address: Address, channels: Channels, limits: Plausibility) -> RedisBroadcasts {
+    pub(super) fn new(
+        address: Address,
+        channels: Channels,
+        limits: Plausibility,
+    ) -> RedisBroadcasts {
         RedisBroadcasts::with_queue(address, channels, limits, QUEUE_CAPACITY)
     }
 
-    pub fn with_queue(
+    pub(super) fn with_queue(
         address: Address,
         channels: Channels,
         limits: Plausibility,

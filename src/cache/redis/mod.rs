@@ -31,13 +31,13 @@ use crate::domain::odds::plausible::Plausibility;
 
 /// A cache in Redis. Connects on first use and reconnects after a loss.
 #[derive(Clone)]
-pub struct RedisCache {
+pub(crate) struct RedisCache {
     shared: Arc<Shared>,
 }
 
 /// The options of a [`RedisCache`].
 #[derive(Clone, Copy, Debug)]
-pub struct RedisOptions<'a> {
+pub(crate) struct RedisOptions<'a> {
     /// A file with additional certificate authorities for TLS.
     pub ca_file: Option<&'a Path>,
     /// The prefix of our channels, and the name of the original's channel.
@@ -63,7 +63,10 @@ struct Shared {
 impl RedisCache {
     /// Creates a cache at `url`. Does not connect, so Redis may be unavailable. Reads the CA file,
     /// so call it at startup.
-    pub fn new(url: &SecretString, options: &RedisOptions<'_>) -> Result<RedisCache, CacheError> {
+    pub(crate) fn new(
+        url: &SecretString,
+        options: &RedisOptions<'_>,
+    ) -> Result<RedisCache, CacheError> {
         let address = Address::parse(url, options.ca_file)?;
         let deployment = options
             .deployment

@@ -208,7 +208,7 @@ pub(super) struct Envelope<'a> {
 
 impl Envelope<'_> {
     /// Parses the envelope of a channel message.
-    pub fn open(message: &[u8]) -> Result<Envelope<'_>, String> {
+    pub(super) fn open(message: &[u8]) -> Result<Envelope<'_>, String> {
         let envelope: Envelope<'_> =
             json::from_slice(message).map_err(|error| error.to_string())?;
         check_kind(envelope.kind).map_err(|error| error.to_string())?;
@@ -216,7 +216,7 @@ impl Envelope<'_> {
     }
 
     /// Parses the update as well.
-    pub fn read(self) -> Result<Broadcast, String> {
+    pub(super) fn read(self) -> Result<Broadcast, String> {
         let update = read_update(&self.event_id, self.payload)?;
         Ok(Broadcast {
             update,

@@ -1,9 +1,9 @@
 //! Serves recordings over the Betfair Exchange Stream API, so that a supplier's stream can be
 //! replayed at any speed.
 
-pub mod playback;
-pub mod recording;
-pub mod server;
+pub(crate) mod playback;
+pub(crate) mod recording;
+pub(crate) mod server;
 mod session;
 
 #[cfg(test)]

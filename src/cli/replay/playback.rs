@@ -13,7 +13,7 @@ use super::recording::{MarketStep, Recording, Step};
 
 /// A client's subscription.
 #[derive(Debug, Default)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// The request id, repeated in every message.
     pub id: i64,
     /// The markets, or `None` for all.
@@ -31,7 +31,7 @@ const SEGMENT_BYTES: usize = 64 * 1024;
 
 /// The clocks were not issued for this recording.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InvalidClock;
+pub(crate) struct InvalidClock;
 
 /// A position between two messages: the number of completed rounds, and of completed steps in the
 /// current round.
@@ -50,7 +50,7 @@ struct Part<'a> {
 
 /// A client's playback of a recording.
 #[derive(Debug)]
-pub struct Playback {
+pub(crate) struct Playback {
     recording: Arc<Recording>,
     speed: Speed,
     looping: bool,
@@ -69,7 +69,7 @@ pub struct Playback {
 
 impl Playback {
     /// Starts at the beginning with an image, or resumes after the subscription's clocks.
-    pub fn start(
+    pub(crate) fn start(
         recording: Arc<Recording>,
         speed: Speed,
         looping: bool,
@@ -115,7 +115,7 @@ impl Playback {
     }
 
     /// The next message, if one is due.
-    pub fn next_message(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn next_message(&mut self, now: Instant) -> Option<String> {
         if let Some(message) = self.pending.pop_front() {
             self.last_sent = now;
             return Some(message);
@@ -145,7 +145,7 @@ impl Playback {
     }
 
     /// A heartbeat, if nothing was sent within the heartbeat interval.
-    pub fn heartbeat(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn heartbeat(&mut self, now: Instant) -> Option<String> {
         if self.heartbeat_due() > now {
             return None;
         }
@@ -154,7 +154,7 @@ impl Playback {
     }
 
     /// When the next message or heartbeat may be due.
-    pub fn wakes_at(&mut self) -> Instant {
+    pub(crate) fn wakes_at(&mut self) -> Instant {
         if !self.pending.is_empty() {
             return self.started;
         }

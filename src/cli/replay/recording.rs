@@ -17,7 +17,7 @@ const PAUSE_BETWEEN_ROUNDS_MS: u64 = 1_000;
 
 /// Recordings merged into one timeline. Every file starts at offset 0 and keeps its own timestamps.
 #[derive(Debug)]
-pub struct Recording {
+pub(crate) struct Recording {
     /// The messages ordered by offset; the first message of each file comes first.
     pub steps: Vec<Step>,
     /// The number of steps that are the first of their file. Together they form the image of a new
@@ -35,7 +35,7 @@ pub struct Recording {
 
 /// A message of a recording.
 #[derive(Debug)]
-pub struct Step {
+pub(crate) struct Step {
     /// Milliseconds since the start of its file.
     pub offset_ms: u64,
     /// Its `pt`.
@@ -48,7 +48,7 @@ pub struct Step {
 
 /// The change of one market.
 #[derive(Debug)]
-pub struct MarketStep {
+pub(crate) struct MarketStep {
     /// The market id.
     pub id: Arc<str>,
     /// The change as JSON; the first change of a market contains `"img":true`.
@@ -81,7 +81,7 @@ struct MarketId {
 
 impl Recording {
     /// Loads and merges files. Errors name the file and line.
-    pub fn load(files: &[PathBuf]) -> Result<Recording, ReplayError> {
+    pub(crate) fn load(files: &[PathBuf]) -> Result<Recording, ReplayError> {
         let mut fingerprint = Fingerprint::new();
         let mut loaded = Vec::new();
         for file in files {
@@ -133,7 +133,7 @@ impl Recording {
     }
 
     /// Writes a market change with the version number for this round.
-    pub fn write(&self, market: &MarketStep, round: u64, out: &mut String) {
+    pub(crate) fn write(&self, market: &MarketStep, round: u64, out: &mut String) {
         let version = market.version.as_ref().filter(|_| round > 0);
         let parts = version
             .and_then(|found| Some((found, market.json.split_at_checked(found.place.start)?)));

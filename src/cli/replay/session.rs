@@ -28,7 +28,7 @@ const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=5_000;
 
 /// The settings shared by all clients.
 #[derive(Debug)]
-pub struct Served {
+pub(super) struct Served {
     /// The recording.
     pub recording: Arc<Recording>,
     /// The speed of playback.
@@ -40,7 +40,7 @@ pub struct Served {
 }
 
 /// A connected client.
-pub struct Session {
+pub(super) struct Session {
     served: Arc<Served>,
     requests: FramedRead<ReadHalf<TcpStream>, LinesCodec>,
     writer: WriteHalf<TcpStream>,
@@ -87,7 +87,7 @@ struct Failure(&'static str, String);
 
 impl Session {
     /// Creates the session of a new client.
-    pub fn new(served: Arc<Served>, stream: TcpStream) -> Session {
+    pub(super) fn new(served: Arc<Served>, stream: TcpStream) -> Session {
         let (read, writer) = tokio::io::split(stream);
         let requests = FramedRead::new(read, LinesCodec::new_with_max_length(MAX_REQUEST));
         Session {
@@ -101,7 +101,7 @@ impl Session {
     }
 
     /// Serves the client until it disconnects, is rejected or stops reading.
-    pub async fn run(mut self, connection_id: &str) -> io::Result<()> {
+    pub(super) async fn run(mut self, connection_id: &str) -> io::Result<()> {
         self.push(&format!(
             "{{\"op\":\"connection\",\"connectionId\":\"{connection_id}\"}}"
         ));

@@ -15,7 +15,7 @@ const PLAIN: &str = "\u{1b}[0m";
 
 /// One change, together with the last printed state of the market.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The market's new state.
     pub update: OddsUpdate,
     /// The market's last printed state.
@@ -26,7 +26,7 @@ pub struct Change {
 
 /// Formats a change without a newline: time (UTC), event, teams, market and each price, with an
 /// arrow if it moved. A line longer than `width` continues below.
-pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
+pub(crate) fn line(change: &Change, style: Style, width: Option<usize>) -> String {
     let update = &change.update;
     let mut teams = printable(&update.home_team).into_owned();
     if !update.away_team.is_empty() {
@@ -65,7 +65,7 @@ pub fn line(change: &Change, style: Style, width: Option<usize>) -> String {
 }
 
 /// Replaces control characters, which could control the terminal, in foreign text.
-pub fn printable(text: &str) -> Cow<'_, str> {
+pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if text.contains(char::is_control) {
         Cow::Owned(text.replace(char::is_control, "\u{fffd}"))
     } else {

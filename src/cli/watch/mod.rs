@@ -2,9 +2,9 @@
 //! reconnects automatically.
 
 mod client;
-pub mod line;
-pub mod style;
-pub mod view;
+pub(crate) mod line;
+pub(crate) mod style;
+pub(crate) mod view;
 
 use std::io::IsTerminal;
 use std::time::Duration;

@@ -8,7 +8,7 @@ const INDENT: &str = "    ";
 
 /// The capabilities of the output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Style {
+pub(crate) struct Style {
     /// Whether to print colour escape codes.
     pub colour: bool,
     /// Whether to print ASCII only.
@@ -19,7 +19,7 @@ pub struct Style {
 
 impl Style {
     /// Reads the style from the environment; `variable` looks up a variable.
-    pub fn of(is_terminal: bool, variable: &dyn Fn(&str) -> Option<String>) -> Style {
+    pub(crate) fn of(is_terminal: bool, variable: &dyn Fn(&str) -> Option<String>) -> Style {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let is_dumb = set("TERM").is_none_or(|term| term == "dumb");
         // The first variable that is set wins; if none is set, the locale is C.
@@ -37,7 +37,7 @@ impl Style {
 
     /// The columns of a line, or `None` if lines are not wrapped. Queried for each line, because a
     /// terminal can be resized.
-    pub fn width(self) -> Option<usize> {
+    pub(crate) fn width(self) -> Option<usize> {
         let size = self
             .folds
             .then(|| terminal_size::terminal_size_of(std::io::stdout()))
@@ -46,7 +46,7 @@ impl Style {
     }
 
     /// Converts human-readable text.
-    pub fn text(self, text: &str) -> Cow<'_, str> {
+    pub(crate) fn text(self, text: &str) -> Cow<'_, str> {
         if !self.ascii || text.is_ascii() {
             return Cow::Borrowed(text);
         }
@@ -60,7 +60,7 @@ impl Style {
     }
 
     /// Converts JSON text by escaping non-ASCII characters, which only occur within strings.
-    pub fn json(self, json: &str) -> Cow<'_, str> {
+    pub(crate) fn json(self, json: &str) -> Cow<'_, str> {
         if !self.ascii || json.is_ascii() {
             return Cow::Borrowed(json);
         }
@@ -80,7 +80,7 @@ impl Style {
 
 /// Joins the parts of a line, each after its separator. If the line is wider than `width`, it wraps
 /// between two parts.
-pub fn fold(parts: &[(&str, String)], width: Option<usize>) -> String {
+pub(crate) fn fold(parts: &[(&str, String)], width: Option<usize>) -> String {
     let mut text = String::new();
     let mut used = 0;
     for (separator, part) in parts {

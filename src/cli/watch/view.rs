@@ -13,7 +13,7 @@ use crate::domain::odds::update::OddsUpdate;
 
 /// An event to print.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ViewEvent {
+pub(crate) enum ViewEvent {
     /// A market is new or changed.
     Change(Box<Change>),
     /// The server has no market of the event yet.
@@ -34,7 +34,7 @@ pub enum ViewEvent {
 /// Why a server message cannot be parsed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("unreadable message from the server: {0}")]
-pub struct Unreadable(String);
+pub(crate) struct Unreadable(String);
 
 /// A server message of any type. A message without a `type` is an update from the original.
 #[derive(Deserialize)]
@@ -80,13 +80,13 @@ struct Printed {
 
 /// The printed state of all events. It outlives a connection, so that after a reconnect only
 /// changes are printed.
-pub struct View {
+pub(crate) struct View {
     events: HashMap<EventId, PrintedEvent>,
 }
 
 impl View {
     /// Creates an empty view. Messages about other events are ignored.
-    pub fn new(events: &[EventId]) -> View {
+    pub(crate) fn new(events: &[EventId]) -> View {
         View {
             events: events
                 .iter()
@@ -96,7 +96,7 @@ impl View {
     }
 
     /// Processes a server message. Updates that are not newer than the snapshot are dropped.
-    pub fn take(&mut self, text: &str) -> Result<Vec<ViewEvent>, Unreadable> {
+    pub(crate) fn take(&mut self, text: &str) -> Result<Vec<ViewEvent>, Unreadable> {
         let wire: WireMessage<'_> =
             json::from_str(text).map_err(|error| Unreadable(error.to_string()))?;
         match wire.kind.as_deref() {

@@ -45,7 +45,7 @@ const NUMBERS: [&str; 8] = [
 ];
 
 /// Whether an address is meant for PostgreSQL, valid or not.
-pub fn is_postgres(address: &str) -> bool {
+pub(crate) fn is_postgres(address: &str) -> bool {
     let address = address.trim();
     let scheme = address
         .split_once(':')
@@ -55,12 +55,12 @@ pub fn is_postgres(address: &str) -> bool {
 }
 
 /// Validates an address. The error repeats no part of it.
-pub fn check(address: &str) -> Result<(), AddressError> {
+pub(crate) fn check(address: &str) -> Result<(), AddressError> {
     parameters(address).map(drop)
 }
 
 /// The address without its secrets; `None` if it cannot be parsed.
-pub fn shown(address: &str) -> Option<String> {
+pub(crate) fn shown(address: &str) -> Option<String> {
     let address = address.trim();
     parameters(address).ok()?;
     let Some((scheme, rest)) = address
@@ -84,10 +84,10 @@ pub fn shown(address: &str) -> Option<String> {
 
 /// The decoded parameters, in order.
 #[derive(Default)]
-pub struct Parameters(pub Vec<(String, String)>);
+pub(crate) struct Parameters(pub Vec<(String, String)>);
 
 /// Parses an address, given as a URL or as libpq's `keyword=value` pairs.
-pub fn parameters(address: &str) -> Result<Parameters, AddressError> {
+pub(crate) fn parameters(address: &str) -> Result<Parameters, AddressError> {
     let address = address.trim();
     match address.split_once("://") {
         Some(("postgres" | "postgresql", rest)) => of_url(address, rest),

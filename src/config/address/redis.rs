@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 /// Parses `redis://user:password@host:port/database`, `rediss://...` or `host:port`. Errors repeat
 /// no part of it.
-pub fn parse(url: &SecretString) -> Result<ConnectionInfo, String> {
+pub(crate) fn parse(url: &SecretString) -> Result<ConnectionInfo, String> {
     let text = url.expose_secret().trim();
     let full = if text.contains("://") {
         text.to_owned()

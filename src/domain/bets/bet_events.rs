@@ -251,12 +251,12 @@ pub(crate) mod testing {
     use super::*;
 
     /// A timestamp `time` after `at`.
-    pub fn after(at: Timestamp, time: Duration) -> Timestamp {
+    pub(crate) fn after(at: Timestamp, time: Duration) -> Timestamp {
         Timestamp::from_micros(at.micros() + time.as_micros() as i64).unwrap()
     }
 
     /// A pending bet placed at `placed_at` that must be decided within `decide_within`.
-    pub fn pending_bet(placed_at: Timestamp, decide_within: Duration) -> Bet {
+    pub(crate) fn pending_bet(placed_at: Timestamp, decide_within: Duration) -> Bet {
         Bet {
             id: BetId::new(),
             user_id: UserId::new("USER_001").unwrap(),

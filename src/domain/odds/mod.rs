@@ -1,9 +1,9 @@
 //! Updates, prices and books.
 
 pub mod book;
-pub mod plausible;
-pub mod price;
-pub mod status;
-pub mod unknown;
+pub(crate) mod plausible;
+pub(crate) mod price;
+pub(crate) mod status;
+pub(crate) mod unknown;
 pub mod update;
-pub mod version_stamp;
+pub(crate) mod version_stamp;

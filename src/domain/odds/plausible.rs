@@ -53,7 +53,7 @@ impl Implausible {
 }
 
 /// Refuses a time after `latest`.
-pub fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible> {
+pub(crate) fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible> {
     if time > latest {
         Err(Implausible::Future { time, latest })
     } else {
@@ -62,7 +62,7 @@ pub fn check_time(time: Timestamp, latest: Timestamp) -> Result<(), Implausible>
 }
 
 /// The time since a record was published; `None` if its time is invalid or in the future.
-pub fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
+pub(crate) fn record_age(published_at: Timestamp, now: Timestamp) -> Option<Duration> {
     let micros = now.micros().saturating_sub(published_at.micros());
     if published_at.micros() < EARLIEST_RECORD {
         None

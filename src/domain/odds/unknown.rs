@@ -8,7 +8,7 @@ use crate::domain::ids::EventId;
 
 /// Ids of events that do not exist: bounded, first in first out. Each entry expires on its own.
 #[derive(Debug)]
-pub struct UnknownEvents {
+pub(crate) struct UnknownEvents {
     ttl: Duration,
     capacity: usize,
     until: HashMap<EventId, Instant>,
@@ -18,7 +18,7 @@ pub struct UnknownEvents {
 
 impl UnknownEvents {
     /// Keeps each id for `ttl`, and at most `capacity` ids.
-    pub fn new(ttl: Duration, capacity: usize) -> UnknownEvents {
+    pub(crate) fn new(ttl: Duration, capacity: usize) -> UnknownEvents {
         UnknownEvents {
             ttl,
             capacity: capacity.max(1),
@@ -28,7 +28,7 @@ impl UnknownEvents {
     }
 
     /// Remembers that an event does not exist, for at most `limit`.
-    pub fn insert(&mut self, event_id: &EventId, limit: Duration, now: Instant) {
+    pub(crate) fn insert(&mut self, event_id: &EventId, limit: Duration, now: Instant) {
         while let Some((oldest, until)) = self.order.front() {
             if *until > now && self.order.len() < self.capacity {
                 break;
@@ -44,18 +44,18 @@ impl UnknownEvents {
     }
 
     /// Whether an event is known not to exist.
-    pub fn contains(&self, event_id: &EventId, now: Instant) -> bool {
+    pub(crate) fn contains(&self, event_id: &EventId, now: Instant) -> bool {
         self.until.get(event_id).is_some_and(|until| *until > now)
     }
 
     /// Removes an event that exists now.
-    pub fn remove(&mut self, event_id: &EventId) {
+    pub(crate) fn remove(&mut self, event_id: &EventId) {
         // Its entry in `order` is dropped when it expires.
         self.until.remove(event_id);
     }
 
     /// Removes all ids: any event may exist now.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.until.clear();
         self.order.clear();
     }

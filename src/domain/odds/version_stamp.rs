@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Held by the owner of the state: counts its changes.
 #[derive(Debug, Default)]
-pub struct VersionCounter(Arc<AtomicU64>);
+pub(crate) struct VersionCounter(Arc<AtomicU64>);
 
 impl VersionCounter {
     /// Invalidates all stamps given out so far.
-    pub fn changed(&self) {
+    pub(crate) fn changed(&self) {
         self.0.fetch_add(1, Ordering::Release);
     }
 
     /// A stamp for a copy of the current state.
-    pub fn stamp(&self) -> VersionStamp {
+    pub(crate) fn stamp(&self) -> VersionStamp {
         VersionStamp {
             counter: self.0.clone(),
             version: self.0.load(Ordering::Acquire),

@@ -1,4 +1,4 @@
 //! Amounts and the ledger.
 
-pub mod amount;
-pub mod ledger;
+pub(crate) mod amount;
+pub(crate) mod ledger;

@@ -20,7 +20,7 @@ struct Listed {
 
 impl MessageDeadlines {
     /// Ends messages that are unfinished for `limit`.
-    pub fn new(limit: Duration) -> MessageDeadlines {
+    pub(super) fn new(limit: Duration) -> MessageDeadlines {
         MessageDeadlines {
             limit,
             listed: RefCell::default(),
@@ -28,7 +28,7 @@ impl MessageDeadlines {
     }
 
     /// Expires messages whose time is over, and removes those that have ended.
-    pub fn sweep(&self, now: Instant) {
+    pub(super) fn sweep(&self, now: Instant) {
         self.listed
             .borrow_mut()
             .retain_mut(|listed| listed.remains(now, self.limit));

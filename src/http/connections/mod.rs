@@ -11,9 +11,9 @@ mod message_deadline;
 mod state;
 mod table;
 
-pub use self::connection::Connection;
-pub use self::ended::Ended;
-pub use self::limits::ConnectionLimits;
-pub use self::message_deadline::MessageDeadline;
+pub(crate) use self::connection::Connection;
+pub(crate) use self::ended::Ended;
+pub(crate) use self::limits::ConnectionLimits;
+pub(crate) use self::message_deadline::MessageDeadline;
 pub(super) use self::state::Phase;
-pub use self::table::Connections;
+pub(crate) use self::table::Connections;

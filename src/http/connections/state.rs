@@ -52,7 +52,7 @@ pub(super) struct ConnectionState {
 
 impl ConnectionState {
     /// The state of a new connection: its first head must arrive in time.
-    pub fn new() -> ConnectionState {
+    pub(super) fn new() -> ConnectionState {
         ConnectionState {
             phase: Phase::Head,
             is_blocked: false,
@@ -63,33 +63,33 @@ impl ConnectionState {
     }
 
     /// What the connection waits for.
-    pub fn phase(&self) -> Phase {
+    pub(super) fn phase(&self) -> Phase {
         self.phase
     }
 
     /// Whether the client accepts no more bytes for now.
-    pub fn is_blocked(&self) -> bool {
+    pub(super) fn is_blocked(&self) -> bool {
         self.is_blocked
     }
 
     /// The number of changes so far. The connection has waited for as long as it stays the same.
-    pub fn changes(&self) -> u64 {
+    pub(super) fn changes(&self) -> u64 {
         self.changes
     }
 
     /// Whether a part of the next request's head has arrived.
-    pub fn has_partial_head(&self) -> bool {
+    pub(super) fn has_partial_head(&self) -> bool {
         self.head > 0
     }
 
     /// Enters a phase.
-    pub fn enter(&mut self, phase: Phase) {
+    pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.changes = self.changes.wrapping_add(1);
     }
 
     /// Records that a request is being handled.
-    pub fn begin_request(&mut self, has_body: bool) {
+    pub(super) fn begin_request(&mut self, has_body: bool) {
         self.head = 0;
         self.enter(if has_body {
             Phase::Body
@@ -99,14 +99,14 @@ impl ConnectionState {
     }
 
     /// Records that the body of the current request has arrived.
-    pub fn end_body(&mut self) {
+    pub(super) fn end_body(&mut self) {
         if self.phase == Phase::Body {
             self.enter(Phase::Serving);
         }
     }
 
     /// Records that the request has been handled. Returns whether reading may continue.
-    pub fn end_request(&mut self) -> bool {
+    pub(super) fn end_request(&mut self) -> bool {
         if matches!(self.phase, Phase::Upgraded | Phase::Closing) {
             return false;
         }
@@ -120,7 +120,7 @@ impl ConnectionState {
     }
 
     /// Records received bytes. Fails if the head that they belong to is too large.
-    pub fn receive(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+    pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), Ended> {
         let phase = self.phase;
         if matches!(phase, Phase::Body | Phase::Upgraded | Phase::Closing) {
             return Ok(());
@@ -150,7 +150,7 @@ impl ConnectionState {
     }
 
     /// How many bytes may be read now. 0 holds the reader back.
-    pub fn read_limit(&self) -> usize {
+    pub(super) fn read_limit(&self) -> usize {
         match self.phase {
             Phase::Upgraded => usize::MAX,
             _ if self.is_blocked => 0,
@@ -160,7 +160,7 @@ impl ConnectionState {
     }
 
     /// Records whether the client accepts bytes. Returns whether that is a change.
-    pub fn set_blocked(&mut self, is_blocked: bool) -> bool {
+    pub(super) fn set_blocked(&mut self, is_blocked: bool) -> bool {
         let is_change = self.is_blocked != is_blocked;
         if is_change {
             self.is_blocked = is_blocked;
@@ -170,7 +170,7 @@ impl ConnectionState {
     }
 
     /// Whether to end the connection. `age` is the time since its last change.
-    pub fn end_reason(&self, age: Duration, limits: &ConnectionLimits) -> Option<Ended> {
+    pub(super) fn end_reason(&self, age: Duration, limits: &ConnectionLimits) -> Option<Ended> {
         let (limit, ended) = match self.phase {
             Phase::Upgraded => return None,
             Phase::Closing => (limits.write, Ended::Write),
@@ -184,7 +184,7 @@ impl ConnectionState {
     }
 
     /// When the connection is closed to make room. `None` if it is not.
-    pub fn closing_priority(&self) -> Option<Priority> {
+    pub(super) fn closing_priority(&self) -> Option<Priority> {
         match self.phase {
             _ if self.is_blocked => Some(Priority::Unfinished),
             Phase::Head | Phase::Body | Phase::Closing => Some(Priority::Unfinished),

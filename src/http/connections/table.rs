@@ -75,7 +75,7 @@ impl Entry {
 
 /// The connections of one server thread that are not WebSockets, and the unfinished messages of
 /// those that are.
-pub struct Connections {
+pub(crate) struct Connections {
     limits: ConnectionLimits,
     addresses: Addresses,
     ended: IntCounterVec,
@@ -87,7 +87,7 @@ pub struct Connections {
 
 impl Connections {
     /// Starts the sweep of this thread. It stops when the table is dropped.
-    pub fn start(
+    pub(crate) fn start(
         limits: ConnectionLimits,
         addresses: Addresses,
         ended: IntCounterVec,
@@ -114,7 +114,7 @@ impl Connections {
     }
 
     /// Admits a connection. `None` if its address has too many; the client gets an error response.
-    pub fn admit(self: &Rc<Connections>, stream: &TcpStream) -> Option<Rc<Connection>> {
+    pub(crate) fn admit(self: &Rc<Connections>, stream: &TcpStream) -> Option<Rc<Connection>> {
         let handle = ConnectionHandle::of(stream)
             .inspect_err(|error| debug!("cannot duplicate the connection handle: {error}"))
             .ok();

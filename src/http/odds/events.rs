@@ -109,7 +109,7 @@ const EVENT_FILTERS: [&str; 6] = ["status", "sport", "inPlay", "from", "to", "q"
 /// `GET /v1/events?status&sport&inPlay&from&to&q&after&limit`: the events, ordered by id; without
 /// `status`, those that have not ended. If there may be more, a `Link` header leads to the next
 /// page, even from a page that is not full.
-pub async fn list_events(
+pub(crate) async fn list_events(
     state: web::Data<OddsState>,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
@@ -148,7 +148,7 @@ pub async fn list_events(
 }
 
 /// `GET /v1/events/{id}/markets`: the markets of an event, ordered by name and line.
-pub async fn list_markets(
+pub(crate) async fn list_markets(
     state: web::Data<OddsState>,
     path: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
@@ -173,7 +173,7 @@ pub async fn list_markets(
 
 /// `GET /v1/events/{id}/odds`: the current odds of every market of an event, with an `ETag`. A
 /// request with `If-None-Match` gets 304 while nothing has changed.
-pub async fn get_odds(
+pub(crate) async fn get_odds(
     state: web::Data<OddsState>,
     answers: web::Data<ResponseCache>,
     path: web::Path<String>,
@@ -207,7 +207,7 @@ pub async fn get_odds(
 /// `GET /v1/events/{id}/markets/{market}/history?line&from&to&limit&cursor`: the odds that were
 /// offered, in the supplier's order. `from` is inclusive, `to` is exclusive; `nextCursor` leads to
 /// the next page while there is one.
-pub async fn get_history(
+pub(crate) async fn get_history(
     state: web::Data<OddsState>,
     path: web::Path<(String, String)>,
     query: Query,

@@ -1,6 +1,6 @@
 //! Odds over REST.
 
-pub mod events;
-pub mod response_cache;
+pub(crate) mod events;
+pub(crate) mod response_cache;
 pub mod routes;
 pub mod state;

@@ -16,13 +16,13 @@ use crate::domain::odds::version_stamp::VersionStamp;
 const MAX_RESPONSES: usize = 4_096;
 
 /// The header of a response that may be cached but must be revalidated each time.
-pub fn revalidate() -> (HeaderName, HeaderValue) {
+pub(crate) fn revalidate() -> (HeaderName, HeaderValue) {
     (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
 }
 
 /// A response of `GET /v1/events/{id}/odds`.
 #[derive(Clone, Debug)]
-pub struct CachedResponse {
+pub(crate) struct CachedResponse {
     body: Bytes,
     tag: EntityTag,
     tag_header: HeaderValue,
@@ -32,7 +32,7 @@ pub struct CachedResponse {
 impl CachedResponse {
     /// A response with this JSON, valid until its book changes. The tag distinguishes it from every
     /// other response of the event. Fails if no header can contain the tag.
-    pub fn new(
+    pub(crate) fn new(
         body: String,
         tag: EntityTag,
         version: VersionStamp,
@@ -47,7 +47,7 @@ impl CachedResponse {
     }
 
     /// The response to a client that may have it already; `add_headers` adds further headers.
-    pub fn answer(
+    pub(crate) fn answer(
         &self,
         known: Option<&IfNoneMatch>,
         add_headers: impl FnOnce(&mut HttpResponseBuilder),
@@ -77,11 +77,11 @@ impl CachedResponse {
 
 /// The responses of one thread, by event, so that a repeated request needs no round trip to a book.
 #[derive(Default)]
-pub struct ResponseCache(RefCell<HashMap<String, CachedResponse>>);
+pub(crate) struct ResponseCache(RefCell<HashMap<String, CachedResponse>>);
 
 impl ResponseCache {
     /// The cached response for an event, if it is still valid.
-    pub fn get(&self, event: &str) -> Option<CachedResponse> {
+    pub(crate) fn get(&self, event: &str) -> Option<CachedResponse> {
         self.0
             .borrow()
             .get(event)
@@ -91,7 +91,7 @@ impl ResponseCache {
 
     /// Stores a response. If the cache is full, the outdated responses are removed, or all of them
     /// if none is outdated.
-    pub fn keep(&self, event: &str, ready: CachedResponse) {
+    pub(crate) fn keep(&self, event: &str, ready: CachedResponse) {
         let mut answers = self.0.borrow_mut();
         if answers.len() >= MAX_RESPONSES {
             answers.retain(|_, ready| ready.version.is_current());

@@ -10,7 +10,7 @@ use actix_web_actors::ws::handshake;
 use crate::http::errors::ApiError;
 
 /// Checks the handshake and returns the beginning of the response.
-pub fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
+pub(crate) fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
     let bad = |problem: &str| Err(ApiError::BadHandshake(problem.to_owned()));
     let headers = request.headers();
     if request.method() == Method::GET && request.version() != Version::HTTP_11 {

@@ -1,5 +1,5 @@
 //! Odds over WebSocket.
 
 pub mod frame_limit;
-pub mod handshake;
-pub mod websocket;
+pub(crate) mod handshake;
+pub(crate) mod websocket;

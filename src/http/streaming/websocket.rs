@@ -20,7 +20,7 @@ use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::ConnectionHandle;
 
 /// Upgrades a request to a session, or returns why it is refused.
-pub async fn open(
+pub(crate) async fn open(
     state: web::Data<OddsState>,
     sessions: web::Data<SessionEdges>,
     request: HttpRequest,

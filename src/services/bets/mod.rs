@@ -1,5 +1,5 @@
 //! Bets: their placement and queries.
 
-pub mod placement;
-pub mod prices;
-pub mod queries;
+pub(crate) mod placement;
+pub(crate) mod prices;
+pub(crate) mod queries;

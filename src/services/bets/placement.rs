@@ -23,7 +23,7 @@ use crate::store::money::{
 use crate::store::request_batcher::RequestBatcher;
 
 /// The batches in which bets are placed.
-pub type PlacementBatcher = RequestBatcher<BetPlacement, Option<BetAnswer>>;
+pub(crate) type PlacementBatcher = RequestBatcher<BetPlacement, Option<BetAnswer>>;
 
 /// A command to place a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]

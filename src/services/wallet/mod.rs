@@ -1,3 +1,3 @@
 //! Users' money.
 
-pub mod executor;
+pub(crate) mod executor;

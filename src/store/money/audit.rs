@@ -7,7 +7,7 @@ use crate::store::StoreError;
 
 /// The result of one rule of [`LedgerAudit::verify`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
+pub(crate) struct Check {
     /// The rule.
     pub rule: &'static str,
     /// Number of rows that were checked.
@@ -20,20 +20,20 @@ pub struct Check {
 
 /// The result of verifying the whole ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verification {
+pub(crate) struct Verification {
     /// The result of each rule.
     pub checks: Vec<Check>,
 }
 
 impl Verification {
     /// The number of violations of all rules.
-    pub fn violations(&self) -> u64 {
+    pub(crate) fn violations(&self) -> u64 {
         self.checks.iter().map(|check| check.violations).sum()
     }
 }
 
 /// Maintains the ledger.
-pub trait LedgerAudit: Send + Sync {
+pub(crate) trait LedgerAudit: Send + Sync {
     /// Expires up to `limit` pending reservations made before a time, each in its own transaction,
     /// and returns how many. Never expires one that is held for a bet.
     fn expire_reservations(

@@ -6,7 +6,7 @@ use crate::store::StoreError;
 
 /// A bet to cancel at the supplier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cancel {
+pub(crate) struct Cancel {
     /// The bet.
     pub bet_id: BetId,
     /// Number of attempts so far.
@@ -14,7 +14,7 @@ pub struct Cancel {
 }
 
 /// Queues the bets to cancel at the supplier.
-pub trait CancelQueue: Send + Sync {
+pub(crate) trait CancelQueue: Send + Sync {
     /// Takes the bets to cancel at the supplier now. Counts one more attempt for each, and leases
     /// them to the caller until `next_attempt_at`.
     fn take_cancels(

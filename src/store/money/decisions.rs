@@ -7,7 +7,7 @@ use crate::store::StoreError;
 
 /// A decision about a bet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DecideBet {
+pub(crate) struct DecideBet {
     /// The bet.
     pub bet_id: BetId,
     /// The outcome.
@@ -20,7 +20,7 @@ pub struct DecideBet {
 
 /// The result of deciding a bet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decided {
+pub(crate) enum Decided {
     /// The bet is decided now.
     Now {
         /// The outbox row of its record.
@@ -33,7 +33,7 @@ pub enum Decided {
 }
 
 /// Decides bets.
-pub trait DecisionStore: BetReader {
+pub(crate) trait DecisionStore: BetReader {
     /// Decides a bet. One transaction sets the status (only from pending), adds the history step,
     /// commits or refunds the reservation, adds a cancel request if the bet timed out, and writes
     /// the outbox record.

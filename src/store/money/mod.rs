@@ -11,13 +11,15 @@ mod decisions;
 mod outbox;
 mod wallets;
 
-pub use self::audit::{Check, LedgerAudit, Verification};
-pub use self::bets::{BetAnswer, BetPlacement, BetReader, BetStore};
+pub(crate) use self::audit::{Check, LedgerAudit, Verification};
+pub(crate) use self::bets::{BetAnswer, BetPlacement, BetReader, BetStore};
 pub(super) use self::bets::{read_refusal, refusal_text};
-pub use self::cancels::{Cancel, CancelQueue};
-pub use self::decisions::{DecideBet, Decided, DecisionStore};
-pub use self::outbox::{OutboxDepth, OutboxMessage, OutboxRow, OutboxStore, OutboxTopic};
-pub use self::wallets::{Reservation, Transfer, TransferRequest, Wallet, WalletError, WalletStore};
+pub(crate) use self::cancels::{Cancel, CancelQueue};
+pub(crate) use self::decisions::{DecideBet, Decided, DecisionStore};
+pub(crate) use self::outbox::{OutboxDepth, OutboxMessage, OutboxRow, OutboxStore, OutboxTopic};
+pub(crate) use self::wallets::{
+    Reservation, Transfer, TransferRequest, Wallet, WalletError, WalletStore,
+};
 
 /// A page of a list, newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ pub struct RequestKey {
 }
 
 /// Stores all that concerns money.
-pub trait MoneyStore:
+pub(crate) trait MoneyStore:
     WalletStore + BetStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
 {
 }

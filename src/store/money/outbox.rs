@@ -47,7 +47,7 @@ pub struct OutboxRow {
 
 /// How many rows the outbox holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct OutboxDepth {
+pub(crate) struct OutboxDepth {
     /// Rows that are not yet known to be published.
     pub rows: u64,
     /// When the oldest of them was written.
@@ -55,7 +55,7 @@ pub struct OutboxDepth {
 }
 
 /// Stores the outbox.
-pub trait OutboxStore: Send + Sync {
+pub(crate) trait OutboxStore: Send + Sync {
     /// Takes outbox rows whose lease has expired, oldest first, and leases them to the caller until
     /// `leased_until`.
     fn take_outbox(

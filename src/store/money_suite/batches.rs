@@ -55,7 +55,7 @@ fn decide(store: &dyn MoneyStore, decisions: &[DecideBet]) -> Vec<Decided> {
         .collect()
 }
 
-pub fn batched_bets_get_their_own_answers(store: &dyn MoneyStore) {
+pub(crate) fn batched_bets_get_their_own_answers(store: &dyn MoneyStore) {
     assert_eq!(store.place_bets(&[]), Ok(Vec::new()));
     for (name, cents) in [("A", 1_000), ("B", 1_000), ("C", 99)] {
         store.deposit(&order(name, cents, "d")).unwrap();
@@ -127,7 +127,7 @@ pub fn batched_bets_get_their_own_answers(store: &dyn MoneyStore) {
 }
 
 /// If one bet cannot be placed, none is.
-pub fn batched_bets_are_placed_atomically(store: &dyn MoneyStore) {
+pub(crate) fn batched_bets_are_placed_atomically(store: &dyn MoneyStore) {
     for name in ["A", "B"] {
         store.deposit(&order(name, 1_000, "d")).unwrap();
     }
@@ -153,7 +153,7 @@ pub fn batched_bets_are_placed_atomically(store: &dyn MoneyStore) {
     );
 }
 
-pub fn batched_decisions_get_their_own_outcomes(store: &dyn MoneyStore) {
+pub(crate) fn batched_decisions_get_their_own_outcomes(store: &dyn MoneyStore) {
     assert_eq!(store.decide_bets(&[]), Ok(Vec::new()));
     for name in ["A", "B"] {
         store.deposit(&order(name, 1_000, "d")).unwrap();
@@ -204,7 +204,7 @@ pub fn batched_decisions_get_their_own_outcomes(store: &dyn MoneyStore) {
 
 /// Calls that overlap in users, keys and bets: each key yields one bet, each bet is decided once,
 /// and no cent is lost.
-pub fn concurrent_batches_lose_nothing(store: &dyn MoneyStore) {
+pub(crate) fn concurrent_batches_lose_nothing(store: &dyn MoneyStore) {
     const THREADS: usize = 6;
     const ROUNDS: u128 = 12;
     const USERS: [&str; 4] = ["A", "B", "C", "D"];

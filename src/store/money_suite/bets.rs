@@ -50,7 +50,7 @@ fn everything(store: &dyn MoneyStore) -> String {
     )
 }
 
-pub fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
+pub(crate) fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let bet = bet("A", bet_id(1), 400);
     let (id, new_balance, outbox) = placed(store.place_bet(&bet, None, &notice("{}")).unwrap());
@@ -80,7 +80,7 @@ pub fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
     assert_eq!(store.bet_history(bet_id(99)), Ok(vec![]));
 }
 
-pub fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
+pub(crate) fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store.deposit(&order("B", 1_000, "d")).unwrap();
     let key = key("k", "home at 1.528");
@@ -133,7 +133,7 @@ pub fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
     );
 }
 
-pub fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
+pub(crate) fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
     let no_wallet = key("k1", "f");
     let poor = key("k2", "f");
     let place = |id, key| {
@@ -167,7 +167,7 @@ pub fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
     );
 }
 
-pub fn first_rejection_is_stored_for_key(store: &dyn MoneyStore) {
+pub(crate) fn first_rejection_is_stored_for_key(store: &dyn MoneyStore) {
     let key = key("k", "f");
     let price = "3.2".parse().unwrap();
     let first = BetRefusal::OddsChanged { odd_value: price };
@@ -196,7 +196,7 @@ pub fn first_rejection_is_stored_for_key(store: &dyn MoneyStore) {
     assert_eq!(placed(refuse(&taken, &second)), (bet_id(1), 900, None));
 }
 
-pub fn same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
+pub(crate) fn same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store
         .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
@@ -224,7 +224,7 @@ pub fn same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
     assert_eq!(everything(store), after);
 }
 
-pub fn bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
+pub(crate) fn bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store
         .reserve(&order("A", 100, &bet_id(1).to_string()))
@@ -238,7 +238,7 @@ pub fn bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
     assert_eq!(everything(store), after);
 }
 
-pub fn bet_is_decided_once(store: &dyn MoneyStore) {
+pub(crate) fn bet_is_decided_once(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let unknown = store.decide_bet(bet_id(9), &confirmed(), &notice(""), at(1));
     assert_eq!(unknown, Ok(Decided::Unknown));
@@ -288,7 +288,7 @@ pub fn bet_is_decided_once(store: &dyn MoneyStore) {
     }
 }
 
-pub fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
+pub(crate) fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, outcome) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         store
@@ -309,7 +309,7 @@ pub fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
     );
 }
 
-pub fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
+pub(crate) fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store
         .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
@@ -346,7 +346,7 @@ pub fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
     );
 }
 
-pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
+pub(crate) fn bets_are_read_in_pages(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store.deposit(&order("B", 1_000, "d")).unwrap();
     for number in 0..6 {
@@ -383,7 +383,7 @@ pub fn bets_are_read_in_pages(store: &dyn MoneyStore) {
     assert_eq!(pages(Some(BetStatus::Rejected), 1), []);
 }
 
-pub fn overdue_bets_are_past_their_deadline(store: &dyn MoneyStore) {
+pub(crate) fn overdue_bets_are_past_their_deadline(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, seconds) in [(1, 12), (2, 10), (3, 11), (4, 9)] {
         let bet = Bet {
@@ -413,7 +413,7 @@ pub fn overdue_bets_are_past_their_deadline(store: &dyn MoneyStore) {
     assert_eq!(overdue(99, 2), [bet_id(2), bet_id(3)]);
 }
 
-pub fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
+pub(crate) fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
     let name = "São Paulo ' \" \\ 👤";
     store.deposit(&order(name, 1_000, "d ' é")).unwrap();
     let unusual = Bet {

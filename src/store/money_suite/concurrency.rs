@@ -8,7 +8,7 @@ use pretty_assertions::assert_eq;
 use super::*;
 
 /// Runs `work` in several threads that start together; returns their results.
-pub fn concurrently<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+pub(crate) fn concurrently<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
     let barrier = &Barrier::new(threads);
     let work = &work;
     std::thread::scope(|scope| {
@@ -26,7 +26,7 @@ pub fn concurrently<T: Send>(threads: usize, work: impl Fn(usize) -> T + Sync) -
     })
 }
 
-pub fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
+pub(crate) fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
     const THREADS: usize = 64;
     store.deposit(&order("A", 100, "d")).unwrap();
     // 192 requests for 1 each compete for 100, in three ways; reserved money is committed.
@@ -74,7 +74,7 @@ pub fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
     assert_eq!(balances(store, "A"), (0, bets as i64));
 }
 
-pub fn concurrent_reference_is_one_movement(store: &dyn MoneyStore) {
+pub(crate) fn concurrent_reference_is_one_movement(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let deposits = concurrently(16, |_| store.deposit(&order("A", 10, "d2")).unwrap());
     assert!(
@@ -106,7 +106,7 @@ pub fn concurrent_reference_is_one_movement(store: &dyn MoneyStore) {
     );
 }
 
-pub fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
+pub(crate) fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let key = key("k", "f");
     let answers = concurrently(100, |index| {
@@ -179,7 +179,7 @@ pub fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
     }
 }
 
-pub fn one_of_commit_and_refund_wins(store: &dyn MoneyStore) {
+pub(crate) fn one_of_commit_and_refund_wins(store: &dyn MoneyStore) {
     const RESERVATIONS: usize = 20;
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for number in 0..RESERVATIONS {
@@ -208,7 +208,7 @@ pub fn one_of_commit_and_refund_wins(store: &dyn MoneyStore) {
     assert_eq!(transfers(store, "A").len(), 1 + 2 * RESERVATIONS);
 }
 
-pub fn one_of_concurrent_decisions_wins(store: &dyn MoneyStore) {
+pub(crate) fn one_of_concurrent_decisions_wins(store: &dyn MoneyStore) {
     const BETS: u128 = 20;
     delivery::placed(store, BETS);
     let outcomes = concurrently(6, |index| -> Vec<_> {
@@ -246,7 +246,7 @@ pub fn one_of_concurrent_decisions_wins(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth().unwrap().rows, 2 * BETS as u64);
 }
 
-pub fn concurrent_first_deposits_create_one_wallet(store: &dyn MoneyStore) {
+pub(crate) fn concurrent_first_deposits_create_one_wallet(store: &dyn MoneyStore) {
     let wallets: BTreeSet<_> = concurrently(16, |index| {
         store
             .deposit(&order("A", 1, &index.to_string()))
@@ -258,7 +258,7 @@ pub fn concurrent_first_deposits_create_one_wallet(store: &dyn MoneyStore) {
     assert_eq!((wallets.len(), balances(store, "A")), (1, (16, 0)));
 }
 
-pub fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
+pub(crate) fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
     let rows = delivery::placed(store, 60);
     for number in 0..60 {
         store
@@ -300,7 +300,7 @@ pub fn concurrent_takers_share_the_outbox(store: &dyn MoneyStore) {
 
 /// Random operations on a few users, references and bets, so that they collide. Whatever the
 /// answers, the rules hold during and after the run.
-pub fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore) {
+pub(crate) fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore) {
     const USERS: [&str; 2] = ["A", "B"];
     let deposited: i64 = 2 * 50;
     for name in USERS {

@@ -5,7 +5,7 @@ use pretty_assertions::assert_eq;
 use super::*;
 
 /// Places this many bets; returns their outbox rows.
-pub fn placed(store: &dyn MoneyStore, bets: u128) -> Vec<i64> {
+pub(crate) fn placed(store: &dyn MoneyStore, bets: u128) -> Vec<i64> {
     store.deposit(&order("A", 100_000, "d")).unwrap();
     let place = |number| match store
         .place_bet(&bet("A", bet_id(number), 1), None, &notice(""))
@@ -21,7 +21,7 @@ fn ids(rows: Vec<OutboxRow>) -> Vec<i64> {
     rows.into_iter().map(|row| row.id).collect()
 }
 
-pub fn outbox_row_has_one_owner(store: &dyn MoneyStore) {
+pub(crate) fn outbox_row_has_one_owner(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
     let rows = placed(store, 5);
     assert!(rows.is_sorted());
@@ -51,7 +51,7 @@ pub fn outbox_row_has_one_owner(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
 }
 
-pub fn outbox_ids_are_never_reused(store: &dyn MoneyStore) {
+pub(crate) fn outbox_ids_are_never_reused(store: &dyn MoneyStore) {
     let rows = placed(store, 2);
     store.published(&rows).unwrap();
     let decided = store
@@ -66,7 +66,7 @@ pub fn outbox_ids_are_never_reused(store: &dyn MoneyStore) {
     assert_eq!(store.outbox_depth().unwrap().rows, 1);
 }
 
-pub fn cancel_is_retried_until_done(store: &dyn MoneyStore) {
+pub(crate) fn cancel_is_retried_until_done(store: &dyn MoneyStore) {
     placed(store, 3);
     for number in 0..3 {
         store

@@ -29,7 +29,7 @@ fn end(name: &str, text: &str, settlement: HoldResolution) -> Movement {
     }
 }
 
-pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
+pub(crate) fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
     // Each request is repeated after all others, some with a new reference: a client that sends no
     // reference gets a new one for each request.
     let requests = [
@@ -98,7 +98,7 @@ pub fn wallet_key_gets_its_first_answer(store: &dyn MoneyStore) {
     );
 }
 
-pub fn wallet_key_keeps_a_rejection(store: &dyn MoneyStore) {
+pub(crate) fn wallet_key_keeps_a_rejection(store: &dyn MoneyStore) {
     let nobody = store.apply_once(&withdraw("A", 1, "w"), &key("k", "f"));
     assert_eq!(nobody, Err(WalletError::WalletNotFound));
     store.deposit(&order("A", 100, "d")).unwrap();
@@ -155,7 +155,7 @@ pub fn wallet_key_keeps_a_rejection(store: &dyn MoneyStore) {
     assert_eq!(balances(store, "A"), (994, 5));
 }
 
-pub fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
+pub(crate) fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
     for name in ["A", "B"] {
         store
             .apply_once(&deposit(name, 100, "x"), &key("k", "f"))
@@ -200,7 +200,7 @@ pub fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
     assert_eq!(balances(store, "A"), (180, 5));
 }
 
-pub fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
+pub(crate) fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
     let first = store.apply(&deposit("A", 100, "d")).unwrap();
     // Another key with the same reference is the same movement.
     assert_eq!(
@@ -224,7 +224,7 @@ pub fn wallet_key_and_reference_work_together(store: &dyn MoneyStore) {
 
 /// 16 concurrent requests, each with its own reference, as from a client that sends none; also for
 /// a user without a wallet.
-pub fn concurrent_wallet_key_is_one_movement(store: &dyn MoneyStore) {
+pub(crate) fn concurrent_wallet_key_is_one_movement(store: &dyn MoneyStore) {
     let same = |movement: fn(usize) -> Movement| {
         let key = key("k", "f");
         let answers = concurrently(16, |index| store.apply_once(&movement(index), &key));

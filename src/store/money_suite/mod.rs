@@ -1,14 +1,14 @@
 //! The contract of every money store: checks written against the trait, run for each database by
 //! [`money_suite`].
 
-pub mod batches;
-pub mod bets;
-pub mod concurrency;
-pub mod delivery;
-pub mod keys;
-pub mod model;
-pub mod rules;
-pub mod wallets;
+pub(crate) mod batches;
+pub(crate) mod bets;
+pub(crate) mod concurrency;
+pub(crate) mod delivery;
+pub(crate) mod keys;
+pub(crate) mod model;
+pub(crate) mod rules;
+pub(crate) mod wallets;
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
 
 /// Raw access to the database of a store.
-pub trait Raw {
+pub(super) trait Raw {
     /// SQL that disables the integrity checks of the tables, for its connection or permanently.
     const UNGUARD: &'static str;
 
@@ -103,7 +103,7 @@ macro_rules! money_suite {
 pub(crate) use money_suite;
 
 /// Asserts that no rule is violated, and that the rules were checked.
-pub fn assert_clean(store: &dyn MoneyStore) {
+pub(super) fn assert_clean(store: &dyn MoneyStore) {
     let found = store.verify(at(0), Duration::ZERO).unwrap();
     assert!(found.checks.len() >= 14, "{found:?}");
     let broken: Vec<_> = found
@@ -115,23 +115,23 @@ pub fn assert_clean(store: &dyn MoneyStore) {
 }
 
 /// A time this many seconds after the start time of the tests.
-pub fn at(seconds: i64) -> Timestamp {
+pub(super) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_760_000_000_000_000 + seconds * 1_000_000).unwrap()
 }
 
-pub fn user(name: &str) -> UserId {
+pub(super) fn user(name: &str) -> UserId {
     UserId::new(name).unwrap()
 }
 
-pub fn reference(text: &str) -> Reference {
+pub(super) fn reference(text: &str) -> Reference {
     Reference::new(text).unwrap()
 }
 
-pub fn amount(cents: i64) -> Amount {
+pub(super) fn amount(cents: i64) -> Amount {
     Amount::new(cents).unwrap()
 }
 
-pub fn order(name: &str, cents: i64, text: &str) -> TransferRequest {
+pub(super) fn order(name: &str, cents: i64, text: &str) -> TransferRequest {
     TransferRequest {
         user_id: user(name),
         amount: amount(cents),
@@ -140,14 +140,14 @@ pub fn order(name: &str, cents: i64, text: &str) -> TransferRequest {
     }
 }
 
-pub fn key(key: &str, fingerprint: &str) -> RequestKey {
+pub(super) fn key(key: &str, fingerprint: &str) -> RequestKey {
     RequestKey {
         key: key.to_owned(),
         fingerprint: fingerprint.to_owned(),
     }
 }
 
-pub fn notice(payload: &str) -> OutboxMessage {
+pub(super) fn notice(payload: &str) -> OutboxMessage {
     OutboxMessage {
         payload: payload.to_owned(),
         leased_until: at(5),
@@ -155,7 +155,7 @@ pub fn notice(payload: &str) -> OutboxMessage {
 }
 
 /// A pending bet with a deadline ten seconds after its placement.
-pub fn bet(name: &str, id: BetId, cents: i64) -> Bet {
+pub(super) fn bet(name: &str, id: BetId, cents: i64) -> Bet {
     Bet {
         id,
         user_id: user(name),
@@ -177,19 +177,19 @@ pub fn bet(name: &str, id: BetId, cents: i64) -> Bet {
 }
 
 /// Bet ids that increase with their number.
-pub fn bet_id(number: u128) -> BetId {
+pub(super) fn bet_id(number: u128) -> BetId {
     BetId(Uuid::from_u128(
         0x0199_0000_0000_7000_8000_0000_0000_0000 + number,
     ))
 }
 
-pub fn confirmed() -> BetOutcome {
+pub(super) fn confirmed() -> BetOutcome {
     BetOutcome::Confirmed {
         provider_ref: "P-1".to_owned(),
     }
 }
 
-pub fn rejected() -> BetOutcome {
+pub(super) fn rejected() -> BetOutcome {
     BetOutcome::Rejected {
         reason: "LIMIT_EXCEEDED".to_owned(),
         provider_ref: "P-2".to_owned(),
@@ -197,7 +197,7 @@ pub fn rejected() -> BetOutcome {
 }
 
 /// The balances of a wallet, as (available, reserved).
-pub fn balances(store: &dyn MoneyStore, name: &str) -> (i64, i64) {
+pub(super) fn balances(store: &dyn MoneyStore, name: &str) -> (i64, i64) {
     let Balance {
         available,
         reserved,
@@ -206,7 +206,7 @@ pub fn balances(store: &dyn MoneyStore, name: &str) -> (i64, i64) {
 }
 
 /// All transfers of a user, oldest first.
-pub fn transfers(store: &dyn MoneyStore, name: &str) -> Vec<Transfer> {
+pub(super) fn transfers(store: &dyn MoneyStore, name: &str) -> Vec<Transfer> {
     let mut all = store
         .transfers(
             &user(name),
@@ -221,7 +221,7 @@ pub fn transfers(store: &dyn MoneyStore, name: &str) -> Vec<Transfer> {
 }
 
 /// All reservations of a user, oldest first.
-pub fn reservations(store: &dyn MoneyStore, name: &str) -> Vec<Reservation> {
+pub(super) fn reservations(store: &dyn MoneyStore, name: &str) -> Vec<Reservation> {
     let mut all = store
         .reservations(
             &user(name),
@@ -236,7 +236,7 @@ pub fn reservations(store: &dyn MoneyStore, name: &str) -> Vec<Reservation> {
     all
 }
 
-pub fn settle(
+pub(super) fn settle(
     store: &dyn MoneyStore,
     name: &str,
     text: &str,

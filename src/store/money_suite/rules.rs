@@ -6,7 +6,7 @@ use super::*;
 
 /// A violation: the start of the rule's text, SQL that breaks the rule with the integrity checks
 /// disabled, and a part of the reported line.
-pub struct Broken {
+pub(crate) struct Broken {
     rule: &'static str,
     by: &'static str,
     message: &'static str,
@@ -39,7 +39,7 @@ const CANCELS: &str = "the supplier is asked to cancel";
 
 /// The bets of the scenario: 1 is confirmed, 2 rejected, 3 pending, 4 timed out.
 #[rustfmt::skip]
-pub const BROKEN: &[Broken] = &[
+pub(crate) const BROKEN: &[Broken] = &[
     broken(TOTAL, "UPDATE wallets SET available_cents = available_cents + 3 WHERE user_id = 'B'",
         "all accounts come to 0 billion and 3 cents, and not to 0"),
     broken(TOTAL, "UPDATE wallets SET available_cents = 9223372036854775807", "all accounts come to 18446744072 billion"),
@@ -167,7 +167,7 @@ fn scenario(store: &dyn MoneyStore) {
 }
 
 /// Each rule detects its violations and reports them.
-pub fn are_found<R: Raw>(store: &dyn MoneyStore, raw: &R) {
+pub(crate) fn are_found<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     const TABLES: &[&str] = &[
         "supplier_cancels",
         "outbox",
@@ -219,7 +219,7 @@ fn is_found<R: Raw>(store: &dyn MoneyStore, raw: &R, broken: &Broken) {
 }
 
 /// Transfers cannot be changed; and the result contains every rule, violated or not.
-pub fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
+pub(crate) fn transfers_stay<R: Raw>(store: &dyn MoneyStore, raw: &R) {
     scenario(store);
     let before = transfers(store, "A");
     for change in [

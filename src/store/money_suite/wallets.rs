@@ -11,7 +11,7 @@ const ALL: [HoldResolution; 3] = [
     HoldResolution::Expire,
 ];
 
-pub fn movements_require_a_wallet(store: &dyn MoneyStore) {
+pub(crate) fn movements_require_a_wallet(store: &dyn MoneyStore) {
     assert_eq!(store.wallet(&user("A")), Ok(None));
     assert_eq!(
         store.withdraw(&order("A", 1, "x")),
@@ -32,7 +32,7 @@ pub fn movements_require_a_wallet(store: &dyn MoneyStore) {
     assert_eq!(store.expire_reservations(at(100), 10, at(100)), Ok(0));
 }
 
-pub fn deposit_creates_wallet_and_is_idempotent(store: &dyn MoneyStore) {
+pub(crate) fn deposit_creates_wallet_and_is_idempotent(store: &dyn MoneyStore) {
     let first = store.deposit(&order("A", 500, "d1")).unwrap();
     assert_eq!(
         first.balance,
@@ -80,7 +80,7 @@ pub fn deposit_creates_wallet_and_is_idempotent(store: &dyn MoneyStore) {
     assert_eq!(made[0], expected);
 }
 
-pub fn withdrawal_is_idempotent_and_never_overdraws(store: &dyn MoneyStore) {
+pub(crate) fn withdrawal_is_idempotent_and_never_overdraws(store: &dyn MoneyStore) {
     store.deposit(&order("A", 500, "d")).unwrap();
     assert_eq!(
         store.withdraw(&order("A", 501, "w")),
@@ -112,7 +112,7 @@ pub fn withdrawal_is_idempotent_and_never_overdraws(store: &dyn MoneyStore) {
     assert_eq!(transfers(store, "A").len(), 4);
 }
 
-pub fn reservation_is_idempotent_and_current(store: &dyn MoneyStore) {
+pub(crate) fn reservation_is_idempotent_and_current(store: &dyn MoneyStore) {
     store.deposit(&order("A", 100, "d")).unwrap();
     assert_eq!(
         store.reserve(&order("A", 101, "r")),
@@ -160,7 +160,7 @@ pub fn reservation_is_idempotent_and_current(store: &dyn MoneyStore) {
     assert_eq!(transfers(store, "A").len(), 3);
 }
 
-pub fn reservation_ends_only_once(store: &dyn MoneyStore) {
+pub(crate) fn reservation_ends_only_once(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     assert_eq!(
         settle(store, "A", "none", HoldResolution::Commit),
@@ -204,7 +204,7 @@ pub fn reservation_ends_only_once(store: &dyn MoneyStore) {
     );
 }
 
-pub fn references_are_per_user_and_kind(store: &dyn MoneyStore) {
+pub(crate) fn references_are_per_user_and_kind(store: &dyn MoneyStore) {
     for name in ["A", "B"] {
         store.deposit(&order(name, 100, "x")).unwrap();
         store.withdraw(&order(name, 10, "x")).unwrap();
@@ -223,7 +223,7 @@ pub fn references_are_per_user_and_kind(store: &dyn MoneyStore) {
     assert_eq!(store.wallet(&user("a")), Ok(None));
 }
 
-pub fn balance_cannot_exceed_maximum(store: &dyn MoneyStore) {
+pub(crate) fn balance_cannot_exceed_maximum(store: &dyn MoneyStore) {
     store.deposit(&order("A", i64::MAX, "d")).unwrap();
     assert_eq!(
         store.deposit(&order("A", 1, "d2")),
@@ -256,7 +256,7 @@ pub fn balance_cannot_exceed_maximum(store: &dyn MoneyStore) {
     );
 }
 
-pub fn old_reservations_expire_except_bets(store: &dyn MoneyStore) {
+pub(crate) fn old_reservations_expire_except_bets(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for second in 0..5 {
         store
@@ -314,7 +314,7 @@ pub fn old_reservations_expire_except_bets(store: &dyn MoneyStore) {
     assert_eq!(balances(store, "A"), (890, 100));
 }
 
-pub fn transfers_are_read_in_pages(store: &dyn MoneyStore) {
+pub(crate) fn transfers_are_read_in_pages(store: &dyn MoneyStore) {
     for number in 1..=7 {
         store
             .deposit(&order("A", number, &number.to_string()))
@@ -347,7 +347,7 @@ pub fn transfers_are_read_in_pages(store: &dyn MoneyStore) {
     );
 }
 
-pub fn reservations_are_read_in_pages(store: &dyn MoneyStore) {
+pub(crate) fn reservations_are_read_in_pages(store: &dyn MoneyStore) {
     store.deposit(&order("A", 100, "d")).unwrap();
     for number in 0..6 {
         store.reserve(&order("A", 1, &number.to_string())).unwrap();

@@ -16,7 +16,7 @@ macro_rules! statement {
 
         const _: () = {
             /// The query id. It identifies the text, which is the same for all values.
-            pub struct FixedText;
+            pub(super) struct FixedText;
 
             impl $(<$life>)? diesel::query_builder::QueryId for $name $(<$life>)? {
                 type QueryId = FixedText;

@@ -15,7 +15,7 @@ fn with_details(sport: Option<&str>, start: Option<i64>, update: OddsUpdate) -> 
     }
 }
 
-pub fn event_details_are_kept(store: &dyn Store) {
+pub(crate) fn event_details_are_kept(store: &dyn Store) {
     let write = |position, updates: Vec<OddsUpdate>| {
         store.write_updates(&positioned(position, updates)).unwrap()
     };
@@ -214,7 +214,7 @@ fn passes(event: &EventSummary, query: &EventQuery) -> bool {
         })
 }
 
-pub fn filters_agree_with_the_model(store: &dyn Store) {
+pub(crate) fn filters_agree_with_the_model(store: &dyn Store) {
     let sizes = proptest::collection::vec(1usize..9, 1..4);
     let known = std::cell::RefCell::new(BTreeMap::new());
     for_all(

@@ -12,7 +12,7 @@ use crate::supplier::Refused;
 
 /// The changes of the messages in one frame.
 #[derive(Default)]
-pub struct Changes {
+pub(super) struct Changes {
     /// The markets to publish again, in frame order.
     pub order: Vec<EventId>,
     /// The time of the change of each market.
@@ -33,17 +33,17 @@ pub struct Changes {
 
 impl Changes {
     /// Whether the market is to be published again.
-    pub fn touches(&self, id: &EventId) -> bool {
+    pub(super) fn touches(&self, id: &EventId) -> bool {
         self.times.contains_key(id)
     }
 
     /// Whether a change of the market was readable.
-    pub fn is_read(&self, id: &EventId) -> bool {
+    pub(super) fn is_read(&self, id: &EventId) -> bool {
         self.read.contains(id)
     }
 
     /// Marks the market for publishing, as changed at this time.
-    pub fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
+    pub(super) fn touch(&mut self, id: &EventId, time: Option<Timestamp>) {
         match self.times.get_mut(id) {
             Some(known) => *known = time.max(*known),
             None => {
@@ -54,13 +54,13 @@ impl Changes {
     }
 
     /// Records a rejected part.
-    pub fn refuse(&mut self, reason: &'static str, detail: String) {
+    pub(super) fn refuse(&mut self, reason: &'static str, detail: String) {
         self.refused.push(Refused { reason, detail });
     }
 
     /// Records an unreadable change. It may have been a suspension of its market or, if the market
     /// is unreadable, of any market.
-    pub fn lose(&mut self, text: &RawValue, reason: &'static str, error: &dyn Display) {
+    pub(super) fn lose(&mut self, text: &RawValue, reason: &'static str, error: &dyn Display) {
         let id = serde_json::from_str::<MarketId<'_>>(text.get())
             .ok()
             .and_then(|named| EventId::new(&named.id).ok());

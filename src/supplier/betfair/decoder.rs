@@ -22,7 +22,7 @@ const MAX_SEGMENTS: usize = 64;
 
 /// Decodes the Exchange Stream. Market state outlives a connection, so a reconnect only needs the
 /// changes.
-pub struct BetfairDecoder {
+pub(crate) struct BetfairDecoder {
     requests: Requests,
     clocks: Clocks,
     segments: Segments,
@@ -41,7 +41,7 @@ pub struct BetfairDecoder {
 
 impl BetfairDecoder {
     /// Creates a decoder without markets.
-    pub fn new(settings: &SupplierSettings) -> BetfairDecoder {
+    pub(crate) fn new(settings: &SupplierSettings) -> BetfairDecoder {
         let frame = usize::try_from(settings.supplier_max_frame.as_u64()).unwrap_or(usize::MAX);
         BetfairDecoder {
             requests: Requests::new(settings),

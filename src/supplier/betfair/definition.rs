@@ -15,14 +15,14 @@ use crate::domain::timestamp::Timestamp;
 use crate::supplier::Refused;
 
 /// The reason for rejecting a market whose prices are the line of a spread, not odds.
-pub const UNSUPPORTED: &str = "unsupported_betting_type";
+pub(crate) const UNSUPPORTED: &str = "unsupported_betting_type";
 
 /// A runner within its market: its id, and its handicap if it has one.
-pub type RunnerKey = (i64, Option<Line>);
+pub(crate) type RunnerKey = (i64, Option<Line>);
 
 /// A market definition.
 #[derive(Debug)]
-pub struct Definition {
+pub(crate) struct Definition {
     /// Named after the `marketType`.
     pub key: MarketKey,
     /// The home side, or the whole title.
@@ -45,7 +45,7 @@ pub struct Definition {
 
 /// A runner definition.
 #[derive(Debug)]
-pub struct Runner {
+pub(crate) struct Runner {
     /// The runner's key on the stream.
     pub key: RunnerKey,
     /// The selection id for clients: the runner's id, and with a handicap `id@handicap`.
@@ -60,7 +60,7 @@ impl Definition {
     /// Reads a definition. An unreadable part makes the whole definition unreadable. The exceptions
     /// are the sport and the start time: no bet depends on them, so an unreadable value counts as
     /// missing.
-    pub fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
+    pub(crate) fn read(market: &EventId, text: &RawValue) -> Result<Definition, Refused> {
         let wire: MarketDefinition<'_> = json::from_str(text.get()).map_err(|error| Refused {
             reason: "bad_definition",
             detail: format!("definition: {error}"),
@@ -97,14 +97,14 @@ impl Definition {
 }
 
 /// The version of a definition, even if the rest is unreadable.
-pub fn read_version(text: &RawValue) -> Option<i64> {
+pub(crate) fn read_version(text: &RawValue) -> Option<i64> {
     serde_json::from_str::<DefinitionVersion>(text.get())
         .ok()?
         .version
 }
 
 /// Parses a handicap; 0 means none.
-pub fn read_handicap(text: Option<&RawValue>) -> Result<Option<Line>, Refused> {
+pub(crate) fn read_handicap(text: Option<&RawValue>) -> Result<Option<Line>, Refused> {
     let line: Option<Line> = text
         .map(|text| text.get().parse())
         .transpose()

@@ -21,7 +21,7 @@ pub(super) struct ImageRequests {
 
 impl ImageRequests {
     /// Records an image, and whether another one is needed after it.
-    pub fn record_image(&mut self, needs_another: bool) {
+    pub(super) fn record_image(&mut self, needs_another: bool) {
         self.failures = if needs_another {
             self.failures.saturating_add(1)
         } else {
@@ -30,12 +30,12 @@ impl ImageRequests {
     }
 
     /// Whether an image may be requested now. Without a time there is no limit.
-    pub fn is_allowed(&self, now: Option<Timestamp>) -> bool {
+    pub(super) fn is_allowed(&self, now: Option<Timestamp>) -> bool {
         now.zip(self.next).is_none_or(|(now, next)| now >= next)
     }
 
     /// Records that an image was requested.
-    pub fn record_request(&mut self, now: Option<Timestamp>) {
+    pub(super) fn record_request(&mut self, now: Option<Timestamp>) {
         let interval = INTERVAL * (1 << self.failures.min(MAX_DOUBLINGS));
         let micros = i64::try_from(interval.as_micros()).unwrap_or(i64::MAX);
         self.next = now.and_then(|now| Timestamp::from_micros(now.micros().saturating_add(micros)));

@@ -14,13 +14,13 @@ const MAX_LEVELS: usize = 5_000;
 
 /// The prices available to back, ordered by exact price. A size of 0 removes a price.
 #[derive(Debug, Default)]
-pub struct Ladder {
+pub(crate) struct Ladder {
     prices: BTreeSet<Price>,
 }
 
 impl Ladder {
     /// Sets the size available at a price.
-    pub fn set(&mut self, price: &RawValue, size: f64) -> Result<(), Refused> {
+    pub(crate) fn set(&mut self, price: &RawValue, size: f64) -> Result<(), Refused> {
         check_size(size)?;
         match price.get().parse::<Price>() {
             Ok(price) if size == 0.0 => {
@@ -44,14 +44,14 @@ impl Ladder {
     }
 
     /// The highest available price.
-    pub fn best(&self) -> Option<Price> {
+    pub(crate) fn best(&self) -> Option<Price> {
         self.prices.last().copied()
     }
 }
 
 /// The stream's prices of one runner.
 #[derive(Debug, Default)]
-pub struct RunnerPrices {
+pub(crate) struct RunnerPrices {
     /// `atb`: the ladder by price.
     available: Ladder,
     /// `batb`: level 0 of the ladder by depth.
@@ -62,12 +62,12 @@ pub struct RunnerPrices {
 
 impl RunnerPrices {
     /// The best price available to back, else the last traded price.
-    pub fn price(&self) -> Option<Price> {
+    pub(crate) fn price(&self) -> Option<Price> {
         self.available.best().or(self.best).or(self.last)
     }
 
     /// Applies a change; unreadable parts are added to `refused`.
-    pub fn apply(&mut self, change: &RunnerChange<'_>, refused: &mut Vec<Refused>) {
+    pub(crate) fn apply(&mut self, change: &RunnerChange<'_>, refused: &mut Vec<Refused>) {
         for (price, size) in change.atb.iter().flatten() {
             refused.extend(self.available.set(price, *size).err());
         }

@@ -15,7 +15,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::supplier::Refused;
 
 /// A market since its first image.
-pub struct Market {
+pub(crate) struct Market {
     id: EventId,
     definition: Option<Definition>,
     prices: BTreeMap<RunnerKey, RunnerPrices>,
@@ -44,7 +44,7 @@ struct Doubt {
 
 /// What a change replaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub(crate) enum Scope {
     /// The first entry for the market in an image of the subscription: replaces everything,
     /// including the version.
     Subscription,
@@ -59,7 +59,7 @@ pub enum Scope {
 
 impl Market {
     /// Creates a market without any state.
-    pub fn new(id: EventId) -> Market {
+    pub(crate) fn new(id: EventId) -> Market {
         Market {
             id,
             definition: None,
@@ -78,7 +78,12 @@ impl Market {
     /// A definition with a lower version than the held one is old, and so are its prices. The
     /// stream sends one after a market moved to another event: the image contains both copies, and
     /// only the newer one changes later.
-    pub fn apply(&mut self, change: &MarketChange<'_>, scope: Scope, refused: &mut Vec<Refused>) {
+    pub(crate) fn apply(
+        &mut self,
+        change: &MarketChange<'_>,
+        scope: Scope,
+        refused: &mut Vec<Refused>,
+    ) {
         let definition = change
             .market_definition
             .map(|text| Definition::read(&self.id, text));
@@ -158,12 +163,12 @@ impl Market {
     }
 
     /// A change of the market was lost: its prices and status may be old until an image arrives.
-    pub fn set_in_doubt(&mut self) {
+    pub(crate) fn set_in_doubt(&mut self) {
         self.doubt.prices = true;
     }
 
     /// Whether the market needs an image to be reliable again.
-    pub fn needs_image(&self) -> bool {
+    pub(crate) fn needs_image(&self) -> bool {
         !self.unsupported && (self.doubt.prices || self.doubt.definition)
     }
 
@@ -175,18 +180,18 @@ impl Market {
     }
 
     /// Marks the market as no longer in the subscription.
-    pub fn set_absent(&mut self) {
+    pub(crate) fn set_absent(&mut self) {
         self.absent = true;
     }
 
     /// Whether no more changes are expected: the market has ended or is no longer in the
     /// subscription.
-    pub fn is_retired(&self) -> bool {
+    pub(crate) fn is_retired(&self) -> bool {
         self.absent || self.has_ended()
     }
 
     /// Whether Betfair has closed the market.
-    pub fn has_ended(&self) -> bool {
+    pub(crate) fn has_ended(&self) -> bool {
         let ended = |status| !matches!(status, MarketStatus::Open | MarketStatus::Suspended);
         self.definition
             .as_ref()
@@ -196,7 +201,11 @@ impl Market {
     /// The update with the current state, if it differs from the one clients see. `reliable` means
     /// that the stream vouches for its data. The time never goes back, so no update is older than
     /// one published before.
-    pub fn publish(&mut self, time: Option<Timestamp>, reliable: bool) -> Option<OddsUpdate> {
+    pub(crate) fn publish(
+        &mut self,
+        time: Option<Timestamp>,
+        reliable: bool,
+    ) -> Option<OddsUpdate> {
         let last = self.shown.as_ref().map(|shown| shown.revision);
         let updated_at = last.map(|last| last.updated_at).max(time)?;
         let version = last.map_or(1, |last| last.version.saturating_add(1));

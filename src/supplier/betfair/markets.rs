@@ -30,12 +30,12 @@ pub(super) struct Markets {
 impl Markets {
     /// The number of markets held.
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.held.len()
     }
 
     /// Applies one market's change of a message with this time.
-    pub fn apply(
+    pub(super) fn apply(
         &mut self,
         text: &RawValue,
         is_image: bool,
@@ -95,7 +95,7 @@ impl Markets {
 
     /// Suspends the markets with a lost change. Runs after all changes of the frame: the lost change
     /// may contradict whatever else the frame says about the market.
-    pub fn suspend_lost(&mut self, changes: &mut Changes) {
+    pub(super) fn suspend_lost(&mut self, changes: &mut Changes) {
         for id in std::mem::take(&mut changes.lost) {
             let Some(market) = self.held.get_mut(&id) else {
                 continue;
@@ -108,7 +108,7 @@ impl Markets {
 
     /// Suspends the markets missing from an image. It contains the whole subscription, so they must
     /// not look live.
-    pub fn suspend_missing(&mut self, changes: &mut Changes) {
+    pub(super) fn suspend_missing(&mut self, changes: &mut Changes) {
         for (id, market) in self
             .held
             .iter_mut()
@@ -122,7 +122,7 @@ impl Markets {
     }
 
     /// Marks all markets that have not ended for publishing.
-    pub fn touch_all(&self, changes: &mut Changes) {
+    pub(super) fn touch_all(&self, changes: &mut Changes) {
         for (id, _) in self.held.iter().filter(|(_, market)| !market.has_ended()) {
             changes.touch(id, changes.latest);
         }
@@ -130,7 +130,7 @@ impl Markets {
 
     /// The updates of the touched markets that differ from the published ones, and the rejected
     /// parts. Every open market is suspended unless the stream is trusted.
-    pub fn publish(&mut self, mut changes: Changes, is_trusted: bool) -> Decoded {
+    pub(super) fn publish(&mut self, mut changes: Changes, is_trusted: bool) -> Decoded {
         let mut updates = Vec::new();
         for id in std::mem::take(&mut changes.order) {
             let Some(market) = self.held.get_mut(&id) else {

@@ -4,18 +4,18 @@
 //! after the `marketType`.
 
 mod changes;
-pub mod decoder;
-pub mod definition;
+pub(crate) mod decoder;
+pub(crate) mod definition;
 mod image_requests;
-pub mod ladder;
-pub mod market;
+pub(crate) mod ladder;
+pub(crate) mod market;
 mod markets;
 mod requests;
 mod segments;
 mod status;
-pub mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 mod tests;
 
-pub use decoder::BetfairDecoder;
+pub(crate) use decoder::BetfairDecoder;

@@ -38,7 +38,7 @@ pub(super) struct Clocks {
 
 impl Clocks {
     /// Advances to the position after `message`.
-    pub fn remember(&mut self, message: &ChangeMessage<'_>) {
+    pub(super) fn remember(&mut self, message: &ChangeMessage<'_>) {
         if message.initial_clk.is_some() {
             self.initial.clone_from(&message.initial_clk);
         }
@@ -50,7 +50,7 @@ impl Clocks {
 
 impl Requests {
     /// Sends an empty key and session if none are configured.
-    pub fn new(settings: &SupplierSettings) -> Requests {
+    pub(super) fn new(settings: &SupplierSettings) -> Requests {
         let secret = |secret: &Option<SecretString>| {
             secret.clone().unwrap_or_else(|| SecretString::from(""))
         };
@@ -71,7 +71,7 @@ impl Requests {
     }
 
     /// The first request on a connection.
-    pub fn authentication(&self) -> Result<String, FrameFault> {
+    pub(super) fn authentication(&self) -> Result<String, FrameFault> {
         to_json(&Authentication {
             op: "authentication",
             id: AUTHENTICATION,
@@ -81,7 +81,7 @@ impl Requests {
     }
 
     /// The subscription to all configured markets, from this position on.
-    pub fn subscription(&self, clocks: &Clocks) -> Result<String, FrameFault> {
+    pub(super) fn subscription(&self, clocks: &Clocks) -> Result<String, FrameFault> {
         let position = clocks.initial.as_deref().zip(clocks.last.as_deref());
         to_json(&MarketSubscription {
             op: "marketSubscription",
@@ -102,7 +102,7 @@ impl Requests {
     }
 
     /// The supplier's text, truncated and without our credentials.
-    pub fn without_secrets(&self, text: &str) -> String {
+    pub(super) fn without_secrets(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for secret in [&self.app_key, &self.session]
             .map(ExposeSecret::expose_secret)

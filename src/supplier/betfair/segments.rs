@@ -5,7 +5,7 @@ use crate::supplier::FrameFault;
 
 /// The segments of an incomplete message.
 #[derive(Default)]
-pub struct Segments {
+pub(super) struct Segments {
     held: Vec<Vec<u8>>,
     bytes: usize,
     limit: usize,
@@ -13,7 +13,7 @@ pub struct Segments {
 
 /// The result of adding a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Whole {
+pub(super) enum Whole {
     /// More segments will follow.
     NotYet,
     /// A complete message without segments.
@@ -24,7 +24,7 @@ pub enum Whole {
 
 impl Segments {
     /// Creates a buffer of at most `limit` bytes.
-    pub fn new(limit: usize) -> Segments {
+    pub(super) fn new(limit: usize) -> Segments {
         Segments {
             limit,
             ..Segments::default()
@@ -32,20 +32,20 @@ impl Segments {
     }
 
     /// Discards the held segments.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.held.clear();
         self.bytes = 0;
     }
 
     /// Whether nothing is held.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.held.is_empty()
     }
 
     /// Adds a frame that contains changes. Segments out of order mean that changes are lost, so the
     /// connection must be recreated: the position of the last complete message is known, and the
     /// stream resumes there.
-    pub fn take(
+    pub(super) fn take(
         &mut self,
         segment: Option<SegmentType>,
         frame: &[u8],

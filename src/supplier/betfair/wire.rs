@@ -13,7 +13,7 @@ use crate::domain::json;
 
 /// The message type; decoded first to choose how to decode the rest.
 #[derive(Deserialize)]
-pub struct Op<'a> {
+pub(crate) struct Op<'a> {
     /// `connection`, `status` or `mcm`.
     #[serde(borrow)]
     pub op: Cow<'a, str>,
@@ -22,7 +22,7 @@ pub struct Op<'a> {
 /// The answer to a request, or the stream's closing message.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct StatusMessage {
+pub(crate) struct StatusMessage {
     /// The request id; `None` for an unsolicited message.
     pub id: Option<i64>,
     /// `SUCCESS` or `FAILURE`.
@@ -36,7 +36,7 @@ pub struct StatusMessage {
 /// Market changes (`mcm`).
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ChangeMessage<'a> {
+pub(crate) struct ChangeMessage<'a> {
     /// Publish time, in milliseconds since 1970.
     pub pt: Option<i64>,
     /// The position after this message, for a later resubscription.
@@ -57,7 +57,7 @@ pub struct ChangeMessage<'a> {
 /// The type of an `mcm`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum ChangeType {
+pub(crate) enum ChangeType {
     /// The whole current subscription.
     SubImage,
     /// The changes since the position of a resubscription.
@@ -72,7 +72,7 @@ pub enum ChangeType {
 /// The position of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
-pub enum SegmentType {
+pub(crate) enum SegmentType {
     /// The first segment.
     SegStart,
     /// A middle segment.
@@ -84,7 +84,7 @@ pub enum SegmentType {
 /// The change of one market.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct MarketChange<'a> {
+pub(crate) struct MarketChange<'a> {
     /// The market id.
     #[serde(borrow)]
     pub id: Cow<'a, str>,
@@ -100,7 +100,7 @@ pub struct MarketChange<'a> {
 
 /// Only the market id of a change: names the market if the change is unreadable.
 #[derive(Deserialize)]
-pub struct MarketId<'a> {
+pub(crate) struct MarketId<'a> {
     /// The market id.
     #[serde(borrow)]
     pub id: Cow<'a, str>,
@@ -108,7 +108,7 @@ pub struct MarketId<'a> {
 
 /// Only the version of a definition: orders an unreadable definition.
 #[derive(Deserialize)]
-pub struct DefinitionVersion {
+pub(crate) struct DefinitionVersion {
     /// Increases with every change of the definition.
     pub version: Option<i64>,
 }
@@ -116,7 +116,7 @@ pub struct DefinitionVersion {
 /// The definition of a market.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct MarketDefinition<'a> {
+pub(crate) struct MarketDefinition<'a> {
     /// `OPEN`, `SUSPENDED`, `INACTIVE` or `CLOSED`.
     pub status: String,
     /// Increases with every change of the definition. Of two definitions of one market, the higher
@@ -151,7 +151,7 @@ pub struct MarketDefinition<'a> {
 /// The definition of a runner.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RunnerDefinition<'a> {
+pub(crate) struct RunnerDefinition<'a> {
     /// The runner id.
     pub id: i64,
     /// The handicap, if the market has several entries per runner.
@@ -167,7 +167,7 @@ pub struct RunnerDefinition<'a> {
 
 /// The change of one runner's prices.
 #[derive(Deserialize)]
-pub struct RunnerChange<'a> {
+pub(crate) struct RunnerChange<'a> {
     /// The runner id.
     pub id: i64,
     /// The handicap.
@@ -187,7 +187,7 @@ pub struct RunnerChange<'a> {
 /// The first request.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Authentication<'a> {
+pub(crate) struct Authentication<'a> {
     /// `authentication`.
     pub op: &'static str,
     /// Returned in the answer.
@@ -201,7 +201,7 @@ pub struct Authentication<'a> {
 /// The second request.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct MarketSubscription<'a> {
+pub(crate) struct MarketSubscription<'a> {
     /// `marketSubscription`.
     pub op: &'static str,
     /// Returned in the answer.
@@ -227,7 +227,7 @@ pub struct MarketSubscription<'a> {
 /// The subscribed markets; an empty filter means all markets visible to the key.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct MarketFilter<'a> {
+pub(crate) struct MarketFilter<'a> {
     /// Only these market ids.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     pub market_ids: &'a [String],
@@ -236,7 +236,7 @@ pub struct MarketFilter<'a> {
 /// The requested data of a market.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct MarketDataFilter {
+pub(crate) struct MarketDataFilter {
     /// Names of field groups.
     pub fields: &'static [&'static str],
     /// The depth of the best offers.

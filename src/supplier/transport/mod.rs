@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use tokio_tungstenite::tungstenite;
 use url::Host;
 
-pub use self::websocket::upgrade_request;
+pub(crate) use self::websocket::upgrade_request;
 use super::Endpoint;
 use crate::config::settings::SupplierSettings;
 use crate::runtime::tls::TlsSetupError;
@@ -31,7 +31,7 @@ const READ_BUFFER: usize = 16 * 1024;
 
 /// An item received from a supplier.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Inbound {
+pub(crate) enum Inbound {
     /// A frame for the decoder.
     Frame(Bytes),
     /// A ping or pong, which shows that the supplier is alive.
@@ -39,7 +39,7 @@ pub enum Inbound {
 }
 
 /// An item to send to a supplier.
-pub enum Outbound {
+pub(crate) enum Outbound {
     /// A frame from the decoder. May contain credentials, so the type has no `Debug`.
     Text(String),
     /// A ping. Ignored for Betfair: its stream has no pings and sends heartbeats unprompted.
@@ -47,7 +47,7 @@ pub enum Outbound {
 }
 
 /// A connection to a supplier. It closes when `inbound` is dropped.
-pub struct Connection {
+pub(crate) struct Connection {
     /// Received items. An error is the last item; an end without an error means that the supplier
     /// closed the connection.
     pub inbound: BoxStream<'static, Result<Inbound, TransportError>>,
@@ -99,7 +99,7 @@ impl TransportError {
 
 /// Connects, and performs the TLS handshake and the upgrade if the endpoint needs them, all within
 /// the read timeout.
-pub async fn connect(
+pub(crate) async fn connect(
     endpoint: &Endpoint,
     settings: &SupplierSettings,
 ) -> Result<Connection, TransportError> {

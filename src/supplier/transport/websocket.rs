@@ -57,7 +57,7 @@ pub(super) async fn open(
 
 /// The request that opens a WebSocket. Credentials in the address are sent as HTTP Basic
 /// authentication; tungstenite would drop them.
-pub fn upgrade_request(url: &Url) -> Result<Request, tungstenite::Error> {
+pub(crate) fn upgrade_request(url: &Url) -> Result<Request, tungstenite::Error> {
     let mut request = address::without_login(url).as_str().into_client_request()?;
     if let Some(login) = Login::of(url) {
         let value = login

@@ -18,7 +18,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the task.
-    pub fn start(writing: BoxFuture<'static, Result<(), TransportError>>) -> Writer {
+    pub(super) fn start(writing: BoxFuture<'static, Result<(), TransportError>>) -> Writer {
         let (errors, failed) = mpsc::channel(1);
         let task = tokio::spawn(role::inherit(async move {
             if let Err(error) = writing.await {

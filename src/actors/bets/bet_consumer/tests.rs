@@ -8,6 +8,7 @@ use bytes::Bytes;
 use pretty_assertions::assert_eq;
 
 use super::*;
+use crate::actors::bets::confirmation::ConfirmationSettings;
 use crate::actors::bets::supplier_client::{GuardSettings, SupplierClient};
 use crate::actors::testing::money::{FakeMoney, ProbeEdges};
 use crate::actors::testing::supplier::{Behaviour, ProbeSupplier, confirmed, rejected};

@@ -16,7 +16,7 @@ pub(super) struct BusRecipients {
 
 impl BusRecipients {
     /// Counts in `depth` what the receivers have not handled yet; they count it down.
-    pub fn new(
+    pub(super) fn new(
         updates: Recipient<Publish>,
         dead_letters: Recipient<Publish>,
         depth: IntGauge,
@@ -30,7 +30,7 @@ impl BusRecipients {
 
     /// Sends each message to its receiver, unless it is empty, and waits until the bus has accepted
     /// all.
-    pub fn send(
+    pub(super) fn send(
         &self,
         updates: Publish,
         dead_letters: Publish,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The connection state of a supplier, for the readiness check.
 #[derive(Debug)]
-pub struct SupplierConnection {
+pub(crate) struct SupplierConnection {
     /// The supplier's address, without credentials.
     pub supplier: String,
     connected: AtomicBool,
@@ -21,7 +21,7 @@ impl SupplierConnection {
     }
 
     /// Whether the supplier is connected and alive.
-    pub fn is_connected(&self) -> bool {
+    pub(crate) fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)
     }
 

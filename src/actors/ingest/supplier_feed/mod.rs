@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::bus_recipients::BusRecipients;
-pub use self::connection_status::SupplierConnection;
+pub(crate) use self::connection_status::SupplierConnection;
 use self::publish_plan::{PublishPlan, gathering_after};
 use self::reconnects::Reconnects;
 use self::refusal_log::RefusalLog;
@@ -44,7 +44,7 @@ use crate::telemetry::metrics::IngestMetrics;
 /// Number of deadline checks per ping interval or read timeout, whichever is shorter.
 const CHECKS_PER_TIMEOUT: u32 = 4;
 /// The actor of one supplier.
-pub struct SupplierFeed {
+pub(crate) struct SupplierFeed {
     endpoint: Endpoint,
     settings: SupplierSettings,
     decoder: Box<dyn Decoder>,
@@ -72,7 +72,7 @@ struct Link {
 
 impl SupplierFeed {
     /// Reads `endpoint`, sends updates to `publisher` and undecodable frames to `dead_letters`.
-    pub fn new(
+    pub(crate) fn new(
         endpoint: Endpoint,
         settings: SupplierSettings,
         publisher: Recipient<Publish>,
@@ -111,7 +111,7 @@ impl SupplierFeed {
     }
 
     /// The connection state of the supplier, readable from other threads.
-    pub fn status(&self) -> Arc<SupplierConnection> {
+    pub(crate) fn status(&self) -> Arc<SupplierConnection> {
         self.status.clone()
     }
 

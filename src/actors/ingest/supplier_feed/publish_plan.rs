@@ -27,7 +27,7 @@ pub(super) struct PublishPlan {
 
 impl PublishPlan {
     /// Plans how to publish `content`. `None` if it is empty.
-    pub fn new(content: Publish) -> Option<PublishPlan> {
+    pub(super) fn new(content: Publish) -> Option<PublishPlan> {
         let Publish {
             updates,
             dead_letters,

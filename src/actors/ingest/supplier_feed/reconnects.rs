@@ -17,7 +17,7 @@ pub(super) struct Reconnects {
 impl Reconnects {
     /// Delays within `policy`, with jitter seeded by `seed`. A connection that outlives the longest
     /// delay counts as stable.
-    pub fn new(policy: BackoffPolicy, seed: u64) -> Reconnects {
+    pub(super) fn new(policy: BackoffPolicy, seed: u64) -> Reconnects {
         Reconnects {
             backoff: Backoff::new(policy, seed),
             stable_after: policy.most,
@@ -26,13 +26,13 @@ impl Reconnects {
     }
 
     /// Records that the supplier is connected.
-    pub fn connected(&mut self, now: Instant) {
+    pub(super) fn connected(&mut self, now: Instant) {
         self.connected_at = Some(now);
     }
 
     /// Records that the connection has ended. If it lasted, even if it was quiet, a new sequence of
     /// failures begins.
-    pub fn disconnected(&mut self, now: Instant) {
+    pub(super) fn disconnected(&mut self, now: Instant) {
         if let Some(connected_at) = self.connected_at.take()
             && now.duration_since(connected_at) > self.stable_after
         {
@@ -43,19 +43,19 @@ impl Reconnects {
     /// Records that the bus accepted a batch. Connecting alone is no success: if the bus rejects
     /// updates permanently, or all frames are unreadable, the supplier must not be reconnected
     /// without delay.
-    pub fn published(&mut self, is_readable: bool) {
+    pub(super) fn published(&mut self, is_readable: bool) {
         if is_readable {
             self.backoff.reset();
         }
     }
 
     /// Counts a failure and returns the delay before the next attempt.
-    pub fn next_delay(&mut self) -> Duration {
+    pub(super) fn next_delay(&mut self) -> Duration {
         self.backoff.next_delay()
     }
 
     /// The number of failures in a row.
-    pub fn failures(&self) -> u32 {
+    pub(super) fn failures(&self) -> u32 {
         self.backoff.failures()
     }
 }

@@ -18,7 +18,7 @@ pub(super) struct RefusalLog {
 impl RefusalLog {
     /// Records the `count` rejected parts of a frame. Returns how many were suppressed since the
     /// last line if the first of these is to be logged.
-    pub fn record(&mut self, count: u64, now: Instant) -> Option<u64> {
+    pub(super) fn record(&mut self, count: u64, now: Instant) -> Option<u64> {
         if self
             .logged_at
             .is_some_and(|last| now.duration_since(last) < INTERVAL)

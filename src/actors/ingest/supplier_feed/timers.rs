@@ -47,7 +47,7 @@ struct LinkTimers {
 
 impl FeedTimers {
     /// The timers of a feed that is not connected yet.
-    pub fn new(timeouts: Timeouts, now: Instant) -> FeedTimers {
+    pub(super) fn new(timeouts: Timeouts, now: Instant) -> FeedTimers {
         FeedTimers {
             timeouts,
             last_live: now,
@@ -59,7 +59,7 @@ impl FeedTimers {
     }
 
     /// Records that the supplier is connected.
-    pub fn connected(&mut self, now: Instant) {
+    pub(super) fn connected(&mut self, now: Instant) {
         self.link = Some(LinkTimers {
             last_received: now,
             last_ping: now,
@@ -67,25 +67,25 @@ impl FeedTimers {
     }
 
     /// Records that the connection has ended.
-    pub fn disconnected(&mut self) {
+    pub(super) fn disconnected(&mut self) {
         self.link = None;
     }
 
     /// Records that the connection carries data.
-    pub fn received(&mut self, now: Instant) {
+    pub(super) fn received(&mut self, now: Instant) {
         if let Some(link) = &mut self.link {
             link.last_received = now;
         }
     }
 
     /// Records that the supplier sent something readable or replied: its prices are live.
-    pub fn live(&mut self, now: Instant) {
+    pub(super) fn live(&mut self, now: Instant) {
         self.last_live = now;
         self.is_stale = false;
     }
 
     /// Excludes time that the feed spent waiting for the bus from the supplier's silence.
-    pub fn exclude_wait(&mut self, wait: Duration) {
+    pub(super) fn exclude_wait(&mut self, wait: Duration) {
         self.last_live += wait;
         if let Some(unnamed) = &mut self.unnamed {
             unnamed.since += wait;
@@ -97,14 +97,14 @@ impl FeedTimers {
 
     /// Records the number of all rejected updates that may have concerned any market. A new one
     /// starts the period in which each open market must be updated again.
-    pub fn unnamed_refusals(&mut self, count: u64, now: Instant) {
+    pub(super) fn unnamed_refusals(&mut self, count: u64, now: Instant) {
         if self.unnamed.is_none() && count > self.unnamed_handled {
             self.unnamed = Some(UnnamedRefusals { since: now, count });
         }
     }
 
     /// Returns `true` once per silence, when prices become stale.
-    pub fn become_stale(&mut self, now: Instant) -> bool {
+    pub(super) fn become_stale(&mut self, now: Instant) -> bool {
         let is_stale = now.duration_since(self.last_live) >= self.timeouts.stale_after;
         let was_stale = self.is_stale;
         self.is_stale |= is_stale;
@@ -113,7 +113,7 @@ impl FeedTimers {
 
     /// If the period after unnamed refusals is over, ends it and returns their number: markets not
     /// updated since are in doubt.
-    pub fn end_unnamed_period(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn end_unnamed_period(&mut self, now: Instant) -> Option<u64> {
         let UnnamedRefusals { since, count } = self.unnamed?;
         if now.duration_since(since) < self.timeouts.stale_after {
             return None;
@@ -124,14 +124,14 @@ impl FeedTimers {
     }
 
     /// Whether an open connection counts as lost.
-    pub fn is_silent(&self, now: Instant) -> bool {
+    pub(super) fn is_silent(&self, now: Instant) -> bool {
         self.link.is_some_and(|link| {
             now.duration_since(link.last_received) >= self.timeouts.read_timeout
         })
     }
 
     /// Whether to send a ping now. Assumes that it is sent.
-    pub fn ping_due(&mut self, now: Instant) -> bool {
+    pub(super) fn ping_due(&mut self, now: Instant) -> bool {
         let Some((link, interval)) = self.link.as_mut().zip(self.timeouts.ping_interval) else {
             return false;
         };

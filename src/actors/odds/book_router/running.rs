@@ -33,7 +33,7 @@ impl<F: BookFeed> RunningBook<F> {
     }
 
     /// Sends a message that counts as use. `partition` is that of an update.
-    pub fn send<R>(
+    pub(super) fn send<R>(
         &mut self,
         partition: Option<u32>,
         send: impl FnOnce(&Addr<OddsBook<F>>) -> R,
@@ -46,7 +46,7 @@ impl<F: BookFeed> RunningBook<F> {
 
     /// Returns the address for one message that the caller sends later. It counts as in flight from
     /// now on, but not as use: an idle book is dropped all the same.
-    pub fn reserve(&mut self) -> Addr<OddsBook<F>> {
+    pub(super) fn reserve(&mut self) -> Addr<OddsBook<F>> {
         self.in_flight += 1;
         self.book.clone()
     }
@@ -68,7 +68,7 @@ pub(super) struct RunningBooks<F: BookFeed> {
 
 impl<F: BookFeed> RunningBooks<F> {
     /// A book is dropped after `idle_limit` without an update or a request.
-    pub fn new(idle_limit: Duration) -> RunningBooks<F> {
+    pub(super) fn new(idle_limit: Duration) -> RunningBooks<F> {
         RunningBooks {
             idle_limit,
             books: HashMap::new(),
@@ -76,19 +76,23 @@ impl<F: BookFeed> RunningBooks<F> {
         }
     }
 
-    pub fn contains(&self, event_id: &EventId) -> bool {
+    pub(super) fn contains(&self, event_id: &EventId) -> bool {
         self.books.contains_key(event_id)
     }
 
-    pub fn events(&self) -> impl Iterator<Item = &EventId> {
+    pub(super) fn events(&self) -> impl Iterator<Item = &EventId> {
         self.books.keys()
     }
 
-    pub fn get_mut(&mut self, event_id: &EventId) -> Option<&mut RunningBook<F>> {
+    pub(super) fn get_mut(&mut self, event_id: &EventId) -> Option<&mut RunningBook<F>> {
         self.books.get_mut(event_id)
     }
 
-    pub fn insert(&mut self, event_id: &EventId, book: Addr<OddsBook<F>>) -> &mut RunningBook<F> {
+    pub(super) fn insert(
+        &mut self,
+        event_id: &EventId,
+        book: Addr<OddsBook<F>>,
+    ) -> &mut RunningBook<F> {
         self.books
             .entry(event_id.clone())
             .insert_entry(RunningBook::new(book))
@@ -97,7 +101,7 @@ impl<F: BookFeed> RunningBooks<F> {
 
     /// Records the reply of a book. If the book is gone (`ended`), it is removed, and restarts on
     /// the next message.
-    pub fn record_reply(&mut self, event_id: &EventId, ended: bool) {
+    pub(super) fn record_reply(&mut self, event_id: &EventId, ended: bool) {
         let Some(running) = self.books.get_mut(event_id) else {
             return;
         };
@@ -109,7 +113,7 @@ impl<F: BookFeed> RunningBooks<F> {
     }
 
     /// Drops idle books and outdated states. A book stops when its last address is dropped.
-    pub fn drop_idle(&mut self) {
+    pub(super) fn drop_idle(&mut self) {
         let now = Instant::now();
         let limit = self.idle_limit;
         self.books.retain(|_, running| {
@@ -120,7 +124,7 @@ impl<F: BookFeed> RunningBooks<F> {
     }
 
     /// Drops a book unless a message is in flight.
-    pub fn drop_unused(&mut self, event_id: &EventId) {
+    pub(super) fn drop_unused(&mut self, event_id: &EventId) {
         if self
             .books
             .get(event_id)
@@ -131,7 +135,10 @@ impl<F: BookFeed> RunningBooks<F> {
     }
 
     /// Removes the books of these partitions and returns their addresses.
-    pub fn remove_partitions(&mut self, partitions: &[u32]) -> Vec<(EventId, Addr<OddsBook<F>>)> {
+    pub(super) fn remove_partitions(
+        &mut self,
+        partitions: &[u32],
+    ) -> Vec<(EventId, Addr<OddsBook<F>>)> {
         self.books
             .extract_if(|_, running| {
                 running
@@ -143,17 +150,17 @@ impl<F: BookFeed> RunningBooks<F> {
     }
 
     /// Keeps the last states of a book that was dropped with its partition.
-    pub fn keep_revoked(&mut self, event_id: EventId, states: Vec<Arc<MarketState>>) {
+    pub(super) fn keep_revoked(&mut self, event_id: EventId, states: Vec<Arc<MarketState>>) {
         let since = Instant::now();
         self.revoked.insert(event_id, RevokedBook { states, since });
     }
 
-    pub fn has_revoked(&self, event_id: &EventId) -> bool {
+    pub(super) fn has_revoked(&self, event_id: &EventId) -> bool {
         self.revoked.contains_key(event_id)
     }
 
     /// Removes and returns the last states of a book that was dropped with its partition.
-    pub fn take_revoked(&mut self, event_id: &EventId) -> Vec<Arc<MarketState>> {
+    pub(super) fn take_revoked(&mut self, event_id: &EventId) -> Vec<Arc<MarketState>> {
         self.revoked
             .remove(event_id)
             .map(|revoked| revoked.states)

@@ -8,7 +8,7 @@ use crate::domain::odds::book::MarketState;
 /// The sequence number up to which a new book loads stored state. Later rows are left to the bus,
 /// so that each change is published exactly once even if the store is ahead.
 #[derive(Clone, Copy, Debug)]
-pub struct ReplayBoundary {
+pub(crate) struct ReplayBoundary {
     after_seq: u64,
     /// If true, later rows are always skipped. On Kafka, which can be replayed from the start, they
     /// are skipped only for markets that the cache holds; for the others the stored row is needed
@@ -18,18 +18,18 @@ pub struct ReplayBoundary {
 
 impl ReplayBoundary {
     /// No boundary: all state is loaded.
-    pub const NOTHING: ReplayBoundary = ReplayBoundary {
+    pub(crate) const NOTHING: ReplayBoundary = ReplayBoundary {
         after_seq: u64::MAX,
         always: true,
     };
 
     /// A boundary after this sequence number. `always`: see the field.
-    pub fn after(after_seq: u64, always: bool) -> ReplayBoundary {
+    pub(crate) fn after(after_seq: u64, always: bool) -> ReplayBoundary {
         ReplayBoundary { after_seq, always }
     }
 
     /// The sequence number of the update that the book starts for.
-    pub fn next(self) -> Option<u64> {
+    pub(crate) fn next(self) -> Option<u64> {
         self.after_seq.checked_add(1)
     }
 
@@ -41,7 +41,7 @@ impl ReplayBoundary {
 
 /// The cached state of an event.
 #[derive(Clone, Debug)]
-pub struct CachedState {
+pub(crate) struct CachedState {
     /// The states.
     pub states: Vec<Arc<MarketState>>,
     /// Whether all of it could be read.
@@ -52,14 +52,14 @@ pub struct CachedState {
 
 impl CachedState {
     /// The highest sequence number among the states.
-    pub fn largest_seq(&self) -> u64 {
+    pub(crate) fn largest_seq(&self) -> u64 {
         largest_seq(&self.states)
     }
 }
 
 /// The stored state of an event.
 #[derive(Clone, Debug)]
-pub struct StoredState {
+pub(crate) struct StoredState {
     /// The states.
     pub states: Vec<Arc<MarketState>>,
     /// Whether the store could be read.
@@ -68,7 +68,7 @@ pub struct StoredState {
 
 /// The loaded state of an event.
 #[derive(Clone, Debug)]
-pub struct LoadedState {
+pub(crate) struct LoadedState {
     /// The states; a market may have one from the cache and one from the store.
     pub states: Vec<Arc<MarketState>>,
     /// Whether the cache could be read.
@@ -86,7 +86,7 @@ pub struct LoadedState {
 impl LoadedState {
     /// Uses the cached state alone. States later than the boundary are skipped, because their own
     /// broadcasts follow.
-    pub fn from_cache(mut cached: CachedState, boundary: ReplayBoundary) -> LoadedState {
+    pub(crate) fn from_cache(mut cached: CachedState, boundary: ReplayBoundary) -> LoadedState {
         let read_seq = cached.largest_seq();
         cached.states.retain(|state| !boundary.skips(state, &[]));
         LoadedState {
@@ -101,7 +101,7 @@ impl LoadedState {
 
     /// Marks the state as outdated, because it may have changed since it was read. It is loaded
     /// again at once.
-    pub fn mark_outdated(&mut self) {
+    pub(crate) fn mark_outdated(&mut self) {
         self.is_complete = false;
         self.is_cache_read = false;
         self.is_store_tried = false;
@@ -109,12 +109,12 @@ impl LoadedState {
 
     /// Whether the cache responds. A damaged entry affects only this event and does not count as a
     /// cache failure.
-    pub fn is_cache_available(&self) -> bool {
+    pub(crate) fn is_cache_available(&self) -> bool {
         self.is_cache_read || self.is_damaged
     }
 
     /// The delay before the next load, or `None` if nothing is missing.
-    pub fn reload_after(&self, after_failure: Duration) -> Option<Duration> {
+    pub(crate) fn reload_after(&self, after_failure: Duration) -> Option<Duration> {
         let delay = if self.is_store_tried {
             after_failure
         } else {
@@ -139,7 +139,7 @@ pub(super) enum LoadReason {
 
 /// How the cached and the stored state of an event are combined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MergePolicy {
+pub(crate) enum MergePolicy {
     /// For books fed from the bus: both are always read, and the later state of each market wins.
     LatestWins,
     /// For mirrors: stored state is used only for markets that the cache does not hold. The store
@@ -165,7 +165,7 @@ impl MergePolicy {
     }
 
     /// Combines what was read, without the part that the boundary leaves to the bus.
-    pub fn merge(
+    pub(crate) fn merge(
         self,
         mut cached: CachedState,
         mut stored: StoredState,

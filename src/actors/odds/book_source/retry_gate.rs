@@ -21,7 +21,7 @@ struct Failure {
 
 impl RetryGate {
     /// The last error, if the pause after it is not over.
-    pub fn recent_error(&self, now: Instant) -> Option<String> {
+    pub(super) fn recent_error(&self, now: Instant) -> Option<String> {
         let last = self.last_failure.lock();
         last.as_ref()
             .filter(|failure| now.saturating_duration_since(failure.at) < STORE_PAUSE)
@@ -29,12 +29,12 @@ impl RetryGate {
     }
 
     /// Whether the last read failed.
-    pub fn has_failed(&self) -> bool {
+    pub(super) fn has_failed(&self) -> bool {
         self.last_failure.lock().is_some()
     }
 
     /// Records the outcome of a read.
-    pub fn record(&self, outcome: Result<(), String>, now: Instant) {
+    pub(super) fn record(&self, outcome: Result<(), String>, now: Instant) {
         *self.last_failure.lock() = outcome.err().map(|error| Failure { error, at: now });
     }
 }

@@ -36,7 +36,7 @@ pub(super) struct BatchConsumer<H> {
 
 impl<H: BatchHandler> BatchConsumer<H> {
     /// Reads from `reader`, and counts failed attempts in `errors`.
-    pub fn new(reader: GroupReader, handler: H, errors: IntCounterVec) -> BatchConsumer<H> {
+    pub(super) fn new(reader: GroupReader, handler: H, errors: IntCounterVec) -> BatchConsumer<H> {
         BatchConsumer {
             retry: BatchRetry::new(&reader, errors),
             reader,
@@ -45,7 +45,7 @@ impl<H: BatchHandler> BatchConsumer<H> {
     }
 
     /// The actor that runs this consumer.
-    pub fn into_task(self) -> DrainableTask {
+    pub(super) fn into_task(self) -> DrainableTask {
         let group = self.reader.group().to_owned();
         let stop = self.reader.stop().clone();
         task_of(group, stop, move || self.run())

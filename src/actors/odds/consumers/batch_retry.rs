@@ -30,7 +30,7 @@ pub(super) struct BatchError {
 
 impl BatchError {
     /// An attempt that failed at `stage`.
-    pub fn new(stage: &'static str, reason: impl Display) -> BatchError {
+    pub(super) fn new(stage: &'static str, reason: impl Display) -> BatchError {
         BatchError {
             stage,
             reason: reason.to_string(),
@@ -38,7 +38,7 @@ impl BatchError {
     }
 
     /// Flattens the reply of an actor that works on `stage`.
-    pub fn of_reply<E: Display>(
+    pub(super) fn of_reply<E: Display>(
         stage: &'static str,
         reply: Result<Result<(), E>, MailboxError>,
     ) -> Result<(), BatchError> {
@@ -59,7 +59,7 @@ pub(super) struct BatchRetry {
 
 impl BatchRetry {
     /// Retries for the group of `reader`, and counts failures in `errors`.
-    pub fn new(reader: &GroupReader, errors: IntCounterVec) -> BatchRetry {
+    pub(super) fn new(reader: &GroupReader, errors: IntCounterVec) -> BatchRetry {
         BatchRetry {
             group: reader.settings().group.clone(),
             policy: reader.policy(),
@@ -71,7 +71,7 @@ impl BatchRetry {
 
     /// Repeats `attempt` after a first failure, until it succeeds. Returns `false` if the batch of
     /// this many records is abandoned, because the process stops and the bus still holds it.
-    pub async fn repeat(
+    pub(super) async fn repeat(
         &self,
         records: usize,
         first: BatchError,
@@ -118,7 +118,7 @@ impl BatchRetry {
     }
 
     /// Logs that a batch is left to the next process.
-    pub fn log_abandoned(&self, records: usize) {
+    pub(super) fn log_abandoned(&self, records: usize) {
         warn!(group = self.group.as_str(), records; "shutting down mid-batch; the next consumer re-reads it");
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct BatchesInFlight {
 
 impl BatchesInFlight {
     /// Allows 16 full batches of this size, or the same number of records in more batches.
-    pub fn new(batch_size: usize) -> BatchesInFlight {
+    pub(super) fn new(batch_size: usize) -> BatchesInFlight {
         let most_records = batch_size.max(1).saturating_mul(MAX_BATCHES);
         BatchesInFlight {
             batches: VecDeque::new(),
@@ -44,12 +44,12 @@ impl BatchesInFlight {
     }
 
     /// Whether another batch may start.
-    pub fn has_room(&self) -> bool {
+    pub(super) fn has_room(&self) -> bool {
         self.records < self.most_records
     }
 
     /// Records the start of a batch and returns its number.
-    pub fn begin(&mut self, position: Position, records: usize, since: Instant) -> u64 {
+    pub(super) fn begin(&mut self, position: Position, records: usize, since: Instant) -> u64 {
         let number = self.next_number;
         self.next_number += 1;
         self.records += records;
@@ -65,7 +65,7 @@ impl BatchesInFlight {
 
     /// Marks a batch as completed. Returns the position up to which everything is applied, if it
     /// advanced.
-    pub fn done(&mut self, number: u64) -> Option<Position> {
+    pub(super) fn done(&mut self, number: u64) -> Option<Position> {
         if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == number) {
             batch.is_done = true;
         }
@@ -81,7 +81,7 @@ impl BatchesInFlight {
     }
 
     /// When the oldest record of the first batch in flight was published.
-    pub fn oldest(&self) -> Option<Instant> {
+    pub(super) fn oldest(&self) -> Option<Instant> {
         self.batches.front().map(|batch| batch.since)
     }
 }

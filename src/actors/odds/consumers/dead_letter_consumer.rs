@@ -11,13 +11,13 @@ use crate::runtime::drain::DrainableTask;
 use crate::telemetry::metrics::ProcessorMetrics;
 
 /// Stores dead letters.
-pub struct DeadLetterConsumer {
+pub(crate) struct DeadLetterConsumer {
     store: Recipient<StoreBatch>,
 }
 
 impl DeadLetterConsumer {
     /// The actor that reads dead letters from `subscription` and writes them to `store`.
-    pub fn task(
+    pub(crate) fn task(
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
         store: Recipient<StoreBatch>,

@@ -14,12 +14,12 @@ pub(super) struct FlushProgress {
 
 impl FlushProgress {
     /// Adds a position up to which everything is applied.
-    pub fn applied(&mut self, position: &Position) {
+    pub(super) fn applied(&mut self, position: &Position) {
         self.applied.merge(position);
     }
 
     /// Starts a flush if one is due. Returns whether it is.
-    pub fn begin(&mut self) -> bool {
+    pub(super) fn begin(&mut self) -> bool {
         let is_due = self.flushing.is_none() && !self.applied.is_empty();
         if is_due {
             self.flushing = Some(std::mem::take(&mut self.applied));
@@ -28,19 +28,19 @@ impl FlushProgress {
     }
 
     /// Ends the flush in flight, which the cache has confirmed. Returns the position to commit.
-    pub fn confirmed(&mut self) -> Option<Position> {
+    pub(super) fn confirmed(&mut self) -> Option<Position> {
         self.flushing.take()
     }
 
     /// Ends the flush in flight, which has failed. The next flush includes its position.
-    pub fn failed(&mut self) {
+    pub(super) fn failed(&mut self) {
         if let Some(position) = self.flushing.take() {
             self.applied.merge(&position);
         }
     }
 
     /// Removes revoked partitions: they may return with lower offsets if the topic is recreated.
-    pub fn forget(&mut self, partitions: &[u32]) {
+    pub(super) fn forget(&mut self, partitions: &[u32]) {
         self.applied.forget(partitions);
         if let Some(position) = &mut self.flushing {
             position.forget(partitions);
@@ -48,7 +48,7 @@ impl FlushProgress {
     }
 
     /// Whether the cache has confirmed everything that is applied.
-    pub fn is_complete(&self) -> bool {
+    pub(super) fn is_complete(&self) -> bool {
         self.flushing.is_none() && self.applied.is_empty()
     }
 }

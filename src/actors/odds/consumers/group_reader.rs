@@ -17,7 +17,7 @@ pub(super) const IDLE_POLL: Duration = Duration::from_millis(250);
 
 /// Settings of a consumer.
 #[derive(Clone, Debug)]
-pub struct ConsumerSettings {
+pub(crate) struct ConsumerSettings {
     /// The group's name, for logs and metrics.
     pub group: String,
     /// The topic's name, for dead letters.
@@ -42,7 +42,7 @@ pub(super) struct GroupReader {
 impl GroupReader {
     /// Reads `subscription`. `purpose` identifies the group in `lags`: alerts and dashboards select
     /// by it, since an operator may rename the group.
-    pub fn new(
+    pub(super) fn new(
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
         purpose: &str,
@@ -59,37 +59,37 @@ impl GroupReader {
         }
     }
 
-    pub fn settings(&self) -> &ConsumerSettings {
+    pub(super) fn settings(&self) -> &ConsumerSettings {
         &self.settings
     }
 
-    pub fn group(&self) -> &str {
+    pub(super) fn group(&self) -> &str {
         &self.settings.group
     }
 
-    pub fn policy(&self) -> ShutdownPolicy {
+    pub(super) fn policy(&self) -> ShutdownPolicy {
         self.policy
     }
 
-    pub fn stop(&self) -> &CancellationToken {
+    pub(super) fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
     /// Reports the lag and returns it.
-    pub fn report_lag(&self) -> u64 {
+    pub(super) fn report_lag(&self) -> u64 {
         let lag = self.subscription.lag();
         self.lag.set(lag as i64);
         lag
     }
 
     /// Whether nothing more is read, because the process stops.
-    pub fn is_finished(&self, lag: u64) -> bool {
+    pub(super) fn is_finished(&self, lag: u64) -> bool {
         self.policy.ends_reading(self.stop.is_cancelled(), lag)
     }
 
     /// Waits for the next event, unless there is no room for a batch. `None` if the reader is idle
     /// or must stop. Cancel safe.
-    pub async fn next(&mut self, has_room: bool) -> Result<Option<ConsumerEvent>, BusError> {
+    pub(super) async fn next(&mut self, has_room: bool) -> Result<Option<ConsumerEvent>, BusError> {
         let ConsumerSettings {
             batch_size, linger, ..
         } = self.settings;
@@ -112,12 +112,12 @@ impl GroupReader {
     }
 
     /// Commits everything before this position.
-    pub fn commit(&mut self, done: &Position) {
+    pub(super) fn commit(&mut self, done: &Position) {
         self.subscription.commit(done);
     }
 
     /// Leaves the group, and reports the final lag.
-    pub async fn close(&mut self) -> u64 {
+    pub(super) async fn close(&mut self) -> u64 {
         self.subscription.close().await;
         self.report_lag()
     }

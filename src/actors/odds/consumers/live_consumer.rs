@@ -32,7 +32,7 @@ use crate::telemetry::metrics::ProcessorMetrics;
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 /// The actors that a live consumer works with.
-pub struct LiveEdges {
+pub(crate) struct LiveEdges {
     /// Applies the updates.
     pub books: Recipient<InOrder<ApplyUpdates>>,
     /// Drops the books of revoked partitions.
@@ -42,7 +42,7 @@ pub struct LiveEdges {
 }
 
 /// Sends updates to the books.
-pub struct LiveConsumer {
+pub(crate) struct LiveConsumer {
     reader: GroupReader,
     applier: Arc<Applier>,
     revoked: Recipient<PartitionsRevoked>,
@@ -101,7 +101,7 @@ impl Applier {
 
 impl LiveConsumer {
     /// Creates a consumer that reads `subscription`.
-    pub fn new(
+    pub(crate) fn new(
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
         edges: LiveEdges,
@@ -129,18 +129,18 @@ impl LiveConsumer {
     }
 
     /// The age of the oldest record that is not applied yet.
-    pub fn backlog(&self) -> Arc<Backlog> {
+    pub(crate) fn backlog(&self) -> Arc<Backlog> {
         self.backlog.clone()
     }
 
     /// Touched whenever the consumer polls the bus: after each batch, and often while there is
     /// none.
-    pub fn life(&self) -> Arc<LivenessProbe> {
+    pub(crate) fn life(&self) -> Arc<LivenessProbe> {
         self.life.clone()
     }
 
     /// The actor that runs this consumer.
-    pub fn into_task(self) -> DrainableTask {
+    pub(crate) fn into_task(self) -> DrainableTask {
         let group = self.reader.group().to_owned();
         let stop = self.reader.stop().clone();
         task_of(group, stop, move || self.run())

@@ -5,14 +5,14 @@
 mod batch_consumer;
 mod batch_retry;
 mod batches_in_flight;
-pub mod dead_letter_consumer;
+pub(crate) mod dead_letter_consumer;
 mod flush_progress;
 mod group_reader;
-pub mod live_consumer;
+pub(crate) mod live_consumer;
 mod shutdown_policy;
-pub mod store_consumer;
+pub(crate) mod store_consumer;
 #[cfg(test)]
 mod testing;
 mod update_reader;
 
-pub use self::group_reader::ConsumerSettings;
+pub(crate) use self::group_reader::ConsumerSettings;

@@ -16,17 +16,17 @@ pub(super) struct ShutdownPolicy {
 
 impl ShutdownPolicy {
     /// Whether the consumer reads no more; `lag` records are not committed.
-    pub fn ends_reading(self, is_stopping: bool, lag: u64) -> bool {
+    pub(super) fn ends_reading(self, is_stopping: bool, lag: u64) -> bool {
         is_stopping && (lag == 0 || self.is_durable)
     }
 
     /// Whether a batch is abandoned after a failed attempt.
-    pub fn abandons_failed(self, is_stopping: bool) -> bool {
+    pub(super) fn abandons_failed(self, is_stopping: bool) -> bool {
         is_stopping && self.is_durable
     }
 
     /// Whether a batch is abandoned while an attempt is running, this long after the stop.
-    pub fn abandons_running(self, since_stop: Duration) -> bool {
+    pub(super) fn abandons_running(self, since_stop: Duration) -> bool {
         self.is_durable && since_stop >= LAST_WORK
     }
 }

@@ -17,7 +17,7 @@ use crate::runtime::drain::DrainableTask;
 use crate::telemetry::metrics::ProcessorMetrics;
 
 /// Stores updates.
-pub struct StoreConsumer {
+pub(crate) struct StoreConsumer {
     store: Recipient<StoreBatch>,
     dead_letters: Arc<dyn Topic>,
     reader: UpdateReader,
@@ -30,7 +30,7 @@ pub struct StoreConsumer {
 
 impl StoreConsumer {
     /// The actor that reads updates from `subscription` and writes them to `store`.
-    pub fn task(
+    pub(crate) fn task(
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
         store: Recipient<StoreBatch>,

@@ -16,14 +16,14 @@ use crate::domain::odds::update::testing::update;
 use crate::store::StoreError;
 
 /// A store that fails a given number of times, then keeps its batches.
-pub struct ProbeStore {
+pub(super) struct ProbeStore {
     failures: usize,
     batches: Arc<Mutex<Vec<StoreBatch>>>,
 }
 
 impl ProbeStore {
     /// Starts a store, and returns the batches that it will keep.
-    pub fn failing(failures: usize) -> (Recipient<StoreBatch>, Arc<Mutex<Vec<StoreBatch>>>) {
+    pub(super) fn failing(failures: usize) -> (Recipient<StoreBatch>, Arc<Mutex<Vec<StoreBatch>>>) {
         let batches = Arc::default();
         let store = ProbeStore {
             failures,
@@ -51,7 +51,7 @@ impl Handler<StoreBatch> for ProbeStore {
 }
 
 /// Settings of the group `g` on the topic `t`.
-pub fn settings(linger: Duration) -> ConsumerSettings {
+pub(super) fn settings(linger: Duration) -> ConsumerSettings {
     ConsumerSettings {
         group: "g".to_owned(),
         topic: "t".to_owned(),
@@ -62,7 +62,7 @@ pub fn settings(linger: Duration) -> ConsumerSettings {
 }
 
 /// A record with the key `k`.
-pub fn record(payload: impl Into<Bytes>) -> NewRecord {
+pub(super) fn record(payload: impl Into<Bytes>) -> NewRecord {
     NewRecord {
         key: Bytes::from_static(b"k"),
         payload: payload.into(),
@@ -71,7 +71,7 @@ pub fn record(payload: impl Into<Bytes>) -> NewRecord {
 }
 
 /// An update from the future.
-pub fn future_update(version: i64) -> OddsUpdate {
+pub(super) fn future_update(version: i64) -> OddsUpdate {
     let mut update = update(1, 1, version);
     update.revision.updated_at = "2099-01-01T00:00:00Z".parse().unwrap();
     update

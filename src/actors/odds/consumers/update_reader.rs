@@ -20,7 +20,7 @@ pub(super) enum BadRecord {
 
 impl BadRecord {
     /// The reason as a code, for metrics and dead letters.
-    pub fn reason(&self) -> &'static str {
+    pub(super) fn reason(&self) -> &'static str {
         match self {
             BadRecord::Unreadable(error) => error.reason(),
             BadRecord::Implausible(why) => why.reason(),
@@ -46,7 +46,11 @@ pub(super) struct UpdateReader {
 
 impl UpdateReader {
     /// Reads for `path`, and counts bad records in `refused`.
-    pub fn new(limits: Plausibility, path: &'static str, refused: IntCounterVec) -> UpdateReader {
+    pub(super) fn new(
+        limits: Plausibility,
+        path: &'static str,
+        refused: IntCounterVec,
+    ) -> UpdateReader {
         UpdateReader {
             limits,
             path,
@@ -56,7 +60,7 @@ impl UpdateReader {
 
     /// Reads a batch that is judged as of `now`. Retries of a batch must pass the same time: a
     /// record whose time is too far ahead would later count as an update.
-    pub fn read<'a>(&self, batch: &'a [Record], now: Timestamp) -> ReadBatch<'a> {
+    pub(super) fn read<'a>(&self, batch: &'a [Record], now: Timestamp) -> ReadBatch<'a> {
         let mut updates = Vec::with_capacity(batch.len());
         let mut bad = Vec::new();
         for record in batch {
@@ -69,7 +73,7 @@ impl UpdateReader {
     }
 
     /// Counts bad records. Must be called once for each batch, however often it is retried.
-    pub fn count(&self, bad: &[(&Record, BadRecord)]) {
+    pub(super) fn count(&self, bad: &[(&Record, BadRecord)]) {
         for (_, why) in bad {
             self.refused
                 .with_label_values(&[self.path, why.reason()])

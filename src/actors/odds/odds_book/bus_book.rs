@@ -8,7 +8,7 @@ use crate::domain::odds::book::Snapshot;
 use crate::domain::odds::update::PositionedUpdate;
 
 /// The state of a book that is fed from the bus.
-pub struct BusBook {
+pub(crate) struct BusBook {
     core: BookCore,
     boundary: ReplayBoundary,
     first_position: Option<u64>,
@@ -18,7 +18,7 @@ impl BusBook {
     /// Creates an empty book that starts at `boundary`. `first_position` is the first position of a
     /// bus that starts with the process: every change published earlier has a lower sequence
     /// number.
-    pub fn new(
+    pub(crate) fn new(
         event_id: EventId,
         boundary: ReplayBoundary,
         first_position: Option<u64>,
@@ -31,7 +31,7 @@ impl BusBook {
     }
 
     /// Applies updates in bus order.
-    pub fn apply(&mut self, updates: Vec<PositionedUpdate>) -> Applied {
+    pub(crate) fn apply(&mut self, updates: Vec<PositionedUpdate>) -> Applied {
         let mut applied = Applied::default();
         for PositionedUpdate {
             update, position, ..

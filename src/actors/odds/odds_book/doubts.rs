@@ -22,7 +22,7 @@ const DOUBTFUL_AHEAD: Duration = Duration::from_secs(2);
 
 /// When to compare a book with the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verification {
+pub(crate) enum Verification {
     /// Nothing is in doubt, or a comparison is scheduled.
     Unneeded,
     /// Before the next batch.
@@ -48,13 +48,13 @@ pub(super) struct Doubts {
 
 impl Doubts {
     /// The latest broadcast time that raises no doubt.
-    pub fn latest(now: Timestamp) -> Timestamp {
+    pub(super) fn latest(now: Timestamp) -> Timestamp {
         now.later_by(DOUBTFUL_AHEAD)
     }
 
     /// Whether a broadcast is older than the held state, although its sequence number is higher
     /// than any read so far.
-    pub fn is_unexplained(
+    pub(super) fn is_unexplained(
         &self,
         outcome: &Result<Arc<MarketState>, Rejection>,
         seq: Option<u64>,
@@ -64,7 +64,7 @@ impl Doubts {
 
     /// Adds a market if a broadcast contradicts its held state, or if that state is ahead of the
     /// clock.
-    pub fn consider(
+    pub(super) fn consider(
         &mut self,
         market: MarketKey,
         held: Revision,
@@ -77,13 +77,13 @@ impl Doubts {
     }
 
     /// Records that the cache or the store was read and holds sequence numbers up to this one.
-    pub fn record_read(&mut self, read_seq: u64) {
+    pub(super) fn record_read(&mut self, read_seq: u64) {
         self.read_seq = self.read_seq.max(read_seq);
     }
 
     /// When to compare. If it is too early, one comparison is scheduled, however many doubts arise
     /// until then.
-    pub fn next_verification(&mut self, now: Instant) -> Verification {
+    pub(super) fn next_verification(&mut self, now: Instant) -> Verification {
         if self.markets.is_empty() || self.is_scheduled {
             return Verification::Unneeded;
         }
@@ -96,19 +96,19 @@ impl Doubts {
     }
 
     /// When to compare again after the cache could not be read.
-    pub fn retry_verification(&mut self, now: Instant) -> Verification {
+    pub(super) fn retry_verification(&mut self, now: Instant) -> Verification {
         self.is_scheduled = true;
         Verification::After(self.pause(now))
     }
 
     /// Records that a comparison starts.
-    pub fn start_verification(&mut self, now: Instant) {
+    pub(super) fn start_verification(&mut self, now: Instant) {
         self.last_started = Some(now);
         self.is_scheduled = false;
     }
 
     /// Returns the markets in doubt and clears them.
-    pub fn take_markets(&mut self) -> BTreeSet<MarketKey> {
+    pub(super) fn take_markets(&mut self) -> BTreeSet<MarketKey> {
         std::mem::take(&mut self.markets)
     }
 

@@ -12,10 +12,10 @@ use crate::domain::odds::update::PositionedUpdate;
 
 /// The reply to a batch. Atomic: the changes of one batch are published before the next one is
 /// applied.
-pub type ApplyResponse<F> = AtomicResponse<OddsBook<F>, Result<(), ApplyError>>;
+pub(super) type ApplyResponse<F> = AtomicResponse<OddsBook<F>, Result<(), ApplyError>>;
 
 /// How books are fed.
-pub trait BookFeed: Send + Sync + Sized + Unpin + 'static {
+pub(crate) trait BookFeed: Send + Sync + Sized + Unpin + 'static {
     /// One input.
     type Item: Send + 'static;
     /// The state of a book.
@@ -42,7 +42,7 @@ pub trait BookFeed: Send + Sync + Sized + Unpin + 'static {
 }
 
 /// Books are fed from the bus.
-pub struct BusFeed {
+pub(crate) struct BusFeed {
     /// The first position of a bus that starts with the process. Every change published earlier has
     /// a lower sequence number. `None` for a durable bus: it may be replayed from its beginning.
     pub first_position: Option<u64>,

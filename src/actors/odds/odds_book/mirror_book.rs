@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use super::doubts::Doubts;
-pub use super::doubts::Verification;
+pub(super) use super::doubts::Verification;
 use super::state::{Applied, BookCore, BookState, RELOAD_DELAY, Restored, conflated};
 use crate::actors::odds::book_source::{CachedState, LoadedState, ReplayBoundary};
 use crate::cache::{Broadcast, Change};
@@ -13,7 +13,7 @@ use crate::domain::odds::book::Snapshot;
 use crate::domain::timestamp::Timestamp;
 
 /// The state of a book that follows broadcasts.
-pub struct MirrorBook {
+pub(crate) struct MirrorBook {
     core: BookCore,
     boundary: ReplayBoundary,
     /// The markets to compare with the cache.
@@ -22,7 +22,7 @@ pub struct MirrorBook {
 
 /// The effects of a comparison with the cache.
 #[derive(Debug)]
-pub struct Verified {
+pub(crate) struct Verified {
     /// The corrected markets, to publish.
     pub changes: Vec<Change>,
     /// When to compare again.
@@ -31,7 +31,7 @@ pub struct Verified {
 
 impl MirrorBook {
     /// Creates an empty book that starts at `boundary`.
-    pub fn new(event_id: EventId, boundary: ReplayBoundary) -> MirrorBook {
+    pub(crate) fn new(event_id: EventId, boundary: ReplayBoundary) -> MirrorBook {
         MirrorBook {
             core: BookCore::new(event_id),
             boundary,
@@ -40,7 +40,7 @@ impl MirrorBook {
     }
 
     /// Applies broadcasts and collects the markets to compare with the cache.
-    pub fn apply(&mut self, broadcasts: Vec<Broadcast>, now: Timestamp) -> Applied {
+    pub(crate) fn apply(&mut self, broadcasts: Vec<Broadcast>, now: Timestamp) -> Applied {
         let latest = Doubts::latest(now);
         let mut applied = Applied::default();
         for broadcast in broadcasts {
@@ -59,19 +59,19 @@ impl MirrorBook {
     }
 
     /// When to compare the book with the cache after a batch.
-    pub fn next_verification(&mut self, now: Instant) -> Verification {
+    pub(crate) fn next_verification(&mut self, now: Instant) -> Verification {
         self.doubts.next_verification(now)
     }
 
     /// Records that a comparison starts.
-    pub fn start_verification(&mut self, now: Instant) {
+    pub(crate) fn start_verification(&mut self, now: Instant) {
         self.doubts.start_verification(now);
     }
 
     /// Accepts the cached state of the markets in doubt. The cache is written atomically before
     /// each broadcast. If the cache could not be read, the doubts stay; every market is stale
     /// meanwhile.
-    pub fn verify(&mut self, cached: &CachedState, now: Timestamp, at: Instant) -> Verified {
+    pub(crate) fn verify(&mut self, cached: &CachedState, now: Timestamp, at: Instant) -> Verified {
         if !cached.is_read {
             return Verified {
                 changes: Vec::new(),
@@ -92,7 +92,7 @@ impl MirrorBook {
     }
 
     /// Changes may have been missed, so no state is left to the broadcasts any more.
-    pub fn expect_gap(&mut self) {
+    pub(crate) fn expect_gap(&mut self) {
         self.boundary = ReplayBoundary::NOTHING;
     }
 

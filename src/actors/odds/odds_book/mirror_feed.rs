@@ -15,7 +15,7 @@ use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
 
 /// Books mirror those of other processes.
-pub struct MirrorFeed;
+pub(crate) struct MirrorFeed;
 
 impl BookFeed for MirrorFeed {
     type Item = Broadcast;

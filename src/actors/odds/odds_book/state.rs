@@ -15,7 +15,7 @@ pub(super) const RELOAD_DELAY: Duration = Duration::from_secs(1);
 
 /// The effects of a batch.
 #[derive(Debug, Default)]
-pub struct Applied {
+pub(crate) struct Applied {
     /// The changes to publish, in order.
     pub changes: Vec<Change>,
     /// Why the other inputs were rejected.
@@ -34,7 +34,7 @@ impl Applied {
 
 /// The effects of a load.
 #[derive(Debug)]
-pub struct Restored {
+pub(crate) struct Restored {
     /// The changes to publish, in order of their sequence numbers.
     pub changes: Vec<Change>,
     /// The delay before the next load, because something could not be read. Replaces a scheduled
@@ -43,7 +43,7 @@ pub struct Restored {
 }
 
 /// What the two kinds of books have in common.
-pub trait BookState: Send + Unpin + 'static {
+pub(crate) trait BookState: Send + Unpin + 'static {
     /// Restores the state that the book starts with.
     fn restore(&mut self, loaded: LoadedState) -> Restored;
 
@@ -72,7 +72,7 @@ pub(super) struct BookCore {
 }
 
 impl BookCore {
-    pub fn new(event_id: EventId) -> BookCore {
+    pub(super) fn new(event_id: EventId) -> BookCore {
         BookCore {
             book: Book::new(event_id),
             is_loaded: false,
@@ -82,7 +82,7 @@ impl BookCore {
     }
 
     /// Restores loaded state and returns the whole book, ordered by sequence number.
-    pub fn restore(&mut self, states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
+    pub(super) fn restore(&mut self, states: Vec<Arc<MarketState>>) -> Vec<Arc<MarketState>> {
         self.book.restore(states);
         let mut states = self.book.snapshot().markets;
         states.sort_by_key(|state| state.seq);
@@ -90,7 +90,7 @@ impl BookCore {
     }
 
     /// The current state. An empty book is valid only if the event is known to have no markets.
-    pub fn snapshot(&self, is_stale: bool) -> Option<Snapshot> {
+    pub(super) fn snapshot(&self, is_stale: bool) -> Option<Snapshot> {
         (self.is_loaded || !self.book.is_empty()).then(|| Snapshot {
             is_stale,
             validity: self.version.stamp(),

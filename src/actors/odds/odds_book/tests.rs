@@ -17,7 +17,7 @@ use crate::domain::timestamp::Timestamp;
 /// Stops a book, as a fault would.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub struct End;
+pub(crate) struct End;
 
 impl<F: BookFeed> Handler<End> for OddsBook<F> {
     type Result = ();

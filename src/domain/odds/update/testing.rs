@@ -9,12 +9,12 @@ use crate::domain::odds::price::Line;
 
 /// A `1x2` update of `MATCH_00<event>` at second `time` with version `version`. Its home price
 /// encodes both.
-pub fn update(event: u32, time: i64, version: i64) -> OddsUpdate {
+pub(crate) fn update(event: u32, time: i64, version: i64) -> OddsUpdate {
     market_update(&format!("MATCH_{event:03}"), "1x2", None, time, version)
 }
 
 /// An update of any market.
-pub fn market_update(
+pub(crate) fn market_update(
     event: &str,
     market: &str,
     line: Option<&str>,
@@ -54,7 +54,7 @@ pub fn market_update(
 }
 
 /// Any valid update.
-pub fn any_update() -> impl Strategy<Value = OddsUpdate> {
+pub(crate) fn any_update() -> impl Strategy<Value = OddsUpdate> {
     let selection = (
         "[a-zA-Z0-9_. ]{0,8}x",
         "\\PC{0,12}",

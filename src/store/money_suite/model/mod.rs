@@ -15,7 +15,7 @@ use super::*;
 
 /// The names of a test case, unique so that one database serves all cases.
 #[derive(Clone)]
-pub struct Names {
+pub(crate) struct Names {
     case: u64,
     ids: Vec<BetId>,
 }
@@ -37,7 +37,7 @@ impl Names {
     }
 }
 
-pub fn random_operations_follow_the_model(store: &dyn MoneyStore) {
+pub(crate) fn random_operations_follow_the_model(store: &dyn MoneyStore) {
     let case = Cell::new(0);
     let mut runner = TestRunner::new(Config {
         cases: 40,

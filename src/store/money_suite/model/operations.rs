@@ -7,16 +7,16 @@ use crate::domain::bets::bet::BetRefusal;
 use crate::store::StoreError;
 use crate::store::movements::{Moved, Movement};
 
-pub const USERS: u8 = 2;
-pub const BETS: u8 = 6;
+pub(super) const USERS: u8 = 2;
+pub(super) const BETS: u8 = 6;
 const REFERENCES: u8 = 3;
 const KEYS: u8 = 3;
 /// Seconds from the placement of a bet to its deadline.
-pub const TO_DECIDE: i64 = 10;
+pub(super) const TO_DECIDE: i64 = 10;
 
 /// An operation.
 #[derive(Clone, Debug)]
-pub enum What {
+pub(super) enum What {
     Deposit {
         user: u8,
         reference: u8,
@@ -90,14 +90,14 @@ pub enum What {
 
 /// An operation, `pause` seconds after the previous one.
 #[derive(Clone, Debug)]
-pub struct Operation {
+pub(super) struct Operation {
     pub what: What,
     pub pause: u8,
 }
 
 /// An answer, without ids.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub(super) enum Answer {
     Balance(i64, i64),
     Reservation(ReservationStatus, i64, Option<i64>),
     Refused(&'static str),
@@ -116,7 +116,7 @@ pub enum Answer {
 }
 
 /// Random operations; some are repeated, at once or later.
-pub fn any_operations() -> impl Strategy<Value = Vec<Operation>> {
+pub(super) fn any_operations() -> impl Strategy<Value = Vec<Operation>> {
     let one = (any_what(), 0u8..4).prop_map(|(what, pause)| Operation { what, pause });
     let again = proptest::collection::vec(
         (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
@@ -203,7 +203,7 @@ fn any_what() -> impl Strategy<Value = What> {
     ]
 }
 
-pub fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> TransferRequest {
+pub(super) fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> TransferRequest {
     TransferRequest {
         at: at(now),
         ..order(&names.user(user), cents, &format!("r{text}"))
@@ -211,13 +211,13 @@ pub fn order_of(names: &Names, user: u8, cents: i64, text: u8, now: i64) -> Tran
 }
 
 /// The key of a request, with its fingerprint.
-pub fn key_of((number, fingerprint): (u8, u8)) -> RequestKey {
+pub(super) fn key_of((number, fingerprint): (u8, u8)) -> RequestKey {
     key(&format!("k{number}"), &format!("f{fingerprint}"))
 }
 
 impl What {
     /// Runs the operation on a database.
-    pub fn on(
+    pub(super) fn on(
         &self,
         store: &dyn MoneyStore,
         names: &Names,

@@ -46,7 +46,7 @@ struct ModelCancel {
 
 /// The whole state, as maps.
 #[derive(Default)]
-pub struct Model {
+pub(super) struct Model {
     wallets: HashMap<u8, (i64, i64)>,
     /// The number of transfers of each user.
     transfers: HashMap<u8, usize>,
@@ -64,7 +64,7 @@ pub struct Model {
 
 impl Model {
     /// Runs an operation and returns the expected answer.
-    pub fn does(&mut self, what: &What, now: i64) -> Answer {
+    pub(super) fn does(&mut self, what: &What, now: i64) -> Answer {
         match *what {
             What::Deposit {
                 user,
@@ -399,7 +399,11 @@ impl Model {
     }
 
     /// Compares the database with the model.
-    pub fn compare(&self, store: &dyn MoneyStore, names: &Names) -> Result<(), TestCaseError> {
+    pub(super) fn compare(
+        &self,
+        store: &dyn MoneyStore,
+        names: &Names,
+    ) -> Result<(), TestCaseError> {
         for number in 0..USERS {
             let name = names.user(number);
             let wallet = store

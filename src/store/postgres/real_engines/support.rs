@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::store::postgres::{PgOptions, PgStore};
 
 /// Waits for a condition.
-pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(60);
     while !is_so() {
         assert!(Instant::now() < until, "still waiting: {what}");
@@ -26,12 +26,12 @@ pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-pub fn execute(connection: &mut PgConnection, sql: &str) {
+pub(super) fn execute(connection: &mut PgConnection, sql: &str) {
     connection.batch_execute(sql).unwrap();
 }
 
 /// The first column of a query's result, as texts.
-pub fn column(connection: &mut PgConnection, sql: &str) -> Vec<String> {
+pub(super) fn column(connection: &mut PgConnection, sql: &str) -> Vec<String> {
     #[derive(QueryableByName)]
     struct Row {
         #[diesel(sql_type = Text)]
@@ -66,16 +66,16 @@ fn server() -> url::Url {
 }
 
 /// A database for one test, dropped at its end.
-pub struct Database {
+pub(super) struct Database {
     pub name: String,
 }
 
 impl Database {
-    pub fn new() -> Database {
+    pub(super) fn new() -> Database {
         Database::with("ENCODING 'UTF8' TEMPLATE template0")
     }
 
-    pub fn with(options: &str) -> Database {
+    pub(super) fn with(options: &str) -> Database {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let unique = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
@@ -93,7 +93,7 @@ impl Database {
         Database { name }
     }
 
-    pub fn migrated() -> (PgStore, Database) {
+    pub(super) fn migrated() -> (PgStore, Database) {
         let database = Database::new();
         let store = database.store();
         store.migrate().unwrap();
@@ -101,36 +101,36 @@ impl Database {
     }
 
     /// The address through another port of this machine.
-    pub fn address_by(&self, port: u16) -> String {
+    pub(super) fn address_by(&self, port: u16) -> String {
         let mut url = self.url();
         url.set_host(Some("127.0.0.1")).unwrap();
         url.set_port(Some(port)).unwrap();
         url.into()
     }
 
-    pub fn url(&self) -> url::Url {
+    pub(super) fn url(&self) -> url::Url {
         let mut url = server();
         url.set_path(&self.name);
         url
     }
 
-    pub fn address(&self) -> SecretString {
+    pub(super) fn address(&self) -> SecretString {
         String::from(self.url()).into()
     }
 
-    pub fn address_as(&self, user: &str, password: &str) -> SecretString {
+    pub(super) fn address_as(&self, user: &str, password: &str) -> SecretString {
         let mut url = self.url();
         url.set_username(user).unwrap();
         url.set_password(Some(password)).unwrap();
         String::from(url).into()
     }
 
-    pub fn store(&self) -> PgStore {
+    pub(super) fn store(&self) -> PgStore {
         PgStore::open(&self.address(), &PgOptions::default()).unwrap()
     }
 
     /// A connection in addition to the store's.
-    pub fn connection(&self) -> PgConnection {
+    pub(super) fn connection(&self) -> PgConnection {
         connect(self.url().as_str())
     }
 }
@@ -159,7 +159,7 @@ fn connect(url: &str) -> PgConnection {
 
 /// Creates a login role with the password `secret` that can read and write existing tables but
 /// cannot create any.
-pub fn role_without_rights(database: &Database) -> String {
+pub(super) fn role_without_rights(database: &Database) -> String {
     let role = format!("{}_role", database.name);
     let mut connection = database.connection();
     execute(
@@ -175,7 +175,7 @@ pub fn role_without_rights(database: &Database) -> String {
 
 /// A server for one test, which the test may stop. Needs the programs of the server, found by
 /// `pg_config`, in the usual places of Debian, or in `PG_BIN`.
-pub struct OwnServer {
+pub(super) struct OwnServer {
     directory: TempDir,
     port: u16,
 }
@@ -201,7 +201,7 @@ impl OwnServer {
         server
     }
 
-    pub fn start() -> OwnServer {
+    pub(super) fn start() -> OwnServer {
         let server = OwnServer::prepare();
         std::fs::write(server.directory.path().join("password"), "secret").unwrap();
         open_to_all(&server.directory.path().join("password"));
@@ -230,21 +230,21 @@ impl OwnServer {
         server
     }
 
-    pub fn address(&self) -> SecretString {
+    pub(super) fn address(&self) -> SecretString {
         self.address_by(self.port)
     }
 
     /// The address through another port.
-    pub fn address_by(&self, port: u16) -> SecretString {
+    pub(super) fn address_by(&self, port: u16) -> SecretString {
         format!("host=127.0.0.1 port={port} user=odds password=secret dbname=postgres").into()
     }
 
-    pub fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.port
     }
 
     /// Starts a standby of this server.
-    pub fn standby(&self) -> OwnServer {
+    pub(super) fn standby(&self) -> OwnServer {
         let standby = OwnServer::prepare();
         let to = self.replication();
         standby.program(
@@ -266,12 +266,12 @@ impl OwnServer {
     }
 
     /// Promotes a standby to primary.
-    pub fn promote(&self) {
+    pub(super) fn promote(&self) {
         self.program("pg_ctl", &["-D", &self.data(), "-w", "promote"]);
     }
 
     /// Starts a stopped server as a standby of another.
-    pub fn follow(&self, primary: &OwnServer) {
+    pub(super) fn follow(&self, primary: &OwnServer) {
         use std::io::Write;
         let data = PathBuf::from(self.data());
         std::fs::write(data.join("standby.signal"), "").unwrap();
@@ -292,7 +292,7 @@ impl OwnServer {
     }
 
     /// Whether this number of deposits has arrived.
-    pub fn has_deposits(&self, count: usize) -> bool {
+    pub(super) fn has_deposits(&self, count: usize) -> bool {
         let mut connection = connect(self.address().expose_secret());
         column(
             &mut connection,
@@ -300,7 +300,7 @@ impl OwnServer {
         ) == [count.to_string()]
     }
 
-    pub fn start_again(&self) {
+    pub(super) fn start_again(&self) {
         let log = self.directory.path().join("data/log").display().to_string();
         let options = format!(
             "-p {} -c listen_addresses=127.0.0.1 -c unix_socket_directories=",
@@ -321,7 +321,7 @@ impl OwnServer {
         );
     }
 
-    pub fn stop(&self, mode: &str) {
+    pub(super) fn stop(&self, mode: &str) {
         self.program("pg_ctl", &["-D", &self.data(), "-m", mode, "-w", "stop"]);
     }
 
@@ -370,7 +370,7 @@ fn unprivileged(program: &Path) -> Command {
 }
 
 /// The same, with `folder` owned by the unprivileged user.
-pub fn as_unprivileged(program: &Path, folder: &Path) -> Command {
+pub(super) fn as_unprivileged(program: &Path, folder: &Path) -> Command {
     if is_root() {
         assert!(
             Command::new("chown")
@@ -388,13 +388,13 @@ pub fn as_unprivileged(program: &Path, folder: &Path) -> Command {
 }
 
 /// A local port that forwards to another, changeable port. Open connections stay as they are.
-pub struct Relay {
+pub(super) struct Relay {
     port: u16,
     to: Arc<AtomicU16>,
 }
 
 impl Relay {
-    pub fn to(port: u16) -> Relay {
+    pub(super) fn to(port: u16) -> Relay {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let relay = Relay {
             port: listener.local_addr().unwrap().port(),
@@ -423,12 +423,12 @@ impl Relay {
         relay
     }
 
-    pub fn port(&self) -> u16 {
+    pub(super) fn port(&self) -> u16 {
         self.port
     }
 
     /// Sets the target of new connections.
-    pub fn lead_to(&self, port: u16) {
+    pub(super) fn lead_to(&self, port: u16) {
         self.to.store(port, Ordering::SeqCst);
     }
 }
