@@ -75,6 +75,9 @@ pub(super) async fn remove_damaged(
     client: &Client,
     events: &[EventId],
 ) -> Result<Vec<EventId>, CacheError> {
+    if events.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut query = Pipeline::with_capacity(events.len());
     query.ignore_errors();
     for event_id in events {
