@@ -2,7 +2,6 @@
 
 use clap::{Arg, Args, Command};
 
-use super::names::Doubtful;
 use super::settings::Settings;
 use super::{Config, Suppliers};
 
@@ -41,7 +40,7 @@ fn summary(config: &Config) -> String {
 }
 
 /// The warnings, one comment line each; empty if there are none.
-pub(crate) fn warnings(doubtful: &[Doubtful], config: &Config) -> String {
+pub(crate) fn warnings(doubtful: &[impl std::fmt::Display], config: &Config) -> String {
     let names = doubtful.iter().map(ToString::to_string);
     let lines: Vec<String> = names
         .chain(config.warnings())

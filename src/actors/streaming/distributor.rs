@@ -11,10 +11,10 @@ use actix::prelude::*;
 use log::info;
 
 use super::messages::{
-    Connect, Deliver, Disconnect, EndAllSessions, FeedChanged, Follow, Join, Subscribe, Unfollow,
-    Unsubscribe,
+    Connect, Deliver, Disconnect, DistributorId, EndAllSessions, FeedChanged, Follow, Join,
+    Subscribe, Unfollow, Unsubscribe,
 };
-use super::registry::{DistributorId, Registry};
+use super::registry::Registry;
 use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::{Fanout, Report, SessionId};

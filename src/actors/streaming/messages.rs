@@ -2,7 +2,6 @@
 
 use actix::prelude::*;
 
-use super::registry::DistributorId;
 use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
@@ -14,6 +13,10 @@ use crate::domain::streaming::protocol::FeedStatus;
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct FeedChanged(pub FeedStatus);
+
+/// Identifies a distributor; unique within the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct DistributorId(pub(super) u64);
 
 /// Distributor to registry, once: starts the flow of changes. The reply holds the current state.
 #[derive(Message)]

@@ -7,16 +7,14 @@ use std::sync::Arc;
 use actix::prelude::*;
 use futures_util::future::join_all;
 
-use super::messages::{Deliver, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow};
+use super::messages::{
+    Deliver, DistributorId, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow,
+};
 use crate::actors::odds::messages::BookChanged;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};
 use crate::telemetry::metrics::OddsMetrics;
-
-/// Identifies a distributor; unique within the process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct DistributorId(u64);
 
 /// The actor between the books and the distributors.
 pub struct Registry {

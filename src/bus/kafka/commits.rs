@@ -1,37 +1,13 @@
 //! Commits the positions of completed work.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use log::{debug, info};
-use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 
 use super::member_state::MemberState;
 use super::reader_events::ReaderEvents;
-
-/// A commit without an answer is repeated after this time.
-const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The start of the asynchronous commit that is in flight, if any.
-#[derive(Default)]
-pub(super) struct CommitInFlight(Mutex<Option<Instant>>);
-
-impl CommitInFlight {
-    fn is_waiting(&self, now: Instant) -> bool {
-        self.0
-            .lock()
-            .is_some_and(|since| now.duration_since(since) < COMMIT_TIMEOUT)
-    }
-
-    fn begin(&self, now: Instant) {
-        *self.0.lock() = Some(now);
-    }
-
-    pub(super) fn end(&self) {
-        *self.0.lock() = None;
-    }
-}
 
 impl MemberState {
     /// The offsets to commit of the selected partitions.

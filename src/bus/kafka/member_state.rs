@@ -8,7 +8,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use rdkafka::{Offset, TopicPartitionList};
 use tokio::sync::Notify;
 
-use super::commits::CommitInFlight;
+use super::commit_in_flight::CommitInFlight;
 use super::inbox::{Inbox, Limits};
 use super::topic_identity::TopicIdentity;
 use crate::bus::health::SubscriptionHealth;

@@ -4,6 +4,7 @@
 //! subscription has its own thread, because librdkafka must be polled however slowly its records
 //! are processed.
 
+mod commit_in_flight;
 mod commits;
 mod config;
 mod events;

@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, interval, sleep};
 
 use super::address::{Address, Link};
-use super::channels::{Channels, Incoming};
+use super::channels::Channels;
+use super::incoming::Incoming;
 use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream, CacheError, RefusedBroadcasts};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;

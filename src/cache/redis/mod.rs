@@ -5,6 +5,7 @@ mod channels;
 mod client;
 mod damaged;
 mod entries;
+mod incoming;
 mod listen;
 #[cfg(test)]
 mod real_engines;

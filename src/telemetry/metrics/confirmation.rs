@@ -3,7 +3,7 @@
 use prometheus::{Gauge, Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use strum::VariantNames;
 
-use super::outbox::OutboxStage;
+use super::outbox::{OutboxMetrics, OutboxStage, outbox_metrics};
 use super::registry::role_metrics;
 use crate::domain::bets::bet::BetOutcome;
 use crate::domain::bets::bet_events::BadBetPlaced;
@@ -49,3 +49,5 @@ role_metrics! {
         outbox_failures: IntCounterVec = "bets_outbox_failures_total" ["stage"] known OutboxStage::VARIANTS,
     }
 }
+
+outbox_metrics!(ConfirmationMetrics);

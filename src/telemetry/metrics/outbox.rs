@@ -3,9 +3,6 @@
 use prometheus::{Gauge, IntCounterVec, IntGauge};
 use strum::{IntoStaticStr, VariantNames};
 
-use super::bets::BetsMetrics;
-use super::confirmation::ConfirmationMetrics;
-
 /// Outbox metrics, part of the metrics of the role that publishes the outbox.
 #[derive(Clone)]
 pub struct OutboxMetrics {
@@ -41,9 +38,10 @@ pub enum OutboxStage {
     Refused,
 }
 
+/// Gives the metrics of a role the method `outbox_metrics`.
 macro_rules! outbox_metrics {
-    ($($role:ty),+) => {
-        $(impl $role {
+    ($role:ty) => {
+        impl $role {
             /// The metrics of the outbox.
             pub fn outbox_metrics(&self) -> OutboxMetrics {
                 OutboxMetrics {
@@ -53,7 +51,7 @@ macro_rules! outbox_metrics {
                     failures: self.outbox_failures.clone(),
                 }
             }
-        })+
+        }
     };
 }
-outbox_metrics!(BetsMetrics, ConfirmationMetrics);
+pub(super) use outbox_metrics;
