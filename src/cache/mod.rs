@@ -69,8 +69,8 @@ pub trait OddsCache: Send + Sync {
     fn write(&self, states: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>>;
 
     /// Like [`OddsCache::write`], but broadcasts with each state whether earlier changes may have
-    /// been conflated; a cache without broadcasts ignores that. Returns the events whose damaged
-    /// entry was removed: the caller must write their other markets again.
+    /// been conflated; a cache without broadcasts ignores that. Returns the events whose
+    /// entries were damaged: the caller must write their other markets again.
     fn write_changes(
         &self,
         changes: Vec<Change>,

@@ -142,7 +142,7 @@ impl ApiError {
     ];
 
     /// The codes of requests refused before routing.
-    pub const DOOR_CODES: [&str; 3] = ["HOST_NOT_ALLOWED", "ORIGIN_NOT_ALLOWED", "BAD_REQUEST"];
+    pub const GUARD_CODES: [&str; 3] = ["HOST_NOT_ALLOWED", "ORIGIN_NOT_ALLOWED", "BAD_REQUEST"];
 
     /// The code in the body, and the HTTP status.
     pub fn code(&self) -> (&'static str, StatusCode) {

@@ -209,7 +209,7 @@ impl HostRule {
 
 /// Checks every request of a public port before it is routed. Ports for health and metrics have no
 /// such check: probes and scrapers use any name, and nothing there is private or can be changed.
-pub struct FrontDoor {
+pub struct RequestGuard {
     /// The host names that the server accepts.
     pub hosts: HostRule,
     /// Foreign origins whose pages may change something.
@@ -218,7 +218,7 @@ pub struct FrontDoor {
     pub refused: IntCounterVec,
 }
 
-impl FrontDoor {
+impl RequestGuard {
     /// Checks a request. A refusal is counted and logged.
     pub fn check(&self, request: &ServiceRequest) -> Result<(), ApiError> {
         let checked = self.decide(request);

@@ -26,7 +26,7 @@ use strum::VariantNames;
 use super::addresses::{AddressLimit, Addresses};
 use super::connections::{Connection, ConnectionLimits, Connections, Ended};
 use super::errors::not_found;
-use super::origin::FrontDoor;
+use super::origin::RequestGuard;
 use super::stream::GuardedStream;
 use crate::runtime::connection::prepare;
 use crate::telemetry::role;
@@ -69,7 +69,7 @@ pub struct Bounds {
     /// Connections ended by the server, by [`Ended`].
     pub ended: IntCounterVec,
     /// Checks each request before it is routed. Ports for health and metrics have none.
-    pub door: Option<Arc<FrontDoor>>,
+    pub guard: Option<Arc<RequestGuard>>,
 }
 
 impl Bounds {
@@ -125,7 +125,7 @@ where
         connections: ConnectionLimits::default(),
         addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
         ended: Bounds::metric("other", "rest").map_err(failed)?,
-        door: None,
+        guard: None,
     };
     start_within(bounds, listen, routes)
 }
@@ -168,7 +168,7 @@ where
             bounds.addresses.clone(),
             bounds.ended.clone(),
         );
-        let app = app(bounds.door.clone(), routes.clone());
+        let app = app(bounds.guard.clone(), routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -209,9 +209,9 @@ fn store_connection(stream: &GuardedStream, data: &mut Extensions) {
         .map(|handle| data.insert(handle));
 }
 
-/// The service of a worker that handles requests: the door, then these routes.
+/// The service of a worker that handles requests: the guard, then these routes.
 fn app<F>(
-    door: Option<Arc<FrontDoor>>,
+    guard: Option<Arc<RequestGuard>>,
     routes: F,
 ) -> impl ServiceFactory<
     Request,
@@ -228,7 +228,10 @@ where
         .default_service(web::to(not_found))
         .configure(routes)
         .wrap_fn(move |request, next| {
-            match door.as_deref().map_or(Ok(()), |door| door.check(&request)) {
+            match guard
+                .as_deref()
+                .map_or(Ok(()), |guard| guard.check(&request))
+            {
                 Ok(()) => Either::Left(next.call(request)),
                 Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
             }

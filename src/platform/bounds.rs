@@ -7,7 +7,7 @@ use super::StartError;
 use crate::config::settings::{Role, Settings};
 use crate::http::addresses::{AddressLimit, Addresses};
 use crate::http::connections::ConnectionLimits;
-use crate::http::origin::FrontDoor;
+use crate::http::origin::RequestGuard;
 use crate::http::server::Bounds;
 use crate::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
 
@@ -60,7 +60,7 @@ pub(super) fn rest(
     settings: &Settings,
     role: Role,
     registry: &prometheus::Registry,
-    door: Arc<FrontDoor>,
+    guard: Arc<RequestGuard>,
 ) -> Result<Bounds, StartError> {
     let limits = &settings.limits;
     let connections = ConnectionLimits {
@@ -84,7 +84,7 @@ pub(super) fn rest(
         connections,
         addresses,
         ended: Bounds::registered(registry, prefix(role), "rest")?,
-        door: Some(door),
+        guard: Some(guard),
     })
 }
 
@@ -110,7 +110,7 @@ pub(super) fn admin(
         connections,
         addresses,
         ended: Bounds::registered(registry, prefix(role), "metrics")?,
-        door: None,
+        guard: None,
     })
 }
 

@@ -12,7 +12,7 @@ use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
-use crate::http::origin::{FrontDoor, HostRule};
+use crate::http::origin::{HostRule, RequestGuard};
 use crate::http::server::{self, Listen};
 use crate::runtime::actor;
 use crate::simulator;
@@ -114,8 +114,8 @@ impl<'a> PlatformBuilder<'a> {
             workers: 1,
             max_connections: bounds::rest_accepted(self.settings, 1),
         };
-        let door = self.front_door(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Simulator, &metrics.registry, door)?;
+        let guard = self.request_guard(false, &metrics.refused);
+        let limits = bounds::rest(self.settings, Role::Simulator, &metrics.registry, guard)?;
         let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
@@ -126,9 +126,13 @@ impl<'a> PlatformBuilder<'a> {
 
     /// Request checks of a public port. `is_public` means that anybody may read everything the port
     /// serves.
-    pub(super) fn front_door(&self, is_public: bool, refused: &IntCounterVec) -> Arc<FrontDoor> {
+    pub(super) fn request_guard(
+        &self,
+        is_public: bool,
+        refused: &IntCounterVec,
+    ) -> Arc<RequestGuard> {
         let process = &self.settings.process;
-        Arc::new(FrontDoor {
+        Arc::new(RequestGuard {
             hosts: HostRule {
                 listed: process.allowed_hosts.clone(),
                 any_unless_listed: is_public,

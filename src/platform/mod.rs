@@ -142,7 +142,7 @@ struct Parts {
     /// Tasks that monitor the readiness of each role; they end with the platform.
     readiness: JoinSet<()>,
     /// Held as long as the platform runs.
-    _database_lock: Option<DatabaseLock>,
+    database_lock: Option<DatabaseLock>,
 }
 
 impl PlatformBuilder<'_> {
@@ -154,7 +154,7 @@ impl PlatformBuilder<'_> {
         stores: &Stores,
     ) -> Result<(), StartError> {
         // Only an embedded database is locked, and it is migrated when it is opened.
-        if self.parts._database_lock.is_none() {
+        if self.parts.database_lock.is_none() {
             if config.runs_any(&MIGRATING) {
                 actix::spawn(startup::migrate(stores.main.clone()));
             } else {
@@ -184,7 +184,7 @@ impl Platform {
         }
         if config.runs_any(&USING_STORES) {
             let (stores, lock) = open_stores(config).await?;
-            builder.parts._database_lock = lock;
+            builder.parts.database_lock = lock;
             builder.start_on_stores(config, bus.as_ref(), &stores)?;
         }
         if let Some(bus) = bus.filter(|_| config.runs(Role::Ingest)) {

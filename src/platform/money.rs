@@ -133,8 +133,8 @@ impl PlatformBuilder<'_> {
             workers: cores(),
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
-        let door = self.front_door(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Wallet, &metrics.registry, door)?;
+        let guard = self.request_guard(false, &metrics.refused);
+        let limits = bounds::rest(self.settings, Role::Wallet, &metrics.registry, guard)?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
@@ -198,8 +198,8 @@ impl PlatformBuilder<'_> {
             workers: cores(),
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
-        let door = self.front_door(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Bets, &metrics.registry, door)?;
+        let guard = self.request_guard(false, &metrics.refused);
+        let limits = bounds::rest(self.settings, Role::Bets, &metrics.registry, guard)?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);

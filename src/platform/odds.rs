@@ -212,8 +212,8 @@ impl PlatformBuilder<'_> {
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let metrics = odds.metrics.clone();
-        let door = self.front_door(true, &metrics.refused);
-        let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, door)?;
+        let guard = self.request_guard(true, &metrics.refused);
+        let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, guard)?;
         let workers = SessionWorkers {
             distributor: distributor_settings(self.settings),
             registry: odds.registry.clone(),

@@ -1,4 +1,4 @@
-//! Creates the metrics of each role, with the series of the label values that other rooms define.
+//! Creates the metrics of each role, with the series of the label values that other modules define.
 
 use strum::{VariantArray, VariantNames};
 
@@ -18,7 +18,7 @@ use crate::telemetry::metrics::{
 /// Metrics of the role `simulator`.
 pub(super) fn simulator() -> prometheus::Result<SimulatorMetrics> {
     let metrics = SimulatorMetrics::new()?;
-    create_series(&metrics.refused, ApiError::DOOR_CODES);
+    create_series(&metrics.refused, ApiError::GUARD_CODES);
     create_series(&metrics.faults, Fault::VARIANTS);
     let routes = latency::known(crate::simulator::ROUTES);
     create_series(&metrics.request_seconds, routes);
@@ -35,7 +35,7 @@ pub(super) fn ingest() -> prometheus::Result<IngestMetrics> {
 /// Metrics of the role `odds`.
 pub(super) fn odds() -> prometheus::Result<OddsMetrics> {
     let metrics = OddsMetrics::new()?;
-    create_series(&metrics.refused, ApiError::DOOR_CODES);
+    create_series(&metrics.refused, ApiError::GUARD_CODES);
     create_series(&metrics.refused_upgrades, ApiError::UPGRADE_CODES);
     create_series(
         &metrics.request_seconds,
@@ -47,7 +47,7 @@ pub(super) fn odds() -> prometheus::Result<OddsMetrics> {
 /// Metrics of the role `wallet`.
 pub(super) fn wallet() -> prometheus::Result<WalletMetrics> {
     let metrics = WalletMetrics::new()?;
-    create_series(&metrics.refused, ApiError::DOOR_CODES);
+    create_series(&metrics.refused, ApiError::GUARD_CODES);
     create_series(
         &metrics.request_seconds,
         latency::known(crate::http::wallet::ROUTES),
@@ -58,7 +58,7 @@ pub(super) fn wallet() -> prometheus::Result<WalletMetrics> {
 /// Metrics of the role `bets`.
 pub(super) fn bets() -> prometheus::Result<BetsMetrics> {
     let metrics = BetsMetrics::new()?;
-    create_series(&metrics.refused, ApiError::DOOR_CODES);
+    create_series(&metrics.refused, ApiError::GUARD_CODES);
     create_series(
         &metrics.request_seconds,
         latency::known(crate::http::bets::ROUTES),
@@ -90,6 +90,7 @@ mod tests {
     use crate::domain::odds::plausible::Implausible;
     use crate::domain::odds::update::DecodeError;
     use crate::domain::streaming::protocol::Refusal;
+    use crate::http::connections::Ended;
     use crate::telemetry::metrics::OutboxStage;
 
     /// The texts are derived from the names of variants, and dashboards and alerts use them.
@@ -108,6 +109,7 @@ mod tests {
             TransportError::VARIANTS,
             SupplierError::VARIANTS,
             Fault::VARIANTS,
+            Ended::VARIANTS,
         ];
         let expected = [
             "unknown_type too_large malformed bad_price no_selections duplicate_selection too_many_selections bad_name",
@@ -123,6 +125,7 @@ mod tests {
             "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",
             "timeout unreachable status too_large unreadable unknown_word",
             "silent garbage error",
+            "head_timeout head_too_large body_timeout idle write_timeout crowded address_limit",
         ];
         assert_eq!(lists.map(|list| list.join(" ")), expected);
     }

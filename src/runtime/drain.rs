@@ -125,8 +125,13 @@ mod tests {
         })
         .start();
         task.send(Drain).await.unwrap();
-        while task.connected() {
-            tokio::task::yield_now().await;
-        }
+        let stopping = async {
+            while task.connected() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), stopping)
+            .await
+            .unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Use cases that several doors call: REST today, other protocols and tests as well. Nothing here
+//! Use cases that several APIs call: REST today, other protocols and tests as well. Nothing here
 //! knows HTTP.
 
 pub(crate) mod bets;

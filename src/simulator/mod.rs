@@ -31,7 +31,11 @@ use crate::config::settings::SimulatorSettings;
 use crate::domain::timestamp::Timestamp;
 use crate::http::latency::RouteLabels;
 use crate::http::streaming::frame_limit::FrameLimits;
+use crate::runtime::actor;
 use crate::telemetry::metrics::SimulatorMetrics;
+
+/// Mailbox capacity of the broadcaster.
+const BROADCASTER_MAILBOX: usize = 16;
 
 /// State shared by the server's threads. There is a single copy of the actor's address, because
 /// each clone would add to its mailbox capacity.
@@ -91,7 +95,7 @@ pub fn start(
         metrics.confirmations.with_label_values(&[status]);
     }
     let broadcaster = Broadcaster::new(maker, pace, metrics.clone());
-    let broadcaster = Broadcaster::start_in_arbiter(arbiter, move |_| broadcaster);
+    let broadcaster = actor::start_in(arbiter, BROADCASTER_MAILBOX, broadcaster);
     let shared = Shared {
         broadcaster,
         metrics,

@@ -58,7 +58,7 @@ impl Classifier {
             ) => StoreError::Unavailable(text),
             Error::DatabaseError(Unknown, _) => self.text(text),
             Error::DatabaseError(..) => StoreError::Refused(text),
-            Error::DeserializationError(_) => StoreError::Unreadable(text),
+            Error::DeserializationError(error) => StoreError::Unreadable(with_sources(&*error)),
             // The pool replaces a connection with a broken transaction.
             Error::BrokenTransactionManager | Error::RollbackErrorOnCommit { .. } => {
                 StoreError::Unavailable(text)
@@ -92,6 +92,13 @@ pub(super) fn one_line(text: &str) -> String {
     } else {
         lines.join("; ")
     }
+}
+
+/// The text of an error and of its causes: diesel's text names only the column.
+fn with_sources(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let texts: Vec<_> = causes.map(|error| one_line(&error.to_string())).collect();
+    texts.join(": ")
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use std::time::Duration;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::time::Instant;
 
+use super::role;
+
 /// Maximum number of separate causes. Causes may contain text from outside, so their number is
 /// bounded; further ones share one entry.
 const MAX_CAUSES: usize = 32;
@@ -53,7 +55,11 @@ impl LogLimit {
     /// last line if this one is to be logged, `None` if it is to be suppressed. `cause` must not
     /// contain what differs from one occurrence to the next, such as ids or ports.
     pub fn check(&self, cause: &str) -> Option<u64> {
-        self.check_at(cause, Instant::now())
+        match role::current() {
+            // Each role of a process logs its own line, since its operators read only those.
+            Some(role) => self.check_at(&format!("{role}: {cause}"), Instant::now()),
+            None => self.check_at(cause, Instant::now()),
+        }
     }
 
     fn check_at(&self, cause: &str, now: Instant) -> Option<u64> {
@@ -102,7 +108,6 @@ impl LogLimit {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Cause>> {
-        // Each step leaves the map consistent.
         self.causes.lock()
     }
 }

@@ -3,7 +3,7 @@
 //! over a series that does not exist yet.
 //!
 //! Label values that the domain defines are listed here; the wiring of a role adds those of other
-//! rooms with [`create_series`].
+//! modules with [`create_series`].
 
 mod bets;
 mod books;

@@ -21,7 +21,7 @@ use crate::telemetry::metrics::ConfirmationMetrics;
 
 use super::confirmation::BetConfirmation;
 
-/// How often an idle consumer wakes up to report its lag and to check for shutdown.
+/// How often an idle consumer wakes up to report its lag.
 const IDLE_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Limits on how the consumer reads.

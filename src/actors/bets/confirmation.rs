@@ -67,8 +67,8 @@ pub(crate) struct BetConfirmation {
 }
 
 impl BetConfirmation {
-    /// Requests confirmation from `supplier`, decides with `decisions`, and publishes invalid records
-    /// to `dead_letters`.
+    /// Requests confirmation from `supplier`, decides with `decisions`, and publishes invalid
+    /// records to `dead_letters`.
     pub(crate) fn new(
         settings: ConfirmationSettings,
         store: Arc<dyn BetReader>,

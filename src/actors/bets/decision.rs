@@ -82,10 +82,10 @@ impl BetDecisions {
     pub(crate) async fn decide(
         &self,
         bet: &Bet,
-        verdict: &BetOutcome,
+        outcome: &BetOutcome,
     ) -> Result<Decided, StoreError> {
         let now = self.clock.now();
-        let payload = bet_confirmed(bet, verdict, now);
+        let payload = bet_confirmed(bet, outcome, now);
         let notice = OutboxMessage {
             payload: payload.clone(),
             leased_until: now.later_by(self.lease),
@@ -96,7 +96,7 @@ impl BetDecisions {
                 &bet.user_id,
                 DecideBet {
                     bet_id: id,
-                    outcome: verdict.clone(),
+                    outcome: outcome.clone(),
                     notice,
                     at: now,
                 },
@@ -106,12 +106,12 @@ impl BetDecisions {
             Decided::Now { outbox } => {
                 self.metrics
                     .decided
-                    .with_label_values(&[verdict.label()])
+                    .with_label_values(&[outcome.label()])
                     .inc();
                 self.metrics
                     .decision_seconds
                     .observe(now.seconds_since(bet.placed_at).max(0.0));
-                debug!(bet = id.to_string(), outcome = verdict.label(); "bet decided");
+                debug!(bet = id.to_string(), outcome = outcome.label(); "bet decided");
                 let row = OutboxRow {
                     id: outbox,
                     topic: OutboxTopic::BetConfirmed,
@@ -121,7 +121,7 @@ impl BetDecisions {
                 // If the mailbox is full, the lease expires and the relay finds the row in the
                 // outbox.
                 let _ = self.relay.try_send(PublishOutbox(vec![row]));
-                if *verdict == BetOutcome::TimedOut {
+                if *outcome == BetOutcome::TimedOut {
                     // If this message is lost, the canceller finds the cancel in its next query.
                     let _ = self.canceller.try_send(CancelsWait);
                 }

@@ -28,8 +28,6 @@ use crate::telemetry::metrics::{OutboxMetrics, OutboxStage};
 /// How often the relay queries the outbox.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether the bus accepts outbox records; shared by all relays of this process.
-static PUBLISHING: HealthCell = HealthCell::new("the outbox cannot be published");
 /// Limits the log of records that cannot be published, by reason.
 static DEAD_LETTERS: LogLimit = LogLimit::every(Duration::from_secs(60));
 
@@ -65,6 +63,8 @@ pub(crate) struct OutboxRelay {
     drain_limit: Duration,
     idle: watch::Sender<bool>,
     health: Arc<HealthCell>,
+    /// Whether the bus accepts records.
+    publishing: HealthCell,
     clock: Clock,
     metrics: OutboxMetrics,
 }
@@ -87,6 +87,7 @@ impl OutboxRelay {
             drain_limit: settings.drain_limit,
             idle: watch::Sender::new(true),
             health: Arc::new(HealthCell::new("the outbox cannot be read or written")),
+            publishing: HealthCell::new("the outbox cannot be published"),
             clock,
             metrics,
         }
@@ -159,11 +160,11 @@ impl OutboxRelay {
         match answer {
             Err(error @ (BusError::Unavailable(_) | BusError::Unreachable(_))) => {
                 self.metrics.count_failure(OutboxStage::Publish);
-                PUBLISHING.record_failure(error);
+                self.publishing.record_failure(error);
             }
-            Err(_) => _ = PUBLISHING.record_success(),
+            Err(_) => _ = self.publishing.record_success(),
             Ok(()) => {
-                PUBLISHING.record_success();
+                self.publishing.record_success();
                 self.count_published(topic, rows);
             }
         }

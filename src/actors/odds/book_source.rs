@@ -102,12 +102,9 @@ impl BookSource {
     }
 
     /// Loads the state of a running book that may have missed changes.
-    pub(crate) async fn load_after_gap(
-        &self,
-        event_id: &EventId,
-        boundary: ReplayBoundary,
-    ) -> LoadedState {
-        self.load(event_id, boundary, LoadReason::Gap).await
+    pub(crate) async fn load_after_gap(&self, event_id: &EventId) -> LoadedState {
+        self.load(event_id, ReplayBoundary::NOTHING, LoadReason::Gap)
+            .await
     }
 
     /// Loads the state of a running book again, after an incomplete load.

@@ -85,7 +85,7 @@ pub(super) struct FeedTracker {
     /// Whether the channel is subscribed.
     is_listening: bool,
     is_receiving: bool,
-    /// Notifications of losses in flight. Nothing is received meanwhile, and the feed does not
+    /// Notifications of losses in flight. No receive starts until then, and the feed does not
     /// become live, so that every loss is published before the recovery.
     notifications: usize,
     is_live: bool,

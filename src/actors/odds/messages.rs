@@ -14,14 +14,12 @@ use crate::store::StoreError;
 
 /// Sent by a consumer to the router. The reply follows after every book has applied its part and
 /// published the changes.
-#[derive(Message, Debug)]
-#[rtype(result = "Result<(), ApplyError>")]
+#[derive(Debug)]
 pub struct ApplyUpdates(pub Vec<PositionedUpdate>);
 
 /// Sent by the broadcast listener to the router: changes that other processes published. The reply
 /// is that of [`ApplyUpdates`].
-#[derive(Message, Debug, Clone)]
-#[rtype(result = "Result<(), ApplyError>")]
+#[derive(Debug, Clone)]
 pub struct ApplyBroadcasts(pub Vec<Broadcast>);
 
 /// Sent by the router to a book: the part of a batch that concerns its event. The reply follows

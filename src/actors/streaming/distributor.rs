@@ -19,6 +19,7 @@ use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus};
+use crate::runtime::actor;
 use crate::telemetry::metrics::OddsMetrics;
 
 /// How often a slow session is offered its pending changes again.
@@ -73,22 +74,20 @@ impl Distributor {
         registry: Addr<Registry>,
         metrics: OddsMetrics,
     ) -> Addr<Distributor> {
-        Distributor::create(move |context| {
-            context.set_mailbox_capacity(MAILBOX);
-            Distributor {
-                settings,
-                registry,
-                id: DistributorId::default(),
-                fanout: Fanout::default(),
-                pings: VecDeque::new(),
-                followed: HashSet::new(),
-                ending: None,
-                feed: FeedStatus::Live,
-                offer_planned: false,
-                counted: Counted::default(),
-                metrics,
-            }
-        })
+        let distributor = Distributor {
+            settings,
+            registry,
+            id: DistributorId::default(),
+            fanout: Fanout::default(),
+            pings: VecDeque::new(),
+            followed: HashSet::new(),
+            ending: None,
+            feed: FeedStatus::Live,
+            offer_planned: false,
+            counted: Counted::default(),
+            metrics,
+        };
+        actor::start_here(MAILBOX, distributor)
     }
 
     fn count(&mut self, report: &Report) {

@@ -21,6 +21,7 @@ use super::reader_thread;
 use super::record::read_record;
 use super::topics::{TopicMonitor, TopicState};
 use crate::bus::BusError;
+use crate::telemetry::role;
 
 /// How long a poll waits for records; the thread does nothing else meanwhile.
 const POLL_TIMEOUT: Duration = Duration::from_millis(50);
@@ -138,7 +139,7 @@ impl Reader {
         }
         consumer.context().discard();
         let thread = std::thread::Builder::new().name("kafka failed".to_owned());
-        if let Err(failure) = thread.spawn(move || drop(consumer)) {
+        if let Err(failure) = thread.spawn(role::carry(move || drop(consumer))) {
             warn!(group = self.member.group.as_str(); "cannot start a thread to close the consumer: {failure}");
         }
     }

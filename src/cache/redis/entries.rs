@@ -36,7 +36,7 @@ impl Entries {
         }
     }
 
-    /// Writes the changes. Returns the events whose damaged entries were removed in the process.
+    /// Writes the changes. Returns the events whose entries were damaged.
     pub(super) async fn write(
         &self,
         client: &Client,

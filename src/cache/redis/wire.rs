@@ -25,8 +25,8 @@ use crate::domain::timestamp::Timestamp;
 
 /// Stores one state and broadcasts it if it is newer than the held one, atomically.
 ///
-/// Decides as [`crate::cache::winning_state`] does, but a held state with an implausible order or number
-/// counts as missing. Orders are strings of equal length, so comparing strings compares numbers
+/// Decides as [`crate::cache::winning_state`] does, but a held state with an implausible order or
+/// number counts as missing. Orders are strings of equal length, so comparing strings compares numbers
 /// that Lua has no type for. Returns 0 if nothing changed.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

@@ -124,30 +124,37 @@ impl Book {
     }
 
     /// Loads stored states. For each market the later revision wins; for equal revisions, the
-    /// higher sequence number. A later revision that is stored with a lower number than the held one
-    /// gets the next number of the event. States of another event are ignored.
+    /// higher sequence number. States of another event are ignored.
+    ///
+    /// Clients drop numbers that are not above the last one of the event. So a state that a book
+    /// with markets did not know, and that is stored with such a number, gets the next number.
     pub fn restore(&mut self, states: impl IntoIterator<Item = Arc<MarketState>>) {
+        let published = if self.is_empty() { 0 } else { self.seq };
+        let mut states: Vec<_> = states
+            .into_iter()
+            .filter(|state| state.update.event_id == self.event_id)
+            .collect();
+        states.sort_by_key(|state| state.seq);
+        self.seq = states
+            .last()
+            .map_or(self.seq, |last| self.seq.max(last.seq));
+        let rank = |state: &MarketState| (state.update.revision, state.seq);
         for state in states {
-            if state.update.event_id != self.event_id {
-                continue;
-            }
-            self.seq = self.seq.max(state.seq);
-            let rank = |state: &MarketState| (state.update.revision, state.seq);
-            let restored = match self.markets.get(&state.update.market) {
+            match self.markets.get(&state.update.market) {
                 Some(held) if rank(held) >= rank(&state) => continue,
                 None if self.markets.len() >= MAX_MARKETS => continue,
-                // Clients have the held state and would drop a lower number.
-                Some(held) if held.seq >= state.seq => {
-                    self.seq = self.seq.saturating_add(1);
-                    Arc::new(MarketState {
-                        update: state.update.clone(),
-                        seq: self.seq,
-                    })
-                }
-                _ => state,
+                _ => {}
+            }
+            let state = if state.seq > published {
+                state
+            } else {
+                self.seq = self.seq.saturating_add(1);
+                Arc::new(MarketState {
+                    update: state.update.clone(),
+                    seq: self.seq,
+                })
             };
-            self.markets
-                .insert(restored.update.market.clone(), restored);
+            self.markets.insert(state.update.market.clone(), state);
         }
     }
 

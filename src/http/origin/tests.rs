@@ -5,8 +5,8 @@ use rstest::rstest;
 
 use super::*;
 
-fn door(listed: &[&str], any_unless_listed: bool) -> FrontDoor {
-    FrontDoor {
+fn guard(listed: &[&str], any_unless_listed: bool) -> RequestGuard {
+    RequestGuard {
         hosts: HostRule {
             listed: listed.iter().map(|name| (*name).to_owned()).collect(),
             any_unless_listed,
@@ -16,12 +16,18 @@ fn door(listed: &[&str], any_unless_listed: bool) -> FrontDoor {
     }
 }
 
-fn ask(door: &FrontDoor, method: Method, target: &str, headers: &[(&str, &str)]) -> &'static str {
+fn ask(
+    guard: &RequestGuard,
+    method: Method,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> &'static str {
     let mut request = TestRequest::with_uri(target).method(method);
     for header in headers {
         request = request.append_header(*header);
     }
-    door.check(&request.to_srv_request())
+    guard
+        .check(&request.to_srv_request())
         .map_or_else(|error| error.code().0, |()| "ok")
 }
 
@@ -67,13 +73,13 @@ fn ask(door: &FrontDoor, method: Method, target: &str, headers: &[(&str, &str)])
 #[case("a/b", "BAD_REQUEST")]
 #[case("127.0.0.1, evil.example", "BAD_REQUEST")]
 fn host_must_be_own(#[case] host: &str, #[case] expected: &str) {
-    let door = door(&["bets.example"], false);
+    let guard = guard(&["bets.example"], false);
     assert_eq!(
-        ask(&door, Method::GET, "/wallet?userId=u", &[("host", host)]),
+        ask(&guard, Method::GET, "/wallet?userId=u", &[("host", host)]),
         expected
     );
     assert_eq!(
-        door.refused.with_label_values(&[expected]).get(),
+        guard.refused.with_label_values(&[expected]).get(),
         u64::from(expected != "ok")
     );
 }
@@ -82,7 +88,7 @@ fn host_must_be_own(#[case] host: &str, #[case] expected: &str) {
 fn public_port_takes_any_name_unless_listed() {
     let ask = |listed: &[&str], host| {
         ask(
-            &door(listed, true),
+            &guard(listed, true),
             Method::GET,
             "/v1/events",
             &[("host", host)],
@@ -97,15 +103,15 @@ fn public_port_takes_any_name_unless_listed() {
 
 #[test]
 fn request_without_one_host_is_bad() {
-    let door = door(&[], true);
-    assert_eq!(ask(&door, Method::GET, "/", &[]), "BAD_REQUEST");
+    let guard = guard(&[], true);
+    assert_eq!(ask(&guard, Method::GET, "/", &[]), "BAD_REQUEST");
     assert_eq!(
-        ask(&door, Method::GET, "/", &[("host", "x"), ("host", "x")]),
+        ask(&guard, Method::GET, "/", &[("host", "x"), ("host", "x")]),
         "BAD_REQUEST"
     );
     for target in ["http://evil.example/wallet", "https://127.0.0.1/wallet"] {
         assert_eq!(
-            ask(&door, Method::GET, target, &[("host", "127.0.0.1")]),
+            ask(&guard, Method::GET, target, &[("host", "127.0.0.1")]),
             "BAD_REQUEST",
             "{target}"
         );
@@ -141,14 +147,14 @@ fn page_must_be_own_or_listed(#[case] headers: &[(&str, &str)], #[case] expected
         .collect();
     for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
         assert_eq!(
-            ask(&door(&[], false), method, "/wallet/withdraw", &all),
+            ask(&guard(&[], false), method, "/wallet/withdraw", &all),
             expected,
             "{headers:?}"
         );
     }
     // Requests that only read are not checked: no response allows a foreign page to read it.
     assert_eq!(
-        ask(&door(&[], false), Method::GET, "/wallet", &all),
+        ask(&guard(&[], false), Method::GET, "/wallet", &all),
         "ok",
         "{headers:?}"
     );
@@ -180,7 +186,7 @@ fn default_ports_are_equal(#[case] origin: &str, #[case] host: &str, #[case] is_
     let headers = [("host", host), ("origin", origin)];
     let expected = if is_same { "ok" } else { "ORIGIN_NOT_ALLOWED" };
     assert_eq!(
-        ask(&door(&[], true), Method::POST, "/", &headers),
+        ask(&guard(&[], true), Method::POST, "/", &headers),
         expected,
         "{origin} {host}"
     );

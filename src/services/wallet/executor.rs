@@ -1,4 +1,4 @@
-//! Runs calls of the money store: transfers one at a time per user, reads at once.
+//! Runs calls of the money store: transfers one at a time per user, reads concurrently.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
 //! The address and login of the server. A parsed address is passed to libpq as `key='value'` pairs,
-//! so that libpq splits it exactly as our parser does, in particular at the end of the password. Errors of libpq pass through [`Redaction`].
+//! so that libpq splits it exactly as our parser does, in particular at the end of the password.
+//! Errors of libpq pass through [`Redaction`].
 
 use diesel::pg::PgConnection;
 use diesel::prelude::*;

@@ -255,7 +255,6 @@ fn heads(
     Ok(heads)
 }
 
-/// Counts `place` from 1.
 fn upsert(
     connection: &mut PgConnection,
     updates: &[PositionedUpdate],

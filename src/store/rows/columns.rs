@@ -39,7 +39,7 @@ impl FromSql<Timestamptz, Pg> for Time {
 
 fn time(micros: Option<i64>, stored: i64) -> deserialize::Result<Time> {
     let time = micros.and_then(Timestamp::from_micros);
-    Ok(time.map(Time).ok_or_else(|| unreadable("time", stored))?)
+    Ok(time.map(Time).ok_or_else(|| format!("time {stored}"))?)
 }
 
 /// Converts a time for a column of PostgreSQL.
@@ -55,7 +55,7 @@ pub(in crate::store) struct Id(pub(in crate::store) Uuid);
 impl FromSql<Text, Sqlite> for Id {
     fn from_sql(bytes: <Sqlite as Backend>::RawValue<'_>) -> deserialize::Result<Id> {
         let text = <String as FromSql<Text, Sqlite>>::from_sql(bytes)?;
-        Ok(Id(parsed("id", &text)?))
+        Ok(Id(text.parse().map_err(|_| format!("id {text}"))?))
     }
 }
 

@@ -114,7 +114,8 @@ struct UpdateColumns {
 }
 
 impl UpdateColumns {
-    /// The update without team names, or an error that identifies the row.
+    /// The update without team names, or an error that identifies the row. An invalid time fails
+    /// earlier, with the name of its column.
     fn read(&self, event_id: &EventId) -> Result<OddsUpdate, StoreError> {
         self.parse(event_id).map_err(|error| {
             StoreError::Unreadable(format!(

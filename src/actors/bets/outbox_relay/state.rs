@@ -2,7 +2,7 @@
 //!
 //! A row is known from the moment it is queued until it is marked in the database, and is skipped
 //! if it arrives again meanwhile. Topics do not wait for each other. If a topic rejects a batch,
-//! its rows are published one by one, and those that are rejected again go to the dead letters.
+//! its rows are published one by one, and a row that is rejected alone goes to the dead letters.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;

@@ -12,7 +12,7 @@ use crate::bus::{BusError, ConsumerEvent, Position, Subscription};
 use crate::domain::odds::plausible::Plausibility;
 use crate::runtime::drain::{DrainableTask, TaskEnd};
 
-/// How often an idle consumer wakes up to report its lag and a sign of life.
+/// How often an idle consumer wakes up to report its lag.
 pub(super) const IDLE_POLL: Duration = Duration::from_millis(250);
 
 /// Settings of a consumer.

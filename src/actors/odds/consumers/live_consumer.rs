@@ -83,8 +83,7 @@ impl Applier {
     }
 
     /// Waits for the first attempt, and repeats it if it fails, with the batch as it was read at
-    /// `read_at`. Returns `false` if the batch is
-    /// abandoned.
+    /// `read_at`. Returns `false` if the batch is abandoned.
     async fn finish(
         &self,
         batch: &[Record],

@@ -96,9 +96,9 @@ impl Doubts {
     }
 
     /// When to compare again after the cache could not be read.
-    pub(super) fn retry_verification(&mut self, now: Instant) -> Verification {
+    pub(super) fn retry_verification(&mut self) -> Verification {
         self.is_scheduled = true;
-        Verification::After(self.pause(now))
+        Verification::After(VERIFY_PAUSE)
     }
 
     /// Records that a comparison starts.

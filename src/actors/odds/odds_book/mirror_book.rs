@@ -71,11 +71,11 @@ impl MirrorBook {
     /// Accepts the cached state of the markets in doubt. The cache is written atomically before
     /// each broadcast. If the cache could not be read, the doubts stay; every market is stale
     /// meanwhile.
-    pub(crate) fn verify(&mut self, cached: &CachedState, now: Timestamp, at: Instant) -> Verified {
+    pub(crate) fn verify(&mut self, cached: &CachedState, now: Timestamp) -> Verified {
         if !cached.is_read {
             return Verified {
                 changes: Vec::new(),
-                next: self.doubts.retry_verification(at),
+                next: self.doubts.retry_verification(),
             };
         }
         self.doubts.record_read(cached.largest_seq());

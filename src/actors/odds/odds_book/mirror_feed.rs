@@ -79,7 +79,7 @@ impl OddsBook<MirrorFeed> {
         async move { edges.source.load_cached(&event_id).await }
             .into_actor(self)
             .then(|cached, book, context| {
-                let verified = book.state.verify(&cached, Timestamp::now(), Instant::now());
+                let verified = book.state.verify(&cached, Timestamp::now());
                 book.schedule_verification(verified.next, context);
                 let markets = verified.changes.len();
                 book.edges.metrics.count_verification(markets);
@@ -100,10 +100,7 @@ impl Handler<ReloadBook> for OddsBook<MirrorFeed> {
         self.state.expect_gap();
         let edges = self.edges.clone();
         let event_id = self.event_id.clone();
-        let loading = async move {
-            let boundary = ReplayBoundary::NOTHING;
-            edges.source.load_after_gap(&event_id, boundary).await
-        };
+        let loading = async move { edges.source.load_after_gap(&event_id).await };
         let reloading = loading.into_actor(self).then(|loaded, book, context| {
             let is_cache_available = loaded.is_cache_available();
             book.reload(loaded, context)
