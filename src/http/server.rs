@@ -66,7 +66,7 @@ pub struct Bounds {
     pub connections: ConnectionLimits,
     /// Counts and limits by client address.
     pub addresses: Addresses,
-    /// Connections ended by the server, by [`Ended`].
+    /// Connections ended by the server, by reason.
     pub ended: IntCounterVec,
     /// Checks each request before it is routed. Ports for health and metrics have none.
     pub guard: Option<Arc<RequestGuard>>,

@@ -1,6 +1,6 @@
 //! Suppliers: their endpoints, their wire formats, and the conversion to updates.
 //!
-//! A [`Decoder`] implements one supplier's wire format without sockets or clocks; [`transport`]
+//! A [`Decoder`] implements one supplier's wire format without sockets or clocks; `transport`
 //! carries its frames.
 
 pub(crate) mod betfair;
