@@ -21,3 +21,5 @@ pub mod simulator;
 pub mod store;
 pub mod supplier;
 pub mod telemetry;
+#[cfg(test)]
+mod testing;

@@ -5,10 +5,7 @@ use std::collections::BTreeSet;
 use super::input::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
-use super::{Config, Suppliers, engines};
-
-/// The original's supplier address, which is also the default of a simulator in its own process.
-const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
+use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};
 
 /// Checks the settings against each other and chooses suppliers and engines.
 pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, ConfigExit> {

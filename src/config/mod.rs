@@ -26,6 +26,11 @@ use input::{ConfigError, ConfigExit, ConfigInput, EffectiveSetting};
 use load::Environment;
 use settings::{Role, Settings};
 
+/// The original's supplier address, which is also the default of a simulator in its own process.
+pub(crate) const DEFAULT_SUPPLIER: &str = "ws://127.0.0.1:8081/ws";
+/// Where that supplier confirms bets.
+pub(crate) const DEFAULT_CONFIRM_URL: &str = "http://127.0.0.1:8081";
+
 /// Where the role `ingest` connects to suppliers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Suppliers {

@@ -23,6 +23,22 @@ pub(super) struct PageBody<T> {
     pub next_cursor: Option<String>,
 }
 
+impl<T> PageBody<T> {
+    /// The page of these rows, of which at most `limit` were read. `cursor` is that of a row.
+    pub(super) fn new<'a, R>(
+        rows: &'a [R],
+        limit: usize,
+        view: impl FnMut(&'a R) -> T,
+        cursor: impl FnOnce(&R) -> String,
+    ) -> PageBody<T> {
+        let last = rows.last().filter(|_| rows.len() == limit);
+        PageBody {
+            entries: rows.iter().map(view).collect(),
+            next_cursor: last.map(cursor),
+        }
+    }
+}
+
 /// State whose requests are counted.
 pub(super) trait CountsRequests: Timed {
     /// Counts a response.

@@ -19,6 +19,7 @@ use crate::actors::bets::messages::{CancelsWait, PublishOutbox};
 use crate::actors::bets::overdue_sweeper::{OverdueSweeper, SweeperSettings};
 use crate::actors::bets::supplier_client::{GuardSettings, SupplierClient};
 use crate::bus::health::SubscriptionHealth;
+use crate::config::DEFAULT_CONFIRM_URL;
 use crate::config::settings::Role;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::runtime::circuit_breaker::BreakerPolicy;
@@ -27,8 +28,6 @@ use crate::runtime::health::HealthCell;
 use crate::supplier::confirm::HttpSupplier;
 use crate::telemetry::metrics::ConfirmationMetrics;
 
-/// Default supplier address, used if none is configured and no simulator runs in this process.
-const DEFAULT_SUPPLIER: &str = "http://127.0.0.1:8081";
 /// How far the consumer reads past a bet that waits for its supplier: records per bet that may be
 /// in flight.
 const READ_AHEAD_PER_BET: u64 = 16;
@@ -108,7 +107,7 @@ impl PlatformBuilder<'_> {
             .addresses
             .simulator
             .map(|address| format!("http://{address}"));
-        let url = own.as_deref().unwrap_or(DEFAULT_SUPPLIER);
+        let url = own.as_deref().unwrap_or(DEFAULT_CONFIRM_URL);
         url.parse()
             .map_err(|error: url::ParseError| StartError::SupplierUrl(error.to_string()))
     }

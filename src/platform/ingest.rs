@@ -6,6 +6,7 @@ use super::engines::Bus;
 use super::{StartError, role_metrics};
 use crate::actors::ingest::bus_publisher::BusPublisher;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
+use crate::config::DEFAULT_SUPPLIER;
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::Role;
 use crate::config::{Config, Suppliers};
@@ -58,7 +59,7 @@ impl PlatformBuilder<'_> {
             (Suppliers::OwnSimulator, Some(address)) => {
                 Ok(vec![format!("ws://{address}/ws").parse()?])
             }
-            (Suppliers::OwnSimulator, None) => Ok(vec!["ws://127.0.0.1:8081/ws".parse()?]),
+            (Suppliers::OwnSimulator, None) => Ok(vec![DEFAULT_SUPPLIER.parse()?]),
         }
     }
 

@@ -56,12 +56,6 @@ pub(super) async fn list(
         limit,
     };
     let bets = state.queries.bets(user_id, status, page).await?;
-    let next_cursor = bets
-        .last()
-        .filter(|_| bets.len() == limit)
-        .map(|last| last.id.to_string());
-    Ok(HttpResponse::Ok().json(PageBody {
-        entries: bets.iter().map(BetView::new).collect(),
-        next_cursor,
-    }))
+    let page = PageBody::new(&bets, limit, BetView::new, |last| last.id.to_string());
+    Ok(HttpResponse::Ok().json(page))
 }

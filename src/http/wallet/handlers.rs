@@ -95,14 +95,10 @@ pub(super) async fn get_ledger(
         .executor
         .read(move |store| store.transfers(&user_id, page))
         .await?;
-    let next_cursor = transfers
-        .last()
-        .filter(|_| transfers.len() == limit)
-        .map(|last| last.id.to_string());
-    Ok(HttpResponse::Ok().json(PageBody {
-        entries: transfers.iter().map(TransferView::new).collect(),
-        next_cursor,
-    }))
+    let page = PageBody::new(&transfers, limit, TransferView::new, |last| {
+        last.id.to_string()
+    });
+    Ok(HttpResponse::Ok().json(page))
 }
 
 /// `GET /wallet/reservations?userId&status&limit&cursor`: the user's reservations, newest first.
@@ -122,14 +118,10 @@ pub(super) async fn get_reservations(
         .executor
         .read(move |store| store.reservations(&user_id, status, page))
         .await?;
-    let next_cursor = reservations
-        .last()
-        .filter(|_| reservations.len() == limit)
-        .map(|last| last.id.to_string());
-    Ok(HttpResponse::Ok().json(PageBody {
-        entries: reservations.iter().map(ReservationView::new).collect(),
-        next_cursor,
-    }))
+    let page = PageBody::new(&reservations, limit, ReservationView::new, |last| {
+        last.id.to_string()
+    });
+    Ok(HttpResponse::Ok().json(page))
 }
 
 impl WalletState {

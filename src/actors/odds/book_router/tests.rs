@@ -13,6 +13,7 @@ use crate::cache::{Broadcast, BroadcastStream, CacheError, OddsCache};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::odds::update::testing::*;
+use crate::testing::until_async;
 
 /// The live path sends its batches as [`InOrder`]; a plain message is enough for tests.
 impl<F: BookFeed> Handler<Apply<F::Item>> for BookRouter<F> {
@@ -446,7 +447,7 @@ async fn starting_mirror_loses_no_broadcast() {
         probe.published.lock().unwrap()[..2],
         [20, 21].map(|seq| ("1x2".to_owned(), seq))
     );
-    until("the store's market is shown", async || {
+    until_async("the store's market is shown", async || {
         router
             .send(GetSnapshot(id(1)))
             .await
@@ -495,7 +496,7 @@ async fn reload_reaches_read_in_flight() {
     });
     let requested = [1, 2].map(|event| router.send(GetSnapshot(id(event))));
     let requested = actix::spawn(join_all(requested));
-    until("both are read", async || {
+    until_async("both are read", async || {
         probe.store.reads.load(Ordering::SeqCst) == 2
     })
     .await;
@@ -517,7 +518,7 @@ async fn reload_reaches_read_in_flight() {
         Err(ApplyError::NotLoaded(id(2))),
         "not reported as a nonexistent event"
     );
-    until("the change is shown", async || {
+    until_async("the change is shown", async || {
         let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
         snapshot.seq == 20 && !snapshot.is_stale
     })
@@ -626,11 +627,11 @@ async fn reloads_are_bounded_and_failures_repeated() {
         .collect();
     router.send(Apply(batch)).await.unwrap().unwrap();
     // Each book loads its state once more soon after its start.
-    until("all books are loaded again", async || {
+    until_async("all books are loaded again", async || {
         cache.reads.load(Ordering::SeqCst) == 2 * count
     })
     .await;
-    until("no read is in flight", async || {
+    until_async("no read is in flight", async || {
         cache.in_flight_reads.load(Ordering::SeqCst) == 0
     })
     .await;
@@ -640,7 +641,7 @@ async fn reloads_are_bounded_and_failures_repeated() {
     // Reloaded books load once more, concurrently with the next ones.
     assert!(cache.max_in_flight.load(Ordering::SeqCst) <= 4 * RELOADS_AT_ONCE);
     cache.unreadable.lock().unwrap().clear();
-    until("the books are loaded again", async || {
+    until_async("the books are loaded again", async || {
         cache.reads.load(Ordering::SeqCst) >= 4 * count - 1
     })
     .await;
@@ -677,7 +678,7 @@ async fn mirror_is_stale_until_cache_is_read() {
             .is_stale
     );
     cache.unreadable.lock().unwrap().clear();
-    until("the cache is read", async || {
+    until_async("the cache is read", async || {
         !router
             .send(GetSnapshot(id(1)))
             .await
@@ -744,7 +745,7 @@ async fn reads_cache_at_most<F: BookFeed>(
         1
     );
     let failed = || probe.metrics.errors.with_label_values(&["hydrate"]).get();
-    until("the store was tried often", async || failed() >= 4).await;
+    until_async("the store was tried often", async || failed() >= 4).await;
     let reads = cache.reads.load(Ordering::SeqCst);
     let published = probe.published.lock().unwrap().len();
     assert!(
@@ -756,7 +757,7 @@ async fn reads_cache_at_most<F: BookFeed>(
         seq: 3,
     });
     probe.store.down.store(false, Ordering::SeqCst);
-    until("the stored market is loaded", async || {
+    until_async("the stored market is loaded", async || {
         router
             .send(GetSnapshot(id(1)))
             .await
@@ -767,16 +768,6 @@ async fn reads_cache_at_most<F: BookFeed>(
             == 2
     })
     .await;
-}
-
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
-    for _ in 0..500 {
-        if holds().await {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    panic!("not within 10 s: {what}");
 }
 
 #[actix_web::test]
@@ -826,7 +817,7 @@ async fn check_unknown_flood<F: BookFeed>(
         .map(|id| router.send(GetSnapshot(id)))
         .collect();
     let flood = actix::spawn(join_all(flood));
-    until("the flood fills its queue", async || {
+    until_async("the flood fills its queue", async || {
         probe.refused.get() >= 190
     })
     .await;
@@ -878,7 +869,7 @@ async fn update_overtakes_client_read() {
     let flood: Vec<_> = unknown_ids(2)
         .map(|id| router.send(GetSnapshot(id)))
         .collect();
-    until("both are read", async || {
+    until_async("both are read", async || {
         probe.store.reads.load(Ordering::SeqCst) == 2
     })
     .await;
@@ -961,7 +952,7 @@ async fn hanging_read_blocks_one_event() {
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     let first = router.send(Apply(vec![positioned(1, 1, 0), positioned(2, 1, 1)]));
     let second = router.send(Apply(vec![positioned(1, 2, 2), positioned(2, 2, 3)]));
-    until("the other event is applied", async || {
+    until_async("the other event is applied", async || {
         probe.published.lock().unwrap().len() == 2
     })
     .await;

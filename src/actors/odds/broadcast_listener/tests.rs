@@ -11,6 +11,7 @@ use crate::actors::odds::feed_tracker::MAX_BATCHES;
 use crate::cache::RefusedBroadcasts;
 use crate::domain::ids::EventId;
 use crate::domain::odds::update::testing::update;
+use crate::testing::until;
 
 const STALE_AFTER: Duration = Duration::from_secs(60);
 
@@ -150,16 +151,6 @@ fn changes() -> BroadcastEvent {
         seq: None,
         conflated: false,
     }])
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not within 10 s: {what}");
 }
 
 impl Fixture {

@@ -10,6 +10,7 @@ use crate::cache::{BroadcastStream, CacheError};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::telemetry::metrics::OddsMetrics;
+use crate::testing::until;
 
 #[derive(Default)]
 struct ProbeBus {
@@ -88,16 +89,6 @@ impl Handler<FeedChanged> for ProbeRegistry {
     fn handle(&mut self, changed: FeedChanged, _: &mut Context<Self>) {
         self.0.lock().unwrap().push(changed.0);
     }
-}
-
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("not within 10 s: {what}");
 }
 
 #[actix_web::test]

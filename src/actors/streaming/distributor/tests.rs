@@ -6,6 +6,7 @@ use crate::actors::streaming::session_handle::SessionMessage;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::*;
 use crate::runtime::liveness::LivenessProbe;
+use crate::testing::until;
 
 /// A session that accepts deliveries, or stalls after the first one.
 #[derive(Default)]
@@ -115,17 +116,6 @@ fn fixture(slow: Duration, frozen: Duration) -> Fixture {
         registry,
         metrics,
     }
-}
-
-/// Waits until the condition holds; panics after 10 s.
-async fn until(what: &str, holds: impl Fn() -> bool) {
-    for _ in 0..1_000 {
-        if holds() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("timed out after 10 s: {what}");
 }
 
 /// A stalled session is evicted; the others receive every change.
