@@ -1,7 +1,7 @@
 //! What the relay knows and does next, without actors: answers go in, effects come out.
 //!
 //! A row is known from the moment it is queued until it is marked in the database, and is skipped
-//! if it arrives again meanwhile. Topics do not wait for each other. If a topic rejects a batch,
+//! if it arrives again until then. Topics do not wait for each other. If a topic rejects a batch,
 //! its rows are published one by one, and a row that is rejected alone goes to the dead letters.
 
 use std::collections::{HashSet, VecDeque};
