@@ -437,7 +437,7 @@ impl World {
             assert_eq!(self.rounds.backlog(), 0);
             assert!(
                 self.waiters.iter().all(Option::is_none),
-                "nobody is forgotten"
+                "every waiting caller is answered"
             );
         }
         let most = LIMITS.pending.max(2 * MARKETS);

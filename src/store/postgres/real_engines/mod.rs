@@ -514,10 +514,12 @@ fn dead_letter_with_nul_is_stored() {
 #[ignore = "needs the real engines: make test"]
 fn terminated_connections_fail_no_call() {
     let (store, database) = Database::migrated();
+    // Waits until the backends have ended: the next call must find dead connections, and not lose one
+    // in the middle of a statement.
     let end_all = |expected: bool| {
         let ended = column(
             &mut database.connection(),
-            "SELECT pg_terminate_backend(pid)::text FROM pg_stat_activity
+            "SELECT pg_terminate_backend(pid, 60000)::text FROM pg_stat_activity
             WHERE datname = current_database() AND pid <> pg_backend_pid()",
         );
         assert_eq!(!ended.is_empty(), expected);
