@@ -203,7 +203,7 @@ fn outcome_of(refusal: &WalletError) -> String {
     }
 }
 
-/// The rejection that an outcome word stands for.
+/// The rejection of an outcome word.
 pub(super) fn refusal_of(outcome: &str) -> Option<WalletError> {
     Some(match outcome {
         "WALLET_NOT_FOUND" => WalletError::WalletNotFound,

@@ -90,7 +90,7 @@ impl<F: BookFeed> BookRouter<F> {
         self.books.insert(event_id, actor::start_here(0, book))
     }
 
-    /// Loads the state of an event and starts its book. Messages that are sent meanwhile wait.
+    /// Loads the state of an event and starts its book. Messages wait until then.
     fn start_for_update(
         &mut self,
         event_id: &EventId,

@@ -320,7 +320,7 @@ impl Handler<CancelsWait> for Probe {
     }
 }
 
-/// Stands in for the relay and the canceller, and records their messages.
+/// Replaces the relay and the canceller, and records their messages.
 pub(crate) struct ProbeEdges {
     recorded: Arc<Mutex<Recorded>>,
     probe: Addr<Probe>,

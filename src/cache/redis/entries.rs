@@ -73,7 +73,7 @@ impl Entries {
         }
     }
 
-    /// The results of the writes; an error stands for each entry whose key has the wrong type.
+    /// The results of the writes; an entry whose key has the wrong type has an error.
     async fn send_changes(
         &self,
         client: &Client,

@@ -29,7 +29,7 @@ impl BroadcastStream for ProbeBroadcasts {
     }
 }
 
-/// Stands in for the router and the registry, and records the messages it receives.
+/// Replaces the router and the registry, and records the messages it receives.
 #[derive(Clone, Default)]
 struct Probe {
     recorded: Arc<Mutex<Vec<String>>>,

@@ -82,7 +82,7 @@ fn record_ahead_of_publication_stays_refused() {
 }
 
 proptest! {
-    /// Whatever the version of an update, any later time replaces it.
+    /// An update of any version is replaced by one with a later time.
     #[test]
     fn later_time_beats_any_version(first in any::<i64>(), second in any::<i64>()) {
         let mut book = Book::new(update(1, 1, 1).event_id);

@@ -45,11 +45,9 @@ async fn occupy(executor: &Arc<WalletExecutor<SqliteStore>>, name: &str) -> mpsc
     release
 }
 
-#[actix_web::test]
-async fn slow_user_delays_nobody_else() {
-    let (executor, _folder) = executor(2);
-    let _release = occupy(&executor, "slow").await;
-    let names: Vec<_> = (0..200).map(|n| user(&format!("user {n}"))).collect();
+/// Runs one call for each of `count` other users at once.
+async fn assert_others_succeed(executor: &WalletExecutor<SqliteStore>, count: usize) {
+    let names: Vec<_> = (0..count).map(|n| user(&format!("user {n}"))).collect();
     let others = names
         .iter()
         .map(|name| executor.for_user(name, |_| Ok::<_, StoreError>(())));
@@ -59,6 +57,13 @@ async fn slow_user_delays_nobody_else() {
             .into_iter()
             .all(|done| done == Ok(()))
     );
+}
+
+#[actix_web::test]
+async fn slow_user_delays_nobody_else() {
+    let (executor, _folder) = executor(2);
+    let _release = occupy(&executor, "slow").await;
+    assert_others_succeed(&executor, 200).await;
 }
 
 #[actix_web::test]
@@ -132,16 +137,7 @@ async fn held_wallets_leave_room_for_others() {
     while tries.load(Ordering::SeqCst) < 8 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    let names: Vec<_> = (0..20).map(|n| user(&format!("user {n}"))).collect();
-    let others = names
-        .iter()
-        .map(|name| executor.for_user(name, |_| Ok::<_, StoreError>(())));
-    assert!(
-        join_all(others)
-            .await
-            .into_iter()
-            .all(|done| done == Ok(()))
-    );
+    assert_others_succeed(&executor, 20).await;
     assert!(
         held.iter().all(|held| !held.is_finished()),
         "other users did not wait for locked wallets"

@@ -237,7 +237,7 @@ impl PgStore {
     }
 }
 
-/// The rejection that an outcome word stands for; `None` if the movement was executed.
+/// The rejection of an outcome word; `None` if the movement was executed.
 fn rejection(outcome: &str) -> Result<Option<WalletError>, StoreError> {
     if outcome == "DONE" {
         return Ok(None);

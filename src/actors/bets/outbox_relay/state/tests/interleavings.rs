@@ -271,7 +271,7 @@ impl World {
 }
 
 proptest! {
-    /// Whatever fails, each row is accepted exactly once by this process and then marked. No row
+    /// If any step fails, each row is accepted exactly once by this process and then marked. No row
     /// is marked before, or is in flight twice.
     #[test]
     fn every_row_is_published_and_marked(steps in prop::collection::vec(step(any_answer()), 0..100)) {
