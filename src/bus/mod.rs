@@ -189,3 +189,31 @@ pub trait Subscription: Send {
     /// Leaves the group after all commits are durable on the bus.
     fn close(&mut self) -> BoxFuture<'_, ()>;
 }
+
+/// A compacted topic: it keeps the latest record of each key, and every reader reads all of it,
+/// without a group.
+pub trait CompactedTopic: Send + Sync {
+    /// Publishes records. Fails if the topic does not accept them in time; such records are not
+    /// retried, because newer ones will replace them.
+    fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>>;
+
+    /// Reads the topic: first what it holds, then what is published.
+    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError>;
+}
+
+/// A reader of a compacted topic. Reconnects by itself.
+pub trait CompactedReader: Send {
+    /// Waits for the next event. Cancel safe: dropping the future loses nothing.
+    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>>;
+}
+
+/// An event of a [`CompactedReader`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompactedEvent {
+    /// Records that the topic held when the reader started. Later ones of the same key may follow.
+    Held(Vec<Record>),
+    /// Everything that the topic held has been read.
+    CaughtUp,
+    /// Records that were published since.
+    Published(Vec<Record>),
+}

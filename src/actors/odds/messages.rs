@@ -1,5 +1,6 @@
 //! Messages of the odds books and of the actors that feed and store them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -7,9 +8,12 @@ use tokio::sync::oneshot;
 
 use crate::cache::Broadcast;
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::{MarketState, Snapshot};
+use crate::domain::odds::hold::Hold;
+use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::odds::update::PositionedUpdate;
+use crate::domain::streaming::protocol::FeedStatus;
 use crate::store::StoreError;
 
 /// Sent by a consumer to the router. The reply follows after every book has applied its part and
@@ -111,7 +115,28 @@ pub struct BookChanged {
     /// Whether earlier changes may not have been published: a book that starts publishes the state
     /// it loaded.
     pub conflated: bool,
+    /// The states are not new: they are shown in another way from now on, because the restrictions
+    /// on them have changed. Their sequence numbers were published before.
+    pub restated: Option<Restated>,
 }
+
+/// Why a book publishes states again.
+#[derive(Clone, Debug, Default)]
+pub struct Restated {
+    /// The sources of the states that were lost or are live again. Empty if only holds changed.
+    pub sources: Arc<[(Source, FeedStatus)]>,
+}
+
+/// Sent by the heartbeat or the broadcast listener to the keeper of the restrictions: the state of
+/// every reported source.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub struct SourcesReported(pub BTreeMap<Source, SourceStatus>);
+
+/// Sent to the keeper of the restrictions: the holds in force, read from the database.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub struct HoldsLoaded(pub Vec<Hold>);
 
 /// Sent by a consumer to the store writer. The reply follows after the transaction is committed.
 #[derive(Message, Debug)]

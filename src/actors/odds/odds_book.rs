@@ -58,6 +58,7 @@ impl<F> BookEdges<F> {
             let changed = BookChanged {
                 states: run.iter().map(|change| change.state.clone()).collect(),
                 conflated: run[0].conflated,
+                restated: None,
             };
             for subscriber in &self.subscribers {
                 subscriber.depth.inc();

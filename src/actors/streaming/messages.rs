@@ -112,3 +112,8 @@ pub struct Disconnect(pub SessionId);
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
 pub struct EndAllSessions(pub CloseReason);
+
+/// To the registry: the events with subscribed sessions.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "Vec<EventId>")]
+pub struct GetFollowedEvents;

@@ -8,7 +8,8 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 
 use super::messages::{
-    Deliver, DistributorId, EndAllSessions, FeedChanged, Follow, Join, Registration, Unfollow,
+    Deliver, DistributorId, EndAllSessions, FeedChanged, Follow, GetFollowedEvents, Join,
+    Registration, Unfollow,
 };
 use crate::actors::odds::messages::BookChanged;
 use crate::domain::ids::EventId;
@@ -154,6 +155,14 @@ impl Handler<BookChanged> for Registry {
             }
         }
         gone.into_iter().for_each(|id| self.leave(id));
+    }
+}
+
+impl Handler<GetFollowedEvents> for Registry {
+    type Result = MessageResult<GetFollowedEvents>;
+
+    fn handle(&mut self, _: GetFollowedEvents, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.followers.keys().cloned().collect())
     }
 }
 

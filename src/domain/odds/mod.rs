@@ -1,8 +1,11 @@
 //! Updates, prices and books.
 
 pub mod book;
+pub mod hold;
 pub(crate) mod plausible;
 pub(crate) mod price;
+pub mod restrictions;
+pub mod source_status;
 pub(crate) mod status;
 pub(crate) mod unknown;
 pub mod update;

@@ -64,6 +64,7 @@ fn changed(market: &str, seq: u64) -> BookChanged {
     BookChanged {
         states: Arc::new([Arc::new(MarketState { update, seq })]),
         conflated: false,
+        restated: None,
     }
 }
 

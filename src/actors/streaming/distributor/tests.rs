@@ -93,6 +93,7 @@ fn changed(seq: u64) -> BookChanged {
     BookChanged {
         states: Arc::new([Arc::new(MarketState { update, seq })]),
         conflated: false,
+        restated: None,
     }
 }
 

@@ -93,6 +93,7 @@ async fn change(registry: &Addr<Registry>, event: &str, seq: u64) {
         .send(BookChanged {
             states,
             conflated: false,
+            restated: None,
         })
         .await
         .unwrap();

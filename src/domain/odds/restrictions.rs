@@ -1,0 +1,126 @@
+//! What the platform restricts whatever the feed says: markets of sources that nobody vouches for,
+//! and markets that an operator holds.
+//!
+//! A restricted market is shown as suspended, and no bet on it is accepted. The restriction changes
+//! neither the stored state nor its sequence number, so every process shows the same as soon as it
+//! ends.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::book::MarketState;
+use super::hold::Hold;
+use super::source_status::{SourceState, SourceStatus};
+use super::status::{MarketStatus, SelectionStatus};
+use super::update::OddsUpdate;
+use super::version_stamp::{VersionCounter, VersionStamp};
+use crate::domain::ids::Source;
+use crate::domain::timestamp::Timestamp;
+
+/// The restrictions in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restrictions {
+    /// The state of each source that is reported.
+    pub sources: BTreeMap<Source, SourceStatus>,
+    /// Whether the markets of a source that was never reported are restricted. If not, such a
+    /// source is judged by its updates alone, as those of an earlier version.
+    pub distrusts_unreported: bool,
+    /// The holds in force.
+    pub holds: Vec<Hold>,
+}
+
+/// Why a market is restricted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restriction {
+    /// Nobody vouches for its source: the price may be stale.
+    Stale,
+    /// An operator holds it.
+    Held,
+}
+
+impl Restrictions {
+    /// Whether nobody vouches for a source at the moment.
+    pub fn is_lost(&self, source: &Source) -> bool {
+        match self.sources.get(source) {
+            Some(status) => status.state != SourceState::Live,
+            None => self.distrusts_unreported,
+        }
+    }
+
+    /// Until when a source has vouched for its data, if it is reported.
+    pub fn vouched_until(&self, source: &Source) -> Option<Timestamp> {
+        self.sources.get(source)?.at
+    }
+
+    /// Why the market of this update is restricted; `None` if it is not. A market that is both
+    /// stale and held counts as stale.
+    pub fn on_market(&self, update: &OddsUpdate) -> Option<Restriction> {
+        if self.is_lost(&update.source) {
+            return Some(Restriction::Stale);
+        }
+        let is_held = self
+            .holds
+            .iter()
+            .any(|hold| hold.scope.covers_market(update));
+        is_held.then_some(Restriction::Held)
+    }
+
+    /// The state as it is shown: an open market is suspended if it is restricted, and so are the
+    /// active selections that are held.
+    pub fn shown<'a>(&self, state: &'a Arc<MarketState>) -> Cow<'a, Arc<MarketState>> {
+        let suspends =
+            state.update.status == MarketStatus::Open && self.on_market(&state.update).is_some();
+        let held: Vec<_> = self
+            .holds
+            .iter()
+            .filter_map(|hold| hold.scope.selection_of(&state.update))
+            .collect();
+        if !suspends && held.is_empty() {
+            return Cow::Borrowed(state);
+        }
+        let mut update = state.update.clone();
+        if suspends {
+            update.status = MarketStatus::Suspended;
+        }
+        for selection in &mut update.selections {
+            if selection.status == SelectionStatus::Active && held.contains(&&selection.id) {
+                selection.status = SelectionStatus::Suspended;
+            }
+        }
+        let seq = state.seq;
+        Cow::Owned(Arc::new(MarketState { update, seq }))
+    }
+}
+
+/// The current restrictions of this process. One actor changes them; everybody who shows prices or
+/// takes bets reads them.
+#[derive(Debug, Default)]
+pub struct CurrentRestrictions {
+    current: RwLock<Arc<Restrictions>>,
+    version: VersionCounter,
+}
+
+impl CurrentRestrictions {
+    /// The restrictions in force now.
+    pub fn get(&self) -> Arc<Restrictions> {
+        self.current.read().clone()
+    }
+
+    /// Shows whether the restrictions have changed since. Take it before reading them.
+    pub fn stamp(&self) -> VersionStamp {
+        self.version.stamp()
+    }
+
+    /// Replaces the restrictions and returns the earlier ones.
+    pub fn set(&self, restrictions: Restrictions) -> Arc<Restrictions> {
+        let earlier = std::mem::replace(&mut *self.current.write(), Arc::new(restrictions));
+        self.version.changed();
+        earlier
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,167 @@
+//! The state of a source, as the processes that read it report it.
+//!
+//! Nobody trusts a price that nobody vouches for: each `ingest` reports its sources every second,
+//! and a source that is not reported any more counts as lost.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantArray};
+
+use crate::domain::ids::Source;
+use crate::domain::timestamp::Timestamp;
+use crate::domain::unknown_variant::UnknownVariant;
+
+/// The state of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive()]
+#[derive(Serialize, Deserialize)]
+#[derive(Display, EnumString, IntoStaticStr, VariantArray)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_source_state)]
+pub enum SourceState {
+    /// It is silent, not connected, or does not vouch for its data.
+    Stale,
+    /// It speaks again, but has not yet sent everything that was missed.
+    Recovering,
+    /// Every change arrives.
+    Live,
+}
+
+fn unknown_source_state(text: &str) -> UnknownVariant {
+    UnknownVariant::new("source state", text)
+}
+
+/// What one `ingest` process says about a source: a record of the topic of source states.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceReport {
+    /// The source.
+    pub source: Source,
+    /// The process that reads the source. Unique for each start of a process.
+    pub reporter: String,
+    /// Its state.
+    pub state: SourceState,
+    /// Until when the source has vouched for its data, by the reporter's clock.
+    pub at: Timestamp,
+}
+
+/// The state of a source, from all reports about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// Its state.
+    pub state: SourceState,
+    /// Until when the source has vouched for its data. `None` if it has not since this process
+    /// started.
+    pub at: Option<Timestamp>,
+}
+
+/// A report, and when it arrived.
+#[derive(Clone, Debug)]
+struct Heard {
+    state: SourceState,
+    at: Timestamp,
+    /// `None` for a report from before this process started: it shows that the source is reported,
+    /// but not that it lives.
+    heard_at: Option<Instant>,
+}
+
+/// The latest reports about each source. Silence is measured by this process's own clock, so
+/// clocks need not agree.
+#[derive(Debug)]
+pub struct SourceReports {
+    silence: Duration,
+    reports: BTreeMap<Source, BTreeMap<String, Heard>>,
+}
+
+/// Maximum number of sources. Reports about further ones are ignored.
+pub const MAX_SOURCES: usize = 1_000;
+/// How long the report of a silent process is remembered if another process reports the source.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+impl SourceReports {
+    /// No report yet. A report counts for `silence` after it arrived.
+    pub fn new(silence: Duration) -> SourceReports {
+        SourceReports {
+            silence,
+            reports: BTreeMap::new(),
+        }
+    }
+
+    /// Records a report that arrived at `heard_at`; `None` if it is from before this process
+    /// started.
+    pub fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
+        let SourceReport {
+            source,
+            reporter,
+            state,
+            at,
+        } = report;
+        if self.reports.len() >= MAX_SOURCES && !self.reports.contains_key(&source) {
+            return;
+        }
+        let reporters = self.reports.entry(source).or_default();
+        // Each start of a process is another reporter, so the ones that ended are dropped.
+        if let Some(now) = heard_at {
+            reporters.retain(|_, heard| {
+                heard
+                    .heard_at
+                    .is_some_and(|heard_at| now.duration_since(heard_at) < FORGET_AFTER)
+            });
+        }
+        let heard = Heard {
+            state,
+            at,
+            heard_at,
+        };
+        reporters.insert(reporter, heard);
+    }
+
+    /// The state of a source; `None` if it was never reported.
+    ///
+    /// With several reporters, the best state counts: one process that reads the source is enough.
+    pub fn status(&self, source: &Source, now: Instant) -> Option<SourceStatus> {
+        let reporters = self.reports.get(source)?;
+        Some(self.status_of(reporters, now))
+    }
+
+    fn status_of(&self, reporters: &BTreeMap<String, Heard>, now: Instant) -> SourceStatus {
+        let current = reporters.values().filter(|heard| self.counts(heard, now));
+        let state = current
+            .map(|heard| heard.state)
+            .max()
+            .unwrap_or(SourceState::Stale);
+        let heard = reporters.values().filter(|heard| heard.heard_at.is_some());
+        SourceStatus {
+            state,
+            at: heard.map(|heard| heard.at).max(),
+        }
+    }
+
+    fn counts(&self, heard: &Heard, now: Instant) -> bool {
+        heard
+            .heard_at
+            .is_some_and(|at| now.duration_since(at) < self.silence)
+    }
+
+    /// Whether a process other than `reporter` reports the source as live.
+    pub fn is_live_elsewhere(&self, source: &Source, reporter: &str, now: Instant) -> bool {
+        let Some(reporters) = self.reports.get(source) else {
+            return false;
+        };
+        reporters.iter().any(|(other, heard)| {
+            other != reporter && heard.state == SourceState::Live && self.counts(heard, now)
+        })
+    }
+
+    /// The state of every source that was ever reported.
+    pub fn all(&self, now: Instant) -> BTreeMap<Source, SourceStatus> {
+        self.reports
+            .iter()
+            .map(|(source, reporters)| (source.clone(), self.status_of(reporters, now)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use super::*;
+
+const SILENCE: Duration = Duration::from_secs(3);
+
+fn report(reporter: &str, state: SourceState) -> SourceReport {
+    SourceReport {
+        source: source(),
+        reporter: reporter.to_owned(),
+        state,
+        at: Timestamp::from_micros(1_700_000_000_000_000).unwrap(),
+    }
+}
+
+fn source() -> Source {
+    Source::new("a").unwrap()
+}
+
+fn state(reports: &SourceReports, now: Instant) -> Option<SourceState> {
+    reports.status(&source(), now).map(|status| status.state)
+}
+
+#[test]
+fn report_counts_until_silence() {
+    let start = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    assert_eq!(state(&reports, start), None, "never reported");
+    reports.record(report("1", SourceState::Live), Some(start));
+    assert_eq!(
+        state(&reports, start + SILENCE - Duration::from_millis(1)),
+        Some(SourceState::Live)
+    );
+    assert_eq!(state(&reports, start + SILENCE), Some(SourceState::Stale));
+}
+
+/// A compacted topic still holds the last report of a process that ended long ago.
+#[test]
+fn earlier_report_shows_lost_source() {
+    let now = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Live), None);
+    assert_eq!(state(&reports, now), Some(SourceState::Stale));
+    assert_eq!(reports.status(&source(), now).unwrap().at, None);
+    reports.record(report("2", SourceState::Recovering), Some(now));
+    assert_eq!(state(&reports, now), Some(SourceState::Recovering));
+    reports.record(report("2", SourceState::Live), Some(now));
+    assert_eq!(state(&reports, now), Some(SourceState::Live));
+}
+
+#[test]
+fn one_live_reporter_is_enough() {
+    let now = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Stale), Some(now));
+    assert!(!reports.is_live_elsewhere(&source(), "1", now));
+    reports.record(report("2", SourceState::Live), Some(now));
+    assert_eq!(state(&reports, now), Some(SourceState::Live));
+    assert!(reports.is_live_elsewhere(&source(), "1", now));
+    assert!(!reports.is_live_elsewhere(&source(), "2", now));
+    let later = now + SILENCE;
+    reports.record(report("1", SourceState::Stale), Some(later));
+    assert_eq!(state(&reports, later), Some(SourceState::Stale));
+}
+
+#[test]
+fn sources_are_bounded() {
+    let now = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    for number in 0..MAX_SOURCES + 5 {
+        let source = Source::new(&format!("s{number}")).unwrap();
+        let report = SourceReport {
+            source,
+            ..report("1", SourceState::Live)
+        };
+        reports.record(report, Some(now));
+    }
+    assert_eq!(reports.all(now).len(), MAX_SOURCES);
+}
+
+#[test]
+fn ended_reporters_are_dropped() {
+    let start = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    for number in 0..100 {
+        let now = start + FORGET_AFTER * number;
+        reports.record(report(&number.to_string(), SourceState::Live), Some(now));
+    }
+    assert_eq!(reports.reports[&source()].len(), 1);
+}
