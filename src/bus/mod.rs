@@ -155,6 +155,15 @@ pub trait Topic: Send + Sync {
     /// partitions.
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError>;
 
+    /// Reads every partition from where `group` has committed, without joining the group. It never
+    /// commits; [`Subscription::commit`] only shortens the lag that it reports.
+    fn follow(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        Err(BusError::Refused(format!(
+            "the topic {} cannot be followed beside the group {group}",
+            self.name()
+        )))
+    }
+
     /// Records of this process that are waiting: on the embedded bus for the slowest group, on
     /// Kafka for the broker to accept them.
     fn depth(&self) -> usize;

@@ -103,7 +103,8 @@ impl PlatformBuilder<'_> {
         cache: &Arc<dyn OddsCache>,
         stores: &Stores,
     ) -> Result<Option<Prices>, StartError> {
-        let broadcasts = cache.listen();
+        let follows = config.engines.follows_topic(self.settings.cache.odds_feed);
+        let broadcasts = if follows { None } else { cache.listen() };
         let feed = match (&broadcasts, bus) {
             (Some(_), _) => FeedState::awaiting_broadcasts,
             (None, Some(bus)) if bus.first_position.is_none() => FeedState::awaiting_bus,
@@ -118,7 +119,7 @@ impl PlatformBuilder<'_> {
             .transpose()?;
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
-            let local = odds.as_ref().filter(|_| broadcasts.is_none());
+            let local = odds.as_ref().filter(|_| broadcasts.is_none() && !follows);
             books = Some(self.for_role(Role::Processor, |builder| {
                 builder.start_processor(bus, cache, &stores.main, local)
             })?);
@@ -128,6 +129,15 @@ impl PlatformBuilder<'_> {
         };
         let mut checks = vec![check_store(&stores.read)];
         let books = match (broadcasts, books) {
+            (None, _) if follows => {
+                let Some(bus) = bus else {
+                    // Unreachable: the bus is opened for these roles.
+                    return Ok(None);
+                };
+                self.for_role(reader, |builder| {
+                    builder.start_follower(&odds, bus, cache, &stores.read)
+                })?
+            }
             (Some(broadcasts), _) => {
                 checks.push(check_cache(cache));
                 self.for_role(reader, |builder| {

@@ -88,7 +88,7 @@ impl ProcessorBuilder<'_, '_> {
         let edges = LiveEdges {
             books: router.clone().recipient(),
             revoked: router.clone().recipient(),
-            cache: cache_writer.recipient(),
+            cache: Some(cache_writer.recipient()),
         };
         let (signs, live_group) = self.start_live_consumer(edges)?;
         self.start_heartbeat(signs, live_group.clone(), &cache_health);
@@ -188,7 +188,12 @@ impl ProcessorBuilder<'_, '_> {
         let settings = self.consumer_settings(group, topic, Duration::ZERO);
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
-        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone());
+        let consumer = LiveConsumer::new(
+            settings,
+            subscription,
+            edges,
+            self.metrics.consumer_metrics(),
+        );
         let signs = (consumer.life(), consumer.backlog());
         let live = self.live.clone();
         let consumer = self.start_consumer("live consumer", &live, consumer.into_task());

@@ -30,6 +30,8 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct MemberState {
     pub(super) topic: String,
     pub(super) group: String,
+    /// Whether it only follows the group: it reads all partitions and commits nothing.
+    pub(super) is_follower: bool,
     pub(super) health: SubscriptionHealth,
     inbox: Mutex<Inbox>,
     /// Notified when an event was put into the inbox.
@@ -47,6 +49,7 @@ impl MemberState {
         MemberState {
             topic: topic.to_owned(),
             group: group.to_owned(),
+            is_follower: false,
             health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),
             filled: Notify::new(),

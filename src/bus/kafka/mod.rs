@@ -8,6 +8,7 @@ mod commit_in_flight;
 mod commits;
 mod config;
 mod events;
+mod follower;
 mod inbox;
 mod member_state;
 #[cfg(test)]
@@ -118,12 +119,16 @@ struct KafkaTopic {
 
 impl KafkaTopic {
     fn member(&self, group: &str) -> Result<KafkaSubscription, BusError> {
+        self.read_as(MemberState::new(&self.topic.name, group))
+    }
+
+    fn read_as(&self, member: MemberState) -> Result<KafkaSubscription, BusError> {
         let Inner {
             clients,
             producers,
             monitor,
         } = &*self.inner;
-        let member = Arc::new(MemberState::new(&self.topic.name, group));
+        let member = Arc::new(member);
         let last_error = producers.events.last_error.clone();
         let ended = Reader::start(
             clients.clone(),
@@ -159,6 +164,12 @@ impl Topic for KafkaTopic {
 
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
         Ok(Box::new(self.member(group)?))
+    }
+
+    fn follow(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        let mut member = MemberState::new(&self.topic.name, group);
+        member.is_follower = true;
+        Ok(Box::new(self.read_as(member)?))
     }
 
     fn depth(&self) -> usize {

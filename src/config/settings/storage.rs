@@ -3,12 +3,21 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
 use crate::config::values::{
     deployment, duration, duration_above_a_second, duration_above_zero, secret, whole,
 };
+
+/// Where the roles that show prices read changes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OddsFeed {
+    /// The odds topic.
+    Kafka,
+    /// The broadcasts of the processors.
+    Redis,
+}
 
 /// Settings of the cache and the books.
 #[derive(Args, Clone, Debug)]
@@ -40,6 +49,11 @@ pub struct CacheSettings {
     /// processor sends at least one a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
+    /// Where odds and bets read changes from: kafka (the odds topic itself, which is faster) or
+    /// redis (the broadcasts of the processors, for processes without access to Kafka). By default
+    /// kafka if KAFKA_BROKERS is set
+    #[arg(long, env, value_enum)]
+    pub odds_feed: Option<OddsFeed>,
     /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,

@@ -1,12 +1,13 @@
 //! Metrics of the role `odds`.
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use strum::VariantNames;
 
-use super::books::BookMetrics;
+use super::books::{BookMetrics, ConsumerMetrics};
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
+use crate::domain::odds::update::DecodeError;
 use crate::domain::streaming::protocol::{CloseReason, Refusal};
 
 role_metrics! {
@@ -58,6 +59,12 @@ role_metrics! {
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::VARIANTS,
         /// Failed reads of the cache or the database by the books of this role
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
+        /// Records of the odds topic refused by the books of this role, by path and reason
+        mirror_refused: IntCounterVec = "odds_mirror_records_refused_total" ["path", "reason"] known refused_records(),
+        /// Errors of the consumer that feeds the books of this role, by stage
+        mirror_errors: IntCounterVec = "odds_mirror_errors_total" ["stage"] known ["apply"],
+        /// Records of the odds topic that the books of this role have not applied yet
+        mirror_lag: IntGaugeVec = "odds_mirror_bus_lag" ["group", "purpose"],
         /// Client reads refused because too many were waiting for the database
         client_reads_refused: IntCounter = "odds_client_reads_refused_total",
         /// Responses with current odds served from the response cache, without a request to a book
@@ -71,8 +78,23 @@ role_metrics! {
     }
 }
 
+/// Each reason for which the consumer of this role refuses a record.
+fn refused_records() -> impl Iterator<Item = [&'static str; 2]> {
+    let reasons = DecodeError::VARIANTS.iter().copied().chain(["future"]);
+    reasons.map(|reason| ["live", reason])
+}
+
 impl OddsMetrics {
-    /// The metrics of the books fed by broadcasts.
+    /// The metrics of the consumer that feeds the books, if the books follow the odds topic.
+    pub fn consumer_metrics(&self) -> ConsumerMetrics {
+        ConsumerMetrics {
+            refused: self.mirror_refused.clone(),
+            errors: self.mirror_errors.clone(),
+            lag: self.mirror_lag.clone(),
+        }
+    }
+
+    /// The metrics of the books fed by broadcasts or by the odds topic.
     pub fn book_metrics(&self) -> BookMetrics {
         BookMetrics {
             books: self.mirror_books.clone(),

@@ -3,7 +3,7 @@
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use strum::VariantNames;
 
-use super::books::BookMetrics;
+use super::books::{BookMetrics, ConsumerMetrics};
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
@@ -56,6 +56,15 @@ role_metrics! {
 }
 
 impl ProcessorMetrics {
+    /// The metrics of the live consumer.
+    pub fn consumer_metrics(&self) -> ConsumerMetrics {
+        ConsumerMetrics {
+            refused: self.refused.clone(),
+            errors: self.errors.clone(),
+            lag: self.bus_lag.clone(),
+        }
+    }
+
     /// The metrics of the books fed by the bus.
     pub fn book_metrics(&self) -> BookMetrics {
         BookMetrics {
