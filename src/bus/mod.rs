@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::health::SubscriptionHealth;
@@ -140,6 +141,9 @@ pub enum BusError {
     Unreachable(String),
 }
 
+/// Completes when every record of a batch is durable on the bus.
+pub type Acknowledgement = BoxFuture<'static, Result<(), BusError>>;
+
 /// A topic of a bus.
 pub trait Topic: Send + Sync {
     /// The topic name.
@@ -149,6 +153,15 @@ pub trait Topic: Send + Sync {
     /// unavailable and drops nothing. Completes when every record is durable on the bus. After
     /// [`BusError::Refused`] and [`BusError::TooLarge`] a retry does not help.
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>>;
+
+    /// Publishes records in two steps, so that several batches can be in flight in order. The
+    /// returned future waits while the topic is full or unavailable, and completes when the records
+    /// are on their way: batches that are enqueued one after the other keep their order. The inner
+    /// future completes as [`Topic::publish`] does.
+    fn enqueue(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Acknowledgement> {
+        let publishing = self.publish(records);
+        async move { std::future::ready(publishing.await).boxed() }.boxed()
+    }
 
     /// Joins a consumer group. The group keeps its position as long as the topic exists; a new
     /// group starts at the beginning. Members of one group, also in other processes, share the

@@ -23,6 +23,7 @@ macro_rules! bus_suite {
     ($open:expr $(, $ignore:meta)?) => {
         $crate::bus::suite::bus_suite! { every_group_reads_keys_in_order, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { records_are_returned_unchanged, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { batches_in_flight_keep_their_order, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { empty_publish_succeeds, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { uncommitted_records_are_delivered_again, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { cancelled_wait_loses_no_records, $open $(, $ignore)? }
@@ -152,6 +153,30 @@ pub(super) fn records_are_returned_unchanged(bus: Bus) -> BoxFuture<'static, ()>
             bus.publish(vec![record.clone()]).await.unwrap();
             assert_eq!(take(&mut group, 1).await[0].record, *record);
         }
+    })
+}
+
+/// Enqueues `count` batches of `size` numbered records, without waiting for acknowledgements.
+pub(super) async fn enqueue_batches(bus: &Bus, count: u32, size: u32) -> Vec<Acknowledgement> {
+    let records = numbered(count * size);
+    let mut acknowledgements = Vec::new();
+    for batch in records.chunks(size as usize) {
+        acknowledgements.push(bus.enqueue(batch.to_vec()).await);
+    }
+    acknowledgements
+}
+
+pub(super) fn batches_in_flight_keep_their_order(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut group = bus.subscribe(&group_name()).unwrap();
+        let acknowledgements = enqueue_batches(&bus, 50, 3).await;
+        // Whoever waits first does not matter.
+        for acknowledgement in acknowledgements.into_iter().rev() {
+            assert_eq!(acknowledgement.await, Ok(()));
+        }
+        let read = take(&mut group, 150).await;
+        assert_ordered(&read);
+        assert_eq!(values(&read), (0..150).collect());
     })
 }
 

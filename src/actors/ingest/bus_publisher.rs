@@ -1,11 +1,12 @@
-//! Publishes the updates of the feeds to the bus. It replies after the bus has accepted them, so a
-//! full bus applies backpressure to the feeds.
+//! Publishes the updates of the feeds to the bus, several batches at a time. It replies after the
+//! bus has accepted a batch, so a full bus applies backpressure to the feeds.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use super::messages::Publish;
 use crate::bus::dead_letter;
@@ -52,16 +53,15 @@ impl Actor for BusPublisher {
 }
 
 impl Handler<Publish> for BusPublisher {
-    // Atomic, so that messages of a feed reach the bus in the order in which they were sent.
-    type Result = AtomicResponse<Self, Result<(), BusError>>;
+    type Result = ResponseFuture<Result<(), BusError>>;
 
-    fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, message: Publish, context: &mut Context<Self>) -> Self::Result {
         self.metrics.publisher_depth.dec();
         self.report_depth();
         let published = message.updates.len() as u64;
-        let updates = self
+        let enqueueing = self
             .updates
-            .publish(message.updates.iter().map(update_record).collect());
+            .enqueue(message.updates.iter().map(update_record).collect());
         let letters = message
             .dead_letters
             .iter()
@@ -69,17 +69,27 @@ impl Handler<Publish> for BusPublisher {
             .collect();
         let dead_letters = self.dead_letters.clone();
         let metrics = self.metrics.clone();
-        let publishing = async move {
-            let started = Instant::now();
+        let started = Instant::now();
+        let (enqueued, acknowledgement) = oneshot::channel();
+        // The next message waits until this one is enqueued, so that messages of a feed reach the
+        // bus in the order in which they were sent. It does not wait for the acknowledgement.
+        context.wait(enqueueing.into_actor(self).map(|acknowledgement, _, _| {
+            // The feed may be gone.
+            let _ = enqueued.send(acknowledgement);
+        }));
+        Box::pin(async move {
             let dead_letters = dead_letter::publish(&*dead_letters, letters).await;
-            let result = dead_letters.and(updates.await);
+            let updates = match acknowledgement.await {
+                Ok(acknowledgement) => acknowledgement.await,
+                Err(_) => Err(BusError::Closed),
+            };
+            let result = dead_letters.and(updates);
             metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
             if result.is_ok() {
                 metrics.published.inc_by(published);
             }
             result
-        };
-        AtomicResponse::new(Box::pin(publishing.into_actor(self)))
+        })
     }
 }
 

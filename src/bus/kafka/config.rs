@@ -85,7 +85,10 @@ impl Clients {
             // Records published together are queued within a fraction of this time. A longer linger
             // only adds delay: the publisher waits for the acknowledgement, and records that arrive
             // meanwhile form the next batch.
-            .set("linger.ms", "1")
+            .set(
+                "linger.ms",
+                std::env::var("TMP_LINGER").unwrap_or("1".to_owned()),
+            )
             // Retries as long as Kafka is unavailable.
             .set("message.timeout.ms", "0")
             // Reports the known brokers: see `events`.

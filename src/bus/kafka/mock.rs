@@ -16,7 +16,9 @@ use rdkafka::{ClientContext, Statistics};
 use super::KafkaBus;
 use super::testing::settings;
 use crate::bus::health::SubscriptionHealth;
-use crate::bus::suite::{bounded, next, record, take, value};
+use crate::bus::suite::{
+    assert_ordered, bounded, enqueue_batches, next, numbered, record, take, value, values,
+};
 use crate::bus::{NewRecord, Topic, dead_letter};
 use crate::config::settings::BusSettings;
 
@@ -333,6 +335,31 @@ async fn oversized_dead_letter_is_truncated() {
             (65_536, Some("1000000")),
         ];
         assert_eq!(sizes.collect::<Vec<_>>(), expected);
+    })
+    .await;
+}
+
+/// A fatal error ends the producer while several batches are in flight. They are sent again through
+/// a new one, in their order.
+#[tokio::test]
+async fn failed_batches_are_repeated_in_order() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("t", 2, 1).unwrap();
+        let topic = KafkaBus::new(&settings(&kafka.bootstrap_servers()), "test")
+            .unwrap()
+            .topic("t");
+        topic.publish(numbered(7)).await.unwrap();
+        let failed = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 3];
+        kafka.request_errors(RDKafkaApiKey::Produce, &failed);
+        let acknowledgements = enqueue_batches(&topic, 20, 7).await;
+        for acknowledgement in acknowledgements {
+            tokio::spawn(acknowledgement);
+        }
+        let mut group = topic.subscribe("g").unwrap();
+        let read = take(&mut group, 147).await;
+        assert_ordered(&read[7..]);
+        assert_eq!(values(&read), (0..140).collect());
     })
     .await;
 }

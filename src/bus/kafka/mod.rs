@@ -31,7 +31,7 @@ mod topics;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
 use self::config::Clients;
 use self::member_state::MemberState;
@@ -41,7 +41,7 @@ use self::reader::Reader;
 pub(crate) use self::scan::Scan;
 use self::subscription::KafkaSubscription;
 use self::topics::{TopicConfig, TopicMonitor, TopicState};
-use super::{BusError, NewRecord, Subscription, Topic};
+use super::{Acknowledgement, BusError, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
 
 /// The bus on a Kafka cluster.
@@ -151,13 +151,28 @@ impl Topic for KafkaTopic {
     }
 
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        let enqueueing = self.enqueue(records);
+        async move { enqueueing.await.await }.boxed()
+    }
+
+    fn enqueue(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Acknowledgement> {
+        if records.is_empty() {
+            return ready(ready(Ok(())).boxed()).boxed();
+        }
         let publisher = self.publisher.clone();
         let inner = self.inner.clone();
         async move {
-            let published = publisher.publish(records).await;
-            // A running publish keeps the bus alive.
-            drop(inner);
-            published
+            let sent = publisher.send_batch(records).await;
+            async move {
+                let published = match sent {
+                    Ok(sent) => publisher.finish(sent).await,
+                    Err(error) => Err(error),
+                };
+                // A running publish keeps the bus alive.
+                drop(inner);
+                published
+            }
+            .boxed()
         }
         .boxed()
     }

@@ -11,7 +11,8 @@ use log::debug;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{OwnedRwLockReadGuard, RwLock};
 
 use super::config::MAX_RECORD_BYTES;
 use super::producer::{Answer, DeliveryToken, ProducerEvents, ProducerHandle, code_of};
@@ -32,18 +33,34 @@ pub(super) struct TopicPublisher {
     topic: Arc<TopicState>,
     monitor: Arc<TopicMonitor>,
     producers: Arc<ProducerHandle>,
-    /// Serializes publishers, so that no record overtakes one that is sent again.
-    turn: tokio::sync::Mutex<()>,
-    waiting: AtomicUsize,
+    /// Held while a batch is sent, so that batches keep their order.
+    sending: tokio::sync::Mutex<()>,
+    /// Shared by the batches that wait for their acknowledgements. A batch with failed records
+    /// takes it alone, so that no later record overtakes those that are sent again. Both locks are
+    /// fair: of two failed batches, the earlier one is sent again first.
+    in_flight: Arc<RwLock<()>>,
+    waiting: Arc<AtomicUsize>,
 }
 
 /// Counts records as waiting until dropped.
-struct Waiting<'a>(&'a AtomicUsize, usize);
+struct Waiting(Arc<AtomicUsize>, usize);
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(self.1, Ordering::Relaxed);
     }
+}
+
+/// A batch that was sent once and waits for its acknowledgements.
+pub(super) struct SentBatch {
+    records: Vec<NewRecord>,
+    /// The indexes of the records that were sent, or were to be sent.
+    pending: Vec<usize>,
+    attempt: Attempt,
+    /// The error of the first record that Kafka rejects.
+    refused: Option<BusError>,
+    shared: OwnedRwLockReadGuard<()>,
+    _waiting: Waiting,
 }
 
 impl TopicPublisher {
@@ -56,8 +73,9 @@ impl TopicPublisher {
             topic,
             monitor,
             producers,
-            turn: tokio::sync::Mutex::default(),
-            waiting: AtomicUsize::new(0),
+            sending: tokio::sync::Mutex::default(),
+            in_flight: Arc::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -65,15 +83,12 @@ impl TopicPublisher {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Publishes records. Completes when every record that Kafka accepts is stored; a rejection is
-    /// reported after that.
-    pub(super) async fn publish(&self, records: Vec<NewRecord>) -> Result<(), BusError> {
-        if records.is_empty() {
-            return Ok(());
-        }
+    /// Sends records in order, as soon as earlier batches are sent and none of them is repeated.
+    pub(super) async fn send_batch(&self, records: Vec<NewRecord>) -> Result<SentBatch, BusError> {
         self.waiting.fetch_add(records.len(), Ordering::Relaxed);
-        let _waiting = Waiting(&self.waiting, records.len());
-        let _turn = self.turn.lock().await;
+        let waiting = Waiting(self.waiting.clone(), records.len());
+        let _sending = self.sending.lock().await;
+        let shared = self.in_flight.clone().read_owned().await;
         let mut refused = None;
         let mut pending: Vec<usize> = Vec::with_capacity(records.len());
         for (index, record) in records.iter().enumerate() {
@@ -82,67 +97,88 @@ impl TopicPublisher {
                 None => pending.push(index),
             }
         }
+        let attempt = self.attempt(&records, &pending).await?;
+        Ok(SentBatch {
+            records,
+            pending,
+            attempt,
+            refused,
+            shared,
+            _waiting: waiting,
+        })
+    }
+
+    /// Completes when every record that Kafka accepts is stored; a rejection is reported after
+    /// that.
+    pub(super) async fn finish(&self, sent: SentBatch) -> Result<(), BusError> {
+        let SentBatch {
+            records,
+            mut pending,
+            mut attempt,
+            mut refused,
+            shared,
+            _waiting,
+        } = sent;
+        let mut shared = Some(shared);
+        let mut _alone = None;
         let mut backoff = Backoff::new(RETRY_BACKOFF, records.len() as u64);
-        while !pending.is_empty() {
-            self.topic.wait().await;
-            let producer = self.producers.current()?;
-            let outcome = self.attempt(&producer, &records, &pending).await;
+        loop {
+            let outcome = attempt.finish().await;
             if let Some((index, code)) = outcome.refused {
                 refused = refused.or(Some(rejection(&records[index], &self.topic.name, code)));
             }
             pending = records_to_retry(&records, &pending, &outcome.failed);
             if let Some(code) = outcome.cause {
-                debug!(topic = self.topic.name.as_str(), records = pending.len(); "retrying records: {code}");
-                if producer.client().fatal_error().is_some() {
-                    self.producers.discard(&producer);
-                }
-                self.monitor.request_probe();
-                tokio::time::sleep(backoff.next_delay()).await;
+                self.report_failure(code, pending.len(), attempt.producer());
             }
+            if pending.is_empty() {
+                return refused.map_or(Ok(()), Err);
+            }
+            if shared.take().is_some() {
+                _alone = Some(self.in_flight.write().await);
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+            attempt = self.attempt(&records, &pending).await?;
         }
-        refused.map_or(Ok(()), Err)
     }
 
-    /// Sends the records with these indexes in order and waits for all acknowledgements.
-    async fn attempt(
+    fn report_failure(
         &self,
-        producer: &BaseProducer<ProducerEvents>,
-        records: &[NewRecord],
-        pending: &[usize],
-    ) -> Outcome {
-        let (answers, mut answered) = unbounded_channel();
-        let mut outcome = Outcome::default();
-        let mut in_flight = 0_usize;
+        code: RDKafkaErrorCode,
+        records: usize,
+        producer: &Arc<BaseProducer<ProducerEvents>>,
+    ) {
+        debug!(topic = self.topic.name.as_str(), records; "retrying records: {code}");
+        if producer.client().fatal_error().is_some() {
+            self.producers.discard(producer);
+        }
+        self.monitor.request_probe();
+    }
+
+    /// Sends the records with these indexes in order, once the topic exists.
+    async fn attempt(&self, records: &[NewRecord], pending: &[usize]) -> Result<Attempt, BusError> {
+        self.topic.wait().await;
+        let mut attempt = Attempt::new(self.producers.current()?);
         for (at, index) in pending.iter().enumerate() {
             loop {
-                let token = Box::new(DeliveryToken {
-                    index: *index,
-                    answers: answers.clone(),
-                });
-                match self.send(producer, &records[*index], token) {
-                    Ok(()) => in_flight += 1,
+                let token = attempt.token(*index);
+                match self.send(attempt.producer(), &records[*index], token) {
+                    Ok(()) => attempt.in_flight += 1,
                     Err(RDKafkaErrorCode::QueueFull) => {
-                        in_flight -= outcome.wait_for_room(&mut answered, in_flight).await;
+                        attempt.wait_for_room().await;
                         continue;
                     }
-                    Err(code) => outcome.record((*index, Some(code))),
+                    Err(code) => attempt.outcome.record((*index, Some(code))),
                 }
                 break;
             }
             // After a failure no later record is sent.
-            if outcome.cause.is_some() {
-                outcome.failed.extend(&pending[at + 1..]);
+            if attempt.outcome.cause.is_some() {
+                attempt.outcome.failed.extend(&pending[at + 1..]);
                 break;
             }
         }
-        while in_flight > 0 {
-            let Some(answer) = answered.recv().await else {
-                break;
-            };
-            outcome.record(answer);
-            in_flight -= 1;
-        }
-        outcome
+        Ok(attempt)
     }
 
     fn send(
@@ -170,6 +206,62 @@ impl TopicPublisher {
     }
 }
 
+/// Records that were sent, and the answers about them.
+struct Attempt {
+    producer: Arc<BaseProducer<ProducerEvents>>,
+    answers: UnboundedSender<Answer>,
+    answered: UnboundedReceiver<Answer>,
+    in_flight: usize,
+    outcome: Outcome,
+}
+
+impl Attempt {
+    fn new(producer: Arc<BaseProducer<ProducerEvents>>) -> Attempt {
+        let (answers, answered) = unbounded_channel();
+        Attempt {
+            producer,
+            answers,
+            answered,
+            in_flight: 0,
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn producer(&self) -> &Arc<BaseProducer<ProducerEvents>> {
+        &self.producer
+    }
+
+    fn token(&self, index: usize) -> Box<DeliveryToken> {
+        let answers = self.answers.clone();
+        Box::new(DeliveryToken { index, answers })
+    }
+
+    /// Waits until a record of this batch is acknowledged, or for [`QUEUE_FULL_DELAY`] if others
+    /// fill the queue.
+    async fn wait_for_room(&mut self) {
+        if self.in_flight == 0 {
+            return tokio::time::sleep(QUEUE_FULL_DELAY).await;
+        }
+        self.receive().await;
+    }
+
+    async fn receive(&mut self) {
+        // Cannot end: this attempt keeps a sender.
+        if let Some(answer) = self.answered.recv().await {
+            self.outcome.record(answer);
+        }
+        self.in_flight -= 1;
+    }
+
+    /// Waits for all acknowledgements.
+    async fn finish(&mut self) -> Outcome {
+        while self.in_flight > 0 {
+            self.receive().await;
+        }
+        std::mem::take(&mut self.outcome)
+    }
+}
+
 /// The result of an attempt.
 #[derive(Default)]
 struct Outcome {
@@ -187,26 +279,6 @@ impl Outcome {
                 self.failed.insert(index);
                 self.cause = self.cause.or(Some(code));
             }
-        }
-    }
-
-    /// Waits until a record of this publisher is acknowledged, or for [`QUEUE_FULL_DELAY`] if other
-    /// publishers fill the queue. Returns how many were acknowledged.
-    async fn wait_for_room(
-        &mut self,
-        answered: &mut UnboundedReceiver<Answer>,
-        in_flight: usize,
-    ) -> usize {
-        if in_flight == 0 {
-            tokio::time::sleep(QUEUE_FULL_DELAY).await;
-            return 0;
-        }
-        match answered.recv().await {
-            Some(answer) => {
-                self.record(answer);
-                1
-            }
-            None => 0,
         }
     }
 }

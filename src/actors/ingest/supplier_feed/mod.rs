@@ -2,9 +2,9 @@
 //! the bus publisher.
 //!
 //! While the bus is full the feed reads nothing, so TCP applies backpressure to the supplier and
-//! nothing is dropped. Frames that arrive while a publish is in flight are published as one batch:
-//! one round trip to the bus per frame would limit a fast supplier. If round trips are slow, a
-//! dense stream gathers for a moment before the next one.
+//! nothing is dropped. Several batches are on their way to the bus at a time. Frames that arrive
+//! together are published as one batch, and a dense stream gathers for a moment before the next
+//! one: a request to the bus per frame would limit a fast supplier.
 
 mod bus_recipients;
 mod connection_status;
@@ -339,37 +339,38 @@ impl SupplierFeed {
         self.publish(gathered, gathering, context);
     }
 
-    /// Publishes a message; reads nothing until the reply has arrived and `gathering` has passed.
+    /// Publishes a message; reads nothing until another one may be sent and `gathering` has passed.
     fn publish(&mut self, message: Publish, gathering: Duration, context: &mut Context<Self>) {
         let Some(plan) = PublishPlan::new(message) else {
             return;
         };
         let is_readable = plan.is_readable;
         let repeat_if_refused = plan.repeat_if_refused;
-        let sending = self.bus.send(plan.updates, plan.dead_letters);
-        let publishing = async move {
-            let published = sending.await;
-            if !gathering.is_zero() {
-                tokio::time::sleep(gathering).await;
-            }
-            published
-        };
-        let started = Instant::now();
-        // Pauses the stream as well: nothing is read while the bus is full.
-        context.wait(
+        let publishing = self.bus.send(plan.updates, plan.dead_letters);
+        context.spawn(
             publishing
                 .into_actor(self)
-                .map(move |published, feed, context| {
-                    feed.timers.exclude_wait(started.elapsed());
-                    match published {
-                        Ok(()) => feed.reconnects.published(is_readable),
-                        Err(error) => {
-                            feed.gathered.updates.extend(repeat_if_refused);
-                            feed.disconnect_unpublished(&error, context);
-                        }
+                .map(move |published, feed, context| match published {
+                    Ok(()) => feed.reconnects.published(is_readable),
+                    Err(error) => {
+                        feed.gathered.updates.extend(repeat_if_refused);
+                        feed.disconnect_unpublished(&error, context);
                     }
                 }),
         );
+        let room = self.bus.room();
+        let waiting = async move {
+            tokio::time::sleep(gathering).await;
+            room.await;
+        };
+        if gathering.is_zero() && self.bus.has_room() {
+            return;
+        }
+        let started = Instant::now();
+        // Pauses the stream as well: nothing is read while the bus is full.
+        context.wait(waiting.into_actor(self).map(move |(), feed, _| {
+            feed.timers.exclude_wait(started.elapsed());
+        }));
     }
 
     fn dead_letter(&self, refused: &Refused, frame: &Bytes) -> DeadLetter {
@@ -431,14 +432,16 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
 }
 
 impl Handler<LeaveSupplier> for SupplierFeed {
-    type Result = ();
+    type Result = ResponseActFuture<Self, ()>;
 
-    fn handle(&mut self, _: LeaveSupplier, context: &mut Context<Self>) {
-        if self.link.take().is_some() {
+    fn handle(&mut self, _: LeaveSupplier, context: &mut Context<Self>) -> Self::Result {
+        if let Some(link) = self.link.take() {
+            context.cancel_future(link.stream);
             self.metrics.suppliers_connected.dec();
         }
         self.status.set_connected(false);
-        context.stop();
+        let publishing = self.bus.all_published().into_actor(self);
+        Box::pin(publishing.map(|(), _, context| context.stop()))
     }
 }
 
