@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 use uuid::Uuid;
 
-use crate::domain::ids::{EventId, MarketKey, SelectionId, UserId};
+use crate::domain::ids::{EventId, MarketKey, SelectionId, Source, UserId};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::Price;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
@@ -304,13 +304,16 @@ impl BetRefusal {
     }
 }
 
-/// The accepted part of a request: the selection id used by the market, and the current price.
+/// The accepted part of a request: the selection id used by the market, and the current price with
+/// its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The selection.
     pub selection: SelectionId,
     /// The price.
     pub price: Price,
+    /// The source of the price.
+    pub source: Source,
 }
 
 /// Checks whether a bet can be accepted at the prices in the event's book, and at what price.
@@ -395,6 +398,7 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
         Ok(Offer {
             selection: selection.id.clone(),
             price,
+            source: market.update.source.clone(),
         })
     } else {
         Err(BetRefusal::OddsChanged { odd_value: price })

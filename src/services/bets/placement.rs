@@ -217,7 +217,12 @@ impl PlacementService {
             payload: bet_events::bet_placed(&bet),
             leased_until: now.later_by(self.settings.lease),
         };
-        BetPlacement { bet, key, notice }
+        BetPlacement {
+            bet,
+            source: offer.source,
+            key,
+            notice,
+        }
     }
 
     /// Places a bet in a batch with others. If the user's wallet is in use, the bet is placed alone
@@ -227,9 +232,9 @@ impl PlacementService {
             return Ok(answer);
         }
         let user_id = placement.bet.user_id.clone();
-        let placed = self.executor.for_user(&user_id, move |store| {
-            store.place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
-        });
+        let placed = self
+            .executor
+            .for_user(&user_id, move |store| store.place_bet(&placement));
         Ok(placed.await?)
     }
 
