@@ -148,7 +148,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses a duration that must not be zero: an interval, limit or delay that would otherwise become
 /// a busy loop.
-pub(super) fn duration_above_zero(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration_above_zero(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("a duration above zero and up to 100years, like 500ms, 15s or 1m30s".to_owned()),
