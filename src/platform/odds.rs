@@ -172,6 +172,7 @@ impl PlatformBuilder<'_> {
             snapshots: books.snapshots.clone(),
             timeout: SNAPSHOT_TIMEOUT,
             feed: odds.feed.clone(),
+            restrictions: odds.restrictions.clone(),
         };
         if config.runs(Role::Odds) {
             self.for_role(Role::Odds, |builder| {
