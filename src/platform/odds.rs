@@ -315,6 +315,7 @@ impl PlatformBuilder<'_> {
             snapshots,
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             feed: odds.feed,
+            restrictions: odds.restrictions,
             store: store.clone(),
             reads: odds.reads,
             session_permits: Arc::new(Semaphore::new(clients.ws_max_sessions)),
