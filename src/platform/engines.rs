@@ -19,6 +19,7 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
 use crate::store::blocking::blocking;
+use crate::store::holds::HoldStore;
 use crate::store::money::MoneyStore;
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::{DatabaseLock, SqliteStore};
@@ -154,6 +155,8 @@ pub(super) struct Stores {
     pub read: Arc<dyn Store>,
     /// Holds wallets and bets.
     pub money: Arc<dyn MoneyStore>,
+    /// The holds on markets that are shown, read like the markets.
+    pub holds: Arc<dyn HoldStore>,
 }
 
 /// Opens the stores. A SQLite file is locked and migrated immediately; PostgreSQL is migrated when
@@ -179,7 +182,8 @@ pub(super) async fn open_stores(
                 Stores {
                     main: store.clone(),
                     read: store.clone(),
-                    money: store,
+                    money: store.clone(),
+                    holds: store,
                 },
                 Some(lock),
             ))
@@ -202,11 +206,13 @@ pub(super) async fn open_stores(
                 main.expect_migration(&mut read);
             }
             let main = Arc::new(main);
+            let read = Arc::new(read);
             Ok((
                 Stores {
                     main: main.clone(),
-                    read: Arc::new(read),
+                    read: read.clone(),
                     money: main,
+                    holds: read,
                 },
                 None,
             ))

@@ -5,6 +5,7 @@ mod builder;
 mod checks;
 mod confirmation;
 mod engines;
+mod holds;
 mod ingest;
 mod money;
 mod odds;

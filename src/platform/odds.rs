@@ -168,6 +168,9 @@ impl PlatformBuilder<'_> {
             (None, None) => return Ok(None),
         };
         checks.push(check_feed(&odds.feed));
+        checks.push(self.for_role(reader, |builder| {
+            builder.start_hold_poller(&odds, &stores.holds, &books)
+        }));
         let prices = Prices {
             snapshots: books.snapshots.clone(),
             timeout: SNAPSHOT_TIMEOUT,

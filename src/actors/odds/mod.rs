@@ -8,6 +8,7 @@ pub mod client_reads;
 pub(crate) mod consumers;
 mod feed_tracker;
 pub(crate) mod heartbeat;
+pub(crate) mod hold_poller;
 pub mod messages;
 pub(crate) mod odds_book;
 pub(crate) mod restriction_keeper;

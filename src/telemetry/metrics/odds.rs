@@ -58,6 +58,10 @@ role_metrics! {
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::VARIANTS,
         /// Failed reads of the cache or the database by the books of this role
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
+        /// Holds in force, as last read
+        holds: IntGauge = "odds_holds",
+        /// Failed reads of the holds
+        hold_read_errors: IntCounter = "odds_hold_read_errors_total",
         /// Client reads refused because too many were waiting for the database
         client_reads_refused: IntCounter = "odds_client_reads_refused_total",
         /// Responses with current odds served from the response cache, without a request to a book
