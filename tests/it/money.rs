@@ -3,6 +3,7 @@
 mod bets;
 mod foreign;
 mod held;
+mod holds;
 mod keys;
 mod strict;
 mod unavailable;
