@@ -98,7 +98,7 @@ pub struct SetArgs {
     /// Why, for the audit
     #[arg(long, value_name = "TEXT", value_parser = text)]
     pub reason: String,
-    /// When the hold ends by itself, for example 2026-11-29T18:00:00Z
+    /// When the hold ends by itself, for example 2027-01-31T18:00:00Z
     #[arg(long, value_name = "TIME", value_parser = future)]
     pub until: Option<Timestamp>,
     /// How long the hold lasts, for example 15m
@@ -320,26 +320,17 @@ fn system_user() -> String {
 /// Parses a reason or a name.
 fn text(given: &str) -> Result<String, String> {
     let text = given.trim();
-    if text.is_empty() {
-        return Err("it is empty".to_owned());
-    }
-    if text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-        return Err(format!(
-            "want one line of at most {MAX_TEXT} bytes without control characters"
-        ));
+    if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
+        return Err(format!("one line of text, at most {MAX_TEXT} bytes"));
     }
     Ok(text.to_owned())
 }
 
 /// Parses a time in the future.
 fn future(given: &str) -> Result<Timestamp, String> {
-    let time: Timestamp = given
-        .parse()
-        .map_err(|_| "want a time like 2026-11-29T18:00:00Z".to_owned())?;
-    if time <= Timestamp::now() {
-        return Err("it is in the past".to_owned());
-    }
-    Ok(time)
+    let time = given.parse().ok();
+    time.filter(|time| *time > Timestamp::now())
+        .ok_or_else(|| "a time in the future, like 2027-01-31T18:00:00Z".to_owned())
 }
 
 /// The result of writing. A closed pipe is not an error: the reader needs no more.

@@ -76,6 +76,7 @@ fn wrong_arguments_are_named() {
         Err(stop) => stop.to_string(),
         Ok(args) => panic!("{args:?}"),
     };
+    let mut different = Vec::new();
     for (args, expected) in [
         (&["set", "--reason", "r"][..], "--all|--source"),
         (
@@ -95,11 +96,14 @@ fn wrong_arguments_are_named() {
             "--market <MARKET>",
         ),
         (&["set", "--all"], "--reason <TEXT>"),
-        (&["set", "--all", "--reason", "  "], "it is empty"),
-        (&["set", "--all", "--reason", "a\nb"], "one line"),
+        (&["set", "--all", "--reason", "  "], "want one line of text"),
         (
-            &["set", "--all", "--reason", "r", "--by", ""],
-            "it is empty",
+            &["set", "--all", "--reason", "a\nb"],
+            "want one line of text",
+        ),
+        (
+            &["set", "--all", "--reason", "r", "--by", "\t"],
+            "want one line of text",
         ),
         (
             &[
@@ -110,11 +114,11 @@ fn wrong_arguments_are_named() {
                 "--until",
                 "2020-01-01T00:00:00Z",
             ],
-            "it is in the past",
+            "want a time in the future",
         ),
         (
             &["set", "--all", "--reason", "r", "--until", "soon"],
-            "want a time like",
+            "want a time in the future",
         ),
         (&["set", "--all", "--reason", "r", "--for", "0s"], "--for"),
         (
@@ -132,11 +136,14 @@ fn wrong_arguments_are_named() {
         ),
         (&["release", "--reason", "r"], "<ID>"),
         (&["release", "1"], "--reason <TEXT>"),
-        (&["release", "x", "--reason", "r"], "invalid digit"),
+        (&["release", "x", "--reason", "r"], "x"),
     ] {
         let text = wrong(args);
-        assert!(text.contains(expected), "{args:?}: {text}");
+        if !text.contains(expected) {
+            different.push(format!("{args:?}: {text}, and not {expected}"));
+        }
     }
+    assert!(different.is_empty(), "{different:#?}");
 }
 
 #[test]

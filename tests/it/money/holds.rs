@@ -49,7 +49,7 @@ async fn until_shown(harness: &BetsHarness, market: &str, home: &str) {
 }
 
 async fn bet(harness: &BetsHarness, selection: &str, key: Option<&str>) -> Answer {
-    let mut body = bet_body("u", "E", 10);
+    let mut body = bet_body("u", "E", 100);
     body["selection"] = json!(selection);
     body["oddsChange"] = json!("any");
     harness.bet(&body, key).await
@@ -60,7 +60,7 @@ async fn bet(harness: &BetsHarness, selection: &str, key: Option<&str>) -> Answe
 async fn held_market_takes_no_bets() {
     let mut harness = BetsHarness::open(&[], &[]).await;
     harness.offer("E").await;
-    harness.deposit("u", 1_000).await;
+    harness.deposit("u", 100_000).await;
     assert_eq!(bet(&harness, "home", Some("before")).await.code(), "200");
 
     let set = [
@@ -128,7 +128,7 @@ async fn held_market_takes_no_bets() {
 async fn hold_of_a_source_ends_by_itself() {
     let mut harness = BetsHarness::open(&[], &[]).await;
     harness.offer("E").await;
-    harness.deposit("u", 1_000).await;
+    harness.deposit("u", 100_000).await;
     let set = ["set", "--source", "other", "--reason", "r"];
     hold(&harness, &set).await;
     assert_eq!(bet(&harness, "home", None).await.code(), "200");

@@ -5,7 +5,7 @@ use super::*;
 /// The response to a bet on event `MATCH_001` at any price.
 async fn bet(client: &reqwest::Client, server: &ServerProcess) -> String {
     let body = json!({
-        "userId": "u", "eventId": "MATCH_001", "market": "1x2", "selection": "home", "stake_cents": 1,
+        "userId": "u", "eventId": "MATCH_001", "market": "1x2", "selection": "home", "stake_cents": 100,
         "odd_value": 1.5, "oddsChange": "any",
     });
     let request = client
@@ -30,7 +30,7 @@ async fn hold_works_while_the_server_runs() {
     let deposit = client
         .post(format!("http://{}/wallet/deposit", server.wallet()))
         .header("Content-Type", "application/json")
-        .body(r#"{"userId":"u","amount_cents":1000,"external_ref":"d"}"#);
+        .body(r#"{"userId":"u","amount_cents":1000000,"external_ref":"d"}"#);
     assert_eq!(deposit.send().await.unwrap().status(), 200);
     until("bets are accepted", || async {
         (bet(&client, &server).await == "200").then_some(())
