@@ -5,6 +5,7 @@ mod foreign;
 mod held;
 mod holds;
 mod keys;
+mod lost_source;
 mod strict;
 mod unavailable;
 mod wallet;

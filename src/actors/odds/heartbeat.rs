@@ -56,8 +56,8 @@ pub(crate) struct Heartbeat {
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
     target: HeartbeatTarget,
-    /// What is known about the sources.
-    sources: BTreeMap<Source, SourceStatus>,
+    /// What is known about the sources; `None` until their reports have been read.
+    sources: Option<BTreeMap<Source, SourceStatus>>,
     /// The next heartbeat; `None` while one is in flight.
     next: Option<SpawnHandle>,
     /// Whether the state of a source has changed since the heartbeat in flight started.
@@ -90,7 +90,7 @@ impl Heartbeat {
             backlog,
             group,
             target,
-            sources: BTreeMap::new(),
+            sources: None,
             next: None,
             is_outdated: false,
             failed: HealthCell::default(),
@@ -112,7 +112,7 @@ impl Heartbeat {
         let sources = self.sources.clone();
         let beating = async move {
             let health = check_consumer(&*bus, &consumer, &backlog, &group).await;
-            target.publish(health, &sources).await
+            target.publish(health, sources.as_ref()).await
         };
         context.spawn(
             beating
@@ -164,8 +164,12 @@ impl Handler<SourcesReported> for Heartbeat {
     type Result = ();
 
     fn handle(&mut self, reported: SourcesReported, context: &mut Context<Self>) {
-        let is_changed = !states(&self.sources).eq(states(&reported.0));
-        self.sources = reported.0;
+        let known = self.sources.replace(reported.0);
+        let (earlier, later) = (
+            known.iter().flat_map(states),
+            self.sources.iter().flat_map(states),
+        );
+        let is_changed = !earlier.eq(later);
         if is_changed && self.next.is_some() {
             self.beat(context);
         } else {
@@ -210,7 +214,7 @@ impl HeartbeatTarget {
     async fn publish(
         &self,
         consumer: Result<(), Problem>,
-        sources: &BTreeMap<Source, SourceStatus>,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
     ) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {

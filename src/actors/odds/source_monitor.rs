@@ -1,7 +1,9 @@
 //! Follows the reports of all `ingest` processes about their sources, and passes on the state of
 //! each source: every second, and at once when one changes.
 //!
-//! If the reports cannot be read, no source is heard, and each is lost after `SOURCE_SILENCE`.
+//! If the reports cannot be read any more, no source is heard, and each is lost after
+//! `SOURCE_SILENCE`. Before they have been read once, nothing is passed on, so that readers keep to
+//! what another processor has reported.
 //! [`SourceWatch`] decides; the actor carries it out.
 
 mod watch;
@@ -89,23 +91,26 @@ impl SourceMonitor {
     }
 
     fn received(&mut self, event: CompactedEvent) {
-        let (records, heard_at) = match event {
-            CompactedEvent::Held(records) => (records, None),
-            CompactedEvent::Published(records) => (records, Some(Instant::now())),
+        match event {
+            CompactedEvent::Held(records) => self.record(&records, None),
+            CompactedEvent::Published(records) => self.record(&records, Some(Instant::now())),
             CompactedEvent::CaughtUp => {
+                self.watch.caught_up();
                 if self.log.recovered() {
                     info!("reports about sources are read again");
                 }
-                return;
             }
-        };
-        for record in &records {
+        }
+        self.pass_on();
+    }
+
+    fn record(&mut self, records: &[Record], heard_at: Option<Instant>) {
+        for record in records {
             match report_of(record) {
                 Ok(report) => self.watch.record(report, heard_at),
                 Err(error) => self.reject(&error),
             }
         }
-        self.pass_on();
     }
 
     fn reject(&self, error: &serde_json::Error) {

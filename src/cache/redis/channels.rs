@@ -9,7 +9,8 @@
 //!   have no deployment name and are accepted.
 //!
 //! A heartbeat is `{"deployment":…,"processor":…,"sources":{"a":{"state":"live","at":…}}}`. Those of
-//! earlier versions have no `processor` and no `sources`.
+//! earlier versions, and of a processor that has not read the reports about sources yet, have no
+//! `sources`.
 //!
 //! Each of our messages names its deployment. A message that names another deployment is rejected
 //! on every channel.
@@ -26,7 +27,8 @@ use crate::domain::odds::source_status::SourceStatus;
 struct HeartbeatPayload<'a> {
     deployment: &'a str,
     processor: &'a str,
-    sources: &'a BTreeMap<Source, SourceStatus>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sources: Option<&'a BTreeMap<Source, SourceStatus>>,
 }
 
 /// The channels of a deployment.
@@ -74,7 +76,7 @@ impl Channels {
     pub(super) fn heartbeat(
         &self,
         processor: &str,
-        sources: &BTreeMap<Source, SourceStatus>,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
     ) -> Result<String, serde_json::Error> {
         serde_json::to_string(&HeartbeatPayload {
             deployment: &self.deployment,

@@ -32,8 +32,8 @@ pub(super) enum Incoming {
     Alive {
         /// Whether it belongs to our deployment.
         is_own: bool,
-        /// What it says about the sources, if it belongs to our deployment and to this version; or
-        /// why that cannot be parsed.
+        /// What it says about the sources, if it belongs to our deployment; or why that
+        /// cannot be parsed.
         view: Result<Option<SourceView>, String>,
     },
     /// A copy of a message on our own channel.
@@ -58,7 +58,7 @@ struct Heartbeat<'a> {
 }
 
 impl Heartbeat<'_> {
-    /// What it says about the sources; `None` if it is of an earlier version.
+    /// What it says about the sources; `None` if it says nothing about them.
     fn view(&self) -> Result<Option<SourceView>, String> {
         let (Some(processor), Some(sources)) = (self.processor, self.sources) else {
             return Ok(None);

@@ -154,7 +154,7 @@ impl OddsCache for RedisCache {
 
     fn publish_heartbeat(
         &self,
-        sources: &BTreeMap<Source, SourceStatus>,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
     ) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
         let heartbeat = shared.channels.heartbeat(&shared.processor, sources);

@@ -160,7 +160,7 @@ async fn topic_is_read_again_after_failures() {
     };
     let reads = [
         Err(BusError::Unavailable("away".to_owned())),
-        Ok([published(SourceState::Live)].into()),
+        Ok([CompactedEvent::CaughtUp, published(SourceState::Live)].into()),
         Ok([CompactedEvent::CaughtUp, published(SourceState::Recovering)].into()),
     ];
     let fixture = start(Arc::new(FaultyTopic(Mutex::new(reads.into()))));

@@ -21,6 +21,8 @@ pub(super) struct Due {
 /// The reports, and what was passed on.
 pub(super) struct SourceWatch {
     reports: SourceReports,
+    /// Whether everything that the topic held was read. Until then a source may be missing.
+    is_caught_up: bool,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
 }
@@ -30,6 +32,7 @@ impl SourceWatch {
     pub(super) fn new(silence: Duration) -> SourceWatch {
         SourceWatch {
             reports: SourceReports::new(silence),
+            is_caught_up: false,
             passed_on: BTreeMap::new(),
             passed_on_at: None,
         }
@@ -40,8 +43,16 @@ impl SourceWatch {
         self.reports.record(report, heard_at);
     }
 
+    /// Everything that the topic held was read.
+    pub(super) fn caught_up(&mut self) {
+        self.is_caught_up = true;
+    }
+
     /// The states, if one has changed or the interval has passed.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        if !self.is_caught_up {
+            return None;
+        }
         let sources = self.reports.all(now);
         let states = sources
             .iter()
@@ -90,6 +101,8 @@ mod tests {
         let start = Instant::now();
         let soon = |millis| start + Duration::from_millis(millis);
         let mut watch = SourceWatch::new(SILENCE);
+        assert_eq!(watch.due(start), None, "the topic is not read yet");
+        watch.caught_up();
         assert_eq!(changed(watch.due(start)), []);
         assert_eq!(watch.due(soon(10)), None);
         watch.record(report("a", Live), Some(soon(20)));
