@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use sports_bet_platform::cli::{self, Command, exit};
-use sports_bet_platform::cli::{dlq, ledger, migrate, replay, serve, watch};
+use sports_bet_platform::cli::{dlq, hold, ledger, migrate, replay, serve, watch};
 use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
@@ -37,6 +37,7 @@ enum Task {
     Replay(replay::ReplayArgs),
     Watch(watch::WatchArgs),
     Dlq(Box<dlq::DlqArgs>),
+    Hold(Box<hold::HoldArgs>, StoreEngine),
     Ledger(Box<ledger::LedgerArgs>, StoreEngine),
     Migrate(StoreEngine),
     Print(String),
@@ -51,6 +52,11 @@ fn prepare(doubtful: &[Doubtful]) -> Result<Task, ConfigExit> {
         Command::Dlq(args) => {
             args.check(&input)?;
             Task::Dlq(args)
+        }
+        Command::Hold(args) => {
+            let engine = engines::store(args.store(), &input)
+                .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
+            Task::Hold(args, engine)
         }
         Command::Ledger(args) => {
             let engine = engines::store(&args.store, &input)
@@ -88,6 +94,10 @@ impl Task {
                 ),
                 Err(failure) => failed(&failure, exit::FAILED),
             },
+            Task::Hold(args, engine) => finish(
+                async move { hold::run(&args, &engine, &mut std::io::stdout()) },
+                |failure| failed(failure, failure.exit_code()),
+            ),
             Task::Ledger(args, engine) => finish(
                 async move { ledger::run(&args, &engine, &mut std::io::stdout()) },
                 |failure| failed(failure, failure.exit_code()),

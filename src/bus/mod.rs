@@ -3,6 +3,7 @@
 
 pub mod dead_letter;
 pub(crate) mod embedded;
+pub(crate) mod embedded_compacted;
 pub(crate) mod health;
 pub(crate) mod kafka;
 pub(crate) mod progress;

@@ -1,6 +1,7 @@
 //! The commands of `sports-bet`.
 
 pub mod dlq;
+pub mod hold;
 pub mod ledger;
 pub mod migrate;
 pub mod replay;
@@ -82,6 +83,13 @@ pub enum Command {
                             4 the output cannot be written."
     )]
     Dlq(Box<crate::cli::dlq::DlqArgs>),
+    /// Sets, lists and releases holds, which stop bets
+    #[command(
+        after_help = "Exit codes (of each subcommand): 0 done, even if the reader closed the pipe; 1 the hold does \
+                            not exist or was already released; 2 wrong command line or settings; 3 the database is \
+                            unavailable; 4 the output cannot be written."
+    )]
+    Hold(Box<crate::cli::hold::HoldArgs>),
     /// Verifies that no money was lost or created
     #[command(
         after_help = "Exit codes: 0 the ledger is correct; 1 it is wrong; 2 wrong command line or settings; 3 the \
@@ -137,6 +145,7 @@ pub fn parse(
         Command::Replay(_)
         | Command::Watch(_)
         | Command::Dlq(_)
+        | Command::Hold(_)
         | Command::Ledger(_)
         | Command::Migrate(_) => input.complete()?,
     }

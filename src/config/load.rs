@@ -134,6 +134,10 @@ fn read_flags<C: CommandFactory>(
                 wrong.push(from_clap(&error));
                 return Err(ConfigExit::Wrong(std::mem::take(wrong)));
             }
+            // What is missing may be an argument whose wrong value was removed.
+            None if !wrong.is_empty() && error.kind() == ErrorKind::MissingRequiredArgument => {
+                return Err(ConfigExit::Wrong(std::mem::take(wrong)));
+            }
             None => {
                 return Err(ConfigExit::Usage(Box::new(with_help_text::<C>(
                     error, args,

@@ -148,7 +148,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses a duration that must not be zero: an interval, limit or delay that would otherwise become
 /// a busy loop.
-pub(super) fn duration_above_zero(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration_above_zero(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if !duration.is_zero() => Ok(duration),
         _ => Err("a duration above zero and up to 100years, like 500ms, 15s or 1m30s".to_owned()),
@@ -160,6 +160,15 @@ pub(super) fn duration_above_a_second(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if duration > Duration::from_secs(1) => Ok(duration),
         _ => Err("a duration above 1s and up to 100years, like 1500ms, 5s or 1m30s".to_owned()),
+    }
+}
+
+/// Parses a duration that must be at least twice the one-second interval of a periodic task, so that
+/// one late run is not taken for silence.
+pub(super) fn duration_from_two_seconds(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(duration) if duration >= Duration::from_secs(2) => Ok(duration),
+        _ => Err("a duration of at least 2s and up to 100years, like 3s or 1m30s".to_owned()),
     }
 }
 

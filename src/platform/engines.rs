@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bus::Topic;
 use crate::bus::embedded::{EmbeddedTopic, UnreadTopic};
+use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::bus::kafka::KafkaBus;
+use crate::bus::{CompactedTopic, Topic};
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::{RedisCache, RedisOptions};
@@ -18,6 +19,7 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
 use crate::store::blocking::blocking;
+use crate::store::holds::HoldStore;
 use crate::store::money::MoneyStore;
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::{DatabaseLock, SqliteStore};
@@ -47,6 +49,8 @@ pub(super) struct Bus {
     pub updates: Arc<dyn Topic>,
     /// Frames that could not be decoded.
     pub dead_letters: Arc<dyn Topic>,
+    /// The states of the sources.
+    pub source_status: Arc<dyn CompactedTopic>,
     /// The first position of a bus that starts with the process; `None` for a durable bus.
     pub first_position: Option<u64>,
     /// How long a dense stream of updates gathers before it is published.
@@ -98,6 +102,7 @@ impl Bus {
                         confirmed_dead_letters: dead_letters.clone(),
                     }),
                     dead_letters,
+                    source_status: Arc::new(EmbeddedCompactedTopic::default()),
                     first_position: Some(first),
                     gathering: Duration::ZERO,
                 })
@@ -107,6 +112,7 @@ impl Bus {
                 Ok(Bus {
                     updates: kafka.topic(&settings.kafka_topic_odds),
                     dead_letters: kafka.topic(&settings.dead_letter_topic()),
+                    source_status: kafka.compacted_topic(&settings.kafka_topic_source_status),
                     first_position: None,
                     gathering: KAFKA_GATHERING,
                     bets: has_bets.then(|| BetTopics {
@@ -149,6 +155,8 @@ pub(super) struct Stores {
     pub read: Arc<dyn Store>,
     /// Holds wallets and bets.
     pub money: Arc<dyn MoneyStore>,
+    /// The holds on markets that are shown, read like the markets.
+    pub holds: Arc<dyn HoldStore>,
 }
 
 /// Opens the stores. A SQLite file is locked and migrated immediately; PostgreSQL is migrated when
@@ -174,7 +182,8 @@ pub(super) async fn open_stores(
                 Stores {
                     main: store.clone(),
                     read: store.clone(),
-                    money: store,
+                    money: store.clone(),
+                    holds: store,
                 },
                 Some(lock),
             ))
@@ -197,11 +206,13 @@ pub(super) async fn open_stores(
                 main.expect_migration(&mut read);
             }
             let main = Arc::new(main);
+            let read = Arc::new(read);
             Ok((
                 Stores {
                     main: main.clone(),
-                    read: Arc::new(read),
+                    read: read.clone(),
                     money: main,
+                    holds: read,
                 },
                 None,
             ))

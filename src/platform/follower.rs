@@ -12,14 +12,14 @@ use actix::prelude::*;
 use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::engines::Bus;
-use super::odds::OddsRuntime;
+use super::odds::{OddsRuntime, ShownBooks};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::consumers::ConsumerSettings;
 use crate::actors::odds::consumers::live_consumer::{LiveConsumer, LiveEdges};
 use crate::actors::odds::heartbeat::{Heartbeat, HeartbeatTarget};
-use crate::actors::odds::messages::GetSnapshot;
 use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
+use crate::actors::odds::source_monitor::SourceMonitor;
 use crate::cache::OddsCache;
 use crate::store::Store;
 
@@ -34,7 +34,7 @@ impl PlatformBuilder<'_> {
         bus: &Bus,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
-    ) -> Result<Recipient<GetSnapshot>, StartError> {
+    ) -> Result<ShownBooks, StartError> {
         let OddsRuntime {
             registry,
             thread,
@@ -70,7 +70,17 @@ impl PlatformBuilder<'_> {
         };
         let heartbeat = Heartbeat::new(bus.updates.clone(), signs, health, target);
         self.start("heartbeat", thread, IDLE_MAILBOX, heartbeat);
-        Ok(router.recipient())
+        // An `ingest` of an earlier version may run, and reports no sources.
+        let keeper = self.start_keeper(odds, router.clone().recipient(), false);
+        let monitor = SourceMonitor::new(
+            bus.source_status.clone(),
+            self.settings.cache.source_silence,
+            vec![keeper.clone().recipient()],
+            odds.metrics.source_metrics(),
+        );
+        self.start("source monitor", thread, IDLE_MAILBOX, monitor);
+        let snapshots = router.recipient();
+        Ok(ShownBooks { snapshots, keeper })
     }
 
     fn start_following_books(

@@ -6,6 +6,7 @@ mod checks;
 mod confirmation;
 mod engines;
 mod follower;
+mod holds;
 mod ingest;
 mod money;
 mod odds;

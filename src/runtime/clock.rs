@@ -29,6 +29,11 @@ impl Clock {
 
 #[cfg(test)]
 impl Clock {
+    /// A clock that a test sets.
+    pub(crate) fn of(now: impl Fn() -> Timestamp + Send + Sync + 'static) -> Clock {
+        Clock(Arc::new(now))
+    }
+
     /// A clock that follows tokio's time, which a test can pause.
     pub fn of_tokio() -> Clock {
         let start = Timestamp::now();

@@ -6,6 +6,7 @@ mod batch;
 pub(crate) mod blocking;
 pub mod events;
 mod failure;
+pub(crate) mod holds;
 mod ledger_checks;
 pub(crate) mod money;
 #[cfg(test)]

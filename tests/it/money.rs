@@ -3,7 +3,9 @@
 mod bets;
 mod foreign;
 mod held;
+mod holds;
 mod keys;
+mod lost_source;
 mod strict;
 mod unavailable;
 mod wallet;

@@ -1,6 +1,7 @@
 //! The binary as a process: starting, stopping, being killed, and its messages when it cannot run.
 
 mod commands;
+mod holds;
 mod keyed;
 mod killed;
 mod lifecycle;

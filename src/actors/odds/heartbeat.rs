@@ -1,7 +1,9 @@
 //! Publishes a heartbeat once a second while this process keeps up with the bus: its live consumer
 //! works, its group lets it read, and the bus answers. Processes that show prices treat them as
-//! stale when no heartbeat arrives.
+//! stale when no heartbeat arrives. A heartbeat says what is known about the sources, and is
+//! published at once when the state of one changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +11,13 @@ use actix::prelude::*;
 use log::{Level, info, log};
 use tokio::time::timeout;
 
+use super::messages::SourcesReported;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::{SourceStatus, states};
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
@@ -51,6 +56,12 @@ pub(crate) struct Heartbeat {
     backlog: Arc<Backlog>,
     group: SubscriptionHealth,
     target: HeartbeatTarget,
+    /// What is known about the sources; `None` until their reports have been read.
+    sources: Option<BTreeMap<Source, SourceStatus>>,
+    /// The next heartbeat; `None` while one is in flight.
+    next: Option<SpawnHandle>,
+    /// Whether the state of a source has changed since the heartbeat in flight started.
+    is_outdated: bool,
     /// The component that failed the last time, to log each one once.
     failed: HealthCell,
     /// Whether a heartbeat has succeeded before.
@@ -79,6 +90,9 @@ impl Heartbeat {
             backlog,
             group,
             target,
+            sources: None,
+            next: None,
+            is_outdated: false,
             failed: HealthCell::default(),
             has_succeeded: false,
             log: FaultLog::new(),
@@ -86,22 +100,31 @@ impl Heartbeat {
     }
 
     fn beat(&mut self, context: &mut Context<Self>) {
+        if let Some(scheduled) = self.next.take() {
+            context.cancel_future(scheduled);
+        }
+        self.is_outdated = false;
         let bus = self.bus.clone();
         let consumer = self.consumer.clone();
         let backlog = self.backlog.clone();
         let group = self.group.clone();
         let target = self.target.clone();
+        let sources = self.sources.clone();
         let beating = async move {
             let health = check_consumer(&*bus, &consumer, &backlog, &group).await;
-            target.publish(health).await
+            target.publish(health, sources.as_ref()).await
         };
         context.spawn(
             beating
                 .into_actor(self)
                 .map(|published, heartbeat, context| {
-                    let pause = if published.is_ok() { INTERVAL } else { RETRY };
+                    let pause = match &published {
+                        Ok(()) if heartbeat.is_outdated => Duration::ZERO,
+                        Ok(()) => INTERVAL,
+                        Err(_) => RETRY,
+                    };
                     heartbeat.report(published.err());
-                    context.run_later(pause, Self::beat);
+                    heartbeat.next = Some(context.run_later(pause, Self::beat));
                 }),
         );
     }
@@ -134,6 +157,24 @@ impl Actor for Heartbeat {
 
     fn started(&mut self, context: &mut Context<Self>) {
         self.beat(context);
+    }
+}
+
+impl Handler<SourcesReported> for Heartbeat {
+    type Result = ();
+
+    fn handle(&mut self, reported: SourcesReported, context: &mut Context<Self>) {
+        let known = self.sources.replace(reported.0);
+        let (earlier, later) = (
+            known.iter().flat_map(states),
+            self.sources.iter().flat_map(states),
+        );
+        let is_changed = !earlier.eq(later);
+        if is_changed && self.next.is_some() {
+            self.beat(context);
+        } else {
+            self.is_outdated |= is_changed;
+        }
     }
 }
 
@@ -170,14 +211,18 @@ async fn in_time<E: std::fmt::Display>(
 }
 
 impl HeartbeatTarget {
-    async fn publish(&self, consumer: Result<(), Problem>) -> Result<(), Problem> {
+    async fn publish(
+        &self,
+        consumer: Result<(), Problem>,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
+    ) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {
                 consumer?;
                 if let Some(problem) = health.problem() {
                     return Err(("cache", problem));
                 }
-                in_time("cache", cache.publish_heartbeat()).await
+                in_time("cache", cache.publish_heartbeat(sources)).await
             }
             HeartbeatTarget::Local { state, feed } => {
                 let status = match &consumer {

@@ -162,7 +162,12 @@ impl TopicPublisher {
         for (at, index) in pending.iter().enumerate() {
             loop {
                 let token = attempt.token(*index);
-                match self.send(attempt.producer(), &records[*index], token) {
+                match send(
+                    attempt.producer(),
+                    &self.topic.name,
+                    &records[*index],
+                    token,
+                ) {
                     Ok(()) => attempt.in_flight += 1,
                     Err(RDKafkaErrorCode::QueueFull) => {
                         attempt.wait_for_room().await;
@@ -180,30 +185,31 @@ impl TopicPublisher {
         }
         Ok(attempt)
     }
+}
 
-    fn send(
-        &self,
-        producer: &BaseProducer<ProducerEvents>,
-        record: &NewRecord,
-        token: Box<DeliveryToken>,
-    ) -> Result<(), RDKafkaErrorCode> {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in &record.headers {
-            headers = headers.insert(Header {
-                key,
-                value: Some(&value[..]),
-            });
-        }
-        let message = BaseRecord::with_opaque_to(&self.topic.name, token)
-            .key(&record.key[..])
-            .payload(&record.payload[..]);
-        let message = if record.headers.is_empty() {
-            message
-        } else {
-            message.headers(headers)
-        };
-        producer.send(message).map_err(|(error, _)| code_of(&error))
+/// Puts a record into the producer's queue.
+pub(super) fn send(
+    producer: &BaseProducer<ProducerEvents>,
+    topic: &str,
+    record: &NewRecord,
+    token: Box<DeliveryToken>,
+) -> Result<(), RDKafkaErrorCode> {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    for (key, value) in &record.headers {
+        headers = headers.insert(Header {
+            key,
+            value: Some(&value[..]),
+        });
     }
+    let message = BaseRecord::with_opaque_to(topic, token)
+        .key(&record.key[..])
+        .payload(&record.payload[..]);
+    let message = if record.headers.is_empty() {
+        message
+    } else {
+        message.headers(headers)
+    };
+    producer.send(message).map_err(|(error, _)| code_of(&error))
 }
 
 /// Records that were sent, and the answers about them.

@@ -13,8 +13,13 @@ use tokio::task::JoinHandle;
 use super::KafkaBus;
 use super::testing::{name, settings};
 use crate::bus::dead_letter;
-use crate::bus::suite::{assert_ordered, bounded, next, numbered, record, take, value, values};
-use crate::bus::{BusError, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic};
+use crate::bus::suite::{
+    assert_ordered, bounded, held, next, numbered, publish_compacted, published, record, take,
+    value, values,
+};
+use crate::bus::{
+    BusError, CompactedTopic, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic,
+};
 use crate::cli::dlq;
 use crate::config::settings::BusSettings;
 use crate::domain::dead_letter::DeadLetter;
@@ -900,4 +905,43 @@ async fn until(holds: impl Fn() -> bool) {
     while !holds() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+mod every_compacted_topic {
+    crate::bus::suite::compacted_suite!(
+        super::compacted(),
+        ignore = "needs the real engines: make test"
+    );
+}
+
+fn compacted() -> Arc<dyn CompactedTopic> {
+    bus(&engine_settings()).compacted_topic(&name("states"))
+}
+
+/// A topic that is deleted under its reader is created again and read from its new beginning.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn recreated_compacted_topic_is_read() {
+    bounded(Box::pin(async {
+        let topic_name = name("states");
+        let topic = bus(&engine_settings()).compacted_topic(&topic_name);
+        let mut reader = topic.read().unwrap();
+        held(&mut reader).await;
+        for value in 0..5 {
+            publish_compacted(&topic, vec![record("k", value)]).await;
+        }
+        published(&mut reader, "k", 4).await;
+        delete(&topic_name).await;
+        publish_compacted(&topic, vec![record("k", 7)]).await;
+        // One may still have gone to the deleted topic.
+        let publishing = tokio::spawn(async move {
+            loop {
+                let _ = topic.publish(vec![record("k", 8)]).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        });
+        published(&mut reader, "k", 8).await;
+        publishing.abort();
+    }))
+    .await;
 }

@@ -68,6 +68,9 @@ pub struct BusSettings {
     /// Dead-letter topic for unreadable odds updates; by default the name of the odds topic + _dlq
     #[arg(long, env, value_parser = topic)]
     pub kafka_topic_odds_dlq: Option<String>,
+    /// Compacted topic for the states of sources
+    #[arg(long, env, default_value = "source_status", value_parser = topic)]
+    pub kafka_topic_source_status: String,
     /// Topic for placed bets
     #[arg(long, env, default_value = "bet_placed", value_parser = topic)]
     pub kafka_topic_bet_placed: String,

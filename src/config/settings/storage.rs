@@ -7,7 +7,8 @@ use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
 use crate::config::values::{
-    deployment, duration, duration_above_a_second, duration_above_zero, secret, whole,
+    deployment, duration, duration_above_a_second, duration_above_zero, duration_from_two_seconds,
+    secret, whole,
 };
 
 /// Where the roles that show prices read changes from.
@@ -54,6 +55,11 @@ pub struct CacheSettings {
     /// kafka if KAFKA_BROKERS is set
     #[arg(long, env, value_enum)]
     pub odds_feed: Option<OddsFeed>,
+    /// If no ingest reports a source for this long, the source counts as lost: its markets are shown
+    /// as suspended, and no bets on them are accepted. Each ingest reports its sources once a
+    /// second. Must be the same in all processes of a deployment
+    #[arg(long, env, value_parser = duration_from_two_seconds, default_value = "3s")]
+    pub source_silence: Duration,
     /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 use uuid::Uuid;
 
-use crate::domain::ids::{EventId, MarketKey, SelectionId, UserId};
+use crate::domain::ids::{EventId, MarketKey, SelectionId, Source, UserId};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::Price;
+use crate::domain::odds::restrictions::{Restriction, Restrictions};
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::unknown_variant::UnknownVariant;
@@ -259,6 +261,9 @@ pub enum BetRefusal {
         /// Its status.
         status: MarketStatus,
     },
+    /// Nobody vouches for the source of the market, so its price may be stale.
+    #[error("the supplier of the market is not heard, so its price may be stale")]
+    MarketStale,
     /// The selection is not active, or has no price.
     #[error("the selection is {status}")]
     SelectionSuspended {
@@ -304,19 +309,24 @@ impl BetRefusal {
     }
 }
 
-/// The accepted part of a request: the selection id used by the market, and the current price.
+/// The accepted part of a request: the selection id used by the market, and the current price with
+/// its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Offer {
     /// The selection.
     pub selection: SelectionId,
     /// The price.
     pub price: Price,
+    /// The source of the price.
+    pub source: Source,
 }
 
 /// Checks whether a bet can be accepted at the prices in the event's book, and at what price.
+/// `restrictions` were read after the book.
 pub fn check(
     request: &BetRequest,
     book: &Snapshot,
+    restrictions: &Restrictions,
     limits: &BetLimits,
 ) -> Result<Offer, BetRefusal> {
     check_stake(request.stake, limits)?;
@@ -332,7 +342,7 @@ pub fn check(
     let market = market.ok_or_else(|| BetRefusal::MarketNotFound {
         market: request.market.to_string(),
     })?;
-    let offer = offer(request, market)?;
+    let offer = offer(request, market, restrictions)?;
     if request.stake.payout_at(offer.price) > i128::from(limits.max_payout.cents()) {
         return Err(BetRefusal::PayoutTooHigh {
             limit_cents: limits.max_payout,
@@ -355,7 +365,12 @@ fn check_stake(stake: Amount, limits: &BetLimits) -> Result<(), BetRefusal> {
     Ok(())
 }
 
-fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal> {
+fn offer(
+    request: &BetRequest,
+    market: &Arc<MarketState>,
+    restrictions: &Restrictions,
+) -> Result<Offer, BetRefusal> {
+    let market = restrictions.shown(market);
     let selections = &market.update.selections;
     let named = |id: &str| {
         selections
@@ -367,6 +382,13 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
     let selection = selection.ok_or_else(|| BetRefusal::SelectionNotFound {
         selection: requested.to_owned(),
     })?;
+    let has_ended = !matches!(
+        market.update.status,
+        MarketStatus::Open | MarketStatus::Suspended
+    );
+    if !has_ended && restrictions.on_market(&market.update) == Some(Restriction::Stale) {
+        return Err(BetRefusal::MarketStale);
+    }
     if market.update.status != MarketStatus::Open {
         return Err(BetRefusal::MarketSuspended {
             status: market.update.status,
@@ -395,6 +417,7 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
         Ok(Offer {
             selection: selection.id.clone(),
             price,
+            source: market.update.source.clone(),
         })
     } else {
         Err(BetRefusal::OddsChanged { odd_value: price })

@@ -2,3 +2,4 @@
 
 pub mod bet;
 pub mod bet_events;
+pub mod held;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::Recipient;
 use prometheus::IntCounterVec;
 
-use super::prices::{Prices, PricesError};
+use super::prices::{EventPrices, Prices, PricesError};
 use crate::actors::bets::messages::PublishOutbox;
 use crate::domain::bets::bet::{
     self, Bet, BetId, BetLimits, BetRefusal, BetRequest, BetStatus, Offer,
@@ -143,11 +143,13 @@ impl PlacementService {
             key,
             fingerprint: fingerprint(&request),
         });
-        let answer = match self.prices.book(&request.event_id).await {
-            Ok(book) => match bet::check(&request, &book, &self.settings.limits) {
-                Ok(offer) => self.accept(request, offer, key).await?,
-                Err(refusal) => self.refuse(request.user_id, refusal, key).await?,
-            },
+        let answer = match self.prices.of(&request.event_id).await {
+            Ok(EventPrices { book, restrictions }) => {
+                match bet::check(&request, &book, &restrictions, &self.settings.limits) {
+                    Ok(offer) => self.accept(request, offer, key).await?,
+                    Err(refusal) => self.refuse(request.user_id, refusal, key).await?,
+                }
+            }
             Err(unavailable) => self
                 .first_answer(request.user_id, key)
                 .await?
@@ -217,7 +219,12 @@ impl PlacementService {
             payload: bet_events::bet_placed(&bet),
             leased_until: now.later_by(self.settings.lease),
         };
-        BetPlacement { bet, key, notice }
+        BetPlacement {
+            bet,
+            source: offer.source,
+            key,
+            notice,
+        }
     }
 
     /// Places a bet in a batch with others. If the user's wallet is in use, the bet is placed alone
@@ -227,9 +234,9 @@ impl PlacementService {
             return Ok(answer);
         }
         let user_id = placement.bet.user_id.clone();
-        let placed = self.executor.for_user(&user_id, move |store| {
-            store.place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
-        });
+        let placed = self
+            .executor
+            .for_user(&user_id, move |store| store.place_bet(&placement));
         Ok(placed.await?)
     }
 

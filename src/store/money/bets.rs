@@ -2,7 +2,7 @@
 
 use super::{OutboxMessage, Page, RequestKey};
 use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep};
-use crate::domain::ids::UserId;
+use crate::domain::ids::{Source, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
@@ -12,6 +12,8 @@ use crate::store::StoreError;
 pub struct BetPlacement {
     /// The bet, pending.
     pub bet: Bet,
+    /// The source of its price.
+    pub source: Source,
     /// The idempotency key of the request.
     pub key: Option<RequestKey>,
     /// The record to publish.
@@ -51,13 +53,9 @@ pub trait BetReader: Send + Sync {
 pub trait BetStore: BetReader {
     /// Places a pending bet: writes the bet, its reservation (whose reference is the bet's id), the
     /// answer to its key and its outbox record in one transaction. If the key already has an
-    /// answer, returns that answer.
-    fn place_bet(
-        &self,
-        bet: &Bet,
-        key: Option<&RequestKey>,
-        notice: &OutboxMessage,
-    ) -> Result<BetAnswer, StoreError>;
+    /// answer, returns that answer. A bet that a hold covers is refused: no bet is placed after the
+    /// hold was committed and before it ends.
+    fn place_bet(&self, placement: &BetPlacement) -> Result<BetAnswer, StoreError>;
 
     /// Places several bets as [`BetStore::place_bet`] does, for little more than the cost of one.
     /// All are placed in one transaction, so an error leaves none of them placed. Returns the

@@ -21,6 +21,8 @@ pub(crate) use self::wallets::{
     Reservation, Transfer, TransferRequest, Wallet, WalletError, WalletStore,
 };
 
+use super::holds::HoldStore;
+
 /// A page of a list, newest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page<T> {
@@ -41,11 +43,11 @@ pub struct RequestKey {
 
 /// Stores all that concerns money.
 pub(crate) trait MoneyStore:
-    WalletStore + BetStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
+    WalletStore + BetStore + HoldStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
 {
 }
 
 impl<T> MoneyStore for T where
-    T: WalletStore + BetStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
+    T: WalletStore + BetStore + HoldStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
 {
 }

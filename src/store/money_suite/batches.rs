@@ -5,9 +5,15 @@ use pretty_assertions::assert_eq;
 use super::concurrency::concurrently;
 use super::*;
 
-fn placement(name: &str, number: u128, cents: i64, key: Option<RequestKey>) -> BetPlacement {
+pub(super) fn placement(
+    name: &str,
+    number: u128,
+    cents: i64,
+    key: Option<RequestKey>,
+) -> BetPlacement {
     BetPlacement {
         bet: bet(name, bet_id(number), cents),
+        source: source(),
         key,
         notice: notice("{}"),
     }
@@ -23,14 +29,10 @@ fn decision(number: u128, outcome: BetOutcome) -> DecideBet {
 }
 
 /// Places bets like the platform: bets without an answer from the batch are placed one by one.
-fn place(store: &dyn MoneyStore, placements: &[BetPlacement]) -> Vec<BetAnswer> {
+pub(super) fn place(store: &dyn MoneyStore, placements: &[BetPlacement]) -> Vec<BetAnswer> {
     let answers = store.place_bets(placements).unwrap();
     assert_eq!(answers.len(), placements.len());
-    let alone = |placement: &BetPlacement| {
-        store
-            .place_bet(&placement.bet, placement.key.as_ref(), &placement.notice)
-            .unwrap()
-    };
+    let alone = |placement: &BetPlacement| store.place_bet(placement).unwrap();
     answers
         .into_iter()
         .zip(placements)

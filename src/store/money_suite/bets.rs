@@ -53,7 +53,7 @@ fn everything(store: &dyn MoneyStore) -> String {
 pub(crate) fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     let bet = bet("A", bet_id(1), 400);
-    let (id, new_balance, outbox) = placed(store.place_bet(&bet, None, &notice("{}")).unwrap());
+    let (id, new_balance, outbox) = placed(place_bet(store, &bet, None, &notice("{}")).unwrap());
     assert_eq!((id, new_balance), (bet.id, 600));
     assert_eq!(balances(store, "A"), (600, 400));
     assert_eq!(store.bet(bet.id).unwrap(), Some(bet.clone()));
@@ -85,17 +85,11 @@ pub(crate) fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
     store.deposit(&order("B", 1_000, "d")).unwrap();
     let key = key("k", "home at 1.528");
     assert_eq!(store.first_answer(&user("A"), &key), Ok(None));
-    let first = store
-        .place_bet(&bet("A", bet_id(1), 400), Some(&key), &notice(""))
-        .unwrap();
+    let first = place_bet(store, &bet("A", bet_id(1), 400), Some(&key), &notice("")).unwrap();
     assert!(placed(first.clone()).2.is_some());
     store.deposit(&order("A", 5, "d2")).unwrap();
     let after = everything(store);
-    let again = |id| {
-        store
-            .place_bet(&bet("A", bet_id(id), 400), Some(&key), &notice(""))
-            .unwrap()
-    };
+    let again = |id| place_bet(store, &bet("A", bet_id(id), 400), Some(&key), &notice("")).unwrap();
     for _ in 0..2 {
         assert_eq!(placed(again(2)), (bet_id(1), 600, None));
         assert_eq!(
@@ -108,7 +102,7 @@ pub(crate) fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
         ..key.clone()
     };
     assert_eq!(
-        store.place_bet(&bet("A", bet_id(4), 1), Some(&other), &notice("")),
+        place_bet(store, &bet("A", bet_id(4), 1), Some(&other), &notice("")),
         Ok(BetAnswer::KeyReused)
     );
     assert_eq!(
@@ -123,12 +117,7 @@ pub(crate) fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
     assert_eq!(placed(again(5)), (bet_id(1), 600, None));
     // Keys are per user.
     assert_eq!(
-        placed(
-            store
-                .place_bet(&bet("B", bet_id(6), 400), Some(&key), &notice(""))
-                .unwrap()
-        )
-        .0,
+        placed(place_bet(store, &bet("B", bet_id(6), 400), Some(&key), &notice("")).unwrap()).0,
         bet_id(6)
     );
 }
@@ -136,11 +125,7 @@ pub(crate) fn bet_key_keeps_its_first_answer(store: &dyn MoneyStore) {
 pub(crate) fn wallet_rejection_is_stored_with_key(store: &dyn MoneyStore) {
     let no_wallet = key("k1", "f");
     let poor = key("k2", "f");
-    let place = |id, key| {
-        store
-            .place_bet(&bet("A", bet_id(id), 100), key, &notice(""))
-            .unwrap()
-    };
+    let place = |id, key| place_bet(store, &bet("A", bet_id(id), 100), key, &notice("")).unwrap();
     let refused = BetAnswer::Refused(BetRefusal::WalletNotFound);
     assert_eq!(place(1, Some(&no_wallet)), refused);
     assert_eq!(place(1, None), refused);
@@ -185,27 +170,19 @@ pub(crate) fn first_rejection_is_stored_for_key(store: &dyn MoneyStore) {
     };
     assert_eq!(refuse(&other, &second), BetAnswer::KeyReused);
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    let answer = store
-        .place_bet(&bet("A", bet_id(1), 100), Some(&key), &notice(""))
-        .unwrap();
+    let answer = place_bet(store, &bet("A", bet_id(1), 100), Some(&key), &notice("")).unwrap();
     assert_eq!(answer, BetAnswer::Refused(first));
     let taken = super::key("k2", "f");
-    store
-        .place_bet(&bet("A", bet_id(1), 100), Some(&taken), &notice(""))
-        .unwrap();
+    place_bet(store, &bet("A", bet_id(1), 100), Some(&taken), &notice("")).unwrap();
     assert_eq!(placed(refuse(&taken, &second)), (bet_id(1), 900, None));
 }
 
 pub(crate) fn same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    store
-        .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
-        .unwrap();
+    place_bet(store, &bet("A", bet_id(1), 100), None, &notice("")).unwrap();
     let after = everything(store);
     // The client repeats the request because it lost the connection before the answer.
-    let again = store
-        .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
-        .unwrap();
+    let again = place_bet(store, &bet("A", bet_id(1), 100), None, &notice("")).unwrap();
     assert_eq!(placed(again), (bet_id(1), 900, None));
     // Another stake, a new key, or another user: we never create such a request.
     store.deposit(&order("B", 1_000, "d")).unwrap();
@@ -214,7 +191,12 @@ pub(crate) fn same_bet_is_not_placed_twice(store: &dyn MoneyStore) {
         ("A", 100, Some(key("k", "f"))),
         ("B", 100, None),
     ] {
-        let refused = store.place_bet(&bet(name, bet_id(1), cents), key.as_ref(), &notice(""));
+        let refused = place_bet(
+            store,
+            &bet(name, bet_id(1), cents),
+            key.as_ref(),
+            &notice(""),
+        );
         assert!(
             matches!(refused, Err(StoreError::Refused(_))),
             "{refused:?}"
@@ -230,7 +212,12 @@ pub(crate) fn bet_never_takes_over_a_reservation(store: &dyn MoneyStore) {
         .reserve(&order("A", 100, &bet_id(1).to_string()))
         .unwrap();
     let after = everything(store);
-    let refused = store.place_bet(&bet("A", bet_id(1), 100), Some(&key("k", "f")), &notice(""));
+    let refused = place_bet(
+        store,
+        &bet("A", bet_id(1), 100),
+        Some(&key("k", "f")),
+        &notice(""),
+    );
     assert!(
         matches!(refused, Err(StoreError::Refused(_))),
         "{refused:?}"
@@ -244,7 +231,7 @@ pub(crate) fn bet_is_decided_once(store: &dyn MoneyStore) {
     assert_eq!(unknown, Ok(Decided::Unknown));
     for (number, outcome) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
         let bet = bet("A", bet_id(number), 100);
-        store.place_bet(&bet, None, &notice("")).unwrap();
+        place_bet(store, &bet, None, &notice("")).unwrap();
         let before = balances(store, "A");
         let decided = store
             .decide_bet(bet.id, &outcome, &notice("told"), at(1))
@@ -291,9 +278,7 @@ pub(crate) fn bet_is_decided_once(store: &dyn MoneyStore) {
 pub(crate) fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     for (number, outcome) in [(1, confirmed()), (2, rejected()), (3, BetOutcome::TimedOut)] {
-        store
-            .place_bet(&bet("A", bet_id(number), 100), None, &notice(""))
-            .unwrap();
+        place_bet(store, &bet("A", bet_id(number), 100), None, &notice("")).unwrap();
         store
             .decide_bet(bet_id(number), &outcome, &notice(""), at(10))
             .unwrap();
@@ -311,9 +296,7 @@ pub(crate) fn timed_out_bet_is_cancelled(store: &dyn MoneyStore) {
 
 pub(crate) fn only_the_bet_ends_its_reservation(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
-    store
-        .place_bet(&bet("A", bet_id(1), 100), None, &notice(""))
-        .unwrap();
+    place_bet(store, &bet("A", bet_id(1), 100), None, &notice("")).unwrap();
     let text = bet_id(1).to_string();
     let after = everything(store);
     for settlement in [
@@ -350,12 +333,8 @@ pub(crate) fn bets_are_read_in_pages(store: &dyn MoneyStore) {
     store.deposit(&order("A", 1_000, "d")).unwrap();
     store.deposit(&order("B", 1_000, "d")).unwrap();
     for number in 0..6 {
-        store
-            .place_bet(&bet("A", bet_id(number), 1), None, &notice(""))
-            .unwrap();
-        store
-            .place_bet(&bet("B", bet_id(100 + number), 1), None, &notice(""))
-            .unwrap();
+        place_bet(store, &bet("A", bet_id(number), 1), None, &notice("")).unwrap();
+        place_bet(store, &bet("B", bet_id(100 + number), 1), None, &notice("")).unwrap();
     }
     for number in [1, 4] {
         store
@@ -390,7 +369,7 @@ pub(crate) fn overdue_bets_are_past_their_deadline(store: &dyn MoneyStore) {
             decide_by: at(seconds),
             ..bet("A", bet_id(number), 1)
         };
-        store.place_bet(&bet, None, &notice("")).unwrap();
+        place_bet(store, &bet, None, &notice("")).unwrap();
     }
     store
         .decide_bet(bet_id(4), &confirmed(), &notice(""), at(1))
@@ -429,13 +408,13 @@ pub(crate) fn every_bet_reads_back_exactly(store: &dyn MoneyStore) {
         ..bet(name, bet_id(1), 1_000)
     };
     let payload = "{\"a\":\"' ü \\u0000\"}";
-    store
-        .place_bet(
-            &unusual,
-            Some(&key("k ' 👤", "{\"f\": '")),
-            &notice(payload),
-        )
-        .unwrap();
+    place_bet(
+        store,
+        &unusual,
+        Some(&key("k ' 👤", "{\"f\": '")),
+        &notice(payload),
+    )
+    .unwrap();
     assert_eq!(store.bet(unusual.id).unwrap(), Some(unusual.clone()));
     assert_eq!(
         store.take_outbox(at(5), at(6), 1).unwrap()[0].payload,

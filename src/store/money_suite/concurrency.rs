@@ -40,7 +40,7 @@ pub(crate) fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
             settle(store, "A", &text, HoldResolution::Commit).unwrap();
         }
         let bet = bet("A", bet_id(index as u128), 1);
-        let placed = match store.place_bet(&bet, None, &notice("")).unwrap() {
+        let placed = match place_bet(store, &bet, None, &notice("")).unwrap() {
             BetAnswer::Placed { new_balance, .. } => {
                 assert!(new_balance >= 0);
                 Ok(())
@@ -111,9 +111,13 @@ pub(crate) fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
     let key = key("k", "f");
     let answers = concurrently(100, |index| {
         // Each request has its own bet; only one of them becomes the answer.
-        match store
-            .place_bet(&bet("A", bet_id(index as u128), 7), Some(&key), &notice(""))
-            .unwrap()
+        match place_bet(
+            store,
+            &bet("A", bet_id(index as u128), 7),
+            Some(&key),
+            &notice(""),
+        )
+        .unwrap()
         {
             BetAnswer::Placed {
                 bet_id,
@@ -160,13 +164,13 @@ pub(crate) fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
         if index % 2 == 0 {
             store.deposit(&order("B", 1_000, "d")).unwrap();
         }
-        store
-            .place_bet(
-                &bet("B", bet_id(1_000 + index as u128), 7),
-                Some(&key),
-                &notice(""),
-            )
-            .unwrap()
+        place_bet(
+            store,
+            &bet("B", bet_id(1_000 + index as u128), 7),
+            Some(&key),
+            &notice(""),
+        )
+        .unwrap()
     });
     let first = store.first_answer(&user("B"), &key).unwrap().unwrap();
     for answer in refused {
@@ -318,7 +322,8 @@ pub(crate) fn random_concurrent_operations_keep_the_rules(store: &dyn MoneyStore
                 2 => drop(store.reserve(&order(name, 10, &text))),
                 3 => drop(settle(store, name, &text, HoldResolution::Commit)),
                 4 => drop(settle(store, name, &text, HoldResolution::Refund)),
-                5 => drop(store.place_bet(
+                5 => drop(place_bet(
+                    store,
                     &bet(name, bet_id(number), 7),
                     Some(&key(&text, "f")),
                     &notice(""),

@@ -7,13 +7,11 @@ use super::*;
 /// Places this many bets; returns their outbox rows.
 pub(crate) fn placed(store: &dyn MoneyStore, bets: u128) -> Vec<i64> {
     store.deposit(&order("A", 100_000, "d")).unwrap();
-    let place = |number| match store
-        .place_bet(&bet("A", bet_id(number), 1), None, &notice(""))
-        .unwrap()
-    {
-        BetAnswer::Placed { outbox, .. } => outbox.unwrap(),
-        other => panic!("{other:?}"),
-    };
+    let place =
+        |number| match place_bet(store, &bet("A", bet_id(number), 1), None, &notice("")).unwrap() {
+            BetAnswer::Placed { outbox, .. } => outbox.unwrap(),
+            other => panic!("{other:?}"),
+        };
     (0..bets).map(place).collect()
 }
 

@@ -142,9 +142,7 @@ pub(crate) fn wallet_key_keeps_a_rejection(store: &dyn MoneyStore) {
             Err(WalletError::AlreadySettled(ReservationStatus::Refunded))
         );
     }
-    store
-        .place_bet(&bet("A", bet_id(1), 5), None, &notice(""))
-        .unwrap();
+    place_bet(store, &bet("A", bet_id(1), 5), None, &notice("")).unwrap();
     for _ in 0..2 {
         let held = store.apply_once(
             &end("A", &bet_id(1).to_string(), HoldResolution::Refund),
@@ -174,13 +172,13 @@ pub(crate) fn wallet_keys_do_not_collide(store: &dyn MoneyStore) {
             refund,
             Err(WalletError::AlreadySettled(ReservationStatus::Committed))
         );
-        let placed = store
-            .place_bet(
-                &bet(name, BetId::new(), 5),
-                Some(&key("k", "f")),
-                &notice(""),
-            )
-            .unwrap();
+        let placed = place_bet(
+            store,
+            &bet(name, BetId::new(), 5),
+            Some(&key("k", "f")),
+            &notice(""),
+        )
+        .unwrap();
         assert!(
             matches!(
                 placed,

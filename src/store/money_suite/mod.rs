@@ -5,6 +5,7 @@ pub(crate) mod batches;
 pub(crate) mod bets;
 pub(crate) mod concurrency;
 pub(crate) mod delivery;
+pub(crate) mod holds;
 pub(crate) mod keys;
 pub(crate) mod model;
 pub(crate) mod rules;
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::StoreError;
 use super::money::*;
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
-use crate::domain::ids::{EventId, MarketKey, MarketName, Reference, SelectionId, UserId};
+use crate::domain::ids::{EventId, MarketKey, MarketName, Reference, SelectionId, Source, UserId};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::{Balance, HoldResolution, ReservationStatus};
@@ -77,6 +79,13 @@ macro_rules! money_suite {
         #[case::all_or_none($crate::store::money_suite::batches::batched_bets_are_placed_atomically)]
         #[case::decide_batch($crate::store::money_suite::batches::batched_decisions_get_their_own_outcomes)]
         #[case::calls_at_once($crate::store::money_suite::batches::concurrent_batches_lose_nothing)]
+        #[case::hold_scopes($crate::store::money_suite::holds::held_bets_are_refused)]
+        #[case::holds_add_up($crate::store::money_suite::holds::each_hold_is_released_by_itself)]
+        #[case::hold_ends($crate::store::money_suite::holds::hold_ends_at_its_time)]
+        #[case::hold_keys($crate::store::money_suite::holds::refusal_by_hold_is_stored_with_key)]
+        #[case::hold_batches($crate::store::money_suite::holds::held_bets_do_not_delay_their_batch)]
+        #[case::hold_repeated($crate::store::money_suite::holds::repeated_hold_requests_count_once)]
+        #[case::hold_at_once($crate::store::money_suite::holds::no_bet_is_placed_after_a_hold)]
         #[case::like_the_model($crate::store::money_suite::model::random_operations_follow_the_model)]
         $(#[$attribute])*
         fn every_money_store(#[case] check: fn(&dyn $crate::store::money::MoneyStore)) {
@@ -90,6 +99,20 @@ macro_rules! money_suite {
         fn every_rule_detects_violations() {
             let (store, raw) = $open;
             $crate::store::money_suite::rules::are_found(&store, &raw);
+        }
+
+        #[test]
+        $(#[$attribute])*
+        fn open_markets_of_a_hold_are_counted() {
+            let (store, _kept) = $open;
+            $crate::store::money_suite::holds::open_markets_are_counted(&store);
+        }
+
+        #[test]
+        $(#[$attribute])*
+        fn holds_and_their_audit_are_immutable() {
+            let (store, raw) = $open;
+            $crate::store::money_suite::holds::records_stay(&store, &raw);
         }
 
         #[test]
@@ -174,6 +197,26 @@ pub(super) fn bet(name: &str, id: BetId, cents: i64) -> Bet {
         decide_by: at(10),
         decided_at: None,
     }
+}
+
+/// The source of prices.
+pub(super) fn source() -> Source {
+    Source::new("a").unwrap()
+}
+
+/// Places a bet at a price of [`source`].
+pub(super) fn place_bet(
+    store: &dyn MoneyStore,
+    bet: &Bet,
+    key: Option<&RequestKey>,
+    notice: &OutboxMessage,
+) -> Result<BetAnswer, StoreError> {
+    store.place_bet(&BetPlacement {
+        bet: bet.clone(),
+        source: source(),
+        key: key.cloned(),
+        notice: notice.clone(),
+    })
 }
 
 /// Bet ids that increase with their number.

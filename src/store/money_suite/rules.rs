@@ -151,9 +151,13 @@ fn scenario(store: &dyn MoneyStore) {
     settle(store, "A", "expired", HoldResolution::Expire).unwrap();
     for number in 1..=4 {
         let bet = bet("A", bet_id(number), 10 + number as i64);
-        store
-            .place_bet(&bet, Some(&key(&format!("k{number}"), "f")), &notice(""))
-            .unwrap();
+        place_bet(
+            store,
+            &bet,
+            Some(&key(&format!("k{number}"), "f")),
+            &notice(""),
+        )
+        .unwrap();
     }
     for (number, outcome) in [(1, confirmed()), (2, rejected()), (4, BetOutcome::TimedOut)] {
         store

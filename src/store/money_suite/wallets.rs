@@ -270,7 +270,7 @@ pub(crate) fn old_reservations_expire_except_bets(store: &dyn MoneyStore) {
         decide_by: at(1_000),
         ..bet("A", bet_id(1), 100)
     };
-    store.place_bet(&bet, None, &notice("")).unwrap();
+    place_bet(store, &bet, None, &notice("")).unwrap();
     assert_eq!(
         settle(store, "A", "r1", HoldResolution::Commit),
         Ok(ReservationStatus::Committed)

@@ -5,6 +5,7 @@ mod address;
 mod connections;
 mod error;
 mod gate;
+mod holds;
 mod migrate;
 mod money;
 mod read;

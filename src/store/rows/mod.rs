@@ -2,6 +2,7 @@
 //! query of either loads the same row types.
 
 mod columns;
+pub(super) mod holds;
 pub(super) mod money;
 pub(super) mod odds;
 

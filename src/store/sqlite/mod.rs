@@ -4,6 +4,7 @@ mod address;
 mod connections;
 mod database_lock;
 mod error;
+mod holds;
 mod migrate;
 mod money;
 mod read;

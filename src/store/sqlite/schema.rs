@@ -54,6 +54,44 @@ diesel::table! {
 }
 
 diesel::table! {
+    hold_audit (id) {
+        id -> BigInt,
+        hold_id -> BigInt,
+        action -> Text,
+        scope -> Text,
+        source -> Nullable<Text>,
+        event_id -> Nullable<Text>,
+        market -> Nullable<Text>,
+        line -> Nullable<Text>,
+        selection -> Nullable<Text>,
+        until -> Nullable<BigInt>,
+        reason -> Text,
+        done_by -> Text,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
+    holds (id) {
+        id -> BigInt,
+        request -> Text,
+        scope -> Text,
+        source -> Nullable<Text>,
+        event_id -> Nullable<Text>,
+        market -> Nullable<Text>,
+        line -> Nullable<Text>,
+        selection -> Nullable<Text>,
+        until -> Nullable<BigInt>,
+        reason -> Text,
+        created_by -> Text,
+        created_at -> BigInt,
+        release_reason -> Nullable<Text>,
+        released_by -> Nullable<Text>,
+        released_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
     ledger_transfers (id) {
         id -> BigInt,
         user_id -> Text,
@@ -160,6 +198,7 @@ diesel::table! {
 
 diesel::joinable!(bet_history -> bets (bet_id));
 diesel::joinable!(bets -> wallets (user_id));
+diesel::joinable!(hold_audit -> holds (hold_id));
 diesel::joinable!(ledger_transfers -> wallets (user_id));
 diesel::joinable!(reservations -> wallets (user_id));
 diesel::joinable!(supplier_cancels -> bets (bet_id));
@@ -169,6 +208,8 @@ diesel::allow_tables_to_appear_in_same_query!(
     bet_requests,
     bets,
     dead_letters,
+    hold_audit,
+    holds,
     ledger_transfers,
     odds_current,
     odds_history,

@@ -13,6 +13,15 @@ pub struct ConsumerMetrics {
     pub lag: IntGaugeVec,
 }
 
+/// Metrics of the monitor of sources, part of the metrics of its role.
+#[derive(Clone)]
+pub struct SourceMetrics {
+    /// Sources by state.
+    pub sources: IntGaugeVec,
+    /// Reports that could not be read.
+    pub unreadable: IntCounter,
+}
+
 /// Book metrics, part of the metrics of the role that keeps the books.
 #[derive(Clone)]
 pub struct BookMetrics {

@@ -1,12 +1,13 @@
 //! Metrics of the role `odds`.
 
 use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use strum::VariantNames;
+use strum::{VariantArray, VariantNames};
 
-use super::books::{BookMetrics, ConsumerMetrics};
+use super::books::{BookMetrics, ConsumerMetrics, SourceMetrics};
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::DecodeError;
 use crate::domain::streaming::protocol::{CloseReason, Refusal};
 
@@ -65,6 +66,14 @@ role_metrics! {
         mirror_errors: IntCounterVec = "odds_mirror_errors_total" ["stage"] known ["apply"],
         /// Records of the odds topic that the books of this role have not applied yet
         mirror_lag: IntGaugeVec = "odds_mirror_bus_lag" ["group", "purpose"],
+        /// Holds in force, as last read
+        holds: IntGauge = "odds_holds",
+        /// Failed reads of the holds
+        hold_read_errors: IntCounter = "odds_hold_read_errors_total",
+        /// Sources by state, if this role reads the reports about them itself
+        sources: IntGaugeVec = "odds_sources" ["state"] known SourceState::VARIANTS.iter().map(<&'static str>::from),
+        /// Reports about sources that could not be read
+        source_reports_unreadable: IntCounter = "odds_source_reports_unreadable_total",
         /// Client reads refused because too many were waiting for the database
         client_reads_refused: IntCounter = "odds_client_reads_refused_total",
         /// Responses with current odds served from the response cache, without a request to a book
@@ -91,6 +100,14 @@ impl OddsMetrics {
             refused: self.mirror_refused.clone(),
             errors: self.mirror_errors.clone(),
             lag: self.mirror_lag.clone(),
+        }
+    }
+
+    /// The metrics of the monitor of sources.
+    pub fn source_metrics(&self) -> SourceMetrics {
+        SourceMetrics {
+            sources: self.sources.clone(),
+            unreadable: self.source_reports_unreadable.clone(),
         }
     }
 

@@ -1,12 +1,13 @@
 //! Metrics of the role `processor`.
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use strum::VariantNames;
+use strum::{VariantArray, VariantNames};
 
-use super::books::{BookMetrics, ConsumerMetrics};
+use super::books::{BookMetrics, ConsumerMetrics, SourceMetrics};
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::DecodeError;
 
 /// Each path of the bus with each reason for which it refuses a record.
@@ -50,6 +51,10 @@ role_metrics! {
         dead_letters: IntCounter = "odds_proc_dead_letters_total",
         /// Rows removed after their retention period, by table
         pruned: IntCounterVec = "odds_proc_pruned_rows_total" ["table"] known ["odds_history", "dead_letters"],
+        /// Sources that were ever reported, by state. The markets of those that are not live are shown as suspended
+        sources: IntGaugeVec = "odds_proc_sources" ["state"] known SourceState::VARIANTS.iter().map(<&'static str>::from),
+        /// Reports about sources that could not be read
+        source_reports_unreadable: IntCounter = "odds_proc_source_reports_unreadable_total",
         /// Updates waiting for an actor's mailbox, by actor
         mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
     }
@@ -62,6 +67,14 @@ impl ProcessorMetrics {
             refused: self.refused.clone(),
             errors: self.errors.clone(),
             lag: self.bus_lag.clone(),
+        }
+    }
+
+    /// The metrics of the monitor of sources.
+    pub fn source_metrics(&self) -> SourceMetrics {
+        SourceMetrics {
+            sources: self.sources.clone(),
+            unreadable: self.source_reports_unreadable.clone(),
         }
     }
 

@@ -14,10 +14,11 @@ use super::compose::{Variables, environment, environment_of, interpolated, passw
 use crate::support::{PrivateEngine, ServerProcess, command};
 
 /// Statements that change tables or disable the ledger's triggers.
-const FORBIDDEN: [&str; 12] = [
+const FORBIDDEN: [&str; 13] = [
     "ALTER TABLE ledger_transfers DISABLE TRIGGER ALL",
     "ALTER TABLE ledger_transfers DISABLE TRIGGER USER",
     "ALTER TABLE wallets DISABLE TRIGGER USER",
+    "ALTER TABLE hold_audit DISABLE TRIGGER USER",
     "ALTER TABLE wallets DROP CONSTRAINT wallets_pkey",
     "DROP TABLE ledger_transfers",
     "TRUNCATE outbox",
@@ -145,10 +146,19 @@ async fn app_login_needs_no_ddl_rights() {
             "{statement}: {refused}"
         );
     }
-    // The ledger's triggers apply to this login too.
+    let held = command(folder.path(), &[("DATABASE_URL", app.as_str())])
+        .args(["hold", "set", "--all", "--reason", "test"])
+        .output()
+        .await
+        .unwrap();
+    let errors = String::from_utf8_lossy(&held.stderr).into_owned();
+    assert!(held.status.success(), "{errors}");
+    // The triggers of the ledger and of the audit apply to this login too.
     for change in [
         "UPDATE ledger_transfers SET amount_cents = 1",
         "DELETE FROM ledger_transfers",
+        "UPDATE hold_audit SET reason = 'other'",
+        "DELETE FROM hold_audit",
     ] {
         assert!(connection.batch_execute(change).is_err(), "{change}");
     }

@@ -205,7 +205,7 @@ async fn help_and_version_exit_successfully() {
         concat!("sports-bet ", env!("CARGO_PKG_VERSION"))
     );
     let help = printed(&["--help"]).await;
-    for word in ["serve", "replay", "watch", "dlq", "check-config"] {
+    for word in ["serve", "replay", "watch", "dlq", "hold", "check-config"] {
         assert!(help.contains(word), "{help}");
         assert!(
             printed(&[word, "--help"])

@@ -298,7 +298,7 @@ impl What {
                     ..bet(&names.user(*user), names.bet(*number), *cents)
                 };
                 Ok(
-                    match store.place_bet(&bet, key.map(key_of).as_ref(), &notice) {
+                    match place_bet(store, &bet, key.map(key_of).as_ref(), &notice) {
                         // The bet already exists, and nothing has changed.
                         Err(StoreError::Refused(_)) => Answer::Refused("taken"),
                         answer => answered(answer?),

@@ -18,8 +18,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
 use crate::store::money::{
-    BetAnswer, BetPlacement, BetReader, BetStore, OutboxMessage, Page, RequestKey, read_refusal,
-    refusal_text,
+    BetAnswer, BetPlacement, BetReader, BetStore, Page, RequestKey, read_refusal, refusal_text,
 };
 use crate::store::postgres::PgStore;
 use crate::store::postgres::statement::statement;
@@ -34,6 +33,7 @@ statement! {
         { ids: &'a [Uuid] as Array<SqlUuid> } ", " { users: &'a [&'a str] as Array<Text> } ", "
         { events: &'a [&'a str] as Array<Text> } ", " { markets: &'a [&'a str] as Array<Text> } ", "
         { lines: &'a [String] as Array<Text> } ", " { selections: &'a [&'a str] as Array<Text> } ", "
+        { sources: &'a [&'a str] as Array<Text> } ", "
         { stakes: &'a [i64] as Array<BigInt> } ", " { prices: &'a [i32] as Array<Integer> } ", "
         { decide_by: &'a [PgTimestamp] as Array<Timestamptz> } ", "
         { reservations: &'a [Uuid] as Array<SqlUuid> } ", "
@@ -103,22 +103,12 @@ impl BetReader for PgStore {
 }
 
 impl BetStore for PgStore {
-    fn place_bet(
-        &self,
-        bet: &Bet,
-        key: Option<&RequestKey>,
-        notice: &OutboxMessage,
-    ) -> Result<BetAnswer, StoreError> {
-        let placement = BetPlacement {
-            bet: bet.clone(),
-            key: key.cloned(),
-            notice: notice.clone(),
-        };
+    fn place_bet(&self, placement: &BetPlacement) -> Result<BetAnswer, StoreError> {
         let reservations = [Uuid::now_v7()];
         self.money()?.run(|connection| {
             alone(place(
                 connection,
-                std::slice::from_ref(&placement),
+                std::slice::from_ref(placement),
                 &reservations,
                 Wait::ForWallets,
             )?)
@@ -210,6 +200,7 @@ fn place(
         markets: &each(bets(), |bet| bet.market.name.as_str()),
         lines: &each(bets(), |bet| line_text(bet.market.line)),
         selections: &each(bets(), |bet| bet.selection.as_str()),
+        sources: &each(placements, |placement| placement.source.as_str()),
         stakes: &each(bets(), |bet| bet.stake.cents()),
         prices: &each(bets(), |bet| {
             i32::try_from(bet.price.thousandths()).unwrap_or(i32::MAX)

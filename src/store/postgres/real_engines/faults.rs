@@ -10,8 +10,8 @@ use super::support::{Database, OwnServer, Relay, execute, wait_until};
 use diesel::connection::SimpleConnection;
 
 use super::*;
-use crate::store::money::{BetStore, DecisionStore, LedgerAudit, WalletStore};
-use crate::store::money_suite::{balances, bet, bet_id, confirmed, notice, order};
+use crate::store::money::{DecisionStore, LedgerAudit, WalletStore};
+use crate::store::money_suite::{balances, bet, bet_id, confirmed, notice, order, place_bet};
 
 /// Deposits by many clients at once into one wallet; returns every failure.
 fn deposit_at_once(store: &PgStore, clients: usize, each: usize) -> Vec<String> {
@@ -275,9 +275,7 @@ fn pooler_in_transaction_mode_works(#[case] settings: &str) {
         .write_updates(&positioned(0, [update(1, 1, 1)]))
         .unwrap();
     assert_eq!(states(&reader, "MATCH_001"), states(&store, "MATCH_001"));
-    store
-        .place_bet(&bet("A", bet_id(1), 10), None, &notice(""))
-        .unwrap();
+    place_bet(&store, &bet("A", bet_id(1), 10), None, &notice("")).unwrap();
     store
         .decide_bet(bet_id(1), &confirmed(), &notice(""), Timestamp::now())
         .unwrap();

@@ -2,6 +2,7 @@
 //! test creates its own database.
 
 mod faults;
+mod holds;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -61,8 +62,8 @@ mod money {
     #[ignore = "needs the real engines: make test"]
     fn concurrently_answered_key_keeps_its_answer() {
         use crate::domain::bets::bet::BetRefusal;
-        use crate::store::money::{BetAnswer, BetStore, WalletStore};
-        use crate::store::money_suite::{balances, bet, bet_id, key, notice, order};
+        use crate::store::money::{BetAnswer, WalletStore};
+        use crate::store::money_suite::{balances, bet, bet_id, key, notice, order, place_bet};
         let (store, database) = Database::migrated();
         store.deposit(&order("A", 1_000, "d")).unwrap();
         let mut other = database.connection();
@@ -75,7 +76,12 @@ mod money {
             .unwrap();
         let answer = std::thread::scope(|scope| {
             let placing = scope.spawn(|| {
-                store.place_bet(&bet("A", bet_id(1), 10), Some(&key("k", "f")), &notice(""))
+                place_bet(
+                    &store,
+                    &bet("A", bet_id(1), 10),
+                    Some(&key("k", "f")),
+                    &notice(""),
+                )
             });
             let waits = "SELECT count(*)::text AS text FROM pg_stat_activity
                 WHERE datname = current_database() AND wait_event_type = 'Lock'";
@@ -99,13 +105,13 @@ mod money {
         use crate::store::money::{
             BetPlacement, BetStore, DecideBet, Decided, DecisionStore, WalletStore,
         };
-        use crate::store::money_suite::{at, balances, bet, bet_id, confirmed, notice, order};
+        use crate::store::money_suite::{
+            at, balances, bet, bet_id, confirmed, notice, order, place_bet, source,
+        };
         let (store, database) = Database::migrated();
         for (name, number) in [("A", 1), ("B", 2)] {
             store.deposit(&order(name, 1_000, "d")).unwrap();
-            store
-                .place_bet(&bet(name, bet_id(number), 10), None, &notice(""))
-                .unwrap();
+            place_bet(&store, &bet(name, bet_id(number), 10), None, &notice("")).unwrap();
         }
         let mut other = database.connection();
         other
@@ -113,6 +119,7 @@ mod money {
             .unwrap();
         let placements = [("A", 3), ("B", 4)].map(|(name, number)| BetPlacement {
             bet: bet(name, bet_id(number), 10),
+            source: source(),
             key: None,
             notice: notice(""),
         });

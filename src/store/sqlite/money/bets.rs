@@ -5,7 +5,9 @@ use diesel::sqlite::SqliteConnection;
 
 use super::{Stop, bet_keys, contradiction, ledger, outbox, reservations};
 use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep};
+use crate::domain::bets::held;
 use crate::domain::ids::{Reference, UserId};
+use crate::domain::odds::hold::Hold;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
@@ -15,8 +17,8 @@ use crate::store::money::{
 };
 use crate::store::rows::money::{BetRow, BetStepRow};
 use crate::store::rows::{line_text, parsed, read_all, row_limit};
-use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::schema::{bet_history, bets};
+use crate::store::sqlite::{SqliteStore, holds};
 
 impl BetReader for SqliteStore {
     fn bet(&self, bet_id: BetId) -> Result<Option<Bet>, StoreError> {
@@ -34,24 +36,24 @@ impl BetReader for SqliteStore {
 }
 
 impl BetStore for SqliteStore {
-    fn place_bet(
-        &self,
-        bet: &Bet,
-        key: Option<&RequestKey>,
-        notice: &OutboxMessage,
-    ) -> Result<BetAnswer, StoreError> {
-        self.connections
-            .write(|connection| place(connection, bet, key, notice))
+    fn place_bet(&self, placement: &BetPlacement) -> Result<BetAnswer, StoreError> {
+        self.connections.write(|connection| {
+            let holds = holds::in_force(connection, placement.bet.placed_at)?;
+            place(connection, placement, &holds)
+        })
     }
 
     fn place_bets(
         &self,
         placements: &[BetPlacement],
     ) -> Result<Vec<Option<BetAnswer>>, StoreError> {
+        let placed_at = placements.iter().map(|placement| placement.bet.placed_at);
+        let Some(first) = placed_at.min() else {
+            return Ok(Vec::new());
+        };
         self.connections.write(|connection| {
-            let place = |BetPlacement { bet, key, notice }: &BetPlacement| {
-                place(connection, bet, key.as_ref(), notice).map(Some)
-            };
+            let holds = holds::in_force(connection, first)?;
+            let place = |placement| place(connection, placement, &holds).map(Some);
             placements.iter().map(place).collect()
         })
     }
@@ -120,13 +122,19 @@ fn find(connection: &mut SqliteConnection, bet_id: BetId) -> Result<Option<Bet>,
     Ok(row.map(BetRow::read).transpose()?)
 }
 
-/// Places a bet, unless its key already has an answer.
+/// Places a bet, unless its key already has an answer or a hold covers it.
 fn place(
     connection: &mut SqliteConnection,
-    bet: &Bet,
-    key: Option<&RequestKey>,
-    notice: &OutboxMessage,
+    placement: &BetPlacement,
+    holds: &[Hold],
 ) -> Result<BetAnswer, Failure> {
+    let BetPlacement {
+        bet,
+        source,
+        key,
+        notice,
+    } = placement;
+    let key = key.as_ref();
     if let Some(key) = key
         && let Some(first) = bet_keys::first_answer(connection, &bet.user_id, key)?
     {
@@ -135,6 +143,9 @@ fn place(
     if let Some(reservation) = reservations::find(connection, &bet.user_id, &reference_of(bet.id)?)?
     {
         return repeated(connection, bet, &reservation, key);
+    }
+    if let Some(refusal) = held::refusal(bet, source, holds) {
+        return refuse(connection, bet, key, refusal);
     }
     let refusal = match stake(connection, bet) {
         Ok(new_balance) => return insert(connection, bet, new_balance, key, notice),
@@ -145,6 +156,16 @@ fn place(
         }
         Err(Stop::Failed(failure)) => return Err(failure),
     };
+    refuse(connection, bet, key, refusal)
+}
+
+/// Refuses a bet, and stores the refusal as the answer to its key.
+fn refuse(
+    connection: &mut SqliteConnection,
+    bet: &Bet,
+    key: Option<&RequestKey>,
+    refusal: BetRefusal,
+) -> Result<BetAnswer, Failure> {
     match key {
         Some(key) => bet_keys::refuse(connection, &bet.user_id, key, &refusal, bet.placed_at),
         None => Ok(BetAnswer::Refused(refusal)),

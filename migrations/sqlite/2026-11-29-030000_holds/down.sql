@@ -1,0 +1,2 @@
+DROP TABLE hold_audit;
+DROP TABLE holds;
