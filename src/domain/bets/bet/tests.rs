@@ -44,6 +44,7 @@ fn book(update: OddsUpdate) -> Snapshot {
         markets,
         is_stale: false,
         validity: VersionStamp::default(),
+        continuity: Default::default(),
     }
 }
 
