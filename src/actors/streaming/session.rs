@@ -20,13 +20,19 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
-use super::messages::{Connect, Disconnect, Subscribe, Unsubscribe};
+use super::messages::{Connect, Disconnect, SetHeartbeat, Subscribe, Unsubscribe};
 use super::session_handle::{SessionHandle, SessionMessage};
 use crate::actors::odds::messages::{ApplyError, GetSnapshot};
 use crate::domain::ids::EventId;
+use crate::domain::odds::book::Snapshot;
+use crate::domain::odds::restrictions::CurrentRestrictions;
+use crate::domain::streaming::conflation_step::ConflationStep;
+use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
+use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
-    CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message,
+    CloseReason, FeedStatus, SnapshotExtension, SnapshotView, UpdateFrame, error_message,
+    feed_message, heartbeat_message, snapshot_message,
 };
 use crate::domain::streaming::session::{
     Attempt, Effect, SessionLimits, SessionState, SnapshotFrame,
@@ -49,6 +55,10 @@ pub struct SessionEdges {
     pub distributor: Addr<Distributor>,
     /// Answers snapshot requests.
     pub snapshots: Recipient<GetSnapshot>,
+    /// What snapshots show as suspended.
+    pub restrictions: Arc<CurrentRestrictions>,
+    /// The epoch of the sequence numbers.
+    pub epoch: Arc<CurrentEpoch>,
     /// Limits on subscriptions, message rates and silence.
     pub limits: SessionLimits,
     /// The largest message of a client, in bytes.
@@ -74,6 +84,8 @@ pub struct Session {
     is_requesting: bool,
     /// The feed status last sent to the client.
     feed: FeedStatus,
+    /// When something was last sent, if the client wants heartbeats.
+    last_sent: Option<Arc<LastSent>>,
     fragments: Option<BytesMut>,
     /// Why the frame limiter in front of the parser ended the client's stream.
     violation: Violation,
@@ -91,8 +103,9 @@ pub struct SessionPermits {
 }
 
 enum Request {
-    Subscribe(EventId, Attempt),
+    Subscribe(EventId, Attempt, Option<ConflationStep>),
     Unsubscribe(EventId),
+    SetHeartbeat(Duration, Arc<LastSent>),
 }
 
 impl Session {
@@ -113,6 +126,7 @@ impl Session {
             requests: VecDeque::new(),
             is_requesting: false,
             feed: FeedStatus::Live,
+            last_sent: None,
             fragments: None,
             violation: Violation::default(),
             closed_as: "client",
@@ -146,21 +160,28 @@ impl Session {
     ) {
         for effect in effects {
             match effect {
-                Effect::Send(text) => self.frame_queue.push_text(&text),
+                Effect::Send(text) => self.send(&text),
                 Effect::Refuse(refusal) => {
                     self.edges
                         .metrics
                         .refused_messages
                         .with_label_values(&[refusal.code()])
                         .inc();
-                    self.frame_queue.push_text(&error_message(&refusal));
+                    self.send(&error_message(&refusal));
                 }
-                Effect::SendUpdate(frame, conflated) => {
-                    self.frame_queue.push(frame.wire(conflated).clone())
+                Effect::SendUpdate(frame, form) => {
+                    self.frame_queue.push(frame.wire(form).clone());
+                    self.record_sent();
                 }
-                Effect::Subscribe(event_id, attempt) => self
+                Effect::Heartbeat(interval) => {
+                    let new = || Arc::new(LastSent::new(Instant::now()));
+                    let last_sent = self.last_sent.get_or_insert_with(new).clone();
+                    self.requests
+                        .push_back(Request::SetHeartbeat(interval, last_sent));
+                }
+                Effect::Subscribe(event_id, attempt, conflation) => self
                     .requests
-                    .push_back(Request::Subscribe(event_id, attempt)),
+                    .push_back(Request::Subscribe(event_id, attempt, conflation)),
                 Effect::Unsubscribe(event_id) => {
                     self.requests.push_back(Request::Unsubscribe(event_id))
                 }
@@ -171,9 +192,25 @@ impl Session {
         self.send_next_request(context);
     }
 
+    fn send(&self, text: &str) {
+        self.frame_queue.push_text(text);
+        self.record_sent();
+    }
+
+    fn record_sent(&self) {
+        if let Some(last_sent) = &self.last_sent {
+            last_sent.record(Instant::now());
+        }
+    }
+
     fn deliver(&mut self, delivery: &Delivery) {
-        self.state
-            .on_delivery(delivery, |frames| self.frame_queue.push(frames));
+        let last_sent = self.last_sent.as_deref();
+        self.state.on_delivery(delivery, |frames| {
+            self.frame_queue.push(frames);
+            if let Some(last_sent) = last_sent {
+                last_sent.record(Instant::now());
+            }
+        });
         if delivery.measured {
             delivery
                 .frames()
@@ -182,7 +219,7 @@ impl Session {
         }
         if let Some(status) = delivery.feed {
             self.feed = status;
-            self.frame_queue.push_text(&feed_message(status));
+            self.send(&feed_message(status));
         }
     }
 
@@ -222,12 +259,22 @@ impl Session {
                     let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
                     None
                 }
-                Request::Subscribe(event_id, attempt) => {
+                Request::SetHeartbeat(interval, last_sent) => {
+                    let set = SetHeartbeat {
+                        id,
+                        interval,
+                        last_sent,
+                    };
+                    let _ = edges.distributor.send(set).await;
+                    None
+                }
+                Request::Subscribe(event_id, attempt, conflation) => {
                     let subscribed = edges
                         .distributor
                         .send(Subscribe {
                             id,
                             event_id: event_id.clone(),
+                            conflation,
                         })
                         .await;
                     Some((event_id, attempt, subscribed.unwrap_or(false)))
@@ -266,12 +313,7 @@ impl Session {
         };
         context.spawn(call.into_actor(self).map(move |answer, session, context| {
             let snapshot = match answer {
-                Ok(snapshot) => {
-                    // Use the status last sent to the client, not the current one: `live` is sent
-                    // after the missed changes, and those follow this snapshot.
-                    let text = snapshot_message(&snapshot, snapshot.is_stale || session.feed == FeedStatus::Stale);
-                    Some(SnapshotFrame { seq: snapshot.seq, text })
-                }
+                Ok(snapshot) => Some(session.encode(&snapshot, attempt)),
                 Err(error) => {
                     if let Some(repeated) = session.edges.failures.check(error.cause()) {
                         warn!(session = session.id.0, event = event_id.as_str(), repeated; "snapshot failed: {error}");
@@ -282,6 +324,25 @@ impl Session {
             let effects = session.state.on_snapshot(event_id, attempt, snapshot);
             session.act(effects, context);
         }));
+    }
+
+    /// Encodes the snapshot of a subscription under the current restrictions.
+    fn encode(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotFrame {
+        let extension = self.state.snapshot_extension(&snapshot.event_id, attempt);
+        let view = SnapshotView {
+            // Use the status last sent to the client, not the current one: `live` is sent after the
+            // missed changes, and those follow this snapshot.
+            is_stale: snapshot.is_stale || self.feed == FeedStatus::Stale,
+            restrictions: self.edges.restrictions.get(),
+            extension: extension.map(|extension| SnapshotExtension {
+                epoch: self.edges.epoch.get(),
+                ..extension
+            }),
+        };
+        SnapshotFrame {
+            seq: snapshot.seq,
+            text: snapshot_message(snapshot, &view),
+        }
     }
 
     fn on_text(&mut self, text: &str, context: &mut WebsocketContext<Self>) {
@@ -372,6 +433,7 @@ impl Handler<SessionMessage> for Session {
                 let effect = self.state.on_ping_due(Instant::now());
                 self.act([effect], context);
             }
+            SessionMessage::Heartbeat(as_of) => self.send(&heartbeat_message(as_of)),
             SessionMessage::End(reason) => self.close(reason, context),
         }
     }

@@ -14,7 +14,9 @@ use tokio_tungstenite::{WebSocketStream, accept_async};
 use super::*;
 use crate::domain::odds::book::Book;
 use crate::domain::odds::update::testing::*;
-use crate::domain::streaming::protocol::{Refusal, UpdateFrame, error_message, snapshot_message};
+use crate::domain::streaming::protocol::{
+    Form, Refusal, SnapshotView, UpdateFrame, error_message, snapshot_message,
+};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -120,11 +122,11 @@ impl Server {
             .apply(update(1, version, version), self.position)
             .unwrap();
         self.position += 1;
-        Message::text(UpdateFrame::new(&state).text(false).to_string())
+        Message::text(UpdateFrame::new(&state).text(Form::Plain).to_string())
     }
 
     fn snapshot(&self) -> Message {
-        Message::text(snapshot_message(&self.book.snapshot(), false).to_string())
+        Message::text(snapshot_message(&self.book.snapshot(), &SnapshotView::default()).to_string())
     }
 }
 

@@ -94,7 +94,7 @@ fn serve(
         slow_client_limit: seconds(10),
         frozen_limit: seconds(10),
     };
-    let registry = Registry::new(metrics.clone()).start();
+    let registry = Registry::new(metrics.clone(), Arc::default()).start();
     let limits = SessionLimits {
         max_subscriptions: 1,
         max_messages_per_second: 100,
@@ -146,6 +146,8 @@ fn serve(
         let sessions = SessionEdges {
             distributor,
             snapshots,
+            restrictions: Arc::default(),
+            epoch: Arc::default(),
             limits,
             max_message: 1_024,
             queue: 16,

@@ -4,8 +4,8 @@ use super::*;
 use crate::domain::odds::book::Book;
 use crate::domain::odds::update::testing::*;
 use crate::domain::streaming::protocol::{
-    FeedStatus, Refusal, UpdateFrame, error_message, feed_message, pong_message, snapshot_message,
-    unsubscribed_message,
+    FeedStatus, Form, Refusal, SnapshotView, UpdateFrame, error_message, feed_message,
+    pong_message, snapshot_message, unsubscribed_message,
 };
 
 fn event() -> EventId {
@@ -37,21 +37,30 @@ fn snapshot_then_only_newer_updates() {
     let mut book = Book::new(event());
     let nothing = vec![ViewEvent::NothingKnown(event())];
     assert_eq!(
-        view.take(&snapshot_message(&book.snapshot(), false))
-            .unwrap(),
+        view.take(&snapshot_message(
+            &book.snapshot(),
+            &SnapshotView::default()
+        ))
+        .unwrap(),
         nothing
     );
     let first = UpdateFrame::new(&book.apply(update(1, 1, 1), 10).unwrap());
     let second = UpdateFrame::new(&book.apply(update(1, 1, 2), 11).unwrap());
     assert_eq!(
-        changes_of(&mut view, &snapshot_message(&book.snapshot(), false)),
+        changes_of(
+            &mut view,
+            &snapshot_message(&book.snapshot(), &SnapshotView::default())
+        ),
         [(2, false, false)]
     );
-    assert_eq!(changes_of(&mut view, first.text(false)), []);
-    assert_eq!(changes_of(&mut view, second.text(false)), []);
+    assert_eq!(changes_of(&mut view, first.text(Form::Plain)), []);
+    assert_eq!(changes_of(&mut view, second.text(Form::Plain)), []);
     let third = UpdateFrame::new(&book.apply(update(1, 1, 3), 12).unwrap());
-    assert_eq!(changes_of(&mut view, third.text(true)), [(3, true, true)]);
-    assert_eq!(changes_of(&mut view, third.text(false)), []);
+    assert_eq!(
+        changes_of(&mut view, third.text(Form::Conflated)),
+        [(3, true, true)]
+    );
+    assert_eq!(changes_of(&mut view, third.text(Form::Plain)), []);
 }
 
 #[test]
@@ -63,7 +72,11 @@ fn reconnect_prints_only_new_changes() {
     book.apply(market_update("MATCH_001", "btts", None, 1, 2), 101)
         .unwrap();
     assert_eq!(
-        changes_of(&mut view, &snapshot_message(&book.snapshot(), false)).len(),
+        changes_of(
+            &mut view,
+            &snapshot_message(&book.snapshot(), &SnapshotView::default())
+        )
+        .len(),
         2
     );
     // The server restarts with new sequence numbers.
@@ -75,11 +88,17 @@ fn reconnect_prints_only_new_changes() {
         .apply(market_update("MATCH_001", "btts", None, 2, 7), 1)
         .unwrap();
     assert_eq!(
-        changes_of(&mut view, &snapshot_message(&again.snapshot(), false)),
+        changes_of(
+            &mut view,
+            &snapshot_message(&again.snapshot(), &SnapshotView::default())
+        ),
         [(7, true, false)]
     );
     let next = UpdateFrame::new(&again.apply(update(1, 3, 9), 2).unwrap());
-    assert_eq!(changes_of(&mut view, next.text(false)), [(9, true, false)]);
+    assert_eq!(
+        changes_of(&mut view, next.text(Form::Plain)),
+        [(9, true, false)]
+    );
 }
 
 #[test]
@@ -118,9 +137,12 @@ fn unrequested_events_are_ignored() {
     let mut view = View::new(&[EventId::new("MATCH_002").unwrap()]);
     let mut book = Book::new(event());
     let frame = UpdateFrame::new(&book.apply(update(1, 1, 1), 0).unwrap());
-    assert_eq!(changes_of(&mut view, frame.text(false)), []);
+    assert_eq!(changes_of(&mut view, frame.text(Form::Plain)), []);
     assert_eq!(
-        changes_of(&mut view, &snapshot_message(&book.snapshot(), false)),
+        changes_of(
+            &mut view,
+            &snapshot_message(&book.snapshot(), &SnapshotView::default())
+        ),
         []
     );
 }
