@@ -1,13 +1,15 @@
 //! One actor per WebSocket client: moves messages between the socket, the session state and the
 //! distributor.
 //!
-//! The only file that depends on actix-web-actors. The protocol decisions are made in
-//! [`crate::domain::streaming::session`].
+//! With `requests.rs` the only file that depends on actix-web-actors. The protocol decisions are
+//! made in [`crate::domain::streaming::session`].
+
+mod requests;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::prelude::*;
 use actix_http::ws::{Codec, Item};
@@ -15,28 +17,23 @@ use actix_web::error::PayloadError;
 use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
-use log::{debug, warn};
+use log::debug;
 use tokio::sync::OwnedSemaphorePermit;
 
+use self::requests::Request;
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
-use super::messages::{Connect, Disconnect, SetHeartbeat, Subscribe, Unsubscribe};
+use super::messages::{Connect, Disconnect};
 use super::session_handle::{SessionHandle, SessionMessage};
-use crate::actors::odds::messages::{ApplyError, GetSnapshot};
-use crate::domain::ids::EventId;
-use crate::domain::odds::book::Snapshot;
+use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::odds::restrictions::CurrentRestrictions;
-use crate::domain::streaming::conflation_step::ConflationStep;
 use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
-    CloseReason, FeedStatus, SnapshotExtension, SnapshotView, UpdateFrame, error_message,
-    feed_message, heartbeat_message, snapshot_message,
+    CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, heartbeat_message,
 };
-use crate::domain::streaming::session::{
-    Attempt, Effect, SessionLimits, SessionState, SnapshotFrame,
-};
+use crate::domain::streaming::session::{Effect, SessionLimits, SessionState};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::{ConnectionHandle, Violation};
@@ -44,8 +41,6 @@ use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
-/// How long to wait for a snapshot before the client is told to subscribe again.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Updates older than this, in seconds, come from recordings; their latency has no meaning.
 const RECORDING_AGE: f64 = 3_600.0;
 
@@ -100,12 +95,6 @@ pub struct SessionPermits {
     pub session: OwnedSemaphorePermit,
     /// The limit of the client's address, if it has one.
     pub address: Option<AddressPermit>,
-}
-
-enum Request {
-    Subscribe(EventId, Attempt, Option<ConflationStep>),
-    Unsubscribe(EventId),
-    SetHeartbeat(Duration, Arc<LastSent>),
 }
 
 impl Session {
@@ -239,110 +228,6 @@ impl Session {
             description: Some(reason.text().to_owned()),
         }));
         context.stop();
-    }
-
-    fn send_next_request(&mut self, context: &mut WebsocketContext<Self>) {
-        if self.is_requesting {
-            return;
-        }
-        let Some(request) = self.requests.pop_front() else {
-            // Free the memory: most sessions subscribe once and stay for hours.
-            self.requests = VecDeque::new();
-            return;
-        };
-        self.is_requesting = true;
-        let edges = self.edges.clone();
-        let id = self.id;
-        let call = async move {
-            match request {
-                Request::Unsubscribe(event_id) => {
-                    let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
-                    None
-                }
-                Request::SetHeartbeat(interval, last_sent) => {
-                    let set = SetHeartbeat {
-                        id,
-                        interval,
-                        last_sent,
-                    };
-                    let _ = edges.distributor.send(set).await;
-                    None
-                }
-                Request::Subscribe(event_id, attempt, conflation) => {
-                    let subscribed = edges
-                        .distributor
-                        .send(Subscribe {
-                            id,
-                            event_id: event_id.clone(),
-                            conflation,
-                        })
-                        .await;
-                    Some((event_id, attempt, subscribed.unwrap_or(false)))
-                }
-            }
-        };
-        context.spawn(call.into_actor(self).map(|subscribed, session, context| {
-            session.is_requesting = false;
-            if let Some((event_id, attempt, taken)) = subscribed {
-                if taken {
-                    session.request_snapshot(event_id, attempt, context);
-                } else {
-                    let effects = session.state.on_snapshot(event_id, attempt, None);
-                    session.act(effects, context);
-                }
-            }
-            session.send_next_request(context);
-        }));
-    }
-
-    fn request_snapshot(
-        &mut self,
-        event_id: EventId,
-        attempt: Attempt,
-        context: &mut WebsocketContext<Self>,
-    ) {
-        let edges = self.edges.clone();
-        let requested = event_id.clone();
-        let call = async move {
-            let answer = edges
-                .snapshots
-                .send(GetSnapshot(requested))
-                .timeout(SNAPSHOT_TIMEOUT)
-                .await;
-            answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
-        };
-        context.spawn(call.into_actor(self).map(move |answer, session, context| {
-            let snapshot = match answer {
-                Ok(snapshot) => Some(session.encode(&snapshot, attempt)),
-                Err(error) => {
-                    if let Some(repeated) = session.edges.failures.check(error.cause()) {
-                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "snapshot failed: {error}");
-                    }
-                    None
-                }
-            };
-            let effects = session.state.on_snapshot(event_id, attempt, snapshot);
-            session.act(effects, context);
-        }));
-    }
-
-    /// Encodes the snapshot of a subscription under the current restrictions.
-    fn encode(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotFrame {
-        let extension = self.state.snapshot_extension(&snapshot.event_id, attempt);
-        let view = SnapshotView {
-            // Use the status last sent to the client, not the current one: `live` is sent after the
-            // missed changes, and those follow this snapshot.
-            is_stale: snapshot.is_stale || self.feed == FeedStatus::Stale,
-            restrictions: self.edges.restrictions.get(),
-            extension: extension.map(|extension| SnapshotExtension {
-                epoch: self.edges.epoch.get(),
-                ..extension
-            }),
-        };
-        SnapshotFrame {
-            seq: snapshot.seq,
-            text: snapshot_message(snapshot, &view),
-        }
     }
 
     fn on_text(&mut self, text: &str, context: &mut WebsocketContext<Self>) {
