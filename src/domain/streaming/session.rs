@@ -299,7 +299,9 @@ impl SessionState {
     /// They use up the allowance of this second, but never end the session.
     fn count_events(&mut self, events: usize) {
         let events = u32::try_from(events).unwrap_or(u32::MAX);
-        let counted = self.window_messages.saturating_add(events - 1);
+        let counted = self
+            .window_messages
+            .saturating_add(events.saturating_sub(1));
         let limit = self.limits.max_messages_per_second;
         self.window_messages = self.window_messages.max(counted.min(limit));
     }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sports_bet_platform::domain::timestamp::Timestamp;
 use tempfile::TempDir;
 
-use super::{EVENT, change, change_of, start};
+use super::{EVENT, change, change_of, start, until_total};
 use crate::support::{
     Cluster, FakeSupplier, Follower, OddsClient, PATIENT, ServerProcess, SteadySupplier,
     TestPlatform, until,
@@ -59,6 +59,8 @@ async fn client_resumes_after_connection_loss_and_restart() {
         (&snapshot["recovered"], payload_versions(&snapshot).len()),
         (&json!(false), 3)
     );
+
+    until_total(&platform, "odds_ws_resumes_total", 3.0).await;
 
     drop(supplier);
     let folder = platform.stop().await;

@@ -130,6 +130,11 @@ impl Session {
                 ..extension
             }),
         };
+        if let Some(recovers) = view.recovers(snapshot) {
+            let result = if recovers { "recovered" } else { "replaced" };
+            let resumes = &self.edges.metrics.resumes;
+            resumes.with_label_values(&[result]).inc();
+        }
         SnapshotFrame {
             seq: snapshot.seq,
             text: snapshot_message(snapshot, &view),

@@ -122,6 +122,13 @@ pub fn snapshot_message(snapshot: &Snapshot, view: &SnapshotView<'_>) -> ByteStr
 }
 
 impl<'a> SnapshotView<'a> {
+    /// Whether the client gets only what it missed; `None` if it does not resume.
+    pub fn recovers(&self, snapshot: &Snapshot) -> Option<bool> {
+        self.extension.as_ref()?.resume.as_ref()?;
+        let since = self.since(snapshot, self.epoch_of(snapshot));
+        Some(since.is_some())
+    }
+
     /// The epoch, if a client can resume from this snapshot: it is current, every process gives its
     /// last change the same number, and it shows no restriction, which has no number.
     fn epoch_of(&self, snapshot: &Snapshot) -> Option<&'a str> {
