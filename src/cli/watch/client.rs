@@ -266,40 +266,41 @@ impl<O: Write, N: Write> Watcher<O, N> {
                     let style = self.options.style;
                     self.print(&line(&change, style, style.width()))?;
                 }
-                ViewEvent::NothingKnown(event) if !self.options.json => {
-                    self.notice(&format!(
-                        "{event}: unknown so far; its odds are shown when they arrive"
-                    ));
-                }
-                ViewEvent::Resumed(event, markets) if !self.options.json => {
-                    self.notice(&format!("{event}: resumed: {markets} markets changed"));
-                }
-                ViewEvent::Replaced(event) if !self.options.json => {
-                    self.notice(&format!(
-                        "{event}: not resumed: the server sent every market"
-                    ));
-                }
-                ViewEvent::SourceStale(source, is_stale) if !self.options.json => {
-                    let notice = if is_stale {
-                        "is lost: its markets are suspended"
-                    } else {
-                        "is live again"
-                    };
-                    self.notice(&format!("source {source} {notice}"));
-                }
-                ViewEvent::Stale(is_stale) if !self.options.json => {
-                    let notice = if is_stale {
-                        "prices may be stale from now on"
-                    } else {
-                        "prices are live again"
-                    };
-                    self.notice(&format!("{}: {notice}", self.options.url));
+                other if !self.options.json => {
+                    if let Some(notice) = self.notice_of(&other) {
+                        self.notice(&notice);
+                    }
                 }
                 // The server's messages were printed.
                 _ => {}
             }
         }
         Ok(retry)
+    }
+
+    /// The notice of an event that is not printed as a line.
+    fn notice_of(&self, view_event: &ViewEvent) -> Option<String> {
+        let notice = match view_event {
+            ViewEvent::Change(_) | ViewEvent::Refused { .. } => return None,
+            ViewEvent::NothingKnown(event) => {
+                format!("{event}: unknown so far; its odds are shown when they arrive")
+            }
+            ViewEvent::Resumed(event, markets) => {
+                format!("{event}: resumed: {markets} markets changed")
+            }
+            ViewEvent::Replaced(event) => {
+                format!("{event}: not resumed: the server sent every market")
+            }
+            ViewEvent::SourceStale(source, true) => {
+                format!("source {source} is lost: its markets are suspended")
+            }
+            ViewEvent::SourceStale(source, false) => format!("source {source} is live again"),
+            ViewEvent::Stale(true) => {
+                format!("{}: prices may be stale from now on", self.options.url)
+            }
+            ViewEvent::Stale(false) => format!("{}: prices are live again", self.options.url),
+        };
+        Some(notice)
     }
 
     fn subscribe(&self, event_id: &EventId) -> Message {
