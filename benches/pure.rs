@@ -179,7 +179,7 @@ fn publish(criterion: &mut Criterion) -> Outcome<()> {
     let mut fanout = Fanout::default();
     for id in 0..RECIPIENTS {
         fanout.connect(SessionId(id), Sink(Cell::new(0)));
-        fanout.subscribe(SessionId(id), &event);
+        fanout.subscribe(SessionId(id), &event, None);
     }
     let state = MarketState {
         update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?,

@@ -55,6 +55,10 @@ impl Store for ProbeStore {
         Ok(())
     }
 
+    fn stream_epoch(&self) -> Result<String, StoreError> {
+        Ok("test".to_owned())
+    }
+
     fn write_updates(&self, _: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
         Ok(BatchReport::default())
     }

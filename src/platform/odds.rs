@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
-use super::{StartError, bounds, role_metrics};
+use super::{StartError, bounds, role_metrics, startup};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges, SilenceLimits};
@@ -27,6 +27,7 @@ use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::restrictions::CurrentRestrictions;
+use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::session::SessionLimits;
 use crate::http::addresses::Addresses;
 use crate::http::health::{Check, Liveness};
@@ -38,6 +39,7 @@ use crate::services::bets::prices::Prices;
 use crate::store::Store;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
+use crate::telemetry::role;
 
 /// Minimum time between two log lines about failed snapshots of one cause.
 const SNAPSHOT_FAILURE_INTERVAL: Duration = Duration::from_secs(10);
@@ -76,11 +78,12 @@ impl PlatformBuilder<'_> {
         let metrics = role_metrics::odds()?;
         let feed = Arc::new(feed(metrics.feed_live.clone()));
         let thread = self.arbiter();
+        let restrictions = Arc::new(CurrentRestrictions::default());
         let registry = self.start(
             "registry",
             &thread,
             HUB_MAILBOX,
-            Registry::new(metrics.clone()),
+            Registry::new(metrics.clone(), restrictions.clone()),
         );
         self.parts.registry = Some(registry.clone());
         let reads = self.client_reads(metrics.client_reads_refused.clone());
@@ -88,7 +91,7 @@ impl PlatformBuilder<'_> {
             registry,
             thread,
             feed,
-            restrictions: Arc::default(),
+            restrictions,
             reads,
             metrics,
         })
@@ -280,6 +283,8 @@ impl PlatformBuilder<'_> {
             registry: odds.registry.clone(),
             liveness: self.liveness.clone(),
             snapshots: snapshots.clone(),
+            restrictions: odds.restrictions.clone(),
+            epoch: self.stream_epoch(store),
             limits: session_limits(self.settings),
             max_message: bounds::frames(self.settings).largest,
             queue: self.settings.clients.ws_session_queue,
@@ -299,6 +304,14 @@ impl PlatformBuilder<'_> {
         self.parts.servers.push(server);
         self.serve_health(Role::Odds, checks, metrics.registry);
         Ok(())
+    }
+
+    /// Loads the epoch as soon as the database is available.
+    fn stream_epoch(&self, store: &Arc<dyn Store>) -> Arc<CurrentEpoch> {
+        let epoch = Arc::new(CurrentEpoch::default());
+        let loading = startup::load_stream_epoch(store.clone(), epoch.clone());
+        actix::spawn(role::inherit(loading));
+        epoch
     }
 
     fn odds_port(&self) -> Listen {
@@ -352,6 +365,8 @@ struct SessionWorkers {
     registry: Addr<Registry>,
     liveness: Arc<Liveness>,
     snapshots: Recipient<GetSnapshot>,
+    restrictions: Arc<CurrentRestrictions>,
+    epoch: Arc<CurrentEpoch>,
     limits: SessionLimits,
     max_message: usize,
     queue: usize,
@@ -370,6 +385,8 @@ impl SessionWorkers {
         SessionEdges {
             distributor,
             snapshots: self.snapshots.clone(),
+            restrictions: self.restrictions.clone(),
+            epoch: self.epoch.clone(),
             limits: self.limits,
             max_message: self.max_message,
             queue: self.queue,

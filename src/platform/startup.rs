@@ -3,8 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{info, warn};
+use log::{debug, info, warn};
 
+use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::runtime::health::HealthCell;
@@ -16,6 +17,12 @@ use crate::store::{Store, StoreError};
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(200),
     most: Duration::from_millis(500),
+};
+
+/// Backoff while the epoch cannot be read.
+const EPOCH_RETRY: BackoffPolicy = BackoffPolicy {
+    first: Duration::from_millis(200),
+    most: Duration::from_secs(2),
 };
 
 /// Migrates the schema as soon as the database is available. Until then the store returns
@@ -31,6 +38,27 @@ pub(super) async fn migrate(store: Arc<dyn Store>) {
 /// on request.
 pub(super) async fn log_when_available(store: Arc<dyn Store>) {
     retry_until_done(store, "database available", |store| store.ping()).await;
+}
+
+/// Loads the epoch of the sequence numbers as soon as the database is available. Until then clients
+/// cannot resume.
+pub(super) async fn load_stream_epoch(store: Arc<dyn Store>, epoch: Arc<CurrentEpoch>) {
+    let mut backoff = Backoff::new(EPOCH_RETRY, Timestamp::now().micros() as u64);
+    let database = HealthCell::default();
+    loop {
+        let attempted = store.clone();
+        match blocking(move || attempted.stream_epoch()).await {
+            Ok(loaded) => return epoch.set(loaded),
+            // Logged by others.
+            Err(StoreError::Unavailable(cause)) => debug!("the epoch is not known yet: {cause}"),
+            Err(failure) => {
+                if database.record_failure(&failure) {
+                    warn!("clients cannot resume, because the epoch is not known: {failure}");
+                }
+            }
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
 }
 
 async fn retry_until_done(

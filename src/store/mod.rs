@@ -123,6 +123,10 @@ pub trait Store: Send + Sync {
     /// Checks that the database answers.
     fn ping(&self) -> Result<(), StoreError>;
 
+    /// Identifies the sequence numbers of this database. It was created with the tables, and never
+    /// changes.
+    fn stream_epoch(&self) -> Result<String, StoreError>;
+
     /// Applies updates to the current state and adds them to the history, in one transaction. An
     /// update that is older than its market's state only adds to the history; a repeated one
     /// changes nothing. Safe to repeat.

@@ -24,6 +24,7 @@ macro_rules! store_suite {
         #[rstest::rstest]
         #[case::migrate_again($crate::store::suite::migrate_again)]
         #[case::nothing($crate::store::suite::empty_store_returns_nothing)]
+        #[case::stream_epoch($crate::store::suite::stream_epoch_never_changes)]
         #[case::newer_wins($crate::store::suite::newer_revision_wins)]
         #[case::one_batch($crate::store::suite::last_applied_in_batch_stays)]
         #[case::markets_and_lines($crate::store::suite::markets_and_lines_are_independent)]
@@ -223,6 +224,13 @@ pub(super) fn empty_store_returns_nothing(store: &dyn Store) {
         store.prune(Timestamp::now(), Timestamp::now()),
         Ok(PruneReport::default())
     );
+}
+
+pub(super) fn stream_epoch_never_changes(store: &dyn Store) {
+    let epoch = store.stream_epoch().unwrap();
+    assert_eq!(epoch.len(), 16, "{epoch}");
+    store.migrate().unwrap();
+    assert_eq!(store.stream_epoch().unwrap(), epoch);
 }
 
 pub(super) fn newer_revision_wins(store: &dyn Store) {

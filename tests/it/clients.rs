@@ -10,6 +10,7 @@ mod many_clients;
 mod origin;
 mod protocol;
 mod raw;
+mod resume;
 mod slow;
 mod stalled;
 mod unavailable;

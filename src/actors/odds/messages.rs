@@ -126,6 +126,9 @@ pub struct BookChanged {
 pub struct Restated {
     /// The sources of the states that were lost or are live again. Empty if only holds changed.
     pub sources: Arc<[(Source, FeedStatus)]>,
+    /// The last sequence number of the book at that time. A session whose snapshot is later ignores
+    /// the states.
+    pub head: u64,
 }
 
 /// Sent by the keeper of the restrictions to the router: the book of this event publishes the states

@@ -12,18 +12,23 @@ use log::info;
 
 use super::messages::{
     Connect, Deliver, Disconnect, DistributorId, EndAllSessions, FeedChanged, Follow, Join,
-    Subscribe, Unfollow, Unsubscribe,
+    SetHeartbeat, Subscribe, Unfollow, Unsubscribe,
 };
 use super::registry::Registry;
 use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
+use crate::domain::streaming::heartbeats::Heartbeats;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus};
+use crate::domain::timestamp::Timestamp;
 use crate::runtime::actor;
 use crate::telemetry::metrics::OddsMetrics;
 
-/// How often a slow session is offered its pending changes again.
+/// How often a slow session is offered its pending changes again, and changes that were held back
+/// are sent. The shortest step of conflation.
 const OFFER_INTERVAL: Duration = Duration::from_millis(50);
+/// The shortest time between two passes over the sessions that are due for a heartbeat.
+const HEARTBEAT_TURN: Duration = Duration::from_millis(50);
 /// How often the distributor checks which clients are due for a ping.
 const PING_TURN: Duration = Duration::from_millis(250);
 /// Mailbox capacity of a distributor.
@@ -51,6 +56,8 @@ pub struct Distributor {
     /// When each client is pinged next. One queue instead of one timer per session: timers were
     /// most of the cost of idle clients.
     pings: VecDeque<(Instant, SessionId)>,
+    heartbeats: Heartbeats,
+    is_heartbeat_planned: bool,
     /// Events whose changes the registry sends here.
     followed: HashSet<EventId>,
     ending: Option<CloseReason>,
@@ -80,6 +87,8 @@ impl Distributor {
             id: DistributorId::default(),
             fanout: Fanout::default(),
             pings: VecDeque::new(),
+            heartbeats: Heartbeats::default(),
+            is_heartbeat_planned: false,
             followed: HashSet::new(),
             ending: None,
             feed: FeedStatus::Live,
@@ -110,9 +119,10 @@ impl Distributor {
             .add(now.stalled as i64 - before.stalled as i64);
     }
 
-    /// Schedules another offer if any session is stalled.
+    /// Schedules another offer if any session is stalled, or changes are held back.
     fn plan_offer(&mut self, context: &mut Context<Self>) {
-        if self.offer_planned || self.fanout.stalled() == 0 {
+        let is_needed = self.fanout.stalled() > 0 || self.fanout.is_holding();
+        if self.offer_planned || !is_needed {
             return;
         }
         self.offer_planned = true;
@@ -124,6 +134,8 @@ impl Distributor {
     }
 
     fn offer_again(&mut self) {
+        let report = self.fanout.flush_due(Instant::now());
+        self.count(&report);
         let report = self.fanout.offer_again();
         self.count(&report);
         let evicted = self
@@ -132,6 +144,44 @@ impl Distributor {
         evicted
             .into_iter()
             .for_each(|(id, handle)| self.evict(id, &handle, "client reads nothing"));
+    }
+
+    /// Schedules the heartbeats that are due next.
+    fn plan_heartbeats(&mut self, context: &mut Context<Self>) {
+        let Some(due) = self.heartbeats.next_due() else {
+            return;
+        };
+        if self.is_heartbeat_planned {
+            return;
+        }
+        self.is_heartbeat_planned = true;
+        let delay = due.saturating_duration_since(Instant::now());
+        context.run_later(delay.max(HEARTBEAT_TURN), |distributor, context| {
+            distributor.is_heartbeat_planned = false;
+            distributor.send_heartbeats(Instant::now(), Timestamp::now());
+            distributor.plan_heartbeats(context);
+        });
+    }
+
+    /// Makes the sessions that have sent nothing for their interval send a heartbeat. While changes
+    /// cannot arrive, nobody knows until when everything was sent.
+    fn send_heartbeats(&mut self, now: Instant, time: Timestamp) {
+        for id in self.heartbeats.take_due(now) {
+            let (Some(handle), Some(until)) =
+                (self.fanout.sink(id), self.fanout.complete_until(id, now))
+            else {
+                continue;
+            };
+            if self.feed == FeedStatus::Live {
+                handle.heartbeat(time.earlier_by(now.saturating_duration_since(until)));
+            }
+        }
+    }
+
+    /// Removes a session and returns its handle.
+    fn disconnect(&mut self, id: SessionId) -> Option<SessionHandle> {
+        self.heartbeats.remove(id);
+        self.fanout.disconnect(id)
     }
 
     /// Makes sessions ping their clients, and evicts frozen sessions that have nothing pending.
@@ -157,7 +207,7 @@ impl Distributor {
             if handle.life.age() < frozen_limit {
                 handle.ping();
                 self.pings.push_back((now + ping_interval, id));
-            } else if let Some(handle) = self.fanout.disconnect(id) {
+            } else if let Some(handle) = self.disconnect(id) {
                 self.evict(id, &handle, "session frozen");
             }
         }
@@ -221,7 +271,7 @@ impl Handler<Disconnect> for Distributor {
     type Result = ();
 
     fn handle(&mut self, disconnect: Disconnect, _: &mut Context<Self>) {
-        self.fanout.disconnect(disconnect.0);
+        self.disconnect(disconnect.0);
         self.count_sessions();
     }
 }
@@ -231,10 +281,14 @@ impl Handler<Subscribe> for Distributor {
 
     fn handle(
         &mut self,
-        Subscribe { id, event_id }: Subscribe,
+        Subscribe {
+            id,
+            event_id,
+            conflation,
+        }: Subscribe,
         _: &mut Context<Self>,
     ) -> Self::Result {
-        let is_known = self.fanout.subscribe(id, &event_id);
+        let is_known = self.fanout.subscribe(id, &event_id, conflation);
         self.count_sessions();
         if !is_known || self.followed.contains(&event_id) {
             return Box::pin(fut::ready(is_known));
@@ -251,6 +305,17 @@ impl Handler<Subscribe> for Distributor {
             }
             is_followed
         }))
+    }
+}
+
+impl Handler<SetHeartbeat> for Distributor {
+    type Result = ();
+
+    fn handle(&mut self, set: SetHeartbeat, context: &mut Context<Self>) {
+        if self.fanout.sink(set.id).is_some() {
+            self.heartbeats.set(set.id, set.interval, set.last_sent);
+            self.plan_heartbeats(context);
+        }
     }
 }
 

@@ -1,11 +1,16 @@
 //! Messages between the registry, its distributors and their sessions.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use actix::prelude::*;
 
 use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
+use crate::domain::streaming::conflation_step::ConflationStep;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::fanout::SessionId;
+use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::CloseReason;
 use crate::domain::streaming::protocol::FeedStatus;
 
@@ -82,8 +87,8 @@ pub struct Connect {
     pub handle: SessionHandle,
 }
 
-/// Session to distributor: subscribe to an event. The reply is `false` if the distributor does not
-/// know the session.
+/// Session to distributor: subscribe to an event, or change the settings of the subscription. The
+/// reply is `false` if the distributor does not know the session.
 #[derive(Message, Debug)]
 #[rtype(result = "bool")]
 pub struct Subscribe {
@@ -91,6 +96,20 @@ pub struct Subscribe {
     pub id: SessionId,
     /// The event.
     pub event_id: EventId,
+    /// How long changes are held back.
+    pub conflation: Option<ConflationStep>,
+}
+
+/// Session to distributor: request a heartbeat whenever the session has sent nothing for this long.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct SetHeartbeat {
+    /// The session.
+    pub id: SessionId,
+    /// The interval.
+    pub interval: Duration,
+    /// When the session last sent something.
+    pub last_sent: Arc<LastSent>,
 }
 
 /// Session to distributor: unsubscribe from an event.

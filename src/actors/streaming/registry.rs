@@ -13,7 +13,8 @@ use super::messages::{
 };
 use crate::actors::odds::messages::BookChanged;
 use crate::domain::ids::EventId;
-use crate::domain::streaming::fanout::Delivery;
+use crate::domain::odds::restrictions::CurrentRestrictions;
+use crate::domain::streaming::fanout::{Delivery, SourceNotice};
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};
 use crate::telemetry::metrics::OddsMetrics;
 
@@ -24,20 +25,40 @@ pub struct Registry {
     joined: u64,
     ending: Option<CloseReason>,
     feed: FeedStatus,
+    restrictions: Arc<CurrentRestrictions>,
     metrics: OddsMetrics,
 }
 
 impl Registry {
-    /// A registry without distributors.
-    pub fn new(metrics: OddsMetrics) -> Registry {
+    /// A registry without distributors. It shows states under these restrictions.
+    pub fn new(metrics: OddsMetrics, restrictions: Arc<CurrentRestrictions>) -> Registry {
         Registry {
             distributors: HashMap::new(),
             followers: HashMap::new(),
             joined: 0,
             ending: None,
             feed: FeedStatus::Live,
+            restrictions,
             metrics,
         }
+    }
+
+    /// Encodes changes of an event, once for all clients.
+    fn encode(&self, event_id: &EventId, changed: &BookChanged) -> Delivery {
+        let restrictions = self.restrictions.get();
+        let head = changed.restated.as_ref().map(|restated| restated.head);
+        // While changes cannot arrive, a later number does not show that nothing is missing.
+        let has_gap = changed.conflated || self.feed == FeedStatus::Stale;
+        let frames = changed
+            .states
+            .iter()
+            .map(|state| UpdateFrame::restricted(state, &restrictions, has_gap, head))
+            .map(Arc::new);
+        let sources = changed.restated.iter().flat_map(|it| it.sources.iter());
+        let notices = sources
+            .map(|(source, status)| SourceNotice::new(event_id, source, *status))
+            .collect();
+        Delivery::with_notices(notices, frames.collect(), changed.conflated)
     }
 
     fn leave(&mut self, id: DistributorId) {
@@ -137,12 +158,7 @@ impl Handler<BookChanged> for Registry {
         let Some(followers) = self.followers.get(&first.update.event_id) else {
             return;
         };
-        let frames = changed
-            .states
-            .iter()
-            .map(|state| Arc::new(UpdateFrame::new(state)))
-            .collect();
-        let delivery = Delivery::of(frames, changed.conflated);
+        let delivery = self.encode(&first.update.event_id, &changed);
         let mut gone = Vec::new();
         for follower in followers {
             let deliver = Deliver {

@@ -1,13 +1,15 @@
 //! One actor per WebSocket client: moves messages between the socket, the session state and the
 //! distributor.
 //!
-//! The only file that depends on actix-web-actors. The protocol decisions are made in
-//! [`crate::domain::streaming::session`].
+//! With `requests.rs` the only file that depends on actix-web-actors. The protocol decisions are
+//! made in [`crate::domain::streaming::session`].
+
+mod requests;
 
 use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::prelude::*;
 use actix_http::ws::{Codec, Item};
@@ -15,22 +17,23 @@ use actix_web::error::PayloadError;
 use actix_web_actors::ws::{self, Message, ProtocolError, WebsocketContext};
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
-use log::{debug, warn};
+use log::debug;
 use tokio::sync::OwnedSemaphorePermit;
 
+use self::requests::Request;
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
-use super::messages::{Connect, Disconnect, Subscribe, Unsubscribe};
+use super::messages::{Connect, Disconnect};
 use super::session_handle::{SessionHandle, SessionMessage};
-use crate::actors::odds::messages::{ApplyError, GetSnapshot};
-use crate::domain::ids::EventId;
+use crate::actors::odds::messages::GetSnapshot;
+use crate::domain::odds::restrictions::CurrentRestrictions;
+use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
+use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
-    CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, snapshot_message,
+    CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, heartbeat_message,
 };
-use crate::domain::streaming::session::{
-    Attempt, Effect, SessionLimits, SessionState, SnapshotFrame,
-};
+use crate::domain::streaming::session::{Effect, SessionLimits, SessionState};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::{ConnectionHandle, Violation};
@@ -38,8 +41,6 @@ use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
-/// How long to wait for a snapshot before the client is told to subscribe again.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Updates older than this, in seconds, come from recordings; their latency has no meaning.
 const RECORDING_AGE: f64 = 3_600.0;
 
@@ -49,6 +50,10 @@ pub struct SessionEdges {
     pub distributor: Addr<Distributor>,
     /// Answers snapshot requests.
     pub snapshots: Recipient<GetSnapshot>,
+    /// What snapshots show as suspended.
+    pub restrictions: Arc<CurrentRestrictions>,
+    /// The epoch of the sequence numbers.
+    pub epoch: Arc<CurrentEpoch>,
     /// Limits on subscriptions, message rates and silence.
     pub limits: SessionLimits,
     /// The largest message of a client, in bytes.
@@ -74,6 +79,8 @@ pub struct Session {
     is_requesting: bool,
     /// The feed status last sent to the client.
     feed: FeedStatus,
+    /// When something was last sent, if the client wants heartbeats.
+    last_sent: Option<Arc<LastSent>>,
     fragments: Option<BytesMut>,
     /// Why the frame limiter in front of the parser ended the client's stream.
     violation: Violation,
@@ -88,11 +95,6 @@ pub struct SessionPermits {
     pub session: OwnedSemaphorePermit,
     /// The limit of the client's address, if it has one.
     pub address: Option<AddressPermit>,
-}
-
-enum Request {
-    Subscribe(EventId, Attempt),
-    Unsubscribe(EventId),
 }
 
 impl Session {
@@ -113,6 +115,7 @@ impl Session {
             requests: VecDeque::new(),
             is_requesting: false,
             feed: FeedStatus::Live,
+            last_sent: None,
             fragments: None,
             violation: Violation::default(),
             closed_as: "client",
@@ -146,21 +149,28 @@ impl Session {
     ) {
         for effect in effects {
             match effect {
-                Effect::Send(text) => self.frame_queue.push_text(&text),
+                Effect::Send(text) => self.send(&text),
                 Effect::Refuse(refusal) => {
                     self.edges
                         .metrics
                         .refused_messages
                         .with_label_values(&[refusal.code()])
                         .inc();
-                    self.frame_queue.push_text(&error_message(&refusal));
+                    self.send(&error_message(&refusal));
                 }
-                Effect::SendUpdate(frame, conflated) => {
-                    self.frame_queue.push(frame.wire(conflated).clone())
+                Effect::SendUpdate(frame, form) => {
+                    self.frame_queue.push(frame.wire(form).clone());
+                    self.record_sent();
                 }
-                Effect::Subscribe(event_id, attempt) => self
+                Effect::Heartbeat(interval) => {
+                    let new = || Arc::new(LastSent::new(Instant::now()));
+                    let last_sent = self.last_sent.get_or_insert_with(new).clone();
+                    self.requests
+                        .push_back(Request::SetHeartbeat(interval, last_sent));
+                }
+                Effect::Subscribe(event_id, attempt, conflation) => self
                     .requests
-                    .push_back(Request::Subscribe(event_id, attempt)),
+                    .push_back(Request::Subscribe(event_id, attempt, conflation)),
                 Effect::Unsubscribe(event_id) => {
                     self.requests.push_back(Request::Unsubscribe(event_id))
                 }
@@ -171,9 +181,25 @@ impl Session {
         self.send_next_request(context);
     }
 
+    fn send(&self, text: &str) {
+        self.frame_queue.push_text(text);
+        self.record_sent();
+    }
+
+    fn record_sent(&self) {
+        if let Some(last_sent) = &self.last_sent {
+            last_sent.record(Instant::now());
+        }
+    }
+
     fn deliver(&mut self, delivery: &Delivery) {
-        self.state
-            .on_delivery(delivery, |frames| self.frame_queue.push(frames));
+        let last_sent = self.last_sent.as_deref();
+        self.state.on_delivery(delivery, |frames| {
+            self.frame_queue.push(frames);
+            if let Some(last_sent) = last_sent {
+                last_sent.record(Instant::now());
+            }
+        });
         if delivery.measured {
             delivery
                 .frames()
@@ -182,7 +208,7 @@ impl Session {
         }
         if let Some(status) = delivery.feed {
             self.feed = status;
-            self.frame_queue.push_text(&feed_message(status));
+            self.send(&feed_message(status));
         }
     }
 
@@ -202,86 +228,6 @@ impl Session {
             description: Some(reason.text().to_owned()),
         }));
         context.stop();
-    }
-
-    fn send_next_request(&mut self, context: &mut WebsocketContext<Self>) {
-        if self.is_requesting {
-            return;
-        }
-        let Some(request) = self.requests.pop_front() else {
-            // Free the memory: most sessions subscribe once and stay for hours.
-            self.requests = VecDeque::new();
-            return;
-        };
-        self.is_requesting = true;
-        let edges = self.edges.clone();
-        let id = self.id;
-        let call = async move {
-            match request {
-                Request::Unsubscribe(event_id) => {
-                    let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
-                    None
-                }
-                Request::Subscribe(event_id, attempt) => {
-                    let subscribed = edges
-                        .distributor
-                        .send(Subscribe {
-                            id,
-                            event_id: event_id.clone(),
-                        })
-                        .await;
-                    Some((event_id, attempt, subscribed.unwrap_or(false)))
-                }
-            }
-        };
-        context.spawn(call.into_actor(self).map(|subscribed, session, context| {
-            session.is_requesting = false;
-            if let Some((event_id, attempt, taken)) = subscribed {
-                if taken {
-                    session.request_snapshot(event_id, attempt, context);
-                } else {
-                    let effects = session.state.on_snapshot(event_id, attempt, None);
-                    session.act(effects, context);
-                }
-            }
-            session.send_next_request(context);
-        }));
-    }
-
-    fn request_snapshot(
-        &mut self,
-        event_id: EventId,
-        attempt: Attempt,
-        context: &mut WebsocketContext<Self>,
-    ) {
-        let edges = self.edges.clone();
-        let requested = event_id.clone();
-        let call = async move {
-            let answer = edges
-                .snapshots
-                .send(GetSnapshot(requested))
-                .timeout(SNAPSHOT_TIMEOUT)
-                .await;
-            answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
-        };
-        context.spawn(call.into_actor(self).map(move |answer, session, context| {
-            let snapshot = match answer {
-                Ok(snapshot) => {
-                    // Use the status last sent to the client, not the current one: `live` is sent
-                    // after the missed changes, and those follow this snapshot.
-                    let text = snapshot_message(&snapshot, snapshot.is_stale || session.feed == FeedStatus::Stale);
-                    Some(SnapshotFrame { seq: snapshot.seq, text })
-                }
-                Err(error) => {
-                    if let Some(repeated) = session.edges.failures.check(error.cause()) {
-                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "snapshot failed: {error}");
-                    }
-                    None
-                }
-            };
-            let effects = session.state.on_snapshot(event_id, attempt, snapshot);
-            session.act(effects, context);
-        }));
     }
 
     fn on_text(&mut self, text: &str, context: &mut WebsocketContext<Self>) {
@@ -372,6 +318,7 @@ impl Handler<SessionMessage> for Session {
                 let effect = self.state.on_ping_due(Instant::now());
                 self.act([effect], context);
             }
+            SessionMessage::Heartbeat(as_of) => self.send(&heartbeat_message(as_of)),
             SessionMessage::End(reason) => self.close(reason, context),
         }
     }

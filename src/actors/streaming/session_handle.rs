@@ -6,6 +6,7 @@ use actix::prelude::*;
 
 use crate::domain::streaming::fanout::{Delivery, DeliverySink, PushError};
 use crate::domain::streaming::protocol::CloseReason;
+use crate::domain::timestamp::Timestamp;
 use crate::runtime::connection::ConnectionHandle;
 use crate::runtime::liveness::LivenessProbe;
 
@@ -17,6 +18,8 @@ pub enum SessionMessage {
     Deliver(Delivery),
     /// Ping the client, or close the session if the client was silent for too long.
     Ping,
+    /// Send a heartbeat: every change until this time has been sent.
+    Heartbeat(Timestamp),
     /// Close the session for this reason. Sent once.
     End(CloseReason),
 }
@@ -36,6 +39,12 @@ impl SessionHandle {
     /// frozen, which is detected in other ways.
     pub fn ping(&self) {
         let _ = self.session.try_send(SessionMessage::Ping);
+    }
+
+    /// Makes the session send a heartbeat. Skipped if the mailbox is full: then there is something
+    /// else to send.
+    pub fn heartbeat(&self, as_of: Timestamp) {
+        let _ = self.session.try_send(SessionMessage::Heartbeat(as_of));
     }
 
     /// Makes the session close. Sent once per session and must arrive, so it bypasses the mailbox

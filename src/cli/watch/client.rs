@@ -14,7 +14,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use super::WatchError;
 use super::line::{line, printable};
 use super::style::Style;
-use super::view::{View, ViewEvent};
+use super::view::{Token, View, ViewEvent};
 use crate::config::address::SecretUrl;
 use crate::domain::ids::EventId;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -31,6 +31,7 @@ pub(super) struct WatchOptions {
     pub events: Vec<EventId>,
     /// Stop after this many lines.
     pub count: Option<u64>,
+    pub conflate_ms: Option<u32>,
     pub json: bool,
     pub style: Style,
     /// How long the server may be silent, without even a ping, before the client reconnects.
@@ -65,12 +66,20 @@ enum Ending {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct Subscribe<'a> {
     #[serde(rename = "type")]
     kind: &'static str,
-    #[serde(rename = "eventId")]
     event_id: &'a EventId,
+    #[serde(skip_serializing_if = "Option::is_none", flatten)]
+    resume: Option<Token>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflate_ms: Option<u32>,
+    heartbeat_ms: u32,
 }
+
+/// The heartbeat that the client requests. A server that does not know it sends pings only.
+const HEARTBEAT_MS: u32 = 5_000;
 
 /// A client that prints changes to `O` and notices to `N`.
 pub(super) struct Watcher<O, N> {
@@ -147,7 +156,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 .map_err(ConnectionLoss::Connect)?;
             for event in &self.options.events {
                 socket
-                    .feed(subscribe(event))
+                    .feed(self.subscribe(event))
                     .await
                     .map_err(ConnectionLoss::Broken)?;
             }
@@ -161,7 +170,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
     }
 
     async fn run_session(&mut self, mut socket: Socket) -> Result<Ending, WatchError> {
-        let mut silent_at = Instant::now() + self.options.silence_limit;
+        let mut limit = self.options.silence_limit;
+        let mut silent_at = Instant::now() + limit;
         // Events whose snapshot was unavailable, and when to request it again.
         let mut retry: Option<(Instant, Vec<EventId>)> = None;
         loop {
@@ -171,7 +181,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 biased;
                 () = sleep_until(retry_at), if retry.is_some() => {
                     for event in retry.take().into_iter().flat_map(|(_, events)| events) {
-                        if let Err(error) = socket.send(subscribe(&event)).await {
+                        if let Err(error) = socket.send(self.subscribe(&event)).await {
                             return Ok(Ending::Lost(ConnectionLoss::Broken(error)));
                         }
                     }
@@ -180,7 +190,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 message = timeout_at(silent_at, socket.next()) => message,
             };
             let received = match message {
-                Err(_) => Err(ConnectionLoss::Silent(self.options.silence_limit)),
+                Err(_) => Err(ConnectionLoss::Silent(limit)),
                 Ok(None) => Err(ConnectionLoss::Closed(String::new())),
                 Ok(Some(message)) => text_of(message),
             };
@@ -188,7 +198,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 Ok(text) => text,
                 Err(loss) => return Ok(Ending::Lost(loss)),
             };
-            silent_at = Instant::now() + self.options.silence_limit;
+            silent_at = Instant::now() + limit;
             let Some(text) = text else { continue };
             self.on_message();
             let refused = match self.show(text.as_str()) {
@@ -196,6 +206,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ending::Done),
                 Err(error) => return Err(WatchError::Output(error)),
             };
+            limit = self.view.silence_limit(self.options.silence_limit);
+            silent_at = Instant::now() + limit;
             if self
                 .options
                 .count
@@ -254,23 +266,53 @@ impl<O: Write, N: Write> Watcher<O, N> {
                     let style = self.options.style;
                     self.print(&line(&change, style, style.width()))?;
                 }
-                ViewEvent::NothingKnown(event) if !self.options.json => {
-                    self.notice(&format!(
-                        "{event}: unknown so far; its odds are shown when they arrive"
-                    ));
+                other if !self.options.json => {
+                    if let Some(notice) = self.notice_of(&other) {
+                        self.notice(&notice);
+                    }
                 }
-                ViewEvent::Stale(is_stale) if !self.options.json => {
-                    let notice = if is_stale {
-                        "prices may be stale from now on"
-                    } else {
-                        "prices are live again"
-                    };
-                    self.notice(&format!("{}: {notice}", self.options.url));
-                }
-                ViewEvent::Change(_) | ViewEvent::NothingKnown(_) | ViewEvent::Stale(_) => {}
+                // The server's messages were printed.
+                _ => {}
             }
         }
         Ok(retry)
+    }
+
+    /// The notice of an event that is not printed as a line.
+    fn notice_of(&self, view_event: &ViewEvent) -> Option<String> {
+        let notice = match view_event {
+            ViewEvent::Change(_) | ViewEvent::Refused { .. } => return None,
+            ViewEvent::NothingKnown(event) => {
+                format!("{event}: unknown so far; its odds are shown when they arrive")
+            }
+            ViewEvent::Resumed(event, markets) => {
+                format!("{event}: resumed: {markets} markets changed")
+            }
+            ViewEvent::Replaced(event) => {
+                format!("{event}: not resumed: the server sent every market")
+            }
+            ViewEvent::SourceStale(source, true) => {
+                format!("source {source} is lost: its markets are suspended")
+            }
+            ViewEvent::SourceStale(source, false) => format!("source {source} is live again"),
+            ViewEvent::Stale(true) => {
+                format!("{}: prices may be stale from now on", self.options.url)
+            }
+            ViewEvent::Stale(false) => format!("{}: prices are live again", self.options.url),
+        };
+        Some(notice)
+    }
+
+    fn subscribe(&self, event_id: &EventId) -> Message {
+        let subscribe = Subscribe {
+            kind: "subscribe",
+            event_id,
+            resume: self.view.token(event_id),
+            conflate_ms: self.options.conflate_ms,
+            heartbeat_ms: HEARTBEAT_MS,
+        };
+        // Serializing strings and numbers cannot fail.
+        Message::text(serde_json::to_string(&subscribe).unwrap_or_default())
     }
 
     fn print(&mut self, line: &str) -> io::Result<()> {
@@ -297,17 +339,6 @@ impl<O: Write, N: Write> Watcher<O, N> {
             self.options.style.text(&printable(&text))
         );
     }
-}
-
-fn subscribe(event_id: &EventId) -> Message {
-    // Serializing two strings cannot fail.
-    Message::text(
-        serde_json::to_string(&Subscribe {
-            kind: "subscribe",
-            event_id,
-        })
-        .unwrap_or_default(),
-    )
 }
 
 /// The text of a message, or why the connection is lost. Other messages have none: pings are

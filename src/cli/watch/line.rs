@@ -22,6 +22,8 @@ pub(crate) struct Change {
     pub before: Option<OddsUpdate>,
     /// Whether earlier changes may have been skipped.
     pub conflated: bool,
+    /// Whether the source of the market is lost.
+    pub stale: bool,
 }
 
 /// Formats a change without a newline: time (UTC), event, teams, market and each price, with an
@@ -57,6 +59,9 @@ pub(crate) fn line(change: &Change, style: Style, width: Option<usize>) -> Strin
     }
     if change.conflated {
         parts.push(("  ", "[conflated]".to_owned()));
+    }
+    if change.stale {
+        parts.push(("  ", "[stale]".to_owned()));
     }
     let shown = parts
         .into_iter()
@@ -137,6 +142,7 @@ mod tests {
             update: update(1, 0, 1),
             before: None,
             conflated: false,
+            stale: false,
         }
     }
 
@@ -165,11 +171,12 @@ mod tests {
     fn unusual_states_are_shown() {
         let mut change = moved();
         change.conflated = true;
+        change.stale = true;
         change.update.status = MarketStatus::Suspended;
         change.update.in_play = true;
         change.update.selections[1].price = None;
         change.update.selections[2].status = SelectionStatus::Removed;
-        insta::assert_snapshot!(line(&change, Style::default(), None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw -  away 4.2▼ (removed)  [in play]  [suspended]  [conflated]");
+        insta::assert_snapshot!(line(&change, Style::default(), None), @"21:07:45.000Z MATCH_001 Flamengo v Palmeiras  1x2  home 1.15▲  draw -  away 4.2▼ (removed)  [in play]  [suspended]  [conflated]  [stale]");
     }
 
     #[test]
@@ -206,7 +213,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_update_prints_one_clean_line(update in any_update(), before in any_update()) {
-            let change = Change { update, before: Some(before), conflated: true };
+            let change = Change { update, before: Some(before), conflated: true, stale: true };
             prop_assert!(!line(&change, Style::default(), None).contains(char::is_control));
         }
     }

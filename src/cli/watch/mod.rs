@@ -24,7 +24,8 @@ use crate::runtime::backoff::BackoffPolicy;
 /// A line shows the time of the change (UTC), the event, its teams, the market and each price; an
 /// arrow shows whether a price has moved up or down since it was last printed. The first lines show
 /// the current odds. Lines go to standard output, everything else to standard error. A lost
-/// connection is retried until it succeeds; Ctrl-C stops the program.
+/// connection is retried until it succeeds, and then only what was missed is sent; Ctrl-C stops the
+/// program.
 ///
 /// On a terminal, long lines wrap with an indent and arrows are coloured, unless NO_COLOR is set or
 /// TERM is dumb. If the locale (LC_ALL, LC_CTYPE, LANG) is not UTF-8, the output is ASCII: the
@@ -41,6 +42,10 @@ pub struct WatchArgs {
     /// Stop after this many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
+    /// Let the server hold changes back for up to this long, and send only the latest of each
+    /// market; a suspension is always sent at once
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u32).range(..=120_000))]
+    pub conflate_ms: Option<u32>,
     /// Print each server message unchanged
     #[arg(long)]
     pub json: bool,
@@ -109,6 +114,7 @@ fn options(args: WatchArgs, style: Style) -> WatchOptions {
         url: args.url,
         events,
         count: args.count,
+        conflate_ms: args.conflate_ms,
         json: args.json,
         style,
         silence_limit: Duration::from_secs(60),

@@ -14,8 +14,11 @@ use tokio_tungstenite::{WebSocketStream, accept_async};
 use super::*;
 use crate::domain::odds::book::Book;
 use crate::domain::odds::update::testing::*;
-use crate::domain::streaming::protocol::{Refusal, UpdateFrame, error_message, snapshot_message};
+use crate::domain::streaming::protocol::{
+    Form, Refusal, SnapshotView, UpdateFrame, error_message, snapshot_message,
+};
 
+const SUBSCRIBE: &str = r#"{"type":"subscribe","eventId":"MATCH_001","heartbeatMs":5000}"#;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 async fn within<T>(future: impl Future<Output = T>) -> T {
@@ -88,6 +91,7 @@ impl Server {
                 events,
                 url,
                 count: None,
+                conflate_ms: None,
                 json: false,
             },
             Style::default(),
@@ -107,10 +111,7 @@ impl Server {
     async fn client(&self) -> Client {
         let (stream, _) = within(self.listener.accept()).await.unwrap();
         let mut client = within(accept_async(stream)).await.unwrap();
-        assert_eq!(
-            next_message(&mut client).await,
-            Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#)
-        );
+        assert_eq!(next_message(&mut client).await, Message::text(SUBSCRIBE));
         client
     }
 
@@ -120,11 +121,11 @@ impl Server {
             .apply(update(1, version, version), self.position)
             .unwrap();
         self.position += 1;
-        Message::text(UpdateFrame::new(&state).text(false).to_string())
+        Message::text(UpdateFrame::new(&state).text(Form::Plain).to_string())
     }
 
     fn snapshot(&self) -> Message {
-        Message::text(snapshot_message(&self.book.snapshot(), false).to_string())
+        Message::text(snapshot_message(&self.book.snapshot(), &SnapshotView::default()).to_string())
     }
 }
 
@@ -287,10 +288,7 @@ async fn unavailable_snapshot_is_requested_again() {
         .send(Message::text(error_message(&refusal).to_string()))
         .await
         .unwrap();
-    assert_eq!(
-        next_message(&mut client).await,
-        Message::text(r#"{"type":"subscribe","eventId":"MATCH_001"}"#)
-    );
+    assert_eq!(next_message(&mut client).await, Message::text(SUBSCRIBE));
     client.send(server.snapshot()).await.unwrap();
     within(ended).await.unwrap().unwrap();
     insta::assert_snapshot!(notices.text(), @r"

@@ -1,9 +1,10 @@
 //! The client's view of the odds: takes server messages and returns the events to print.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::line::Change;
@@ -18,8 +19,14 @@ pub(crate) enum ViewEvent {
     Change(Box<Change>),
     /// The server has no market of the event yet.
     NothingKnown(EventId),
+    /// After a reconnect the server sent only this many markets, which have changed.
+    Resumed(EventId, usize),
+    /// After a reconnect the server sent every market.
+    Replaced(EventId),
     /// Prices may be stale from now on (`true`), or are live again (`false`).
     Stale(bool),
+    /// A source is lost (`true`), or live again (`false`).
+    SourceStale(String, bool),
     /// The server rejected a request.
     Refused {
         /// The error code.
@@ -38,10 +45,11 @@ pub(crate) struct Unreadable(String);
 
 /// A server message of any type. A message without a `type` is an update from the original.
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct WireMessage<'a> {
     #[serde(rename = "type", default, borrow)]
     kind: Option<Cow<'a, str>>,
-    #[serde(rename = "eventId", default)]
+    #[serde(default)]
     event_id: Option<EventId>,
     #[serde(default)]
     seq: Option<u64>,
@@ -57,11 +65,25 @@ struct WireMessage<'a> {
     message: Option<String>,
     #[serde(default, borrow)]
     status: Option<Cow<'a, str>>,
+    #[serde(default, borrow)]
+    source: Option<Cow<'a, str>>,
+    #[serde(default)]
+    epoch: Option<String>,
+    #[serde(default)]
+    recovered: bool,
+    #[serde(default)]
+    heartbeat_ms: Option<u32>,
+    #[serde(default)]
+    stale: Option<bool>,
+    #[serde(default)]
+    resumable: Option<bool>,
 }
 
 #[derive(Deserialize)]
 struct WireMarket<'a> {
     seq: u64,
+    #[serde(default)]
+    stale: bool,
     #[serde(borrow)]
     payload: &'a RawValue,
 }
@@ -71,6 +93,15 @@ struct WireMarket<'a> {
 struct PrintedEvent {
     snapshot_seq: u64,
     markets: HashMap<MarketKey, Printed>,
+    /// From where the event can be resumed.
+    token: Option<Token>,
+}
+
+/// The client has every change of an event up to `since`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Token {
+    since: u64,
+    epoch: String,
 }
 
 struct Printed {
@@ -82,7 +113,14 @@ struct Printed {
 /// changes are printed.
 pub(crate) struct View {
     events: HashMap<EventId, PrintedEvent>,
+    is_stale: bool,
+    stale_sources: BTreeSet<String>,
+    /// How often the server sends a heartbeat.
+    heartbeat: Option<Duration>,
 }
+
+/// How many heartbeats may be missing before the server counts as dead.
+const MISSING_HEARTBEATS: u32 = 3;
 
 impl View {
     /// Creates an empty view. Messages about other events are ignored.
@@ -92,6 +130,23 @@ impl View {
                 .iter()
                 .map(|event| (event.clone(), PrintedEvent::default()))
                 .collect(),
+            is_stale: false,
+            stale_sources: BTreeSet::new(),
+            heartbeat: None,
+        }
+    }
+
+    /// From where an event can be resumed.
+    pub(crate) fn token(&self, event_id: &EventId) -> Option<Token> {
+        self.events.get(event_id)?.token.clone()
+    }
+
+    /// How long the server may be silent, at most `limit`. While prices are stale it sends no
+    /// heartbeats.
+    pub(crate) fn silence_limit(&self, limit: Duration) -> Duration {
+        match self.heartbeat {
+            Some(heartbeat) if !self.is_stale => limit.min(heartbeat * MISSING_HEARTBEATS),
+            _ => limit,
         }
     }
 
@@ -102,11 +157,7 @@ impl View {
         match wire.kind.as_deref() {
             Some("snapshot") => self.snapshot(&wire),
             Some("update") | None => self.update(&wire),
-            Some("feed") => Ok(match wire.status.as_deref() {
-                Some("stale") => vec![ViewEvent::Stale(true)],
-                Some("live") => vec![ViewEvent::Stale(false)],
-                _ => Vec::new(),
-            }),
+            Some("feed") => Ok(self.feed(&wire).into_iter().collect()),
             Some("error") => Ok(vec![ViewEvent::Refused {
                 code: wire.code.unwrap_or_default(),
                 message: wire.message.unwrap_or_default(),
@@ -115,6 +166,25 @@ impl View {
             // `pong`, `unsubscribed`, and types that later servers may add.
             Some(_) => Ok(Vec::new()),
         }
+    }
+
+    fn feed(&mut self, wire: &WireMessage<'_>) -> Option<ViewEvent> {
+        let is_stale = match wire.status.as_deref() {
+            Some("stale") => true,
+            Some("live") => false,
+            _ => return None,
+        };
+        let Some(source) = wire.source.as_deref() else {
+            self.is_stale = is_stale;
+            return Some(ViewEvent::Stale(is_stale));
+        };
+        // The message comes once for each event.
+        let is_new = if is_stale {
+            self.stale_sources.insert(source.to_owned())
+        } else {
+            self.stale_sources.remove(source)
+        };
+        is_new.then(|| ViewEvent::SourceStale(source.to_owned(), is_stale))
     }
 
     fn snapshot(&mut self, wire: &WireMessage<'_>) -> Result<Vec<ViewEvent>, Unreadable> {
@@ -126,24 +196,38 @@ impl View {
             .markets
             .iter()
             .flatten()
-            .map(|market| Ok((market.seq, read(market.payload)?)));
+            .map(|market| Ok((market.seq, read(market.payload)?, market.stale)));
         let markets = markets.collect::<Result<Vec<_>, Unreadable>>()?;
         let Some(known) = self.events.get_mut(&event_id) else {
             return Ok(Vec::new());
         };
-        // The snapshot is authoritative, even if the server's sequence numbers restarted.
+        self.heartbeat = wire
+            .heartbeat_ms
+            .map(|millis| Duration::from_millis(millis.into()));
         known.snapshot_seq = wire.seq.unwrap_or(0);
-        known
-            .markets
-            .values_mut()
-            .for_each(|printed| printed.seq = 0);
-        if markets.is_empty() {
-            return Ok(vec![ViewEvent::NothingKnown(event_id)]);
+        let since = known.snapshot_seq;
+        let epoch = wire.epoch.clone();
+        let earlier =
+            std::mem::replace(&mut known.token, epoch.map(|epoch| Token { since, epoch }));
+        let mut view_events = Vec::new();
+        if wire.recovered {
+            view_events.push(ViewEvent::Resumed(event_id, markets.len()));
+        } else {
+            // The snapshot is authoritative, even if the server's sequence numbers restarted.
+            known
+                .markets
+                .values_mut()
+                .for_each(|printed| printed.seq = 0);
+            if markets.is_empty() {
+                return Ok(vec![ViewEvent::NothingKnown(event_id)]);
+            }
+            view_events.extend(earlier.map(|_| ViewEvent::Replaced(event_id)));
         }
-        Ok(markets
+        let changes = markets
             .into_iter()
-            .filter_map(|(seq, update)| known.print(seq, update, false, true))
-            .collect())
+            .filter_map(|(seq, update, stale)| known.print(seq, update, (false, stale), true));
+        view_events.extend(changes);
+        Ok(view_events)
     }
 
     fn update(&mut self, wire: &WireMessage<'_>) -> Result<Vec<ViewEvent>, Unreadable> {
@@ -159,25 +243,38 @@ impl View {
                 .markets
                 .get(&update.market)
                 .map_or(0, |printed| printed.seq);
-            if seq <= known.snapshot_seq || seq <= last {
+            // A state that is shown in another way is sent again with its number.
+            let is_restated = wire.stale.is_some() && seq >= last;
+            if (seq <= known.snapshot_seq || seq <= last) && !is_restated {
                 return Ok(Vec::new());
             }
+            known.advance(seq, wire.resumable);
         }
+        let marks = (wire.conflated, wire.stale == Some(true));
         Ok(known
-            .print(wire.seq.unwrap_or(0), update, wire.conflated, false)
+            .print(wire.seq.unwrap_or(0), update, marks, false)
             .into_iter()
             .collect())
     }
 }
 
 impl PrintedEvent {
+    /// A change was received.
+    fn advance(&mut self, seq: u64, resumable: Option<bool>) {
+        match &mut self.token {
+            _ if resumable == Some(false) => self.token = None,
+            Some(token) => token.since = token.since.max(seq),
+            None => {}
+        }
+    }
+
     /// Stores the market's state. Returns it as a change, unless `only_if_new` is set and the same
     /// state was printed before.
     fn print(
         &mut self,
         seq: u64,
         update: OddsUpdate,
-        conflated: bool,
+        (conflated, stale): (bool, bool),
         only_if_new: bool,
     ) -> Option<ViewEvent> {
         let printed = Printed {
@@ -195,6 +292,7 @@ impl PrintedEvent {
             update,
             before,
             conflated,
+            stale,
         })))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use strum::{IntoStaticStr, VariantNames};
 
+use super::continuity::Continuity;
 use super::status::MarketStatus;
 use super::update::{OddsUpdate, Revision};
 use super::version_stamp::VersionStamp;
@@ -83,6 +84,7 @@ pub struct Book {
     event_id: EventId,
     seq: u64,
     markets: BTreeMap<MarketKey, Arc<MarketState>>,
+    continuity: Continuity,
 }
 
 /// A book at one point in time.
@@ -98,6 +100,8 @@ pub struct Snapshot {
     pub is_stale: bool,
     /// Shows whether the book has changed since.
     pub validity: VersionStamp,
+    /// Which sequence numbers a client can resume from.
+    pub continuity: Continuity,
 }
 
 impl Snapshot {
@@ -120,6 +124,7 @@ impl Book {
             event_id,
             seq: 0,
             markets: BTreeMap::new(),
+            continuity: Continuity::default(),
         }
     }
 
@@ -129,7 +134,9 @@ impl Book {
     /// Clients drop numbers that are not above the last one of the event. So a state that a book
     /// with markets did not know, and that is stored with such a number, gets the next number.
     pub fn restore(&mut self, states: impl IntoIterator<Item = Arc<MarketState>>) {
-        let published = if self.is_empty() { 0 } else { self.seq };
+        let was_empty = self.is_empty();
+        let before = self.seq;
+        let published = if was_empty { 0 } else { self.seq };
         let mut states: Vec<_> = states
             .into_iter()
             .filter(|state| state.update.event_id == self.event_id)
@@ -138,6 +145,7 @@ impl Book {
         self.seq = states
             .last()
             .map_or(self.seq, |last| self.seq.max(last.seq));
+        let stored = self.seq;
         let rank = |state: &MarketState| (state.update.revision, state.seq);
         for state in states {
             match self.markets.get(&state.update.market) {
@@ -156,13 +164,19 @@ impl Book {
             };
             self.markets.insert(state.update.market.clone(), state);
         }
+        if was_empty {
+            self.continuity.load(self.seq, stored);
+        } else if self.seq != before {
+            self.continuity.advance(self.seq, stored);
+        }
     }
 
     /// From now on the book publishes no number below `seq`, which may have been published before.
     /// An empty book is not changed.
     pub fn continue_from(&mut self, seq: u64) {
-        if !self.is_empty() {
-            self.seq = self.seq.max(seq);
+        if !self.is_empty() && self.seq < seq {
+            self.seq = seq;
+            self.continuity.advance(seq, seq);
         }
     }
 
@@ -178,6 +192,7 @@ impl Book {
         }
         let head = self.head(&update.market)?;
         self.seq = decide(head, self.seq, update.revision, position)?;
+        self.continuity.advance(self.seq, self.seq);
         Ok(self.set(update))
     }
 
@@ -216,6 +231,7 @@ impl Book {
         let head = self.head(&update.market)?;
         let published = seq.unwrap_or_else(|| number_of(update.revision));
         self.seq = decide(head, self.seq, update.revision, published.saturating_sub(1))?;
+        self.continuity.advance(self.seq, published);
         Ok(self.set(update))
     }
 
@@ -253,6 +269,7 @@ impl Book {
                 ),
             };
             self.seq = self.seq.max(published).saturating_add(1);
+            self.continuity.advance(self.seq, published + 1);
             changed.push(self.set(update));
         }
         changed
@@ -283,6 +300,11 @@ impl Book {
             .collect()
     }
 
+    /// Whether every process gives the last change the same sequence number.
+    pub fn is_shared(&self) -> bool {
+        self.continuity.is_shared(self.seq)
+    }
+
     /// Whether the book holds no market.
     pub fn is_empty(&self) -> bool {
         self.markets.is_empty()
@@ -296,6 +318,7 @@ impl Book {
             markets: self.markets.values().cloned().collect(),
             is_stale: false,
             validity: VersionStamp::default(),
+            continuity: self.continuity,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Updates, prices and books.
 
 pub mod book;
+pub mod continuity;
 pub mod hold;
 pub(crate) mod plausible;
 pub(crate) mod price;

@@ -3,88 +3,27 @@
 //! Nothing waits for a client that cannot accept a delivery: from then on only the latest change of
 //! each market is kept for it and offered again. A client that accepts nothing for too long is
 //! evicted. The memory for a client is bounded by the markets it subscribed to.
+//!
+//! A client may also request that changes are held back (see `conflation`).
+
+mod conflation;
+mod delivery;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
 use indexmap::IndexSet;
 
+use self::conflation::Conflation;
+pub use self::delivery::{Delivery, SourceNotice};
+use super::conflation_step::ConflationStep;
 use super::protocol::{FeedStatus, UpdateFrame};
-use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::ids::{EventId, MarketKey, Source};
 
 /// A session id, unique for the life of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
-
-/// Changes for one session, in the order of their sequence numbers.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    changes: Arc<Changes>,
-    /// Whether earlier changes may have been left out.
-    pub conflated: bool,
-    /// The feed status to send after the changes.
-    pub feed: Option<FeedStatus>,
-    /// Whether the session measures the age of the changes when it sends them. Set only for the
-    /// last session that a change goes to, so that a change is measured once and not once per
-    /// session.
-    pub measured: bool,
-}
-
-/// The part that all sessions share.
-#[derive(Debug)]
-struct Changes {
-    frames: Vec<Arc<UpdateFrame>>,
-    joined: Option<Bytes>,
-}
-
-impl Delivery {
-    /// A delivery of changes only.
-    pub fn of(frames: Vec<Arc<UpdateFrame>>, conflated: bool) -> Delivery {
-        let joined = join(&frames, conflated);
-        Delivery {
-            changes: Arc::new(Changes { frames, joined }),
-            conflated,
-            feed: None,
-            measured: false,
-        }
-    }
-
-    fn feed(status: FeedStatus) -> Delivery {
-        Delivery {
-            feed: Some(status),
-            ..Delivery::of(Vec::new(), false)
-        }
-    }
-
-    /// The changes.
-    pub fn frames(&self) -> &[Arc<UpdateFrame>] {
-        &self.changes.frames
-    }
-
-    /// The encoded frames of all changes in one buffer, if the changes belong to one event. A
-    /// client that has none of them yet gets them with one write.
-    pub fn joined(&self) -> Option<&Bytes> {
-        self.changes.joined.as_ref()
-    }
-}
-
-fn join(frames: &[Arc<UpdateFrame>], conflated: bool) -> Option<Bytes> {
-    let (first, rest) = frames.split_first()?;
-    if rest.is_empty() {
-        return Some(first.wire(conflated).clone());
-    }
-    let is_of_one_event = rest.iter().all(|frame| frame.event_id == first.event_id);
-    is_of_one_event.then(|| {
-        let mut joined =
-            BytesMut::with_capacity(frames.iter().map(|frame| frame.wire(conflated).len()).sum());
-        frames
-            .iter()
-            .for_each(|frame| joined.extend_from_slice(frame.wire(conflated)));
-        joined.freeze()
-    })
-}
 
 /// Why a session did not accept a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +50,8 @@ struct Entry<O> {
 struct Pending {
     since: Instant,
     changes: BTreeMap<(EventId, MarketKey), Arc<UpdateFrame>>,
+    /// The latest notice of each source of each event.
+    notices: BTreeMap<(EventId, Source), SourceNotice>,
     feed: Option<FeedStatus>,
 }
 
@@ -119,8 +60,34 @@ impl Pending {
         Box::new(Pending {
             since: now,
             changes: BTreeMap::new(),
+            notices: BTreeMap::new(),
             feed: None,
         })
+    }
+
+    /// Keeps a delivery. Returns how many changes it has replaced.
+    fn keep(&mut self, delivery: &Delivery) -> usize {
+        for notice in delivery.notices() {
+            let key = (notice.event_id.clone(), notice.source.clone());
+            self.notices.insert(key, notice.clone());
+        }
+        let mut replaced = 0;
+        for frame in delivery.frames() {
+            let key = (frame.event_id.clone(), frame.market.clone());
+            replaced += usize::from(self.changes.insert(key, frame.clone()).is_some());
+        }
+        replaced
+    }
+
+    /// Everything that was kept.
+    fn delivery(&self) -> Delivery {
+        let mut frames: Vec<_> = self.changes.values().cloned().collect();
+        frames.sort_by_key(|frame| frame.seq);
+        let notices = self.notices.values().cloned().collect();
+        Delivery {
+            feed: self.feed,
+            ..Delivery::with_notices(notices, frames, true)
+        }
     }
 }
 
@@ -135,6 +102,8 @@ pub struct Fanout<O> {
     /// the order of their memory, so that a write to thousands of sessions finds the next one
     /// nearby.
     subscribers: HashMap<EventId, IndexSet<SessionId, Hasher>>,
+    /// The subscriptions whose changes are held back.
+    conflation: Conflation,
     stalled: HashSet<SessionId, Hasher>,
     subscriptions: usize,
 }
@@ -155,6 +124,7 @@ impl<O: DeliverySink> Default for Fanout<O> {
         Fanout {
             sessions: HashMap::default(),
             subscribers: HashMap::new(),
+            conflation: Conflation::default(),
             stalled: HashSet::default(),
             subscriptions: 0,
         }
@@ -185,16 +155,31 @@ impl<O: DeliverySink> Fanout<O> {
         Some(entry.sink)
     }
 
-    /// Subscribes a session to the changes of an event. Returns `false` if the session is unknown.
-    pub fn subscribe(&mut self, id: SessionId, event_id: &EventId) -> bool {
+    /// Subscribes a session to the changes of an event, which are held back for this step. Replaces
+    /// the setting of an existing subscription: its held changes are dropped, because a snapshot
+    /// follows. Returns `false` if the session is unknown.
+    pub fn subscribe(
+        &mut self,
+        id: SessionId,
+        event_id: &EventId,
+        conflation: Option<ConflationStep>,
+    ) -> bool {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return false;
         };
-        self.subscriptions += usize::from(entry.subscriptions.insert(event_id.clone()));
-        self.subscribers
-            .entry(event_id.clone())
-            .or_default()
-            .insert(id);
+        let is_new = entry.subscriptions.insert(event_id.clone());
+        self.subscriptions += usize::from(is_new);
+        // A subscriber that stays keeps its place in the order.
+        if !is_new && (conflation.is_some() || self.conflation.has(event_id)) {
+            self.leave(id, event_id);
+        }
+        match conflation {
+            Some(step) => self.conflation.join(id, event_id, step),
+            None => {
+                let subscribers = self.subscribers.entry(event_id.clone()).or_default();
+                subscribers.insert(id);
+            }
+        }
         true
     }
 
@@ -207,6 +192,7 @@ impl<O: DeliverySink> Fanout<O> {
             self.subscriptions -= 1;
             if let Some(pending) = &mut entry.pending {
                 pending.changes.retain(|(event, _), _| event != event_id);
+                pending.notices.retain(|(event, _), _| event != event_id);
             }
             self.leave(id, event_id);
         }
@@ -215,39 +201,78 @@ impl<O: DeliverySink> Fanout<O> {
     /// Offers changes of one event to each subscriber.
     pub fn publish(&mut self, event_id: &EventId, delivery: &Delivery, now: Instant) -> Report {
         let mut report = Report::default();
-        let Some(subscribers) = self.subscribers.get(event_id) else {
-            return report;
-        };
-        for (turn, id) in subscribers.iter().enumerate() {
-            let Some(entry) = self.sessions.get_mut(id) else {
-                continue;
-            };
-            if entry.pending.is_none() {
+        if let Some(subscribers) = self.subscribers.get(event_id) {
+            for (turn, id) in subscribers.iter().enumerate() {
                 let measured = turn + 1 == subscribers.len();
-                match entry.sink.push(Delivery {
-                    measured,
-                    ..delivery.clone()
-                }) {
-                    Ok(()) => {
-                        report.delivered += delivery.frames().len();
-                        continue;
-                    }
-                    Err(PushError::Gone) => {
-                        report.gone.push(*id);
-                        continue;
-                    }
-                    Err(PushError::Full) => _ = self.stalled.insert(*id),
-                }
+                let offer = Offer {
+                    sessions: &mut self.sessions,
+                    stalled: &mut self.stalled,
+                    report: &mut report,
+                };
+                offer.make(*id, delivery, measured, now);
             }
-            let pending = entry.pending.get_or_insert_with(|| Pending::since(now));
-            for frame in delivery.frames() {
-                let key = (frame.event_id.clone(), frame.market.clone());
-                report.conflated +=
-                    usize::from(pending.changes.insert(key, frame.clone()).is_some());
+        }
+        if self.conflation.has(event_id) {
+            if let Some(notices) = delivery.only_notices() {
+                let members = self.conflation.members(event_id);
+                self.offer_to(&members, &notices, now, &mut report);
+            }
+            for flush in self.conflation.hold(event_id, delivery, now) {
+                self.offer_to(&flush.members, &flush.delivery, now, &mut report);
             }
         }
         self.forget(&report.gone);
         report
+    }
+
+    /// Offers the changes whose time to be held back has ended.
+    pub fn flush_due(&mut self, now: Instant) -> Report {
+        let mut report = Report::default();
+        for flush in self.conflation.take_due(now) {
+            self.offer_to(&flush.members, &flush.delivery, now, &mut report);
+        }
+        self.forget(&report.gone);
+        report
+    }
+
+    fn offer_to(
+        &mut self,
+        members: &[SessionId],
+        delivery: &Delivery,
+        now: Instant,
+        report: &mut Report,
+    ) {
+        for id in members {
+            let offer = Offer {
+                sessions: &mut self.sessions,
+                stalled: &mut self.stalled,
+                report,
+            };
+            offer.make(*id, delivery, false, now);
+        }
+    }
+
+    /// Whether changes are held back.
+    pub fn is_holding(&self) -> bool {
+        self.conflation.is_holding()
+    }
+
+    /// Until when a session was offered every change: now, or the time of the first change that is
+    /// held back for it. `None` if it has not accepted some.
+    pub fn complete_until(&self, id: SessionId, now: Instant) -> Option<Instant> {
+        let entry = self.sessions.get(&id)?;
+        if entry.pending.is_some() {
+            return None;
+        }
+        if !self.conflation.is_holding() {
+            return Some(now);
+        }
+        let held = entry
+            .subscriptions
+            .iter()
+            .filter_map(|event_id| self.conflation.held_since(id, event_id))
+            .min();
+        Some(held.unwrap_or(now))
     }
 
     /// Sends the feed status to one session, or to all. A slow session gets only the latest status,
@@ -294,16 +319,9 @@ impl<O: DeliverySink> Fanout<O> {
             let Some(pending) = &entry.pending else {
                 continue;
             };
-            let mut frames: Vec<_> = pending.changes.values().cloned().collect();
-            frames.sort_by_key(|frame| frame.seq);
-            let delivered = frames.len();
-            let feed = pending.feed;
-            match entry.sink.push(Delivery {
-                feed,
-                ..Delivery::of(frames, true)
-            }) {
+            match entry.sink.push(pending.delivery()) {
                 Ok(()) => {
-                    report.delivered += delivered;
+                    report.delivered += pending.changes.len();
                     entry.pending = None;
                     caught_up.push(*id);
                 }
@@ -337,7 +355,7 @@ impl<O: DeliverySink> Fanout<O> {
 
     /// Whether an event has subscribers.
     pub fn has_subscribers(&self, event_id: &EventId) -> bool {
-        self.subscribers.contains_key(event_id)
+        self.subscribers.contains_key(event_id) || self.conflation.has(event_id)
     }
 
     /// The sink of a session.
@@ -372,12 +390,41 @@ impl<O: DeliverySink> Fanout<O> {
     }
 
     fn leave(&mut self, id: SessionId, event_id: &EventId) {
+        self.conflation.leave(id, event_id);
         if let Some(subscribers) = self.subscribers.get_mut(event_id) {
             subscribers.swap_remove(&id);
             if subscribers.is_empty() {
                 self.subscribers.remove(event_id);
             }
         }
+    }
+}
+
+/// What an offer to one session needs of the fan-out.
+struct Offer<'a, O> {
+    sessions: &'a mut HashMap<SessionId, Entry<O>, Hasher>,
+    stalled: &'a mut HashSet<SessionId, Hasher>,
+    report: &'a mut Report,
+}
+
+impl<O: DeliverySink> Offer<'_, O> {
+    /// Hands a delivery to a session, or keeps it for the session.
+    fn make(self, id: SessionId, delivery: &Delivery, measured: bool, now: Instant) {
+        let Some(entry) = self.sessions.get_mut(&id) else {
+            return;
+        };
+        if entry.pending.is_none() {
+            match entry.sink.push(Delivery {
+                measured,
+                ..delivery.clone()
+            }) {
+                Ok(()) => return self.report.delivered += delivery.frames().len(),
+                Err(PushError::Gone) => return self.report.gone.push(id),
+                Err(PushError::Full) => _ = self.stalled.insert(id),
+            }
+        }
+        let pending = entry.pending.get_or_insert_with(|| Pending::since(now));
+        self.report.conflated += pending.keep(delivery);
     }
 }
 

@@ -1,5 +1,11 @@
 //! Client sessions: their protocol, their state and the fan-out of changes.
 
+pub mod conflation_step;
+pub mod epoch;
 pub mod fanout;
+pub mod heartbeats;
 pub mod protocol;
 pub mod session;
+
+#[cfg(test)]
+mod tests;

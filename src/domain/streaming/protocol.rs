@@ -2,32 +2,26 @@
 //!
 //! Every server message has a `type`. `snapshot` and `update` carry `eventId` and `payload`, the
 //! only fields that a client of the original reads; `seq`, `markets` and `conflated` are additions.
+//!
+//! A client that sends `since`, `epoch`, `conflateMs`, `heartbeatMs` or `eventIds` uses the extended
+//! protocol from then on. The messages of other clients do not change.
 
-use std::sync::{Arc, OnceLock};
+mod client_message;
+mod snapshot;
+mod update_frame;
 
 use actix_http::ws::{OpCode, Parser};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde::Serialize;
 use strum::{IntoStaticStr, VariantNames};
 
-use crate::domain::ids::{EventId, MarketKey};
-use crate::domain::json;
-use crate::domain::odds::book::{MarketState, Snapshot};
-use crate::domain::odds::update::OddsUpdate;
+pub use self::client_message::{ClientMessage, ResumePoint, SubscribeRequest};
+pub use self::snapshot::{SnapshotExtension, SnapshotView, snapshot_message};
+pub(super) use self::update_frame::Openness;
+pub use self::update_frame::{Form, UpdateFrame};
+use crate::domain::ids::{EventId, Source};
 use crate::domain::timestamp::Timestamp;
-
-/// A message from a client.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ClientMessage {
-    /// `{"type":"subscribe","eventId":"MATCH_001"}`: send a snapshot, then each change.
-    Subscribe(EventId),
-    /// `{"type":"unsubscribe","eventId":"MATCH_001"}`: send no more.
-    Unsubscribe(EventId),
-    /// `{"type":"ping"}`: answer `pong`.
-    Ping,
-}
 
 /// Why a client's message was refused. The socket stays open.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +37,15 @@ pub enum Refusal {
     /// `eventId` is missing or invalid.
     #[error("eventId: {0}")]
     BadEventId(String),
+    /// `since` or `epoch` is invalid.
+    #[error("since: {0}")]
+    BadSince(String),
+    /// `conflateMs` is not a whole number within its range.
+    #[error("conflateMs: expected 0 to {max}, not {0}", max = super::conflation_step::MAX_MS)]
+    BadConflateMs(String),
+    /// `heartbeatMs` is not a whole number within its range.
+    #[error("heartbeatMs: expected 0 or 500 to 30000, not {0}")]
+    BadHeartbeatMs(String),
     /// The session has its maximum number of subscriptions.
     #[error("a session may have at most {0} subscriptions")]
     TooManySubscriptions(usize),
@@ -133,36 +136,6 @@ pub enum FeedStatus {
     Stale,
 }
 
-#[derive(Deserialize)]
-struct WireClientMessage {
-    #[serde(rename = "type")]
-    kind: String,
-    #[serde(rename = "eventId", default)]
-    event_id: Option<serde_json::Value>,
-}
-
-impl ClientMessage {
-    /// Parses a client's text message. A repeated field is refused. Unknown fields are ignored, so
-    /// that a client of a later version can connect.
-    pub fn parse(text: &str) -> Result<ClientMessage, Refusal> {
-        let wire: WireClientMessage =
-            json::from_str(text).map_err(|error| Refusal::BadJson(error.to_string()))?;
-        let event_id = || match &wire.event_id {
-            Some(serde_json::Value::String(id)) => {
-                EventId::new(id).map_err(|error| Refusal::BadEventId(error.to_string()))
-            }
-            Some(_) => Err(Refusal::BadEventId("not a string".to_owned())),
-            None => Err(Refusal::BadEventId("missing".to_owned())),
-        };
-        match wire.kind.as_str() {
-            "subscribe" => Ok(ClientMessage::Subscribe(event_id()?)),
-            "unsubscribe" => Ok(ClientMessage::Unsubscribe(event_id()?)),
-            "ping" => Ok(ClientMessage::Ping),
-            unknown => Err(Refusal::UnknownType(unknown.chars().take(40).collect())),
-        }
-    }
-}
-
 #[derive(Serialize)]
 #[serde(
     tag = "type",
@@ -170,28 +143,17 @@ impl ClientMessage {
     rename_all_fields = "camelCase"
 )]
 enum WireServerMessage<'a> {
-    Snapshot {
-        event_id: &'a EventId,
-        seq: u64,
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        stale: bool,
-        markets: Vec<WireMarket<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        payload: Option<&'a OddsUpdate>,
-    },
-    Update {
-        event_id: &'a EventId,
-        seq: u64,
-        #[serde(skip_serializing_if = "std::ops::Not::not")]
-        conflated: bool,
-        payload: &'a RawValue,
-    },
     Unsubscribed {
         event_id: &'a EventId,
     },
     Pong,
     Feed {
         status: FeedStatus,
+        #[serde(flatten)]
+        of: Option<FeedOf<'a>>,
+    },
+    Heartbeat {
+        as_of: Timestamp,
     },
     Error {
         code: &'static str,
@@ -201,35 +163,22 @@ enum WireServerMessage<'a> {
     },
 }
 
+/// The source whose status a `feed` message reports, and the events that it concerns.
 #[derive(Serialize)]
-struct WireMarket<'a> {
-    seq: u64,
-    payload: &'a OddsUpdate,
+struct FeedOf<'a> {
+    source: &'a Source,
+    events: [&'a EventId; 1],
 }
 
 impl WireServerMessage<'_> {
     fn encode(&self) -> ByteString {
-        // Serializing strings, numbers and lists to memory cannot fail.
-        serde_json::to_string(self).unwrap_or_default().into()
+        encode(self)
     }
 }
 
-/// The `snapshot` message of a book. `payload` is the market that the original would show; an empty
-/// book has none. `stale` means that changes cannot arrive at the moment.
-pub fn snapshot_message(snapshot: &Snapshot, stale: bool) -> ByteString {
-    let market = |state: &'_ Arc<MarketState>| state.seq;
-    let markets = snapshot.markets.iter().map(|state| WireMarket {
-        seq: market(state),
-        payload: &state.update,
-    });
-    WireServerMessage::Snapshot {
-        event_id: &snapshot.event_id,
-        seq: snapshot.seq,
-        stale,
-        markets: markets.collect(),
-        payload: snapshot.headline().map(|state| &state.update),
-    }
-    .encode()
+fn encode(message: &impl Serialize) -> ByteString {
+    // Serializing strings, numbers and lists to memory cannot fail.
+    serde_json::to_string(message).unwrap_or_default().into()
 }
 
 /// The `unsubscribed` message.
@@ -244,7 +193,19 @@ pub fn pong_message() -> ByteString {
 
 /// The `feed` message.
 pub fn feed_message(status: FeedStatus) -> ByteString {
-    WireServerMessage::Feed { status }.encode()
+    WireServerMessage::Feed { status, of: None }.encode()
+}
+
+/// The `feed` message of a source of an event.
+pub fn source_message(status: FeedStatus, source: &Source, event_id: &EventId) -> ByteString {
+    let events = [event_id];
+    let of = Some(FeedOf { source, events });
+    WireServerMessage::Feed { status, of }.encode()
+}
+
+/// The `heartbeat` message: everything that was known at this time has been sent.
+pub fn heartbeat_message(as_of: Timestamp) -> ByteString {
+    WireServerMessage::Heartbeat { as_of }.encode()
 }
 
 /// The `error` message of a refusal.
@@ -269,99 +230,6 @@ pub fn text_frame(text: &str) -> Bytes {
     let mut frame = BytesMut::new();
     Parser::write_message(&mut frame, text, OpCode::Text, true, false);
     frame.freeze()
-}
-
-/// One change of one market as sent to clients, encoded once for all of them.
-#[derive(Debug)]
-pub struct UpdateFrame {
-    /// The event.
-    pub event_id: EventId,
-    /// The market.
-    pub market: MarketKey,
-    /// The event's sequence number of the change.
-    pub seq: u64,
-    /// The supplier's time of the change.
-    pub updated_at: Timestamp,
-    plain: Encoded,
-    conflated: OnceLock<Encoded>,
-}
-
-impl UpdateFrame {
-    /// Encodes the `update` message of a market's new state.
-    pub fn new(state: &MarketState) -> UpdateFrame {
-        let update = &state.update;
-        UpdateFrame {
-            event_id: update.event_id.clone(),
-            market: update.market.clone(),
-            seq: state.seq,
-            updated_at: update.revision.updated_at,
-            plain: Encoded::new(encode_update(
-                &update.event_id,
-                state.seq,
-                false,
-                &update.to_json(),
-            )),
-            conflated: OnceLock::new(),
-        }
-    }
-
-    /// The message; with `conflated`, the variant which says that earlier changes may have been
-    /// left out.
-    pub fn text(&self, conflated: bool) -> &ByteString {
-        &self.encoded(conflated).text
-    }
-
-    /// The same message as a WebSocket frame.
-    pub fn wire(&self, conflated: bool) -> &Bytes {
-        &self.encoded(conflated).wire
-    }
-
-    fn encoded(&self, conflated: bool) -> &Encoded {
-        if !conflated {
-            return &self.plain;
-        }
-        self.conflated.get_or_init(|| {
-            let text = match serde_json::from_str::<PlainUpdate<'_>>(&self.plain.text) {
-                Ok(plain) => encode_update(&self.event_id, self.seq, true, plain.payload.get()),
-                Err(_) => self.plain.text.clone(),
-            };
-            Encoded::new(text)
-        })
-    }
-}
-
-#[derive(Debug)]
-struct Encoded {
-    text: ByteString,
-    wire: Bytes,
-}
-
-impl Encoded {
-    fn new(text: ByteString) -> Encoded {
-        Encoded {
-            wire: text_frame(&text),
-            text,
-        }
-    }
-}
-
-#[derive(Deserialize)]
-struct PlainUpdate<'a> {
-    #[serde(borrow)]
-    payload: &'a RawValue,
-}
-
-fn encode_update(event_id: &EventId, seq: u64, conflated: bool, payload: &str) -> ByteString {
-    match serde_json::from_str::<&RawValue>(payload) {
-        Ok(payload) => WireServerMessage::Update {
-            event_id,
-            seq,
-            conflated,
-            payload,
-        }
-        .encode(),
-        Err(_) => ByteString::new(),
-    }
 }
 
 #[cfg(test)]

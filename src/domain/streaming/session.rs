@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use bytestring::ByteString;
 
+use super::conflation_step::ConflationStep;
 use super::fanout::Delivery;
 use super::protocol::{
-    ClientMessage, CloseReason, Refusal, UpdateFrame, pong_message, unsubscribed_message,
+    ClientMessage, CloseReason, Form, Refusal, ResumePoint, SnapshotExtension, SubscribeRequest,
+    UpdateFrame, pong_message, unsubscribed_message,
 };
 use crate::domain::ids::{EventId, MarketKey};
 
@@ -39,11 +41,13 @@ pub enum Effect {
     Send(ByteString),
     /// Send this refusal as an `error` message.
     Refuse(Refusal),
-    /// Send this change.
-    SendUpdate(Arc<UpdateFrame>, bool),
-    /// Register a subscription, then get a snapshot and pass it to [`SessionState::on_snapshot`]
-    /// with this attempt.
-    Subscribe(EventId, Attempt),
+    /// Send this change in this form.
+    SendUpdate(Arc<UpdateFrame>, Form),
+    /// Send a heartbeat after this much silence, from now on.
+    Heartbeat(Duration),
+    /// Register a subscription whose changes may be held back, then get a snapshot and pass it to
+    /// [`SessionState::on_snapshot`] with this attempt.
+    Subscribe(EventId, Attempt, Option<ConflationStep>),
     /// Remove a subscription.
     Unsubscribe(EventId),
     /// Send a ping.
@@ -76,13 +80,21 @@ enum Subscription {
 #[derive(Debug)]
 struct Awaiting {
     attempt: Attempt,
+    resume: Option<ResumePoint>,
+    conflation: Option<ConflationStep>,
     held: BTreeMap<MarketKey, Held>,
 }
 
 #[derive(Debug)]
 struct Held {
     frame: Arc<UpdateFrame>,
-    conflated: bool,
+    form: Form,
+}
+
+/// What only a session of the extended protocol has.
+#[derive(Debug, Default)]
+struct Extension {
+    heartbeat: Option<Duration>,
 }
 
 /// The state of one session.
@@ -98,6 +110,8 @@ pub struct SessionState {
     /// Bytes of snapshots that were sent, less the allowance since then. As of `snapshots_at`.
     snapshot_bytes: u64,
     snapshots_at: Instant,
+    /// `None` for most sessions: a client that never used the extended protocol.
+    extension: Option<Box<Extension>>,
 }
 
 impl SessionState {
@@ -112,6 +126,7 @@ impl SessionState {
             last_activity: now,
             snapshot_bytes: 0,
             snapshots_at: now,
+            extension: None,
         }
     }
 
@@ -133,9 +148,32 @@ impl SessionState {
         }
         match ClientMessage::parse(text) {
             Ok(ClientMessage::Subscribe(event_id)) => self.subscribe(event_id, now),
+            Ok(ClientMessage::SubscribeExtended(request)) => self.subscribe_extended(*request, now),
             Ok(ClientMessage::Unsubscribe(event_id)) => self.unsubscribe(event_id),
             Ok(ClientMessage::Ping) => vec![Effect::Send(pong_message())],
             Err(refusal) => vec![Effect::Refuse(refusal)],
+        }
+    }
+
+    /// What the snapshot of a subscription holds in addition, for a session of the extended
+    /// protocol. Without the epoch, which the session does not know.
+    pub fn snapshot_extension(
+        &self,
+        event_id: &EventId,
+        attempt: Attempt,
+    ) -> Option<SnapshotExtension<'static>> {
+        let extension = self.extension.as_ref()?;
+        let millis = |time: Duration| u32::try_from(time.as_millis()).unwrap_or(u32::MAX);
+        match self.subscriptions.get(event_id)? {
+            Subscription::Awaiting(awaiting) if awaiting.attempt == attempt => {
+                Some(SnapshotExtension {
+                    epoch: None,
+                    resume: awaiting.resume.clone(),
+                    conflate_ms: awaiting.conflation.map_or(0, ConflationStep::millis),
+                    heartbeat_ms: extension.heartbeat.map(millis),
+                })
+            }
+            _ => None,
         }
     }
 
@@ -171,14 +209,23 @@ impl SessionState {
         let mut effects = vec![Effect::Send(snapshot.text)];
         effects.extend(
             held.into_iter()
-                .flat_map(|held| self.on_update(&held.frame, held.conflated)),
+                .flat_map(|held| self.on_update(&held.frame, held.form)),
         );
         effects
     }
 
     /// Handles changes of subscribed events. Passes the frames to send to `send`, in order.
     pub fn on_delivery(&mut self, delivery: &Delivery, mut send: impl FnMut(Bytes)) {
-        if let (Some(joined), [first, rest @ ..]) = (delivery.joined(), delivery.frames())
+        let is_extended = self.extension.is_some();
+        for notice in delivery.notices() {
+            let subscription = self.subscriptions.get(&notice.event_id);
+            // A pending snapshot shows the status of each market.
+            if let Some(Subscription::Live { .. }) = subscription {
+                send(notice.wire.clone());
+            }
+        }
+        if let (Some(joined), [first, rest @ ..]) =
+            (delivery.joined(is_extended), delivery.frames())
             && let Some(Subscription::Live { last_seq }) =
                 self.subscriptions.get_mut(&first.event_id)
             && *last_seq < first.seq
@@ -186,31 +233,37 @@ impl SessionState {
             *last_seq = rest.last().unwrap_or(first).seq;
             return send(joined.clone());
         }
-        for frame in delivery.frames() {
-            if let Some(Effect::SendUpdate(frame, conflated)) =
-                self.on_update(frame, delivery.conflated)
-            {
-                send(frame.wire(conflated).clone());
+        for (index, frame) in delivery.frames().iter().enumerate() {
+            let form = delivery.form(index, is_extended);
+            if let Some(Effect::SendUpdate(frame, form)) = self.on_update(frame, form) {
+                send(frame.wire(form).clone());
             }
         }
     }
 
     /// Handles a change of a subscribed event. Returns at most one effect.
-    pub fn on_update(&mut self, frame: &Arc<UpdateFrame>, conflated: bool) -> Option<Effect> {
+    pub fn on_update(&mut self, frame: &Arc<UpdateFrame>, form: Form) -> Option<Effect> {
         match self.subscriptions.get_mut(&frame.event_id)? {
-            Subscription::Live { last_seq } if frame.seq <= *last_seq => None,
             Subscription::Live { last_seq } => {
-                *last_seq = frame.seq;
-                Some(Effect::SendUpdate(frame.clone(), conflated))
+                match frame.restated_at() {
+                    // The client has it, or its snapshot is later and shows it.
+                    Some(head) if head < *last_seq => return None,
+                    Some(_) => {}
+                    None if frame.seq <= *last_seq => return None,
+                    None => *last_seq = frame.seq,
+                }
+                Some(Effect::SendUpdate(frame.clone(), form))
             }
             Subscription::Awaiting(awaiting) => {
                 let held = &mut awaiting.held;
                 let replaces = held.contains_key(&frame.market);
-                let newest = Held {
-                    frame: frame.clone(),
-                    conflated: conflated || replaces,
+                let form = if replaces {
+                    form.after_replacing()
+                } else {
+                    form
                 };
-                held.insert(frame.market.clone(), newest);
+                let frame = frame.clone();
+                held.insert(frame.market.clone(), Held { frame, form });
                 None
             }
         }
@@ -242,6 +295,17 @@ impl SessionState {
         }
     }
 
+    /// Counts each event of an accepted `subscribe` as a message, because each costs a snapshot.
+    /// They use up the allowance of this second, but never end the session.
+    fn count_events(&mut self, events: usize) {
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        let counted = self
+            .window_messages
+            .saturating_add(events.saturating_sub(1));
+        let limit = self.limits.max_messages_per_second;
+        self.window_messages = self.window_messages.max(counted.min(limit));
+    }
+
     /// Whether the session has used up its allowance of snapshot bytes. A snapshot's size is known
     /// only once it is sent, so the last one may exceed the limit.
     fn is_over_snapshot_limit(&mut self, now: Instant) -> bool {
@@ -257,30 +321,82 @@ impl SessionState {
     }
 
     fn subscribe(&mut self, event_id: EventId, now: Instant) -> Vec<Effect> {
-        let held = self.subscriptions.get(&event_id);
-        if let Some(Subscription::Awaiting(_)) = held {
+        // A client of the original has no other settings, so its pending snapshot serves it.
+        if self.extension.is_none() && self.is_awaiting(&event_id) {
             return Vec::new();
         }
-        if held.is_none() && self.subscriptions.len() >= self.limits.max_subscriptions {
-            let refusal = Refusal::TooManySubscriptions(self.limits.max_subscriptions);
+        match self.check_subscribe([&event_id].into_iter(), now) {
+            Ok(()) => vec![self.await_snapshot(event_id, None, None)],
+            Err(refusal) => vec![Effect::Refuse(refusal)],
+        }
+    }
+
+    fn subscribe_extended(&mut self, request: SubscribeRequest, now: Instant) -> Vec<Effect> {
+        if let Err(refusal) = self.check_subscribe(request.events.keys(), now) {
             return vec![Effect::Refuse(refusal)];
         }
-        if self.is_over_snapshot_limit(now) {
-            let bytes = self.limits.max_snapshot_bytes_per_second;
-            return vec![Effect::Refuse(Refusal::SnapshotsLimited {
-                event: event_id,
-                bytes,
-            })];
+        self.count_events(request.events.len());
+        let extension = self.extension.get_or_insert_default();
+        let mut effects = Vec::with_capacity(request.events.len() + 1);
+        if let Some(heartbeat) = request.heartbeat {
+            extension.heartbeat = Some(heartbeat);
+            effects.push(Effect::Heartbeat(heartbeat));
         }
+        for (event_id, resume) in request.events {
+            effects.push(self.await_snapshot(event_id, resume, request.conflation));
+        }
+        effects
+    }
+
+    fn is_awaiting(&self, event_id: &EventId) -> bool {
+        matches!(
+            self.subscriptions.get(event_id),
+            Some(Subscription::Awaiting(_))
+        )
+    }
+
+    /// Whether all of these events can be subscribed to.
+    fn check_subscribe<'a>(
+        &mut self,
+        mut events: impl Iterator<Item = &'a EventId> + Clone,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let new = events
+            .clone()
+            .filter(|event_id| !self.subscriptions.contains_key(*event_id))
+            .count();
+        let most = self.limits.max_subscriptions;
+        if new > 0 && self.subscriptions.len() + new > most {
+            return Err(Refusal::TooManySubscriptions(most));
+        }
+        if self.is_over_snapshot_limit(now)
+            && let Some(event) = events.next()
+        {
+            return Err(Refusal::SnapshotsLimited {
+                event: event.clone(),
+                bytes: self.limits.max_snapshot_bytes_per_second,
+            });
+        }
+        Ok(())
+    }
+
+    fn await_snapshot(
+        &mut self,
+        event_id: EventId,
+        resume: Option<ResumePoint>,
+        conflation: Option<ConflationStep>,
+    ) -> Effect {
         self.next_attempt += 1;
         let attempt = Attempt(self.next_attempt);
         let awaiting = Box::new(Awaiting {
             attempt,
+            resume,
+            conflation,
             held: BTreeMap::new(),
         });
         self.subscriptions
             .insert(event_id.clone(), Subscription::Awaiting(awaiting));
-        vec![Effect::Subscribe(event_id, attempt)]
+        Effect::Subscribe(event_id, attempt, conflation)
     }
 
     fn unsubscribe(&mut self, event_id: EventId) -> Vec<Effect> {

@@ -178,6 +178,10 @@ impl Store for PgStore {
         Ok(())
     }
 
+    fn stream_epoch(&self) -> Result<String, StoreError> {
+        self.readers()?.run(read::stream_epoch)
+    }
+
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
         if updates.is_empty() {
             return Ok(BatchReport::default());

@@ -27,6 +27,11 @@ statement! {
 }
 
 statement! {
+    /// The identity of the sequence numbers.
+    StreamEpoch returns (Text): "SELECT epoch FROM stream_epoch"
+}
+
+statement! {
     /// The ids of events. The query steps from one event to the next within the index of the key,
     /// because `DISTINCT` of PostgreSQL would read every market in the table.
     EventIds<'a> returns (Text):
@@ -113,6 +118,12 @@ pub(super) fn event(
         event_id: event_id.as_str(),
     };
     read_markets(statement.load(connection)?, event_id)
+}
+
+/// The identity of the sequence numbers.
+pub(super) fn stream_epoch(connection: &mut PgConnection) -> Result<String, Failure> {
+    let (epoch,): (String,) = (&StreamEpoch {}).get_result(connection)?;
+    Ok(epoch)
 }
 
 /// A page of events.

@@ -115,6 +115,10 @@ impl Store for SqliteStore {
         self.check_file()
     }
 
+    fn stream_epoch(&self) -> Result<String, StoreError> {
+        self.read(read::stream_epoch)
+    }
+
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
         if updates.is_empty() {
             return Ok(BatchReport::default());

@@ -8,7 +8,7 @@ use diesel::sql_query;
 use diesel::sql_types::{BigInt, Bool, Text};
 use diesel::sqlite::SqliteConnection;
 
-use super::schema::{dead_letters, odds_current, odds_history};
+use super::schema::{dead_letters, odds_current, odds_history, stream_epoch};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::timestamp::Timestamp;
@@ -42,6 +42,13 @@ pub(super) fn event(
         ))
         .load(connection)?;
     read_markets(rows, event_id)
+}
+
+/// The identity of the sequence numbers.
+pub(super) fn stream_epoch(connection: &mut SqliteConnection) -> Result<String, Failure> {
+    Ok(stream_epoch::table
+        .select(stream_epoch::epoch)
+        .first(connection)?)
 }
 
 const EVENT_IDS: &str = "

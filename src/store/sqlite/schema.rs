@@ -166,6 +166,13 @@ diesel::table! {
 }
 
 diesel::table! {
+    stream_epoch (id) {
+        id -> Integer,
+        epoch -> Text,
+    }
+}
+
+diesel::table! {
     supplier_cancels (bet_id) {
         bet_id -> Text,
         attempts -> Integer,
@@ -215,6 +222,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     odds_history,
     outbox,
     reservations,
+    stream_epoch,
     supplier_cancels,
     wallet_requests,
     wallets,

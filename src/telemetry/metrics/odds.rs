@@ -24,6 +24,8 @@ role_metrics! {
         deliveries: IntCounter = "odds_ws_deliveries_total",
         /// Changes replaced by a later one of the same market before a slow client took them
         conflations: IntCounter = "odds_ws_conflations_total",
+        /// Subscriptions that clients resumed, by result: recovered (with only what was missed) or replaced (with the whole event)
+        resumes: IntCounterVec = "odds_ws_resumes_total" ["result"] known ["recovered", "replaced"],
         /// Sessions evicted because they accepted nothing
         evictions: IntCounter = "odds_ws_evictions_total",
         /// Sessions ended, by reason

@@ -8,13 +8,16 @@ use actix::prelude::*;
 use actix_web::web;
 use serde_json::json;
 use sports_bet_platform::actors::odds::client_reads::{ClientReads, ReadLimits};
-use sports_bet_platform::actors::odds::messages::{ApplyError, GetSnapshot};
+use sports_bet_platform::actors::odds::messages::{ApplyError, BookChanged, GetSnapshot, Restated};
 use sports_bet_platform::actors::streaming::distributor::{Distributor, DistributorSettings};
 use sports_bet_platform::actors::streaming::messages::FeedChanged;
 use sports_bet_platform::actors::streaming::registry::Registry;
 use sports_bet_platform::actors::streaming::session::SessionEdges;
-use sports_bet_platform::domain::odds::book::{Book, Snapshot};
+use sports_bet_platform::domain::odds::book::{Book, MarketState, Snapshot};
+use sports_bet_platform::domain::odds::restrictions::{CurrentRestrictions, Restrictions};
+use sports_bet_platform::domain::odds::source_status::{SourceState, SourceStatus};
 use sports_bet_platform::domain::odds::update::OddsUpdate;
+use sports_bet_platform::domain::streaming::epoch::CurrentEpoch;
 use sports_bet_platform::domain::streaming::protocol::FeedStatus;
 use sports_bet_platform::domain::streaming::session::SessionLimits;
 use sports_bet_platform::http::addresses::{AddressLimit, Addresses};
@@ -61,11 +64,12 @@ impl Actor for Holding {
     type Context = Context<Self>;
 }
 
+const UPDATE: &str = r#"{"event_id":"E","market":"1x2","odds":{"home":1.5,"draw":2.5,"away":3.5},"updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
+
 impl Handler<GetSnapshot> for Holding {
     type Result = Result<Snapshot, ApplyError>;
 
     fn handle(&mut self, message: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        const UPDATE: &str = r#"{"event_id":"E","market":"1x2","odds":{"home":1.5,"draw":2.5,"away":3.5},"updated_at":"2025-11-09T21:07:45Z","source":"s","version":1}"#;
         let mut book = Book::new(message.0);
         book.apply(OddsUpdate::from_json(UPDATE.as_bytes()).unwrap(), 0)
             .unwrap();
@@ -77,6 +81,8 @@ impl Handler<GetSnapshot> for Holding {
 struct Served {
     server: server::RunningServer,
     registry: Addr<Registry>,
+    restrictions: Arc<CurrentRestrictions>,
+    epoch: Arc<CurrentEpoch>,
     _folder: TempDir,
 }
 
@@ -94,7 +100,9 @@ fn serve(
         slow_client_limit: seconds(10),
         frozen_limit: seconds(10),
     };
-    let registry = Registry::new(metrics.clone()).start();
+    let restrictions = Arc::new(CurrentRestrictions::default());
+    let epoch = Arc::new(CurrentEpoch::default());
+    let registry = Registry::new(metrics.clone(), restrictions.clone()).start();
     let limits = SessionLimits {
         max_subscriptions: 1,
         max_messages_per_second: 100,
@@ -140,6 +148,7 @@ fn serve(
         max_connections: 10,
     };
     let joined = registry.clone();
+    let (restricts, numbers) = (restrictions.clone(), epoch.clone());
     let server = server::start(listen, move |config| {
         let snapshots = snapshots.clone();
         let metrics = metrics.clone();
@@ -147,6 +156,8 @@ fn serve(
         let sessions = SessionEdges {
             distributor,
             snapshots,
+            restrictions: restricts.clone(),
+            epoch: numbers.clone(),
             limits,
             max_message: 1_024,
             queue: 16,
@@ -162,6 +173,8 @@ fn serve(
     Served {
         server,
         registry,
+        restrictions,
+        epoch,
         _folder: folder,
     }
 }
@@ -232,4 +245,75 @@ async fn lost_feed_marks_stale_data() {
         let body: serde_json::Value = response.json().await.unwrap();
         assert_eq!(body[0]["stale"], true, "{path}");
     }
+}
+
+/// A market of a lost source is shown as suspended and stale, also to clients of the original; once
+/// the source is live again, the state is shown as it is.
+#[actix_web::test]
+async fn lost_source_is_shown_until_it_lives() {
+    let served = serve(Holding.start().recipient(), FeedState::in_process);
+    served.epoch.set("3f9c".to_owned());
+    let mut old = OddsClient::connect(served.server.address).await;
+    old.subscribe("E").await;
+    assert!(old.next().await["markets"][0].get("stale").is_none());
+    let mut new = OddsClient::connect(served.server.address).await;
+    let subscribe = r#"{"type":"subscribe","eventId":"E","conflateMs":120000}"#;
+    new.send(subscribe).await;
+    let snapshot = new.next().await;
+    assert_eq!(snapshot["epoch"], "3f9c");
+    let market = Arc::new(MarketState {
+        update: OddsUpdate::from_json(UPDATE.as_bytes()).unwrap(),
+        seq: 1,
+    });
+    let source = market.update.source.clone();
+    let restate = async |state: SourceState, status: FeedStatus| {
+        let restrictions = Restrictions {
+            sources: [(source.clone(), SourceStatus { state, at: None })].into(),
+            ..Restrictions::default()
+        };
+        served.restrictions.set(restrictions);
+        let restated = Restated {
+            sources: Arc::new([(source.clone(), status)]),
+            head: 1,
+        };
+        let changed = BookChanged {
+            states: Arc::new([market.clone()]),
+            conflated: false,
+            restated: Some(restated),
+        };
+        served.registry.send(changed).await.unwrap();
+    };
+    restate(SourceState::Stale, FeedStatus::Stale).await;
+    for client in [&mut old, &mut new] {
+        assert_eq!(
+            client.next().await,
+            json!({"type": "feed", "status": "stale", "source": "s", "events": ["E"]})
+        );
+        // Not held back: the market is suspended.
+        let update = client.next().await;
+        assert_eq!(
+            (&update["seq"], &update["stale"]),
+            (&json!(1), &json!(true))
+        );
+        assert_eq!(update["payload"]["status"], "suspended");
+    }
+    new.send(subscribe).await;
+    let snapshot = new.next().await;
+    assert_eq!(
+        (snapshot.get("epoch"), &snapshot["recovered"]),
+        (None, &json!(false))
+    );
+    assert_eq!(snapshot["markets"][0]["stale"], true);
+    assert_eq!(snapshot["markets"][0]["payload"]["status"], "suspended");
+    restate(SourceState::Live, FeedStatus::Live).await;
+    assert_eq!(old.next().await["status"], "live");
+    let update = old.next().await;
+    assert_eq!(update["stale"], false);
+    assert_ne!(update["payload"]["status"], "suspended");
+    assert!(update.get("resumable").is_none());
+    assert_eq!(new.next().await["status"], "live");
+    new.send(subscribe).await;
+    let snapshot = new.next_of("snapshot").await;
+    assert_eq!(snapshot["epoch"], "3f9c");
+    assert!(snapshot["markets"][0].get("stale").is_none());
 }

@@ -52,7 +52,9 @@ impl MirrorBook {
             let held = self.core.book.revision_of(&market).unwrap_or(revision);
             let contradicts = differs || self.doubts.is_unexplained(&outcome, seq);
             self.doubts.consider(market, held, contradicts, latest);
-            applied.add(outcome, broadcast.conflated);
+            // A change with another number than the published one arrived out of order.
+            let is_late = outcome.is_ok() && !self.core.book.is_shared();
+            applied.add(outcome, broadcast.conflated || is_late);
         }
         self.core.version.changed();
         applied

@@ -29,10 +29,11 @@ fn restated(mut book: Snapshot, change: &RestrictionChange) -> Option<BookChange
             (source.clone(), status)
         })
         .collect();
+    let head = book.seq;
     (!book.markets.is_empty()).then(|| BookChanged {
         states: book.markets.into(),
         conflated: false,
-        restated: Some(Restated { sources }),
+        restated: Some(Restated { sources, head }),
     })
 }
 

@@ -31,6 +31,10 @@ impl Store for ProbeStore {
         Ok(())
     }
 
+    fn stream_epoch(&self) -> Result<String, StoreError> {
+        Ok("test".to_owned())
+    }
+
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
         assert!(
             !self.panics.swap(false, Ordering::SeqCst),

@@ -42,6 +42,7 @@ impl Handler<SessionMessage> for ProbeSession {
                     context.wait(std::future::pending::<()>().into_actor(self));
                 }
             }
+            SessionMessage::Heartbeat(_) => {}
             SessionMessage::Ping => *self.pings.lock().unwrap() += 1,
             SessionMessage::End(reason) => self.ended.lock().unwrap().push(reason),
         }
@@ -80,7 +81,8 @@ async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Prob
         distributor
             .send(Subscribe {
                 id,
-                event_id: EventId::new("E").unwrap()
+                event_id: EventId::new("E").unwrap(),
+                conflation: None,
             })
             .await
             .unwrap()
@@ -111,7 +113,7 @@ fn fixture(slow: Duration, frozen: Duration) -> Fixture {
         slow_client_limit: slow,
         frozen_limit: frozen,
     };
-    let registry = Registry::new(metrics.clone()).start();
+    let registry = Registry::new(metrics.clone(), Arc::default()).start();
     Fixture {
         here: Distributor::start_here(settings, registry.clone(), metrics.clone()),
         registry,

@@ -117,7 +117,7 @@ async fn until_taken(probe: &Probe, event: &str, numbers: std::ops::RangeInclusi
 /// A thread receives the changes of an event only while it follows that event.
 #[actix_web::test]
 async fn thread_receives_only_followed_events() {
-    let registry = Registry::new(OddsMetrics::new().unwrap()).start();
+    let registry = Registry::new(OddsMetrics::new().unwrap(), Arc::default()).start();
     let one = joined(&registry, Duration::ZERO).await;
     let other = joined(&registry, Duration::ZERO).await;
     assert_ne!(one.id, other.id);
@@ -146,7 +146,7 @@ async fn thread_receives_only_followed_events() {
 /// A slow thread applies backpressure to the books, and no change is lost.
 #[actix_web::test]
 async fn slow_thread_applies_backpressure() {
-    let registry = Registry::new(OddsMetrics::new().unwrap()).start();
+    let registry = Registry::new(OddsMetrics::new().unwrap(), Arc::default()).start();
     let slow = joined(&registry, Duration::from_millis(5)).await;
     follow(&registry, &slow, "A").await;
     for seq in 1..=40 {
@@ -162,7 +162,7 @@ async fn slow_thread_applies_backpressure() {
 /// A stopped thread is removed; the others continue.
 #[actix_web::test]
 async fn stopped_thread_is_removed() {
-    let registry = Registry::new(OddsMetrics::new().unwrap()).start();
+    let registry = Registry::new(OddsMetrics::new().unwrap(), Arc::default()).start();
     let gone = joined(&registry, Duration::ZERO).await;
     let other = joined(&registry, Duration::ZERO).await;
     follow(&registry, &gone, "A").await;

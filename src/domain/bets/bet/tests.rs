@@ -46,6 +46,7 @@ fn book(update: OddsUpdate) -> Snapshot {
         markets,
         is_stale: false,
         validity: VersionStamp::default(),
+        continuity: Default::default(),
     }
 }
 

@@ -1,10 +1,12 @@
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use proptest::prelude::*;
 
 use super::*;
 use crate::domain::odds::book::MarketState;
+use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::odds::update::testing::*;
 
 /// A session with room for some deliveries.
@@ -14,6 +16,9 @@ struct Probe {
     gone: Rc<Cell<bool>>,
     taken: Rc<RefCell<Vec<(String, u64, bool)>>>,
     feed: Rc<RefCell<Vec<FeedStatus>>>,
+    notices: Rc<RefCell<Vec<String>>>,
+    /// The addresses of the buffers with encoded changes.
+    joined: Rc<RefCell<Vec<usize>>>,
 }
 
 impl DeliverySink for Probe {
@@ -31,6 +36,11 @@ impl DeliverySink for Probe {
             .map(|frame| (frame.market.to_string(), frame.seq, delivery.conflated));
         self.taken.borrow_mut().extend(taken);
         self.feed.borrow_mut().extend(delivery.feed);
+        let texts = delivery.notices().iter();
+        let texts = texts.map(|notice| String::from_utf8_lossy(&notice.wire).into_owned());
+        self.notices.borrow_mut().extend(texts);
+        let joined = delivery.joined(true).map(|bytes| bytes.as_ptr() as usize);
+        self.joined.borrow_mut().extend(joined);
         Ok(())
     }
 }
@@ -57,7 +67,7 @@ fn with(probes: &[Probe]) -> Fanout<Probe> {
     let mut fanout = Fanout::default();
     for (id, probe) in (0..).zip(probes) {
         fanout.connect(SessionId(id), probe.clone());
-        assert!(fanout.subscribe(SessionId(id), &event()));
+        assert!(fanout.subscribe(SessionId(id), &event(), None));
     }
     fanout
 }
@@ -153,7 +163,7 @@ fn ended_sessions_are_removed() {
     let report = fanout.publish(&event(), &frames(&[("a", 1)]), Instant::now());
     assert_eq!(report.gone, [SessionId(0)]);
     assert_eq!((fanout.sessions(), fanout.subscriptions()), (1, 1));
-    assert!(!fanout.subscribe(SessionId(0), &event()));
+    assert!(!fanout.subscribe(SessionId(0), &event(), None));
 }
 
 #[test]
@@ -169,6 +179,146 @@ fn unsubscribed_changes_are_not_offered() {
         fanout.publish(&event(), &frames(&[("a", 2)]), Instant::now()),
         Report::default()
     );
+}
+
+fn step(millis: u64) -> Option<ConflationStep> {
+    ConflationStep::of(millis)
+}
+
+fn statuses(changes: &[(&str, u64, MarketStatus)]) -> Delivery {
+    let frame = |(market, seq, status): &(&str, u64, MarketStatus)| {
+        let mut update = market_update("E", market, None, *seq as i64, 1);
+        update.status = *status;
+        Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
+    };
+    Delivery::of(changes.iter().map(frame).collect(), false)
+}
+
+/// R6 and R9: at 100 changes a second, clients of a second's step get at most two messages a second
+/// and the last state; a thousand clients share one encoding.
+#[test]
+fn clients_of_a_step_share_messages() {
+    const SECONDS: u64 = 10;
+    let mut fanout = Fanout::default();
+    let probes: Vec<_> = (0..1_000).map(|_| probe(usize::MAX)).collect();
+    for (id, probe) in (0..).zip(&probes) {
+        fanout.connect(SessionId(id), probe.clone());
+        fanout.subscribe(SessionId(id), &event(), step(1_000));
+    }
+    let start = Instant::now();
+    for change in 1..=SECONDS * 100 {
+        let now = start + Duration::from_millis(change * 10);
+        fanout.flush_due(now);
+        fanout.publish(&event(), &frames(&[("a", change)]), now);
+    }
+    fanout.flush_due(start + Duration::from_secs(SECONDS + 2));
+    let mut buffers = BTreeSet::new();
+    for probe in &probes {
+        let seen = taken(probe);
+        assert!(seen.len() as u64 <= SECONDS * 2, "{}", seen.len());
+        assert_eq!(seen.last().unwrap().1, SECONDS * 100);
+        buffers.extend(probe.joined.borrow().iter().copied());
+    }
+    assert!(buffers.len() as u64 <= SECONDS * 2, "{}", buffers.len());
+    assert!(!fanout.is_holding());
+}
+
+/// R7: a suspension is sent at once, after everything that was held back, in order.
+#[test]
+fn suspension_is_not_held_back() {
+    let client = probe(100);
+    let plain = probe(100);
+    let mut fanout = with(std::slice::from_ref(&plain));
+    fanout.connect(SessionId(9), client.clone());
+    fanout.subscribe(SessionId(9), &event(), step(120_000));
+    let now = Instant::now();
+    use MarketStatus::{Closed, Open, Settled, Suspended};
+    let seqs = || {
+        taken(&client)
+            .iter()
+            .map(|(_, seq, _)| *seq)
+            .collect::<Vec<_>>()
+    };
+    fanout.publish(&event(), &statuses(&[("a", 1, Open), ("b", 2, Open)]), now);
+    fanout.publish(&event(), &statuses(&[("a", 3, Open)]), now);
+    assert_eq!(seqs(), [0; 0]);
+    assert_eq!(
+        fanout.complete_until(SessionId(9), now + Duration::from_secs(9)),
+        Some(now)
+    );
+    fanout.publish(&event(), &statuses(&[("b", 4, Suspended)]), now);
+    assert_eq!(seqs(), [3, 4]);
+    // A market that stays suspended, or opens, is held back again.
+    fanout.publish(&event(), &statuses(&[("b", 5, Suspended)]), now);
+    fanout.publish(&event(), &statuses(&[("b", 6, Open)]), now);
+    assert_eq!(seqs(), [3, 4]);
+    fanout.publish(&event(), &statuses(&[("b", 7, Closed)]), now);
+    fanout.publish(&event(), &statuses(&[("b", 8, Settled)]), now);
+    assert_eq!(seqs(), [3, 4, 7, 8]);
+    fanout.publish(&event(), &statuses(&[("c", 9, Open)]), now);
+    fanout.flush_due(now + Duration::from_secs(119));
+    assert_eq!(seqs(), [3, 4, 7, 8]);
+    fanout.flush_due(now + Duration::from_secs(120));
+    assert_eq!(seqs(), [3, 4, 7, 8, 9]);
+    assert_eq!(taken(&plain).len(), 9);
+}
+
+/// A selection that is suspended alone is not held back either.
+#[test]
+fn suspended_selection_is_not_held_back() {
+    let client = probe(100);
+    let mut fanout = Fanout::default();
+    fanout.connect(SessionId(1), client.clone());
+    fanout.subscribe(SessionId(1), &event(), step(1_000));
+    let mut update = market_update("E", "a", None, 1, 1);
+    let now = Instant::now();
+    for (seq, expected) in [(1, 0), (2, 1)] {
+        let state = MarketState {
+            update: update.clone(),
+            seq,
+        };
+        let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
+        fanout.publish(&event(), &delivery, now);
+        assert_eq!(taken(&client).len(), expected);
+        update.selections[0].status = SelectionStatus::Suspended;
+    }
+}
+
+#[test]
+fn subscription_settings_can_change() {
+    let client = probe(100);
+    let mut fanout = with(std::slice::from_ref(&client));
+    let id = SessionId(0);
+    let now = Instant::now();
+    assert!(fanout.subscribe(id, &event(), step(1_000)));
+    assert_eq!(fanout.subscriptions(), 1);
+    fanout.publish(&event(), &frames(&[("a", 1)]), now);
+    assert!(taken(&client).is_empty());
+    assert!(fanout.subscribe(id, &event(), None));
+    fanout.publish(&event(), &frames(&[("a", 2)]), now);
+    fanout.flush_due(now + Duration::from_secs(9));
+    assert_eq!(taken(&client).len(), 1);
+    assert!(fanout.subscribe(id, &event(), step(50)));
+    fanout.unsubscribe(id, &event());
+    assert!(!fanout.has_subscribers(&event()));
+    assert_eq!(fanout.subscriptions(), 0);
+}
+
+#[test]
+fn slow_client_gets_latest_notice_of_source() {
+    let slow = probe(0);
+    let mut fanout = with(std::slice::from_ref(&slow));
+    let source = Source::new("a").unwrap();
+    for status in [FeedStatus::Stale, FeedStatus::Live, FeedStatus::Stale] {
+        let notice = SourceNotice::new(&event(), &source, status);
+        let delivery = Delivery::with_notices(vec![notice], Vec::new(), false);
+        fanout.publish(&event(), &delivery, Instant::now());
+    }
+    slow.room.set(1);
+    fanout.offer_again();
+    let notices = slow.notices.borrow();
+    assert_eq!(notices.len(), 1);
+    assert!(notices[0].contains(r#""status":"stale","source":"a""#));
 }
 
 proptest! {

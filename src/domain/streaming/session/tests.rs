@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::odds::book::{Book, MarketState};
 use crate::domain::odds::update::testing::*;
-use crate::domain::streaming::protocol::snapshot_message;
+use crate::domain::streaming::protocol::{SnapshotView, snapshot_message};
 
 const LIMITS: SessionLimits = SessionLimits {
     max_subscriptions: 2,
@@ -33,7 +33,7 @@ fn subscribe(session: &mut SessionState, event: &str, now: Instant) -> Vec<Effec
 
 fn attempt(effects: &[Effect]) -> Attempt {
     match effects {
-        [Effect::Subscribe(_, attempt)] => *attempt,
+        [Effect::Subscribe(_, attempt, _)] => *attempt,
         other => panic!("no subscription: {other:?}"),
     }
 }
@@ -45,11 +45,15 @@ fn sent(effects: impl IntoIterator<Item = Effect>) -> Vec<String> {
         .filter_map(|effect| match effect {
             Effect::Send(text) => Some(text.to_string()),
             Effect::Refuse(refusal) => Some(refusal.code().to_owned()),
-            Effect::SendUpdate(frame, conflated) => Some(format!(
+            Effect::SendUpdate(frame, form) => Some(format!(
                 "{} {}{}",
                 frame.market,
                 frame.seq,
-                if conflated { " conflated" } else { "" }
+                if form == Form::Plain {
+                    ""
+                } else {
+                    " conflated"
+                }
             )),
             _ => None,
         })
@@ -73,12 +77,18 @@ fn held_changes_follow_snapshot_exactly_once() {
         frame(7, "b"),
         frame(8, "b"),
     ] {
-        assert!(session.on_update(&early, false).is_none());
+        assert!(session.on_update(&early, Form::Plain).is_none());
     }
     let effects = session.on_snapshot(event(), attempt, snapshot(5));
     assert_eq!(sent(effects), ["snapshot 5", "c 6", "b 8 conflated"]);
-    assert_eq!(sent(session.on_update(&frame(9, "a"), false)), ["a 9"]);
-    assert_eq!(sent(session.on_update(&frame(9, "a"), false)), [""; 0]);
+    assert_eq!(
+        sent(session.on_update(&frame(9, "a"), Form::Plain)),
+        ["a 9"]
+    );
+    assert_eq!(
+        sent(session.on_update(&frame(9, "a"), Form::Plain)),
+        [""; 0]
+    );
 }
 
 /// Each change is still sent once.
@@ -103,7 +113,10 @@ fn second_subscribe_sends_new_snapshot() {
         sent(session.on_snapshot(event(), second, snapshot(6))),
         ["snapshot 6"]
     );
-    assert_eq!(sent(session.on_update(&frame(7, "a"), false)), ["a 7"]);
+    assert_eq!(
+        sent(session.on_update(&frame(7, "a"), Form::Plain)),
+        ["a 7"]
+    );
 }
 
 /// The snapshot of an ended subscription is not used for the next one.
@@ -117,7 +130,7 @@ fn outdated_snapshot_is_ignored() {
         matches!(&unsubscribe[..], [Effect::Unsubscribe(_), Effect::Send(_)]),
         "{unsubscribe:?}"
     );
-    assert!(session.on_update(&frame(6, "a"), false).is_none());
+    assert!(session.on_update(&frame(6, "a"), Form::Plain).is_none());
     let second = attempt(&subscribe(&mut session, "MATCH_001", now));
     assert!(session.on_snapshot(event(), first, snapshot(5)).is_empty());
     assert_eq!(
@@ -174,7 +187,7 @@ fn snapshots_are_limited_by_size() {
         start,
     );
     let mut again = |now| match &subscribe(&mut session, "MATCH_001", now)[..] {
-        [Effect::Subscribe(event_id, attempt)] => {
+        [Effect::Subscribe(event_id, attempt, _)] => {
             let text = ByteString::from("x".repeat(1_000));
             session.on_snapshot(
                 event_id.clone(),
@@ -242,6 +255,90 @@ fn live_at(seq: u64, now: Instant) -> SessionState {
     session
 }
 
+#[test]
+fn many_events_use_one_message() {
+    let now = Instant::now();
+    let mut session = SessionState::new(LIMITS, now);
+    let many = r#"{"type":"subscribe","eventIds":["A","B"],"conflateMs":300,"heartbeatMs":5000}"#;
+    let effects = session.on_text(many, now);
+    let [
+        Effect::Heartbeat(heartbeat),
+        Effect::Subscribe(a, first, step),
+        Effect::Subscribe(..),
+    ] = &effects[..]
+    else {
+        panic!("{effects:?}");
+    };
+    assert_eq!(*heartbeat, Duration::from_secs(5));
+    assert_eq!(step.unwrap().millis(), 500);
+    let extension = session.snapshot_extension(a, *first).unwrap();
+    assert_eq!(extension.conflate_ms, 500);
+    assert_eq!(extension.heartbeat_ms, Some(5_000));
+    // All or none.
+    let one_too_many = r#"{"type":"subscribe","eventIds":["A","C"]}"#;
+    let refused = sent(session.on_text(one_too_many, now));
+    assert!(refused[0].contains("TOO_MANY_SUBSCRIPTIONS"), "{refused:?}");
+    assert_eq!(session.subscriptions(), 2);
+    // A second subscribe changes the settings; only its own snapshot is sent.
+    let again = session.on_text(r#"{"type":"subscribe","eventId":"A","conflateMs":0}"#, now);
+    let [Effect::Subscribe(_, second, None)] = &again[..] else {
+        panic!("{again:?}");
+    };
+    let event = EventId::new("A").unwrap();
+    assert!(session.snapshot_extension(&event, *first).is_none());
+    assert!(
+        session
+            .on_snapshot(event.clone(), *first, snapshot(1))
+            .is_empty()
+    );
+    assert_eq!(
+        sent(session.on_snapshot(event, *second, snapshot(1))),
+        ["snapshot 1"]
+    );
+}
+
+/// Each event costs a snapshot, so it counts as a message; the session does not end.
+#[test]
+fn events_of_one_message_are_counted() {
+    let now = Instant::now();
+    let limits = SessionLimits {
+        max_subscriptions: 100,
+        ..LIMITS
+    };
+    let mut session = SessionState::new(limits, now);
+    let ids: Vec<_> = (0..90).map(|event| format!("\"{event}\"")).collect();
+    let many = format!(r#"{{"type":"subscribe","eventIds":[{}]}}"#, ids.join(","));
+    assert_eq!(session.on_text(&many, now).len(), 90);
+    let refused = sent(session.on_text(&many, now));
+    assert_eq!(refused, ["RATE_LIMITED"]);
+    let later = now + Duration::from_secs(1);
+    assert_eq!(session.on_text(&many, later).len(), 90);
+}
+
+/// A state that is shown in another way is sent again, unless the snapshot is later.
+#[test]
+fn restated_change_is_not_newer() {
+    let now = Instant::now();
+    let mut session = live_at(8, now);
+    let restated = |head| {
+        let update = market_update("MATCH_001", "a", None, 7, 1);
+        let state = Arc::new(MarketState { update, seq: 7 });
+        Arc::new(UpdateFrame::restricted(
+            &state,
+            &Default::default(),
+            false,
+            Some(head),
+        ))
+    };
+    assert!(session.on_update(&restated(7), Form::Plain).is_none());
+    assert!(session.on_update(&restated(8), Form::Plain).is_some());
+    let mut frames = 0;
+    session.on_delivery(&Delivery::of(vec![restated(8)], false), |_| frames += 1);
+    assert_eq!(frames, 1);
+    assert!(session.on_update(&frame(8, "b"), Form::Plain).is_none());
+    assert!(session.on_update(&frame(9, "b"), Form::Plain).is_some());
+}
+
 proptest! {
     /// Changes that arrive together are sent as if each had arrived alone, whatever the client
     /// has already.
@@ -253,13 +350,13 @@ proptest! {
         let frames: Vec<_> = (first..first + many).map(|seq| frame(seq, "a")).collect();
         let mut sent = Vec::new();
         session.on_delivery(&Delivery::of(frames.clone(), conflated), |frames| sent.extend_from_slice(&frames));
-        let one_by_one = frames.iter().filter_map(|frame| match alone.on_update(frame, conflated) {
+        let one_by_one = frames.iter().filter_map(|frame| match alone.on_update(frame, Form::of(conflated, false)) {
             Some(Effect::SendUpdate(frame, conflated)) => Some(frame.wire(conflated).to_vec()),
             _ => None,
         });
         prop_assert_eq!(sent, one_by_one.collect::<Vec<_>>().concat());
         for seq in 1..12 {
-            prop_assert_eq!(session.on_update(&frame(seq, "a"), false).is_some(), alone.on_update(&frame(seq, "a"), false).is_some());
+            prop_assert_eq!(session.on_update(&frame(seq, "a"), Form::Plain).is_some(), alone.on_update(&frame(seq, "a"), Form::Plain).is_some());
         }
     }
 
@@ -300,16 +397,16 @@ proptest! {
                     let update = market_update("MATCH_001", &format!("m{market}"), None, position, 1);
                     let state = book.apply(update, position as u64).unwrap();
                     if subscribed {
-                        let effect = session.on_update(&Arc::new(UpdateFrame::new(&state)), false);
+                        let effect = session.on_update(&Arc::new(UpdateFrame::new(&state)), Form::Plain);
                         see(effect.into_iter().collect(), &book);
                     }
                 }
                 1 => for effect in subscribe(&mut session, "MATCH_001", now) {
-                    if let Effect::Subscribe(_, attempt) = effect { awaited = Some(attempt); subscribed = true; }
+                    if let Effect::Subscribe(_, attempt, _) = effect { awaited = Some(attempt); subscribed = true; }
                 },
                 _ => if let Some(attempt) = awaited.take() {
                     let snapshot = book.snapshot();
-                    let text = snapshot_message(&snapshot, false);
+                    let text = snapshot_message(&snapshot, &SnapshotView::default());
                     let effects = session.on_snapshot(event(), attempt, Some(SnapshotFrame { seq: snapshot.seq, text }));
                     see(effects, &book);
                 },

@@ -55,6 +55,7 @@ impl Handler<GetSnapshot> for ProbeBooks {
             markets: vec![Arc::new(MarketState { update, seq: 1 })],
             is_stale: matches!(answer, BookAnswer::Stale),
             validity: VersionStamp::default(),
+            continuity: Default::default(),
         })
     }
 }

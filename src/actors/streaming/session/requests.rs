@@ -1,0 +1,143 @@
+//! What a session requests: subscriptions and heartbeats from its distributor, snapshots from the
+//! books.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use actix_web_actors::ws::WebsocketContext;
+use log::warn;
+
+use super::Session;
+use crate::actors::odds::messages::{ApplyError, GetSnapshot};
+use crate::actors::streaming::messages::{SetHeartbeat, Subscribe, Unsubscribe};
+use crate::domain::ids::EventId;
+use crate::domain::odds::book::Snapshot;
+use crate::domain::streaming::conflation_step::ConflationStep;
+use crate::domain::streaming::heartbeats::LastSent;
+use crate::domain::streaming::protocol::{
+    FeedStatus, SnapshotExtension, SnapshotView, snapshot_message,
+};
+use crate::domain::streaming::session::{Attempt, SnapshotFrame};
+
+/// How long to wait for a snapshot before the client is told to subscribe again.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A request to the distributor.
+pub(super) enum Request {
+    Subscribe(EventId, Attempt, Option<ConflationStep>),
+    Unsubscribe(EventId),
+    SetHeartbeat(Duration, Arc<LastSent>),
+}
+
+impl Session {
+    pub(super) fn send_next_request(&mut self, context: &mut WebsocketContext<Self>) {
+        if self.is_requesting {
+            return;
+        }
+        let Some(request) = self.requests.pop_front() else {
+            // Free the memory: most sessions subscribe once and stay for hours.
+            self.requests = VecDeque::new();
+            return;
+        };
+        self.is_requesting = true;
+        let edges = self.edges.clone();
+        let id = self.id;
+        let call = async move {
+            match request {
+                Request::Unsubscribe(event_id) => {
+                    let _ = edges.distributor.send(Unsubscribe { id, event_id }).await;
+                    None
+                }
+                Request::SetHeartbeat(interval, last_sent) => {
+                    let set = SetHeartbeat {
+                        id,
+                        interval,
+                        last_sent,
+                    };
+                    let _ = edges.distributor.send(set).await;
+                    None
+                }
+                Request::Subscribe(event_id, attempt, conflation) => {
+                    let subscribed = edges
+                        .distributor
+                        .send(Subscribe {
+                            id,
+                            event_id: event_id.clone(),
+                            conflation,
+                        })
+                        .await;
+                    Some((event_id, attempt, subscribed.unwrap_or(false)))
+                }
+            }
+        };
+        context.spawn(call.into_actor(self).map(|subscribed, session, context| {
+            session.is_requesting = false;
+            if let Some((event_id, attempt, taken)) = subscribed {
+                if taken {
+                    session.request_snapshot(event_id, attempt, context);
+                } else {
+                    let effects = session.state.on_snapshot(event_id, attempt, None);
+                    session.act(effects, context);
+                }
+            }
+            session.send_next_request(context);
+        }));
+    }
+
+    fn request_snapshot(
+        &mut self,
+        event_id: EventId,
+        attempt: Attempt,
+        context: &mut WebsocketContext<Self>,
+    ) {
+        let edges = self.edges.clone();
+        let requested = event_id.clone();
+        let call = async move {
+            let answer = edges
+                .snapshots
+                .send(GetSnapshot(requested))
+                .timeout(SNAPSHOT_TIMEOUT)
+                .await;
+            answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
+        };
+        context.spawn(call.into_actor(self).map(move |answer, session, context| {
+            let snapshot = match answer {
+                Ok(snapshot) => Some(session.encode(&snapshot, attempt)),
+                Err(error) => {
+                    if let Some(repeated) = session.edges.failures.check(error.cause()) {
+                        warn!(session = session.id.0, event = event_id.as_str(), repeated; "snapshot failed: {error}");
+                    }
+                    None
+                }
+            };
+            let effects = session.state.on_snapshot(event_id, attempt, snapshot);
+            session.act(effects, context);
+        }));
+    }
+
+    /// Encodes the snapshot of a subscription under the current restrictions.
+    fn encode(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotFrame {
+        let extension = self.state.snapshot_extension(&snapshot.event_id, attempt);
+        let view = SnapshotView {
+            // Use the status last sent to the client, not the current one: `live` is sent after the
+            // missed changes, and those follow this snapshot.
+            is_stale: snapshot.is_stale || self.feed == FeedStatus::Stale,
+            restrictions: self.edges.restrictions.get(),
+            extension: extension.map(|extension| SnapshotExtension {
+                epoch: self.edges.epoch.get(),
+                ..extension
+            }),
+        };
+        if let Some(recovers) = view.recovers(snapshot) {
+            let result = if recovers { "recovered" } else { "replaced" };
+            let resumes = &self.edges.metrics.resumes;
+            resumes.with_label_values(&[result]).inc();
+        }
+        SnapshotFrame {
+            seq: snapshot.seq,
+            text: snapshot_message(snapshot, &view),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The `snapshot` message.
+
+use std::sync::Arc;
+
+use bytestring::ByteString;
+use serde::Serialize;
+
+use super::client_message::ResumePoint;
+use crate::domain::ids::EventId;
+use crate::domain::odds::book::{MarketState, Snapshot};
+use crate::domain::odds::restrictions::Restrictions;
+use crate::domain::odds::update::OddsUpdate;
+use crate::domain::timestamp::Timestamp;
+
+/// How a book is shown in a snapshot.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotView<'a> {
+    /// Whether changes cannot arrive at the moment.
+    pub is_stale: bool,
+    /// What is shown as suspended.
+    pub restrictions: Arc<Restrictions>,
+    /// What only clients of the extended protocol get.
+    pub extension: Option<SnapshotExtension<'a>>,
+}
+
+/// What only clients of the extended protocol get.
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotExtension<'a> {
+    /// The epoch of the sequence numbers, if it is known.
+    pub epoch: Option<&'a str>,
+    /// From where the client resumes.
+    pub resume: Option<ResumePoint>,
+    /// The conflation of the subscription, in milliseconds.
+    pub conflate_ms: u32,
+    /// The heartbeat of the session, in milliseconds.
+    pub heartbeat_ms: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "snapshot", rename_all = "camelCase")]
+struct WireSnapshot<'a> {
+    event_id: &'a EventId,
+    seq: u64,
+    #[serde(flatten)]
+    extension: Option<WireExtension<'a>>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    markets: Vec<WireMarket<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a OddsUpdate>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireExtension<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<&'a str>,
+    recovered: bool,
+    conflate_ms: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heartbeat_ms: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct WireMarket<'a> {
+    seq: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    conflated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'static str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<Timestamp>,
+    payload: &'a OddsUpdate,
+}
+
+/// The `snapshot` message of a book. `payload` is the market that the original would show; an empty
+/// book has none. A client that resumes gets only what has changed since, without `payload`.
+pub fn snapshot_message(snapshot: &Snapshot, view: &SnapshotView<'_>) -> ByteString {
+    let restrictions = &*view.restrictions;
+    let shown: Vec<_> = snapshot
+        .markets
+        .iter()
+        .map(|state| restrictions.shown(state))
+        .collect();
+    let epoch = view.epoch_of(snapshot);
+    let since = view.since(snapshot, epoch);
+    let is_missed = |state: &MarketState| since.is_none_or(|since| state.seq > since);
+    let markets = shown
+        .iter()
+        .filter(|state| is_missed(state))
+        .map(|state| WireMarket {
+            seq: state.seq,
+            conflated: since.is_some(),
+            why: since.map(|_| "resume"),
+            stale: restrictions.is_lost(&state.update.source),
+            as_of: view
+                .extension
+                .as_ref()
+                .and_then(|_| restrictions.vouched_until(&state.update.source)),
+            payload: &state.update,
+        });
+    let headline = snapshot
+        .headline()
+        .filter(|_| since.is_none())
+        .map(|state| restrictions.shown(state));
+    super::encode(&WireSnapshot {
+        event_id: &snapshot.event_id,
+        seq: snapshot.seq,
+        extension: view.extension.as_ref().map(|extension| WireExtension {
+            epoch,
+            recovered: since.is_some(),
+            conflate_ms: extension.conflate_ms,
+            heartbeat_ms: extension.heartbeat_ms,
+        }),
+        stale: view.is_stale,
+        markets: markets.collect(),
+        payload: headline.as_ref().map(|state| &state.update),
+    })
+}
+
+impl<'a> SnapshotView<'a> {
+    /// Whether the client gets only what it missed; `None` if it does not resume.
+    pub fn recovers(&self, snapshot: &Snapshot) -> Option<bool> {
+        self.extension.as_ref()?.resume.as_ref()?;
+        let since = self.since(snapshot, self.epoch_of(snapshot));
+        Some(since.is_some())
+    }
+
+    /// The epoch, if a client can resume from this snapshot: it is current, every process gives its
+    /// last change the same number, and it shows no restriction, which has no number.
+    fn epoch_of(&self, snapshot: &Snapshot) -> Option<&'a str> {
+        let epoch = self.extension.as_ref()?.epoch?;
+        let is_restricted = |state: &Arc<MarketState>| {
+            self.restrictions.is_lost(&state.update.source)
+                || !Arc::ptr_eq(&self.restrictions.shown(state), state)
+        };
+        let is_resumable = !self.is_stale
+            && snapshot.continuity.is_shared(snapshot.seq)
+            && !snapshot.markets.iter().any(is_restricted);
+        is_resumable.then_some(epoch)
+    }
+
+    /// The number up to which the client has every change; `None` if it must replace what it has.
+    fn since(&self, snapshot: &Snapshot, epoch: Option<&str>) -> Option<u64> {
+        let resume = self.extension.as_ref()?.resume.as_ref()?;
+        let is_same = epoch.is_some() && resume.epoch.as_deref() == epoch;
+        let is_covered = snapshot.continuity.covers(resume.since, snapshot.seq);
+        (is_same && is_covered).then_some(resume.since)
+    }
+}

@@ -1,0 +1,280 @@
+//! The `update` message, encoded once for all clients.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::Bytes;
+use bytestring::ByteString;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::text_frame;
+use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::odds::book::MarketState;
+use crate::domain::odds::restrictions::Restrictions;
+use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::timestamp::Timestamp;
+
+/// How a message says that earlier changes may have been left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// None was left out. For clients without the extended protocol.
+    Plain,
+    /// Some may have been left out. For clients without the extended protocol.
+    Conflated,
+    /// None was left out.
+    Extended,
+    /// Some may have been left out because the client was slow, or because the server may have
+    /// missed some.
+    Slow,
+    /// Some were left out because the client requested it.
+    Requested,
+}
+
+impl Form {
+    /// The form for a client.
+    pub(in crate::domain::streaming) fn of(conflated: bool, is_extended: bool) -> Form {
+        match (conflated, is_extended) {
+            (false, false) => Form::Plain,
+            (true, false) => Form::Conflated,
+            (false, true) => Form::Extended,
+            (true, true) => Form::Slow,
+        }
+    }
+
+    /// The form of a change that has replaced another one before it was sent.
+    pub(in crate::domain::streaming) fn after_replacing(self) -> Form {
+        match self {
+            Form::Plain => Form::Conflated,
+            Form::Extended => Form::Slow,
+            conflated => conflated,
+        }
+    }
+}
+
+/// How much of a market can be bet on. A change to less is never held back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::domain::streaming) struct Openness {
+    status: MarketStatus,
+    inactive: usize,
+}
+
+impl Openness {
+    fn of(state: &MarketState) -> Openness {
+        let selections = &state.update.selections;
+        let is_inactive = |status| status != SelectionStatus::Active;
+        Openness {
+            status: state.update.status,
+            inactive: selections
+                .iter()
+                .filter(|selection| is_inactive(selection.status))
+                .count(),
+        }
+    }
+
+    /// Whether the market, or one of its selections, stops being offered. If the earlier state is
+    /// not known, it may have been open.
+    pub(in crate::domain::streaming) fn is_less_than(self, earlier: Option<Openness>) -> bool {
+        let Some(earlier) = earlier else {
+            return self.status != MarketStatus::Open || self.inactive > 0;
+        };
+        let stops = self.status != MarketStatus::Open && self.status != earlier.status;
+        stops || self.inactive > earlier.inactive
+    }
+}
+
+/// How a state is shown.
+#[derive(Clone, Copy, Debug, Default)]
+struct Display {
+    /// Whether the prices may be stale; `None` to say nothing about it.
+    stale: Option<bool>,
+    /// Whether a client that has this change can resume.
+    is_resumable: bool,
+    /// For a state that was sent before and is now shown in another way: the last sequence number
+    /// of the event at that time.
+    restated_at: Option<u64>,
+}
+
+/// One change of one market as sent to clients, encoded once for all of them.
+#[derive(Debug)]
+pub struct UpdateFrame {
+    /// The event.
+    pub event_id: EventId,
+    /// The market.
+    pub market: MarketKey,
+    /// The event's sequence number of the change.
+    pub seq: u64,
+    /// The supplier's time of the change.
+    pub updated_at: Timestamp,
+    pub(in crate::domain::streaming) openness: Openness,
+    display: Display,
+    plain: Encoded,
+    /// The other forms, in the order of [`Form`]. Most changes need none.
+    others: [OnceLock<Box<Encoded>>; 4],
+}
+
+impl UpdateFrame {
+    /// Encodes the `update` message of a market's new state.
+    pub fn new(state: &MarketState) -> UpdateFrame {
+        let display = Display {
+            is_resumable: true,
+            ..Display::default()
+        };
+        UpdateFrame::displayed(state, display)
+    }
+
+    /// Encodes the `update` message of a state under these restrictions. `conflated`: whether
+    /// earlier changes may not have been published. `restated_at`: for a state that was sent before,
+    /// the last sequence number of the event now.
+    pub fn restricted(
+        state: &Arc<MarketState>,
+        restrictions: &Restrictions,
+        conflated: bool,
+        restated_at: Option<u64>,
+    ) -> UpdateFrame {
+        let is_lost = restrictions.is_lost(&state.update.source);
+        let shown = restrictions.shown(state);
+        let display = Display {
+            stale: (is_lost || restated_at.is_some()).then_some(is_lost),
+            // Restrictions have no sequence number. A client that has seen one cannot say so when
+            // it resumes.
+            is_resumable: !conflated
+                && restated_at.is_none()
+                && !is_lost
+                && Arc::ptr_eq(&shown, state),
+            restated_at,
+        };
+        UpdateFrame::displayed(&shown, display)
+    }
+
+    fn displayed(state: &MarketState, display: Display) -> UpdateFrame {
+        let update = &state.update;
+        let message = WireUpdate {
+            stale: display.stale,
+            ..WireUpdate::plain(&update.event_id, state.seq)
+        };
+        UpdateFrame {
+            event_id: update.event_id.clone(),
+            market: update.market.clone(),
+            seq: state.seq,
+            updated_at: update.revision.updated_at,
+            openness: Openness::of(state),
+            display,
+            plain: Encoded::new(message.encode(&update.to_json())),
+            others: Default::default(),
+        }
+    }
+
+    /// For a state that was sent before: the last sequence number of the event at that time.
+    pub fn restated_at(&self) -> Option<u64> {
+        self.display.restated_at
+    }
+
+    /// Whether every client that misses no change gets the same bytes.
+    pub(in crate::domain::streaming) fn is_same_for_all(&self) -> bool {
+        self.display.is_resumable
+    }
+
+    /// The message in this form.
+    pub fn text(&self, form: Form) -> &ByteString {
+        &self.encoded(form).text
+    }
+
+    /// The same message as a WebSocket frame.
+    pub fn wire(&self, form: Form) -> &Bytes {
+        &self.encoded(form).wire
+    }
+
+    fn encoded(&self, form: Form) -> &Encoded {
+        let place = match form {
+            Form::Plain => return &self.plain,
+            Form::Extended if self.display.is_resumable => return &self.plain,
+            Form::Conflated => 0,
+            Form::Extended => 1,
+            Form::Slow => 2,
+            Form::Requested => 3,
+        };
+        self.others[place].get_or_init(|| Box::new(Encoded::new(self.encode(form))))
+    }
+
+    fn encode(&self, form: Form) -> ByteString {
+        let Ok(plain) = serde_json::from_str::<PlainUpdate<'_>>(&self.plain.text) else {
+            return self.plain.text.clone();
+        };
+        let is_extended = form != Form::Conflated;
+        let why = match form {
+            Form::Slow => Some("slow"),
+            Form::Requested => Some("requested"),
+            _ => None,
+        };
+        let message = WireUpdate {
+            conflated: form != Form::Extended,
+            why,
+            stale: self.display.stale,
+            resumable: (is_extended && !self.display.is_resumable).then_some(false),
+            ..WireUpdate::plain(&self.event_id, self.seq)
+        };
+        message.encode(plain.payload.get())
+    }
+}
+
+#[derive(Debug)]
+struct Encoded {
+    text: ByteString,
+    wire: Bytes,
+}
+
+impl Encoded {
+    fn new(text: ByteString) -> Encoded {
+        Encoded {
+            wire: text_frame(&text),
+            text,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct PlainUpdate<'a> {
+    #[serde(borrow)]
+    payload: &'a RawValue,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename = "update", rename_all = "camelCase")]
+struct WireUpdate<'a> {
+    event_id: &'a EventId,
+    seq: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    conflated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stale: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumable: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<&'a RawValue>,
+}
+
+impl<'a> WireUpdate<'a> {
+    fn plain(event_id: &'a EventId, seq: u64) -> WireUpdate<'a> {
+        WireUpdate {
+            event_id,
+            seq,
+            conflated: false,
+            why: None,
+            stale: None,
+            resumable: None,
+            payload: None,
+        }
+    }
+
+    fn encode(self, payload: &'a str) -> ByteString {
+        match serde_json::from_str(payload) {
+            Ok(payload) => super::encode(&WireUpdate {
+                payload: Some(payload),
+                ..self
+            }),
+            Err(_) => ByteString::new(),
+        }
+    }
+}
