@@ -12,9 +12,11 @@ use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::*;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
+use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
 use crate::store::sqlite::SqliteStore;
 use crate::supplier::frame_batch::MAX_FRAMES;
+use crate::supplier::transport::Inbound;
 use crate::testing::until;
 
 #[derive(Parser)]
