@@ -65,7 +65,7 @@ pub(crate) trait HoldStore: Send + Sync {
     fn holds(&self, in_force_at: Option<Timestamp>) -> Result<Vec<StoredHold>, StoreError>;
 
     /// How many open markets a hold with this scope covers now, by their stored state.
-    fn open_markets(&self, scope: &HoldScope) -> Result<u64, StoreError>;
+    fn count_open_markets(&self, scope: &HoldScope) -> Result<u64, StoreError>;
 }
 
 impl Released {

@@ -237,7 +237,7 @@ fn set(
     };
     let id = store.set_hold(&order)?;
     written(text::set(id, &order, out))?;
-    let open_markets = store.open_markets(&order.scope)?;
+    let open_markets = store.count_open_markets(&order.scope)?;
     written(text::covered(open_markets, out))
 }
 

@@ -330,7 +330,7 @@ pub(crate) fn open_markets_are_counted<S: Store + HoldStore>(store: &S) {
             0,
         ),
     ] {
-        assert_eq!(store.open_markets(&scope), Ok(expected), "{scope:?}");
+        assert_eq!(store.count_open_markets(&scope), Ok(expected), "{scope:?}");
     }
 }
 

@@ -119,7 +119,7 @@ impl HoldStore for PgStore {
         })
     }
 
-    fn open_markets(&self, scope: &HoldScope) -> Result<u64, StoreError> {
+    fn count_open_markets(&self, scope: &HoldScope) -> Result<u64, StoreError> {
         let scope = ScopeColumns::of(scope);
         let statement = OpenMarkets {
             source: scope.source,

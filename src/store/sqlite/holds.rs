@@ -83,7 +83,7 @@ impl HoldStore for SqliteStore {
         })
     }
 
-    fn open_markets(&self, scope: &HoldScope) -> Result<u64, StoreError> {
+    fn count_open_markets(&self, scope: &HoldScope) -> Result<u64, StoreError> {
         self.read(|connection| open_markets(connection, scope))
     }
 }

@@ -24,7 +24,7 @@ impl HoldStore for FixedStore {
         self.0.lock().clone()
     }
 
-    fn open_markets(&self, _: &HoldScope) -> Result<u64, StoreError> {
+    fn count_open_markets(&self, _: &HoldScope) -> Result<u64, StoreError> {
         unreachable!()
     }
 }
