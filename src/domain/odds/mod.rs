@@ -1,6 +1,7 @@
 //! Updates, prices and books.
 
 pub mod book;
+pub mod failover;
 pub mod hold;
 pub(crate) mod plausible;
 pub(crate) mod price;
