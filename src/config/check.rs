@@ -6,6 +6,7 @@ use super::input::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
 use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};
+use crate::domain::odds::failover::MAX_SOURCES;
 
 /// Checks the settings against each other and chooses suppliers and engines.
 pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, ConfigExit> {
@@ -14,6 +15,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     wrong.extend(orders(&settings, &input));
     wrong.extend(amounts(&settings, &input));
     wrong.extend(equal_names(&settings, &input));
+    wrong.extend(priority(&settings.suppliers, &input));
     wrong.extend(equal_ports(&roles, &settings.ports, &input));
     let engines = engines::choose(&settings, &input)
         .map_err(|errors| wrong.extend(errors))
@@ -157,6 +159,16 @@ fn compare(what: &str, pairs: &[Pair], input: &ConfigInput) -> Vec<ConfigError> 
         .collect()
 }
 
+/// The order of priority names each source once, and not more than a market has.
+fn priority(settings: &SupplierSettings, input: &ConfigInput) -> Option<ConfigError> {
+    let listed = &settings.supplier_priority;
+    let distinct: BTreeSet<_> = listed.iter().collect();
+    (distinct.len() < listed.len() || listed.len() > MAX_SOURCES).then(|| {
+        let want = format!("at most {MAX_SOURCES} names of sources, each once, with commas");
+        input.error("SUPPLIER_PRIORITY", want)
+    })
+}
+
 /// Topics must differ, or records of one kind would be read as another. Groups must differ, or two
 /// readers would share the records that each needs in full.
 fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
@@ -164,6 +176,7 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let dead_letters = bus.dead_letter_topic();
     let topics = [
         ("KAFKA_TOPIC_ODDS", bus.kafka_topic_odds.as_str()),
+        ("KAFKA_TOPIC_SUPPLIERS", &bus.kafka_topic_suppliers),
         ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
         ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
         ("KAFKA_TOPIC_ODDS_DLQ", &dead_letters),
@@ -179,6 +192,7 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let groups = [
         ("KAFKA_GROUP_LIVE", bus.kafka_group_live.as_str()),
         ("KAFKA_GROUP_STORE", &bus.kafka_group_store),
+        ("KAFKA_GROUP_SELECTOR", &bus.kafka_group_selector),
         ("KAFKA_GROUP_CONFIRMATION", &bus.kafka_group_confirmation),
     ];
     let equal = |names: &[(&'static str, &str)], what: &str| -> Vec<ConfigError> {

@@ -5,6 +5,7 @@ mod builder;
 mod checks;
 mod confirmation;
 mod engines;
+mod failover;
 mod ingest;
 mod money;
 mod odds;
@@ -131,6 +132,8 @@ pub struct Platform {
 struct Parts {
     addresses: Addresses,
     feeds: Vec<Addr<SupplierFeed>>,
+    /// Publishes to the topic that the other consumers read.
+    selector: Option<Addr<DrainableTask>>,
     consumers: Vec<Addr<DrainableTask>>,
     dead_letter_consumer: Option<Addr<DrainableTask>>,
     registry: Option<Addr<Registry>>,
@@ -222,6 +225,9 @@ impl Platform {
             }
             if let Some(simulator) = &self.parts.simulator {
                 simulator.stop().await;
+            }
+            if let Some(selector) = &self.parts.selector {
+                let _ = selector.send(Drain).await;
             }
             join_all(
                 self.parts

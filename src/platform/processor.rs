@@ -67,15 +67,15 @@ impl PlatformBuilder<'_> {
 }
 
 /// Starts the actors of the role, downstream first.
-struct ProcessorBuilder<'a, 'b> {
-    platform: &'a mut PlatformBuilder<'b>,
-    bus: &'a Bus,
+pub(super) struct ProcessorBuilder<'a, 'b> {
+    pub(super) platform: &'a mut PlatformBuilder<'b>,
+    pub(super) bus: &'a Bus,
     cache: &'a Arc<dyn OddsCache>,
     store: &'a Arc<dyn Store>,
     odds: Option<&'a OddsRuntime>,
-    metrics: ProcessorMetrics,
+    pub(super) metrics: ProcessorMetrics,
     /// The thread of the live path.
-    live: ArbiterHandle,
+    pub(super) live: ArbiterHandle,
     /// The thread of the store path.
     storing: ArbiterHandle,
 }
@@ -96,13 +96,15 @@ impl ProcessorBuilder<'_, '_> {
         if !self.bus.keeps_dead_letters() {
             self.start_dead_letter_consumer(store_writer)?;
         }
-        let checks = vec![
+        let selector_group = self.start_selector()?;
+        let mut checks = vec![
             check_writes(self.store, store_health),
             check_written_cache(self.cache, &cache_health),
             check_bus(&self.bus.updates),
             check_group("live group", live_group),
             check_group("store group", store_group),
         ];
+        checks.extend(selector_group.map(|group| check_group("selector group", group)));
         self.platform
             .serve_health(Role::Processor, checks, self.metrics.registry);
         Ok(router)
@@ -122,18 +124,11 @@ impl ProcessorBuilder<'_, '_> {
         &mut self,
         cache_writer: &Addr<CacheWriter>,
     ) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
-        let source = BookSource::new(
-            MergePolicy::LatestWins,
-            self.cache.clone(),
-            self.store.clone(),
-            self.client_reads()?,
-            self.metrics.book_metrics(),
-        );
         let edges = BookEdges {
             feed: BusFeed {
                 first_position: self.bus.first_position,
             },
-            source: source.within(self.platform.limits()),
+            source: self.book_source()?,
             subscribers: self.change_subscribers(cache_writer),
             metrics: self.metrics.book_metrics(),
         };
@@ -142,6 +137,18 @@ impl ProcessorBuilder<'_, '_> {
         Ok(self
             .platform
             .start("book router", &self.live, HUB_MAILBOX, router))
+    }
+
+    /// Loads the states that were published.
+    pub(super) fn book_source(&self) -> Result<BookSource, StartError> {
+        let source = BookSource::new(
+            MergePolicy::LatestWins,
+            self.cache.clone(),
+            self.store.clone(),
+            self.client_reads()?,
+            self.metrics.book_metrics(),
+        );
+        Ok(source.within(self.platform.limits()))
     }
 
     /// The cache writer, and the registry if the clients of this process see these books.
@@ -252,7 +259,7 @@ impl ProcessorBuilder<'_, '_> {
         Ok(())
     }
 
-    fn start_consumer(
+    pub(super) fn start_consumer(
         &mut self,
         name: &'static str,
         thread: &ArbiterHandle,
@@ -265,7 +272,7 @@ impl ProcessorBuilder<'_, '_> {
         self.platform.settings.store.store_batch_wait
     }
 
-    fn consumer_settings(
+    pub(super) fn consumer_settings(
         &self,
         group: String,
         topic: &Arc<dyn Topic>,

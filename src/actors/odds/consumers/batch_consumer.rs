@@ -19,12 +19,18 @@ pub(super) trait BatchHandler: Send + 'static {
     /// Completed steps of a batch, so that a retry repeats none of them.
     type Progress: Default;
 
+    /// Whether an empty batch is attempted while the consumer is idle, for work that time brings.
+    const WORKS_WHILE_IDLE: bool = false;
+
     /// Processes a batch. Repeated after a failure.
     async fn attempt(
         &self,
         batch: &[Record],
         progress: &mut Self::Progress,
     ) -> Result<(), BatchError>;
+
+    /// Drops what is known of partitions that moved to another member.
+    fn forget(&self, _: &[u32]) {}
 }
 
 /// Reads batches, and passes each to its handler until that succeeds.
@@ -61,7 +67,9 @@ impl<H: BatchHandler> BatchConsumer<H> {
                 Some(ConsumerEvent::Records(batch)) => self.process(&batch).await,
                 Some(ConsumerEvent::Revoked(partitions)) => {
                     info!(group = self.reader.group(); "partitions {partitions:?} revoked");
+                    self.handler.forget(&partitions);
                 }
+                None if H::WORKS_WHILE_IDLE => self.process(&[]).await,
                 None => {}
             }
         }
