@@ -3,6 +3,7 @@
 
 pub mod dead_letter;
 pub(crate) mod embedded;
+pub(crate) mod embedded_compacted;
 pub(crate) mod health;
 pub(crate) mod kafka;
 pub(crate) mod progress;
@@ -115,6 +116,10 @@ impl Position {
 pub enum ConsumerEvent {
     /// At least one record; the records of a partition are in order.
     Records(Vec<Record>),
+    /// Records from before the group's position, which were committed earlier. Only from
+    /// [`Topic::subscribe_with_replay`], and before the [`ConsumerEvent::Records`] of their
+    /// partitions. There is nothing to commit.
+    Replayed(Vec<Record>),
     /// Partitions that moved to another member of the group, or that start again from an earlier
     /// offset. No more records of their previous assignment are delivered.
     Revoked(Vec<u32>),
@@ -154,6 +159,17 @@ pub trait Topic: Send + Sync {
     /// group starts at the beginning. Members of one group, also in other processes, share the
     /// partitions.
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError>;
+
+    /// Like [`Topic::subscribe`]. In addition, the member first reads what was published to its
+    /// partitions in the last `window` before the group's position. Nothing by default, because a
+    /// bus need not keep what every group has committed.
+    fn subscribe_with_replay(
+        &self,
+        group: &str,
+        _window: Duration,
+    ) -> Result<Box<dyn Subscription>, BusError> {
+        self.subscribe(group)
+    }
 
     /// Records of this process that are waiting: on the embedded bus for the slowest group, on
     /// Kafka for the broker to accept them.

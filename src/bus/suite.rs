@@ -35,7 +35,21 @@ macro_rules! bus_suite {
 }
 pub(crate) use bus_suite;
 
+/// As [`bus_suite`], for compacted topics. `$open` returns an empty one.
+macro_rules! compacted_suite {
+    ($check:ident, $open:expr $(, $ignore:meta)?) => {
+        $crate::bus::suite::bus_suite! { $check, $open $(, $ignore)? }
+    };
+    ($open:expr $(, $ignore:meta)?) => {
+        $crate::bus::suite::bus_suite! { compacted_reader_gets_held_then_published, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { every_compacted_reader_gets_everything, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { cancelled_compacted_read_loses_nothing, $open $(, $ignore)? }
+    };
+}
+pub(crate) use compacted_suite;
+
 type Bus = Arc<dyn Topic>;
+type Compacted = Arc<dyn CompactedTopic>;
 
 /// Fails a check that hangs.
 pub(super) async fn bounded(check: impl Future<Output = ()>) {
@@ -274,5 +288,114 @@ pub(super) fn ping_answers(bus: Bus) -> BoxFuture<'static, ()> {
         while bus.ping().await.is_err() {}
         assert_eq!(bus.ping().await, Ok(()));
         assert!(!bus.name().is_empty());
+    })
+}
+
+/// Publishes as soon as the topic accepts it: a new topic may have to be created first.
+pub(super) async fn publish_compacted(topic: &Compacted, records: Vec<NewRecord>) {
+    while topic.publish(records.clone()).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The latest value of each key, from everything until the reader has caught up.
+pub(super) async fn held(reader: &mut Box<dyn CompactedReader>) -> BTreeMap<Bytes, u32> {
+    let mut latest = BTreeMap::new();
+    loop {
+        match reader.next().await.unwrap() {
+            CompactedEvent::Held(records) => add(&mut latest, &records),
+            CompactedEvent::CaughtUp => return latest,
+            CompactedEvent::Published(records) => panic!("not caught up: {records:?}"),
+        }
+    }
+}
+
+/// Reads until the latest value of `key` is `wanted`; returns the latest value of each key.
+pub(super) async fn published(
+    reader: &mut Box<dyn CompactedReader>,
+    key: &'static str,
+    wanted: u32,
+) -> BTreeMap<Bytes, u32> {
+    let mut latest = BTreeMap::new();
+    while latest.get(key.as_bytes()) != Some(&wanted) {
+        match reader.next().await.unwrap() {
+            CompactedEvent::Published(records) => add(&mut latest, &records),
+            event => panic!("already caught up: {event:?}"),
+        }
+    }
+    latest
+}
+
+fn add(latest: &mut BTreeMap<Bytes, u32>, records: &[Record]) {
+    latest.extend(
+        records
+            .iter()
+            .map(|read| (read.record.key.clone(), value(read))),
+    );
+}
+
+fn map(entries: &[(&'static str, u32)]) -> BTreeMap<Bytes, u32> {
+    entries
+        .iter()
+        .map(|(key, value)| (Bytes::from_static(key.as_bytes()), *value))
+        .collect()
+}
+
+pub(super) fn compacted_reader_gets_held_then_published(
+    topic: Compacted,
+) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut early = topic.read().unwrap();
+        assert_eq!(held(&mut early).await, map(&[]));
+        publish_compacted(&topic, vec![record("a", 1), record("b", 1)]).await;
+        publish_compacted(&topic, vec![record("a", 2)]).await;
+        let mut late = topic.read().unwrap();
+        assert_eq!(held(&mut late).await, map(&[("a", 2), ("b", 1)]));
+        assert_eq!(
+            published(&mut early, "a", 2).await,
+            map(&[("a", 2), ("b", 1)])
+        );
+        publish_compacted(&topic, vec![record("b", 2)]).await;
+        assert_eq!(published(&mut late, "b", 2).await, map(&[("b", 2)]));
+    })
+}
+
+pub(super) fn every_compacted_reader_gets_everything(topic: Compacted) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut readers = Vec::new();
+        for _ in 0..3 {
+            let mut reader = topic.read().unwrap();
+            held(&mut reader).await;
+            readers.push(reader);
+        }
+        for number in 0..100 {
+            publish_compacted(&topic, vec![record("k", number)]).await;
+        }
+        for mut reader in readers {
+            published(&mut reader, "k", 99).await;
+        }
+    })
+}
+
+pub(super) fn cancelled_compacted_read_loses_nothing(topic: Compacted) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let mut reader = topic.read().unwrap();
+        held(&mut reader).await;
+        let publishing = tokio::spawn({
+            let topic = topic.clone();
+            async move {
+                for number in 0..50 {
+                    publish_compacted(&topic, vec![record(&format!("k{number}"), number)]).await;
+                }
+            }
+        });
+        let mut read = BTreeMap::new();
+        while read.len() < 50 {
+            let next = tokio::time::timeout(Duration::from_micros(700), reader.next()).await;
+            if let Ok(Ok(CompactedEvent::Published(records))) = next {
+                add(&mut read, &records);
+            }
+        }
+        publishing.await.unwrap();
     })
 }

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
+use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::odds::update::OddsUpdate;
 
 /// Why a cache operation failed.
@@ -105,9 +106,12 @@ pub trait OddsCache: Send + Sync {
     /// Checks that the cache answers.
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>>;
 
-    /// Tells the other instances that this one follows the bus, even without changes. No-op for a
-    /// cache within one process.
-    fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+    /// Tells the other instances that this one follows the bus, even without changes, and what it
+    /// knows about the sources, if it has read their reports. No-op for a cache within one process.
+    fn publish_heartbeat(
+        &self,
+        _: Option<&BTreeMap<Source, SourceStatus>>,
+    ) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
     }
 
@@ -143,6 +147,15 @@ pub struct Broadcast {
     pub conflated: bool,
 }
 
+/// What one processor knows about the sources: a part of its heartbeat.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceView {
+    /// The processor. Unique for each start of a process.
+    pub processor: String,
+    /// The state of every source that was ever reported to it.
+    pub sources: BTreeMap<Source, SourceStatus>,
+}
+
 /// Broadcasts rejected as implausible or foreign.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RefusedBroadcasts {
@@ -157,11 +170,14 @@ pub struct RefusedBroadcasts {
 pub enum BroadcastEvent {
     /// At least one change, in broadcast order.
     Changes(Vec<Broadcast>),
-    /// A heartbeat: an instance follows the bus and would broadcast any change. It is from our own
-    /// deployment, or names no deployment, as the heartbeats of earlier versions do.
+    /// Heartbeats: an instance follows the bus and would broadcast any change. They are from our
+    /// own deployment, or name no deployment, as the heartbeats of earlier versions do.
     Alive {
-        /// Whether it is from our own deployment.
+        /// Whether one is from our own deployment.
         is_own: bool,
+        /// What the processors of our own deployment know about the sources, in order. Heartbeats
+        /// of earlier versions contain no view.
+        views: Vec<SourceView>,
     },
     /// This many changes could not be parsed and were skipped.
     Unreadable(u64),

@@ -170,6 +170,15 @@ pub(super) fn duration_above_a_second(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Parses a duration that must be at least twice the one-second interval of a periodic task, so that
+/// one late run is not taken for silence.
+pub(super) fn duration_from_two_seconds(text: &str) -> Result<Duration, String> {
+    match duration(text) {
+        Ok(duration) if duration >= Duration::from_secs(2) => Ok(duration),
+        _ => Err("a duration of at least 2s and up to 100years, like 3s or 1m30s".to_owned()),
+    }
+}
+
 /// Parses a whole number from `least` to `most`.
 pub(super) fn whole<T>(
     least: T,

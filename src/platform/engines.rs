@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::bus::Topic;
 use crate::bus::embedded::{EmbeddedTopic, UnreadTopic};
+use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::bus::kafka::KafkaBus;
+use crate::bus::{CompactedTopic, Topic};
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::{RedisCache, RedisOptions};
@@ -49,6 +50,8 @@ pub(super) struct Bus {
     pub supplier_updates: Option<Arc<dyn Topic>>,
     /// Frames that could not be decoded.
     pub dead_letters: Arc<dyn Topic>,
+    /// The states of the sources.
+    pub source_status: Arc<dyn CompactedTopic>,
     /// The first position of a bus that starts with the process; `None` for a durable bus.
     pub first_position: Option<u64>,
     /// How long a dense stream of updates gathers before it is published.
@@ -110,6 +113,7 @@ impl Bus {
                         confirmed_dead_letters: dead_letters.clone(),
                     }),
                     dead_letters,
+                    source_status: Arc::new(EmbeddedCompactedTopic::default()),
                     first_position: Some(first),
                     gathering: Duration::ZERO,
                 })
@@ -120,6 +124,7 @@ impl Bus {
                     updates: kafka.topic(&settings.kafka_topic_odds),
                     supplier_updates: selects.then(|| kafka.topic(&settings.kafka_topic_suppliers)),
                     dead_letters: kafka.topic(&settings.dead_letter_topic()),
+                    source_status: kafka.compacted_topic(&settings.kafka_topic_source_status),
                     first_position: None,
                     gathering: KAFKA_GATHERING,
                     bets: has_bets.then(|| BetTopics {

@@ -15,16 +15,18 @@ use super::engines::{Bus, Stores};
 use super::{StartError, bounds, role_metrics};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
-use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges};
+use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges, SilenceLimits};
 use crate::actors::odds::client_reads::{ClientReads, ReadLimits};
-use crate::actors::odds::messages::GetSnapshot;
+use crate::actors::odds::messages::{GetSnapshot, RestateBook};
 use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber, MirrorFeed};
+use crate::actors::odds::restriction_keeper::{KeeperEdges, RestrictionKeeper};
 use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
 use crate::actors::streaming::session::SessionEdges;
 use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
+use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::domain::streaming::session::SessionLimits;
 use crate::http::addresses::Addresses;
 use crate::http::health::{Check, Liveness};
@@ -51,9 +53,18 @@ pub(super) struct OddsRuntime {
     /// crosses threads only once, on its way to the sessions.
     pub thread: ArbiterHandle,
     pub feed: Arc<FeedState>,
+    /// The restrictions on the markets that are shown.
+    pub restrictions: Arc<CurrentRestrictions>,
     /// Database reads on behalf of clients.
     pub reads: Arc<ClientReads>,
     pub metrics: OddsMetrics,
+}
+
+/// The books that clients see.
+pub(super) struct ShownBooks {
+    pub snapshots: Recipient<GetSnapshot>,
+    /// Keeps the restrictions on their markets.
+    pub keeper: Addr<RestrictionKeeper>,
 }
 
 impl PlatformBuilder<'_> {
@@ -77,9 +88,26 @@ impl PlatformBuilder<'_> {
             registry,
             thread,
             feed,
+            restrictions: Arc::default(),
             reads,
             metrics,
         })
+    }
+
+    /// Starts the keeper of the restrictions on the books behind `books`.
+    pub(super) fn start_keeper(
+        &mut self,
+        odds: &OddsRuntime,
+        books: Recipient<RestateBook>,
+        distrusts_unreported: bool,
+    ) -> Addr<RestrictionKeeper> {
+        let edges = KeeperEdges {
+            followed: odds.registry.clone().recipient(),
+            books,
+        };
+        let restrictions = odds.restrictions.clone();
+        let keeper = RestrictionKeeper::new(restrictions, distrusts_unreported, edges);
+        self.start("restriction keeper", &odds.thread, HUB_MAILBOX, keeper)
     }
 
     /// The queue of database reads on behalf of clients; `refused` counts reads rejected by a full
@@ -119,9 +147,9 @@ impl PlatformBuilder<'_> {
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
             let local = odds.as_ref().filter(|_| broadcasts.is_none());
-            books = Some(self.for_role(Role::Processor, |builder| {
+            books = self.for_role(Role::Processor, |builder| {
                 builder.start_processor(bus, cache, &stores.main, local)
-            })?);
+            })?;
         }
         let (Some(reader), Some(odds)) = (reader, odds) else {
             return Ok(None);
@@ -134,20 +162,21 @@ impl PlatformBuilder<'_> {
                     builder.start_mirror(&odds, broadcasts, cache, &stores.read)
                 })
             }
-            (None, Some(books)) => books.recipient(),
+            (None, Some(books)) => books,
             // Unreachable: the configuration requires a processor in this process if the cache does
             // not broadcast.
             (None, None) => return Ok(None),
         };
         checks.push(check_feed(&odds.feed));
         let prices = Prices {
-            snapshots: books.clone(),
+            snapshots: books.snapshots.clone(),
             timeout: SNAPSHOT_TIMEOUT,
             feed: odds.feed.clone(),
+            restrictions: odds.restrictions.clone(),
         };
         if config.runs(Role::Odds) {
             self.for_role(Role::Odds, |builder| {
-                builder.start_odds(odds, books, &stores.read, checks)
+                builder.start_odds(odds, books.snapshots, &stores.read, checks)
             })?;
         }
         Ok(Some(prices))
@@ -160,13 +189,13 @@ impl PlatformBuilder<'_> {
         broadcasts: Box<dyn BroadcastStream>,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
-    ) -> Recipient<GetSnapshot> {
+    ) -> ShownBooks {
         let OddsRuntime {
             registry,
             thread,
-            feed,
             reads,
             metrics,
+            ..
         } = odds;
         let edges = Arc::new(BookEdges {
             feed: MirrorFeed,
@@ -186,21 +215,40 @@ impl PlatformBuilder<'_> {
         });
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
         let router = self.start("mirror router", thread, HUB_MAILBOX, router);
+        // An `ingest` or a processor of an earlier version may run, and reports no sources.
+        let keeper = self.start_keeper(odds, router.clone().recipient(), false);
+        self.start_listener(odds, broadcasts, &router, &keeper);
+        let snapshots = router.recipient();
+        ShownBooks { snapshots, keeper }
+    }
+
+    /// Starts the listener that feeds the mirror books.
+    fn start_listener(
+        &mut self,
+        odds: &OddsRuntime,
+        broadcasts: Box<dyn BroadcastStream>,
+        router: &Addr<BookRouter<MirrorFeed>>,
+        keeper: &Addr<RestrictionKeeper>,
+    ) {
         let edges = ListenerEdges {
             apply: router.clone().recipient(),
             reload: router.clone().recipient(),
-            feed: registry.clone().recipient(),
+            feed: odds.registry.clone().recipient(),
+            sources: keeper.clone().recipient(),
         };
-        let stale_after = self.settings.cache.feed_stale_after;
-        let listener = BroadcastListener::new(
-            broadcasts,
-            edges,
-            feed.clone(),
-            stale_after,
-            metrics.clone(),
+        let limits = SilenceLimits {
+            feed: self.settings.cache.feed_stale_after,
+            sources: self.settings.cache.source_silence,
+        };
+        let feed = odds.feed.clone();
+        let metrics = odds.metrics.clone();
+        let listener = BroadcastListener::new(broadcasts, edges, feed, limits, metrics);
+        self.start(
+            "broadcast listener",
+            &odds.thread,
+            LISTENER_MAILBOX,
+            listener,
         );
-        self.start("broadcast listener", thread, LISTENER_MAILBOX, listener);
-        router.recipient()
     }
 
     /// Serves clients from `snapshots`.
@@ -267,6 +315,7 @@ impl PlatformBuilder<'_> {
             snapshots,
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             feed: odds.feed,
+            restrictions: odds.restrictions,
             store: store.clone(),
             reads: odds.reads,
             session_permits: Arc::new(Semaphore::new(clients.ws_max_sessions)),

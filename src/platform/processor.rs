@@ -10,7 +10,8 @@ use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
-use super::odds::OddsRuntime;
+use super::failover::StartedSelector;
+use super::odds::{OddsRuntime, ShownBooks};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::cache_writer::CacheWriter;
@@ -20,8 +21,9 @@ use crate::actors::odds::consumers::dead_letter_consumer::DeadLetterConsumer;
 use crate::actors::odds::consumers::live_consumer::{LiveConsumer, LiveEdges};
 use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
-use crate::actors::odds::messages::StoreBatch;
+use crate::actors::odds::messages::{SourcesReported, StoreBatch};
 use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
+use crate::actors::odds::source_monitor::SourceMonitor;
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
@@ -36,19 +38,21 @@ use crate::telemetry::metrics::ProcessorMetrics;
 const DEAD_LETTER_GROUP: &str = "dead-letters";
 /// Mailbox capacity of a consumer.
 const CONSUMER_MAILBOX: usize = 16;
-/// Mailbox capacity of the heartbeat, which receives no messages.
-const HEARTBEAT_MAILBOX: usize = 1;
+/// Mailbox capacity of the heartbeat, which receives only the states of the sources.
+const HEARTBEAT_MAILBOX: usize = 4;
+/// Mailbox capacity of the source monitor, which receives no messages.
+const MONITOR_MAILBOX: usize = 1;
 
 impl PlatformBuilder<'_> {
-    /// Starts the books, the writers and their bus consumers, and returns the books. If the cache
-    /// does not broadcast changes, they are published to `odds`.
+    /// Starts the books, the writers and their bus consumers. If the cache does not broadcast
+    /// changes, they are published to `odds`, whose clients see these books.
     pub(super) fn start_processor(
         &mut self,
         bus: &Bus,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
         odds: Option<&OddsRuntime>,
-    ) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
+    ) -> Result<Option<ShownBooks>, StartError> {
         let metrics = ProcessorMetrics::new()?;
         let live = odds.map_or_else(|| self.arbiter(), |odds| odds.thread.clone());
         let storing = self.arbiter();
@@ -81,7 +85,7 @@ pub(super) struct ProcessorBuilder<'a, 'b> {
 }
 
 impl ProcessorBuilder<'_, '_> {
-    fn start(mut self) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
+    fn start(mut self) -> Result<Option<ShownBooks>, StartError> {
         let (cache_writer, cache_health) = self.start_cache_writer();
         let router = self.start_router(&cache_writer)?;
         let (store_writer, store_health) = self.start_store_writer();
@@ -91,12 +95,19 @@ impl ProcessorBuilder<'_, '_> {
             cache: cache_writer.recipient(),
         };
         let (signs, live_group) = self.start_live_consumer(edges)?;
-        self.start_heartbeat(signs, live_group.clone(), &cache_health);
+        let shown = self.shown_books(router);
+        let selector = self.start_selector()?;
+        let heartbeat =
+            self.start_heartbeat(signs, live_group.clone(), &cache_health, selector.as_ref());
+        // In one process the restrictions follow the reports, otherwise they follow the heartbeats.
+        let keeper = shown.as_ref().map(|shown| shown.keeper.clone().recipient());
+        let mut subscribers = vec![keeper.unwrap_or(heartbeat)];
+        subscribers.extend(selector.iter().map(|selector| selector.sources.clone()));
+        self.start_source_monitor(subscribers);
         let store_group = self.start_store_consumer(store_writer.clone())?;
         if !self.bus.keeps_dead_letters() {
             self.start_dead_letter_consumer(store_writer)?;
         }
-        let selector_group = self.start_selector()?;
         let mut checks = vec![
             check_writes(self.store, store_health),
             check_written_cache(self.cache, &cache_health),
@@ -104,10 +115,31 @@ impl ProcessorBuilder<'_, '_> {
             check_group("live group", live_group),
             check_group("store group", store_group),
         ];
-        checks.extend(selector_group.map(|group| check_group("selector group", group)));
+        checks.extend(selector.map(|selector| check_group("selector group", selector.group)));
         self.platform
             .serve_health(Role::Processor, checks, self.metrics.registry);
-        Ok(router)
+        Ok(shown)
+    }
+
+    /// The books, if the clients of this process see them.
+    fn shown_books(&mut self, router: Addr<BookRouter<BusFeed>>) -> Option<ShownBooks> {
+        let odds = self.odds?;
+        let books = router.clone().recipient();
+        let keeper = self.platform.start_keeper(odds, books, false);
+        let snapshots = router.recipient();
+        Some(ShownBooks { snapshots, keeper })
+    }
+
+    /// Starts the monitor of the sources, which reports them to `subscribers`.
+    fn start_source_monitor(&mut self, subscribers: Vec<Recipient<SourcesReported>>) {
+        let monitor = SourceMonitor::new(
+            self.bus.source_status.clone(),
+            self.platform.settings.cache.source_silence,
+            subscribers,
+            self.metrics.clone(),
+        );
+        self.platform
+            .start("source monitor", &self.live, MONITOR_MAILBOX, monitor);
     }
 
     fn start_cache_writer(&mut self) -> (Addr<CacheWriter>, Arc<HealthCell>) {
@@ -208,7 +240,8 @@ impl ProcessorBuilder<'_, '_> {
         signs: ConsumerSigns,
         group: SubscriptionHealth,
         cache_health: &Arc<HealthCell>,
-    ) {
+        selector: Option<&StartedSelector>,
+    ) -> Recipient<SourcesReported> {
         let target = match self.odds {
             Some(OddsRuntime { registry, feed, .. }) => {
                 let (_, backlog) = &signs;
@@ -221,9 +254,15 @@ impl ProcessorBuilder<'_, '_> {
             }
             None => HeartbeatTarget::Broadcast(self.cache.clone(), cache_health.clone()),
         };
-        let heartbeat = Heartbeat::new(self.bus.updates.clone(), signs, group, target);
-        self.platform
+        let mut heartbeat = Heartbeat::new(self.bus.updates.clone(), signs, group, target);
+        if let Some(selector) = selector {
+            let group = selector.group.clone();
+            heartbeat = heartbeat.with_selector(selector.signs.clone(), group);
+        }
+        let heartbeat = self
+            .platform
             .start("heartbeat", &self.live, HEARTBEAT_MAILBOX, heartbeat);
+        heartbeat.recipient()
     }
 
     fn start_store_consumer(

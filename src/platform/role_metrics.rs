@@ -115,7 +115,7 @@ mod tests {
             "unknown_type too_large malformed bad_price no_selections duplicate_selection too_many_selections bad_name",
             "future seq",
             "older duplicate wrong_event too_many_markets",
-            "EVENT_NOT_FOUND MARKET_NOT_FOUND SELECTION_NOT_FOUND MARKET_SUSPENDED SELECTION_SUSPENDED ODDS_CHANGED \
+            "EVENT_NOT_FOUND MARKET_NOT_FOUND SELECTION_NOT_FOUND MARKET_SUSPENDED MARKET_STALE SELECTION_SUSPENDED ODDS_CHANGED \
              STAKE_TOO_LOW STAKE_TOO_HIGH PAYOUT_TOO_HIGH WALLET_NOT_FOUND INSUFFICIENT_FUNDS",
             "confirmed rejected supplier_timeout",
             "malformed missing_field invalid_field conflict",

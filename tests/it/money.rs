@@ -4,6 +4,7 @@ mod bets;
 mod foreign;
 mod held;
 mod keys;
+mod lost_source;
 mod strict;
 mod unavailable;
 mod wallet;

@@ -6,6 +6,7 @@
 //! is no book yet, the router loads the state for the update itself.
 
 mod reload;
+mod restate;
 mod running;
 mod snapshots;
 

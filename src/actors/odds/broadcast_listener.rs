@@ -9,7 +9,8 @@ use log::{error, info, warn};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::feed_tracker::{Batch, Effect, FeedTracker, Reload};
-use super::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks};
+use super::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks, SourcesReported};
+use super::source_views::SourceViews;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream};
 use crate::domain::streaming::protocol::FeedStatus;
@@ -35,6 +36,17 @@ pub(crate) struct ListenerEdges {
     pub reload: Recipient<ReloadBooks>,
     /// The registry.
     pub feed: Recipient<FeedChanged>,
+    /// The keeper of the restrictions.
+    pub sources: Recipient<SourcesReported>,
+}
+
+/// How long something may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SilenceLimits {
+    /// If no processor is heard for this long, prices may be stale. Also the time limit of a batch.
+    pub feed: Duration,
+    /// What a processor says about sources counts for this long.
+    pub sources: Duration,
 }
 
 /// Receives broadcasts and passes them to the books.
@@ -46,6 +58,7 @@ pub(crate) struct BroadcastListener {
     /// If no processor is heard for this long, prices may be stale. Also the time limit of a batch.
     stale_after: Duration,
     tracker: FeedTracker,
+    views: SourceViews,
     /// Whether the feed has never been live.
     is_new: bool,
     log: FaultLog,
@@ -54,20 +67,21 @@ pub(crate) struct BroadcastListener {
 
 impl BroadcastListener {
     /// Feeds the books behind `edges` and updates `state`: the feed is live while some processor is
-    /// heard at least every `stale_after`.
+    /// heard within the limit.
     pub(crate) fn new(
         broadcasts: Box<dyn BroadcastStream>,
         edges: ListenerEdges,
         state: Arc<FeedState>,
-        stale_after: Duration,
+        limits: SilenceLimits,
         metrics: OddsMetrics,
     ) -> BroadcastListener {
         BroadcastListener {
             broadcasts: Some(broadcasts),
             edges: Arc::new(edges),
             state,
-            stale_after,
-            tracker: FeedTracker::new(stale_after),
+            stale_after: limits.feed,
+            tracker: FeedTracker::new(limits.feed),
+            views: SourceViews::new(limits.sources),
             is_new: true,
             log: FaultLog::new(),
             metrics,
@@ -139,6 +153,7 @@ impl BroadcastListener {
                     let effects = match event {
                         Some(event) => {
                             listener.count(&event);
+                            listener.record_views(&event);
                             listener.tracker.received(event, now)
                         }
                         None => listener.tracker.receive_timed_out(now),
@@ -166,6 +181,19 @@ impl BroadcastListener {
             | BroadcastEvent::Lost(_)
             | BroadcastEvent::Ended(_)
             | BroadcastEvent::Listening => {}
+        }
+    }
+
+    /// Passes on what the processors know about the sources.
+    fn record_views(&mut self, event: &BroadcastEvent) {
+        let BroadcastEvent::Alive { views, .. } = event else {
+            return;
+        };
+        let now = Instant::now().into_std();
+        let heard = views.iter().map(|view| self.views.heard(view.clone(), now));
+        if let Some(sources) = heard.last() {
+            // If the mailbox is full, the next heartbeat says the same.
+            let _ = self.edges.sources.try_send(SourcesReported(sources));
         }
     }
 

@@ -177,6 +177,10 @@ impl Handler<BookChanged> for CacheWriter {
             .mailbox_depth
             .with_label_values(&["cache_writer"])
             .dec();
+        // The stored state is the true one, whatever restricts it.
+        if changed.restated.is_some() {
+            return;
+        }
         let changes = changed.states.iter().map(|state| Change {
             state: state.clone(),
             conflated: changed.conflated,

@@ -130,7 +130,7 @@ impl FeedTracker {
         self.is_receiving = false;
         let effects = match event {
             BroadcastEvent::Changes(changes) => self.changed(changes, now),
-            BroadcastEvent::Alive { is_own } => {
+            BroadcastEvent::Alive { is_own, .. } => {
                 self.has_own |= is_own;
                 if is_own || !self.has_own {
                     self.heartbeat(now)

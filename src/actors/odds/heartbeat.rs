@@ -1,7 +1,9 @@
 //! Publishes a heartbeat once a second while this process keeps up with the bus: its live consumer
 //! works, its group lets it read, and the bus answers. Processes that show prices treat them as
-//! stale when no heartbeat arrives.
+//! stale when no heartbeat arrives. A heartbeat says what is known about the sources, and is
+//! published at once when the state of one changes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +11,13 @@ use actix::prelude::*;
 use log::{Level, info, log};
 use tokio::time::timeout;
 
+use super::messages::SourcesReported;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::{SourceStatus, states};
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
@@ -47,10 +52,14 @@ pub(crate) enum HeartbeatTarget {
 /// Publishes the heartbeats.
 pub(crate) struct Heartbeat {
     bus: Arc<dyn Topic>,
-    consumer: Arc<LivenessProbe>,
-    backlog: Arc<Backlog>,
-    group: SubscriptionHealth,
+    consumers: Vec<FollowedConsumer>,
     target: HeartbeatTarget,
+    /// What is known about the sources; `None` until their reports have been read.
+    sources: Option<BTreeMap<Source, SourceStatus>>,
+    /// The next heartbeat; `None` while one is in flight.
+    next: Option<SpawnHandle>,
+    /// Whether the state of a source has changed since the heartbeat in flight started.
+    is_outdated: bool,
     /// The component that failed the last time, to log each one once.
     failed: HealthCell,
     /// Whether a heartbeat has succeeded before.
@@ -61,47 +70,82 @@ pub(crate) struct Heartbeat {
 /// The liveness of a consumer and the age of its backlog.
 pub(crate) type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 
+/// A consumer on the way to the clients.
+#[derive(Clone)]
+struct FollowedConsumer {
+    /// The names of its group and of itself, for operators.
+    names: [&'static str; 2],
+    signs: ConsumerSigns,
+    group: SubscriptionHealth,
+}
+
 /// The component that failed, and the reason.
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Sends heartbeats to `target` while `bus` answers, `consumer` is alive, its `group` is healthy
-    /// and its `backlog` is not old.
+    /// Sends heartbeats to `target` while `bus` answers, and the live consumer is alive, its `group`
+    /// is healthy and its backlog is not old.
     pub(crate) fn new(
         bus: Arc<dyn Topic>,
-        (consumer, backlog): ConsumerSigns,
+        signs: ConsumerSigns,
         group: SubscriptionHealth,
         target: HeartbeatTarget,
     ) -> Heartbeat {
         Heartbeat {
             bus,
-            consumer,
-            backlog,
-            group,
+            consumers: vec![FollowedConsumer {
+                names: ["live group", "live consumer"],
+                signs,
+                group,
+            }],
             target,
+            sources: None,
+            next: None,
+            is_outdated: false,
             failed: HealthCell::default(),
             has_succeeded: false,
             log: FaultLog::new(),
         }
     }
 
+    /// Also requires this of the selector, which publishes what the live consumer reads.
+    pub(crate) fn with_selector(
+        mut self,
+        signs: ConsumerSigns,
+        group: SubscriptionHealth,
+    ) -> Heartbeat {
+        self.consumers.push(FollowedConsumer {
+            names: ["selector group", "selector"],
+            signs,
+            group,
+        });
+        self
+    }
+
     fn beat(&mut self, context: &mut Context<Self>) {
+        if let Some(scheduled) = self.next.take() {
+            context.cancel_future(scheduled);
+        }
+        self.is_outdated = false;
         let bus = self.bus.clone();
-        let consumer = self.consumer.clone();
-        let backlog = self.backlog.clone();
-        let group = self.group.clone();
+        let consumers = self.consumers.clone();
         let target = self.target.clone();
+        let sources = self.sources.clone();
         let beating = async move {
-            let health = check_consumer(&*bus, &consumer, &backlog, &group).await;
-            target.publish(health).await
+            let health = check_consumers(&*bus, &consumers).await;
+            target.publish(health, sources.as_ref()).await
         };
         context.spawn(
             beating
                 .into_actor(self)
                 .map(|published, heartbeat, context| {
-                    let pause = if published.is_ok() { INTERVAL } else { RETRY };
+                    let pause = match &published {
+                        Ok(()) if heartbeat.is_outdated => Duration::ZERO,
+                        Ok(()) => INTERVAL,
+                        Err(_) => RETRY,
+                    };
                     heartbeat.report(published.err());
-                    context.run_later(pause, Self::beat);
+                    heartbeat.next = Some(context.run_later(pause, Self::beat));
                 }),
         );
     }
@@ -137,22 +181,43 @@ impl Actor for Heartbeat {
     }
 }
 
-/// Checks that the bus answers, the group lets the consumer read, and the consumer keeps up.
-async fn check_consumer(
-    bus: &dyn Topic,
-    consumer: &LivenessProbe,
-    backlog: &Backlog,
-    group: &SubscriptionHealth,
-) -> Result<(), Problem> {
-    in_time("bus", bus.ping()).await?;
-    if let Some(problem) = group.problem() {
-        return Err(("live group", problem));
+impl Handler<SourcesReported> for Heartbeat {
+    type Result = ();
+
+    fn handle(&mut self, reported: SourcesReported, context: &mut Context<Self>) {
+        let known = self.sources.replace(reported.0);
+        let (earlier, later) = (
+            known.iter().flat_map(states),
+            self.sources.iter().flat_map(states),
+        );
+        let is_changed = !earlier.eq(later);
+        if is_changed && self.next.is_some() {
+            self.beat(context);
+        } else {
+            self.is_outdated |= is_changed;
+        }
     }
-    let lag = consumer.age().max(backlog.age());
-    if lag < CONSUMER_LIMIT {
-        Ok(())
-    } else {
-        Err(("live consumer", format!("it lags by {} s", lag.as_secs())))
+}
+
+/// Checks that the bus answers, the groups let the consumers read, and the consumers keep up.
+async fn check_consumers(bus: &dyn Topic, consumers: &[FollowedConsumer]) -> Result<(), Problem> {
+    in_time("bus", bus.ping()).await?;
+    consumers.iter().try_for_each(FollowedConsumer::check)
+}
+
+impl FollowedConsumer {
+    fn check(&self) -> Result<(), Problem> {
+        let [group, consumer] = self.names;
+        if let Some(problem) = self.group.problem() {
+            return Err((group, problem));
+        }
+        let (life, backlog) = &self.signs;
+        let lag = life.age().max(backlog.age());
+        if lag < CONSUMER_LIMIT {
+            Ok(())
+        } else {
+            Err((consumer, format!("it lags by {} s", lag.as_secs())))
+        }
     }
 }
 
@@ -170,14 +235,18 @@ async fn in_time<E: std::fmt::Display>(
 }
 
 impl HeartbeatTarget {
-    async fn publish(&self, consumer: Result<(), Problem>) -> Result<(), Problem> {
+    async fn publish(
+        &self,
+        consumer: Result<(), Problem>,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
+    ) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {
                 consumer?;
                 if let Some(problem) = health.problem() {
                     return Err(("cache", problem));
                 }
-                in_time("cache", cache.publish_heartbeat()).await
+                in_time("cache", cache.publish_heartbeat(sources)).await
             }
             HeartbeatTarget::Local { state, feed } => {
                 let status = match &consumer {

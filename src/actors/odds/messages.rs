@@ -11,6 +11,7 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::hold::Hold;
+use crate::domain::odds::restriction_change::RestrictionChange;
 use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::streaming::protocol::FeedStatus;
@@ -127,8 +128,25 @@ pub struct Restated {
     pub sources: Arc<[(Source, FeedStatus)]>,
 }
 
-/// Sent by the heartbeat or the broadcast listener to the keeper of the restrictions: the state of
-/// every reported source.
+/// Sent by the keeper of the restrictions to the router: the book of this event publishes the states
+/// that are shown in another way from now on. It is loaded first if it is not running.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "Result<(), ApplyError>")]
+pub struct RestateBook {
+    /// The event.
+    pub event_id: EventId,
+    /// What changed.
+    pub change: Arc<RestrictionChange>,
+}
+
+/// Sent by the router to a book: publish the states that this change affects. The reply follows
+/// after they are published.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "Result<(), ApplyError>")]
+pub struct Restate(pub Arc<RestrictionChange>);
+
+/// Sent by the source monitor to the heartbeat or the keeper of the restrictions, and by the
+/// broadcast listener to the keeper: the state of every reported source.
 #[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
 pub struct SourcesReported(pub BTreeMap<Source, SourceStatus>);

@@ -10,5 +10,8 @@ mod feed_tracker;
 pub(crate) mod heartbeat;
 pub mod messages;
 pub(crate) mod odds_book;
+pub(crate) mod restriction_keeper;
+pub(crate) mod source_monitor;
+mod source_views;
 pub(crate) mod store_writer;
 mod write_rounds;

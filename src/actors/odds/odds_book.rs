@@ -5,6 +5,7 @@ mod doubts;
 mod feed;
 mod mirror_book;
 mod mirror_feed;
+mod restate;
 mod state;
 
 use std::sync::Arc;
@@ -55,17 +56,21 @@ impl<F> BookEdges<F> {
     /// full mailbox slows down the bus consumer.
     async fn publish(&self, changes: Vec<Change>) {
         for run in changes.chunk_by(|one, next| one.conflated == next.conflated) {
-            let changed = BookChanged {
+            self.send(BookChanged {
                 states: run.iter().map(|change| change.state.clone()).collect(),
                 conflated: run[0].conflated,
                 restated: None,
-            };
-            for subscriber in &self.subscribers {
-                subscriber.depth.inc();
-                if subscriber.to.send(changed.clone()).await.is_err() {
-                    // The receiver is gone; the platform monitors its actors and stops the process.
-                    subscriber.depth.dec();
-                }
+            })
+            .await;
+        }
+    }
+
+    async fn send(&self, changed: BookChanged) {
+        for subscriber in &self.subscribers {
+            subscriber.depth.inc();
+            if subscriber.to.send(changed.clone()).await.is_err() {
+                // The receiver is gone; the platform monitors its actors and stops the process.
+                subscriber.depth.dec();
             }
         }
     }

@@ -99,6 +99,18 @@ impl Clients {
         config
     }
 
+    /// A producer of states, which a newer record replaces: what Kafka does not accept within
+    /// `timeout` is dropped.
+    pub(super) fn state_producer(&self, timeout: Duration) -> ClientConfig {
+        let mut config = self.producer();
+        config
+            .set("enable.idempotence", "false")
+            // Without idempotence, a retry could overtake a later record.
+            .set("max.in.flight.requests.per.connection", "1")
+            .set("message.timeout.ms", timeout.as_millis().to_string());
+        config
+    }
+
     /// A group member.
     pub(super) fn consumer(&self, group: &str) -> ClientConfig {
         let session = self.session_timeout.as_millis();

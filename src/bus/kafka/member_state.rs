@@ -30,6 +30,8 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct MemberState {
     pub(super) topic: String,
     pub(super) group: String,
+    /// What was published this long before the group's position is read again.
+    pub(super) replay: Option<Duration>,
     pub(super) health: SubscriptionHealth,
     inbox: Mutex<Inbox>,
     /// Notified when an event was put into the inbox.
@@ -43,10 +45,11 @@ pub(super) struct MemberState {
 }
 
 impl MemberState {
-    pub(super) fn new(topic: &str, group: &str) -> MemberState {
+    pub(super) fn new(topic: &str, group: &str, replay: Option<Duration>) -> MemberState {
         MemberState {
             topic: topic.to_owned(),
             group: group.to_owned(),
+            replay,
             health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),
             filled: Notify::new(),

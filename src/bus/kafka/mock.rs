@@ -16,8 +16,8 @@ use rdkafka::{ClientContext, Statistics};
 use super::KafkaBus;
 use super::testing::settings;
 use crate::bus::health::SubscriptionHealth;
-use crate::bus::suite::{bounded, next, record, take, value};
-use crate::bus::{NewRecord, Topic, dead_letter};
+use crate::bus::suite::{bounded, held, next, publish_compacted, record, take, value};
+use crate::bus::{CompactedEvent, NewRecord, Topic, dead_letter};
 use crate::config::settings::BusSettings;
 
 /// The defaults with the shortest session timeout that the mock accepts.
@@ -358,6 +358,35 @@ async fn leaderless_partition_does_not_stop_others() {
         while topic.ping().await.is_err() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    })
+    .await;
+}
+
+/// A state is not worth waiting for: while Kafka is away, publishing fails in bounded time and
+/// nothing is left in a queue.
+#[tokio::test]
+async fn states_are_dropped_while_kafka_is_away() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("states", 1, 1).unwrap();
+        let bus = KafkaBus::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
+        let topic = bus.compacted_topic("states");
+        let mut reader = topic.read().unwrap();
+        assert_eq!(held(&mut reader).await.len(), 0);
+        publish_compacted(&topic, vec![record("k", 1)]).await;
+        kafka.broker_down(1).unwrap();
+        for value in 2..4 {
+            assert!(topic.publish(vec![record("k", value)]).await.is_err());
+        }
+        kafka.broker_up(1).unwrap();
+        publish_compacted(&topic, vec![record("k", 9)]).await;
+        let mut read = Vec::new();
+        while read.last() != Some(&9) {
+            if let CompactedEvent::Published(records) = reader.next().await.unwrap() {
+                read.extend(records.iter().map(value));
+            }
+        }
+        assert_eq!(read, [1, 9]);
     })
     .await;
 }

@@ -6,6 +6,8 @@
 
 mod commit_in_flight;
 mod commits;
+mod compacted;
+mod compacted_reader;
 mod config;
 mod events;
 mod inbox;
@@ -28,19 +30,22 @@ mod topic_identity;
 mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use self::compacted::KafkaCompactedTopic;
 use self::config::Clients;
+use self::events::Events;
 use self::member_state::MemberState;
 use self::producer::ProducerHandle;
 use self::publisher::TopicPublisher;
 use self::reader::Reader;
 pub(crate) use self::scan::Scan;
 use self::subscription::KafkaSubscription;
-use self::topics::{TopicConfig, TopicMonitor, TopicState};
-use super::{BusError, NewRecord, Subscription, Topic};
+use self::topics::{TopicConfig, TopicKind, TopicMonitor, TopicState};
+use super::{BusError, CompactedTopic, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
 
 /// The bus on a Kafka cluster.
@@ -65,7 +70,8 @@ impl KafkaBus {
     /// identifies this process to the brokers.
     pub(crate) fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
-        let producers = ProducerHandle::new(clients.clone())?;
+        let events = Events::new(clients.redaction.clone());
+        let producers = ProducerHandle::new(clients.producer(), events)?;
         let config = TopicConfig {
             partitions: settings.kafka_topic_partitions,
             replication: settings.kafka_topic_replication,
@@ -86,6 +92,11 @@ impl KafkaBus {
         Arc::new(self.kafka_topic(name))
     }
 
+    /// Returns a compacted topic. It is created in the background once it is read or written.
+    pub(crate) fn compacted_topic(&self, name: &str) -> Arc<dyn CompactedTopic> {
+        Arc::new(KafkaCompactedTopic::new(self.inner.clone(), name))
+    }
+
     /// Reads the current contents of a topic, or only some offsets, without a group. Blocks; waits
     /// for Kafka at most ten seconds per step.
     pub(crate) fn scan(&self, topic: &str, only: Option<&[(u32, u64)]>) -> Result<Scan, BusError> {
@@ -96,7 +107,7 @@ impl KafkaBus {
         let Inner {
             producers, monitor, ..
         } = &*self.inner;
-        let topic = monitor.monitor(name);
+        let topic = monitor.monitor(name, TopicKind::Log);
         let publisher = Arc::new(TopicPublisher::new(
             topic.clone(),
             monitor.clone(),
@@ -117,13 +128,13 @@ struct KafkaTopic {
 }
 
 impl KafkaTopic {
-    fn member(&self, group: &str) -> Result<KafkaSubscription, BusError> {
+    fn member(&self, group: &str, replay: Option<Duration>) -> Result<KafkaSubscription, BusError> {
         let Inner {
             clients,
             producers,
             monitor,
         } = &*self.inner;
-        let member = Arc::new(MemberState::new(&self.topic.name, group));
+        let member = Arc::new(MemberState::new(&self.topic.name, group, replay));
         let last_error = producers.events.last_error.clone();
         let ended = Reader::start(
             clients.clone(),
@@ -158,7 +169,15 @@ impl Topic for KafkaTopic {
     }
 
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
-        Ok(Box::new(self.member(group)?))
+        Ok(Box::new(self.member(group, None)?))
+    }
+
+    fn subscribe_with_replay(
+        &self,
+        group: &str,
+        window: Duration,
+    ) -> Result<Box<dyn Subscription>, BusError> {
+        Ok(Box::new(self.member(group, Some(window))?))
     }
 
     fn depth(&self) -> usize {

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use log::warn;
 use parking_lot::{Mutex, MutexGuard};
-use rdkafka::ClientContext;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer, ProducerContext, PurgeConfig};
+use rdkafka::{ClientConfig, ClientContext};
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::config::Clients;
 use super::events::{BrokerVisibility, Events};
 use crate::bus::BusError;
 
@@ -74,21 +73,29 @@ impl Drop for PolledProducer {
 
 /// The producer of the bus; it is replaced if it fails permanently.
 pub(super) struct ProducerHandle {
-    clients: Clients,
+    config: ClientConfig,
     pub(super) events: Events,
     current: Mutex<Option<PolledProducer>>,
 }
 
 impl ProducerHandle {
-    pub(super) fn new(clients: Clients) -> Result<Arc<ProducerHandle>, BusError> {
-        let events = Events::new(clients.redaction.clone());
-        let producers = ProducerHandle {
-            clients,
+    /// Creates the producer of this configuration.
+    pub(super) fn new(
+        config: ClientConfig,
+        events: Events,
+    ) -> Result<Arc<ProducerHandle>, BusError> {
+        let producers = ProducerHandle::on_demand(config, events);
+        producers.current()?;
+        Ok(producers)
+    }
+
+    /// Creates the producer when it is first used.
+    pub(super) fn on_demand(config: ClientConfig, events: Events) -> Arc<ProducerHandle> {
+        Arc::new(ProducerHandle {
+            config,
             events,
             current: Mutex::default(),
-        };
-        producers.current()?;
-        Ok(Arc::new(producers))
+        })
     }
 
     /// The producer. Creates one if there is none or the current one has lost its brokers.
@@ -136,7 +143,7 @@ impl ProducerHandle {
             events: self.events.clone(),
             brokers: BrokerVisibility::default(),
         };
-        let producer = BaseProducer::from_config_and_context(&self.clients.producer(), context);
+        let producer = BaseProducer::from_config_and_context(&self.config, context);
         let producer = Arc::new(producer.map_err(|error| BusError::Refused(error.to_string()))?);
         let stop = Arc::new(AtomicBool::new(false));
         let polled = producer.clone();
@@ -169,6 +176,7 @@ mod tests {
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
+    use crate::bus::kafka::config::Clients;
     use crate::bus::kafka::testing::settings;
 
     #[tokio::test]
@@ -176,7 +184,7 @@ mod tests {
         let kafka = rdkafka::mocking::MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
         let clients = Clients::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
-        let producers = ProducerHandle::new(clients).unwrap();
+        let producers = ProducerHandle::new(clients.producer(), Events::default()).unwrap();
         let producer = producers.current().unwrap();
         producers.discard(&producer);
         // By now its thread would have stopped polling.

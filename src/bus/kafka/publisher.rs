@@ -119,7 +119,7 @@ impl TopicPublisher {
                     index: *index,
                     answers: answers.clone(),
                 });
-                match self.send(producer, &records[*index], token) {
+                match send(producer, &self.topic.name, &records[*index], token) {
                     Ok(()) => in_flight += 1,
                     Err(RDKafkaErrorCode::QueueFull) => {
                         in_flight -= outcome.wait_for_room(&mut answered, in_flight).await;
@@ -144,30 +144,31 @@ impl TopicPublisher {
         }
         outcome
     }
+}
 
-    fn send(
-        &self,
-        producer: &BaseProducer<ProducerEvents>,
-        record: &NewRecord,
-        token: Box<DeliveryToken>,
-    ) -> Result<(), RDKafkaErrorCode> {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in &record.headers {
-            headers = headers.insert(Header {
-                key,
-                value: Some(&value[..]),
-            });
-        }
-        let message = BaseRecord::with_opaque_to(&self.topic.name, token)
-            .key(&record.key[..])
-            .payload(&record.payload[..]);
-        let message = if record.headers.is_empty() {
-            message
-        } else {
-            message.headers(headers)
-        };
-        producer.send(message).map_err(|(error, _)| code_of(&error))
+/// Puts a record into the producer's queue.
+pub(super) fn send(
+    producer: &BaseProducer<ProducerEvents>,
+    topic: &str,
+    record: &NewRecord,
+    token: Box<DeliveryToken>,
+) -> Result<(), RDKafkaErrorCode> {
+    let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+    for (key, value) in &record.headers {
+        headers = headers.insert(Header {
+            key,
+            value: Some(&value[..]),
+        });
     }
+    let message = BaseRecord::with_opaque_to(topic, token)
+        .key(&record.key[..])
+        .payload(&record.payload[..]);
+    let message = if record.headers.is_empty() {
+        message
+    } else {
+        message.headers(headers)
+    };
+    producer.send(message).map_err(|(error, _)| code_of(&error))
 }
 
 /// The result of an attempt.

@@ -49,13 +49,13 @@ impl Scan {
             events,
             remaining: BTreeMap::new(),
         };
-        let partitions = scan.partitions(topic)?;
+        let partitions = partitions_of(&scan.consumer, &scan.events, topic)?;
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             let watermarks = scan
                 .consumer
                 .fetch_watermarks(topic, partition as i32, READ_TIMEOUT);
-            let (low, high) = watermarks.map_err(|error| scan.unavailable(&error))?;
+            let (low, high) = watermarks.map_err(|error| unavailable(&scan.events, &error))?;
             let Some((from, to)) = range(only, partition, low.max(0) as u64, high.max(0) as u64)
             else {
                 continue;
@@ -63,57 +63,12 @@ impl Scan {
             scan.remaining.insert(partition, to);
             let added =
                 list.add_partition_offset(topic, partition as i32, Offset::Offset(from as i64));
-            added.map_err(|error| scan.unavailable(&error))?;
+            added.map_err(|error| unavailable(&scan.events, &error))?;
         }
         scan.consumer
             .assign(&list)
-            .map_err(|error| scan.unavailable(&error))?;
+            .map_err(|error| unavailable(&scan.events, &error))?;
         Ok(scan)
-    }
-
-    fn partitions(&self, topic: &str) -> Result<Vec<u32>, BusError> {
-        let deadline = Instant::now() + CONNECT_TIMEOUT;
-        // Retries: the first query may fail because the connection is not established yet.
-        let found = loop {
-            self.consumer.poll(Duration::ZERO);
-            match self
-                .consumer
-                .fetch_metadata(Some(topic), Duration::from_secs(2))
-            {
-                Ok(found) => break found,
-                Err(error) if Instant::now() >= deadline => {
-                    self.consumer.poll(Duration::ZERO);
-                    return Err(self.unavailable(&error));
-                }
-                Err(_) => {}
-            }
-        };
-        let Some(topic) = found.topics().iter().find(|found| found.name() == topic) else {
-            return Ok(Vec::new());
-        };
-        match topic.error().map(RDKafkaErrorCode::from) {
-            None => Ok(topic
-                .partitions()
-                .iter()
-                .map(|partition| partition.id() as u32)
-                .collect()),
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                Ok(Vec::new())
-            }
-            Some(code) => Err(BusError::Unavailable(format!(
-                "the topic {}: {code}",
-                topic.name()
-            ))),
-        }
-    }
-
-    fn unavailable(&self, error: &KafkaError) -> BusError {
-        BusError::Unavailable(
-            self.events
-                .last_error
-                .last()
-                .unwrap_or_else(|| error.to_string()),
-        )
     }
 
     fn step(&mut self) -> Result<Option<Record>, BusError> {
@@ -136,7 +91,7 @@ impl Scan {
                     self.remaining.remove(&(partition as u32));
                 }
                 Some(Err(error)) if Instant::now() >= deadline => {
-                    return Err(self.unavailable(&error));
+                    return Err(unavailable(&self.events, &error));
                 }
                 None if Instant::now() >= deadline => {
                     let reason = self
@@ -159,6 +114,54 @@ impl Iterator for Scan {
     fn next(&mut self) -> Option<Self::Item> {
         self.step().transpose()
     }
+}
+
+/// The partitions of a topic; none if it is missing. Blocks until Kafka answers, for a bounded time.
+pub(super) fn partitions_of<C: ConsumerContext>(
+    consumer: &BaseConsumer<C>,
+    events: &Events,
+    topic: &str,
+) -> Result<Vec<u32>, BusError> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    // Retries: the first query may fail because the connection is not established yet.
+    let found = loop {
+        consumer.poll(Duration::ZERO);
+        match consumer.fetch_metadata(Some(topic), Duration::from_secs(2)) {
+            Ok(found) => break found,
+            Err(error) if Instant::now() >= deadline => {
+                consumer.poll(Duration::ZERO);
+                return Err(unavailable(events, &error));
+            }
+            Err(_) => {}
+        }
+    };
+    let Some(topic) = found.topics().iter().find(|found| found.name() == topic) else {
+        return Ok(Vec::new());
+    };
+    match topic.error().map(RDKafkaErrorCode::from) {
+        None => Ok(topic
+            .partitions()
+            .iter()
+            .map(|partition| partition.id() as u32)
+            .collect()),
+        Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
+            Ok(Vec::new())
+        }
+        Some(code) => Err(BusError::Unavailable(format!(
+            "the topic {}: {code}",
+            topic.name()
+        ))),
+    }
+}
+
+/// The last error on the way to Kafka, or `error` if there was none.
+pub(super) fn unavailable(events: &Events, error: &KafkaError) -> BusError {
+    BusError::Unavailable(
+        events
+            .last_error
+            .last()
+            .unwrap_or_else(|| error.to_string()),
+    )
 }
 
 /// The offset range to read, or `None` if nothing requested is available.

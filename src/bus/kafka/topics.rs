@@ -46,9 +46,35 @@ struct TopicStatus {
     degraded: Option<String>,
 }
 
+/// How a missing topic is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TopicKind {
+    /// An ordered log with the configured number of partitions.
+    Log,
+    /// One partition that keeps the latest record of each key. Keys that are not written any more
+    /// are deleted after a week, and segments are short, so that little has to be read at a start.
+    Compacted,
+}
+
+impl TopicKind {
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            TopicKind::Log => &[],
+            TopicKind::Compacted => &[
+                ("cleanup.policy", "compact,delete"),
+                ("retention.ms", "604800000"),
+                ("segment.ms", "600000"),
+                ("max.compaction.lag.ms", "600000"),
+                ("min.cleanable.dirty.ratio", "0.1"),
+            ],
+        }
+    }
+}
+
 /// A monitored topic.
 pub(super) struct TopicState {
     pub(super) name: String,
+    kind: TopicKind,
     status: watch::Sender<TopicStatus>,
 }
 
@@ -129,13 +155,14 @@ impl TopicMonitor {
     }
 
     /// Starts monitoring a topic.
-    pub(super) fn monitor(&self, name: &str) -> Arc<TopicState> {
+    pub(super) fn monitor(&self, name: &str, kind: TopicKind) -> Arc<TopicState> {
         let mut topics = self.topics();
         if let Some(known) = topics.iter().find(|topic| topic.name == name) {
             return known.clone();
         }
         let topic = Arc::new(TopicState {
             name: name.to_owned(),
+            kind,
             status: watch::Sender::default(),
         });
         topics.push(topic.clone());
@@ -311,12 +338,18 @@ impl TopicProbe {
     fn create(&self, topic: &TopicState) -> Result<(), String> {
         let name = topic.name.as_str();
         let failed = |failure: &dyn Display| format!("cannot create the topic {name}: {failure}");
-        let partitions = self.config.partitions;
+        let partitions = match topic.kind {
+            TopicKind::Log => self.config.partitions,
+            TopicKind::Compacted => 1,
+        };
         let limit = MAX_RECORD_BYTES.to_string();
         let copies = self.config.replication.map_or(-1, i32::from);
-        let topic = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(copies))
+        let mut new = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(copies))
             .set("max.message.bytes", &limit);
-        match self.request_creation(&topic, &failed)? {
+        for (setting, value) in topic.kind.settings() {
+            new = new.set(setting, value);
+        }
+        match self.request_creation(&new, &failed)? {
             Some(Ok(_)) => {
                 info!(topic = name, partitions; "kafka topic created");
                 Ok(())

@@ -8,8 +8,28 @@
 //!   versions of ours, unless `REDIS_ORIGINAL_CHANNEL` is false. Messages that those publish there
 //!   have no deployment name and are accepted.
 //!
+//! A heartbeat is `{"deployment":…,"processor":…,"sources":{"a":{"state":"live","at":…}}}`. Those of
+//! earlier versions, and of a processor that has not read the reports about sources yet, have no
+//! `sources`.
+//!
 //! Each of our messages names its deployment. A message that names another deployment is rejected
 //! on every channel.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::SourceStatus;
+
+/// The payload of a heartbeat.
+#[derive(Serialize)]
+struct HeartbeatPayload<'a> {
+    deployment: &'a str,
+    processor: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sources: Option<&'a BTreeMap<Source, SourceStatus>>,
+}
 
 /// The channels of a deployment.
 #[derive(Clone, Debug)]
@@ -51,9 +71,18 @@ impl Channels {
             .collect()
     }
 
-    /// The payload of a heartbeat.
-    pub(super) fn heartbeat(&self) -> String {
-        format!(r#"{{"deployment":"{}"}}"#, self.deployment)
+    /// The payload of a heartbeat of this processor. It does not end with
+    /// [`ending`](Channels::ending), which marks copies of broadcasts.
+    pub(super) fn heartbeat(
+        &self,
+        processor: &str,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
+    ) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&HeartbeatPayload {
+            deployment: &self.deployment,
+            processor,
+            sources,
+        })
     }
 
     /// Whether a message is a copy of one on our own channel. It is not parsed: the deployment is

@@ -16,7 +16,9 @@ use tokio::time::{Instant, interval, sleep};
 use super::address::{Address, Link};
 use super::channels::Channels;
 use super::incoming::Incoming;
-use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream, CacheError, RefusedBroadcasts};
+use crate::cache::{
+    Broadcast, BroadcastEvent, BroadcastStream, CacheError, RefusedBroadcasts, SourceView,
+};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -152,6 +154,7 @@ struct Batch {
     changes: Vec<Broadcast>,
     is_alive: bool,
     is_own_alive: bool,
+    views: Vec<SourceView>,
     unreadable: u64,
     refused: RefusedBroadcasts,
 }
@@ -171,6 +174,7 @@ impl Batch {
         if self.is_own_alive || self.is_alive {
             events.push(BroadcastEvent::Alive {
                 is_own: self.is_own_alive,
+                views: self.views,
             });
         }
         if !self.changes.is_empty() {
@@ -305,8 +309,17 @@ impl SubscriberTask {
             now,
         ) {
             Incoming::Change(change) => batch.changes.push(*change),
-            Incoming::Alive { is_own: true } => batch.is_own_alive = true,
-            Incoming::Alive { is_own: false } => batch.is_alive = true,
+            Incoming::Alive { is_own, view } => {
+                batch.is_own_alive |= is_own;
+                batch.is_alive |= !is_own;
+                match view {
+                    Ok(view) => batch.views.extend(view),
+                    Err(problem) => {
+                        batch.unreadable += 1;
+                        self.log_rejected(&problem);
+                    }
+                }
+            }
             Incoming::Copy => {}
             Incoming::Unreadable(problem) => {
                 batch.unreadable += 1;

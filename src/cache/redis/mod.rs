@@ -11,6 +11,7 @@ mod listen;
 mod real_engines;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,10 @@ use self::client::Client;
 use self::entries::Entries;
 use self::listen::RedisBroadcasts;
 use super::{BroadcastStream, CacheError, Change, OddsCache};
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
+use crate::domain::odds::source_status::SourceStatus;
 
 /// A cache in Redis. Connects on first use and reconnects after a loss.
 #[derive(Clone)]
@@ -59,6 +61,8 @@ struct Shared {
     channels: Channels,
     entries: Entries,
     limits: Plausibility,
+    /// Identifies this process in its heartbeats.
+    processor: String,
 }
 
 impl RedisCache {
@@ -77,6 +81,7 @@ impl RedisCache {
             channels: Channels::new(options.channel, &deployment, options.uses_original_channel),
             entries: Entries::new(options.ttl, options.limits),
             limits: options.limits,
+            processor: format!("{:016x}", fastrand::u64(..)),
         };
         Ok(RedisCache {
             shared: Arc::new(shared),
@@ -147,12 +152,17 @@ impl OddsCache for RedisCache {
         .boxed()
     }
 
-    fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn publish_heartbeat(
+        &self,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
+    ) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
+        let heartbeat = shared.channels.heartbeat(&shared.processor, sources);
         async move {
+            let heartbeat =
+                heartbeat.map_err(|error| CacheError::Unavailable(error.to_string()))?;
             let mut messages = Pipeline::new();
             let channels = &shared.channels;
-            let heartbeat = channels.heartbeat();
             let original = channels.original.as_ref().map(|(_, alive)| alive);
             for channel in [&channels.own_alive].into_iter().chain(original) {
                 messages.cmd("PUBLISH").arg(channel).arg(&heartbeat);

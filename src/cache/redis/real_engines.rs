@@ -15,7 +15,9 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::cache::BroadcastEvent;
 use crate::cache::suite::cache_suite;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::testing::{market_update, update};
+use crate::domain::timestamp::Timestamp;
 
 const TTL: Duration = Duration::from_secs(60);
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -630,18 +632,18 @@ async fn heartbeats_skip_original_change_channel() {
     let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
-    cache.publish_heartbeat().await.unwrap();
-    assert_eq!(
+    cache.publish_heartbeat(None).await.unwrap();
+    assert!(matches!(
         next(&mut broadcasts).await,
-        BroadcastEvent::Alive { is_own: true }
-    );
+        BroadcastEvent::Alive { is_own: true, .. }
+    ));
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
     // A subscriber of the channel alone, as the original is, gets the change first.
     let mut client = database.connection();
     let mut alone = client.as_pubsub();
     alone.subscribe(&channel).unwrap();
-    cache.publish_heartbeat().await.unwrap();
+    cache.publish_heartbeat(None).await.unwrap();
     cache.write(state(2, 2)).await.unwrap();
     let first: String = alone.get_message().unwrap().get_payload().unwrap();
     assert!(first.contains("\"payload\""), "{first}");
@@ -840,6 +842,44 @@ async fn half_open_connection_is_recreated() {
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(2)]);
 }
 
+/// Each process that writes to the cache has its own view of the sources.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn heartbeats_carry_views_of_sources() {
+    let database = Database::claim();
+    let channel = random_channel();
+    let caches = [(); 2].map(|()| cache_at(&database.url, &channel));
+    let mut broadcasts = listening(&caches[0]).await;
+    let sources = |state| -> BTreeMap<Source, SourceStatus> {
+        let at = Timestamp::from_micros(1_700_000_000_000_000);
+        [(Source::new("a").unwrap(), SourceStatus { state, at })].into()
+    };
+    let expected = [SourceState::Live, SourceState::Stale, SourceState::Live].map(sources);
+    for (cache, sources) in [&caches[0], &caches[1], &caches[0]]
+        .into_iter()
+        .zip(&expected)
+    {
+        cache.publish_heartbeat(Some(sources)).await.unwrap();
+    }
+    let mut views = Vec::new();
+    while views.len() < expected.len() {
+        match next(&mut broadcasts).await {
+            BroadcastEvent::Alive { views: more, .. } => views.extend(more),
+            event => panic!("{event:?}"),
+        }
+    }
+    let processors: Vec<_> = views.iter().map(|view| view.processor.clone()).collect();
+    assert_eq!(processors[0], processors[2]);
+    assert_ne!(processors[0], processors[1]);
+    assert_eq!(
+        views
+            .into_iter()
+            .map(|view| view.sources)
+            .collect::<Vec<_>>(),
+        expected
+    );
+}
+
 /// Two databases of one server with the same channel name, both with the default settings.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
@@ -849,7 +889,7 @@ async fn deployments_on_one_redis_are_separate() {
     let channel = random_channel();
     let caches = [&one, &other].map(|database| cache_at(&database.url, &channel));
     let mut streams = [listening(&caches[0]).await, listening(&caches[1]).await];
-    caches[0].publish_heartbeat().await.unwrap();
+    caches[0].publish_heartbeat(None).await.unwrap();
     caches[0].write(state(1, 1)).await.unwrap();
     caches[1].write(state(2, 2)).await.unwrap();
     for (own, broadcasts) in (1..).zip(&mut streams) {
@@ -913,11 +953,11 @@ async fn disabled_original_channel_is_not_used() {
     assert_eq!(receivers, 1, "only the subscriber of that channel");
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
-    cache.publish_heartbeat().await.unwrap();
-    assert_eq!(
+    cache.publish_heartbeat(None).await.unwrap();
+    assert!(matches!(
         next(&mut broadcasts).await,
-        BroadcastEvent::Alive { is_own: true }
-    );
+        BroadcastEvent::Alive { is_own: true, .. }
+    ));
     original.get_message().unwrap();
     original
         .set_read_timeout(Some(Duration::from_millis(100)))

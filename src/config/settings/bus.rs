@@ -72,6 +72,9 @@ pub struct BusSettings {
     /// the topic for odds updates
     #[arg(long, env, default_value = "supplier_updates", value_parser = topic)]
     pub kafka_topic_suppliers: String,
+    /// Compacted topic for the states of sources
+    #[arg(long, env, default_value = "source_status", value_parser = topic)]
+    pub kafka_topic_source_status: String,
     /// Topic for placed bets
     #[arg(long, env, default_value = "bet_placed", value_parser = topic)]
     pub kafka_topic_bet_placed: String,

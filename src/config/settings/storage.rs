@@ -7,7 +7,8 @@ use clap::Args;
 use secrecy::SecretString;
 
 use crate::config::values::{
-    deployment, duration, duration_above_a_second, duration_above_zero, secret, whole,
+    deployment, duration, duration_above_a_second, duration_above_zero, duration_from_two_seconds,
+    secret, whole,
 };
 
 /// Settings of the cache and the books.
@@ -40,6 +41,11 @@ pub struct CacheSettings {
     /// processor sends at least one a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
+    /// If no ingest reports a source for this long, the source counts as lost: its markets are shown
+    /// as suspended, and no bets on them are accepted. Each ingest reports its sources once a
+    /// second. Must be the same in all processes of a deployment
+    #[arg(long, env, value_parser = duration_from_two_seconds, default_value = "3s")]
+    pub source_silence: Duration,
     /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,

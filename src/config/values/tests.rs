@@ -64,6 +64,9 @@ fn duration_needs_unit_and_has_maximum() {
     assert!(duration_above_zero("0s").is_err());
     assert!(duration_above_zero("0").is_err());
     assert!(duration_above_a_second("1s").is_err() && duration_above_a_second("1001ms").is_ok());
+    assert!(
+        duration_from_two_seconds("1999ms").is_err() && duration_from_two_seconds("2s").is_ok()
+    );
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString, IntoStaticStr, VariantNames};
@@ -10,6 +11,7 @@ use uuid::Uuid;
 use crate::domain::ids::{EventId, MarketKey, SelectionId, UserId};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::Price;
+use crate::domain::odds::restrictions::{Restriction, Restrictions};
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::unknown_variant::UnknownVariant;
@@ -259,6 +261,9 @@ pub enum BetRefusal {
         /// Its status.
         status: MarketStatus,
     },
+    /// Nobody vouches for the source of the market, so its price may be stale.
+    #[error("the supplier of the market is not heard, so its price may be stale")]
+    MarketStale,
     /// The selection is not active, or has no price.
     #[error("the selection is {status}")]
     SelectionSuspended {
@@ -314,9 +319,11 @@ pub struct Offer {
 }
 
 /// Checks whether a bet can be accepted at the prices in the event's book, and at what price.
+/// `restrictions` were read after the book.
 pub fn check(
     request: &BetRequest,
     book: &Snapshot,
+    restrictions: &Restrictions,
     limits: &BetLimits,
 ) -> Result<Offer, BetRefusal> {
     check_stake(request.stake, limits)?;
@@ -332,7 +339,7 @@ pub fn check(
     let market = market.ok_or_else(|| BetRefusal::MarketNotFound {
         market: request.market.to_string(),
     })?;
-    let offer = offer(request, market)?;
+    let offer = offer(request, market, restrictions)?;
     if request.stake.payout_at(offer.price) > i128::from(limits.max_payout.cents()) {
         return Err(BetRefusal::PayoutTooHigh {
             limit_cents: limits.max_payout,
@@ -355,7 +362,12 @@ fn check_stake(stake: Amount, limits: &BetLimits) -> Result<(), BetRefusal> {
     Ok(())
 }
 
-fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal> {
+fn offer(
+    request: &BetRequest,
+    market: &Arc<MarketState>,
+    restrictions: &Restrictions,
+) -> Result<Offer, BetRefusal> {
+    let market = restrictions.shown(market);
     let selections = &market.update.selections;
     let named = |id: &str| {
         selections
@@ -367,6 +379,13 @@ fn offer(request: &BetRequest, market: &MarketState) -> Result<Offer, BetRefusal
     let selection = selection.ok_or_else(|| BetRefusal::SelectionNotFound {
         selection: requested.to_owned(),
     })?;
+    let has_ended = !matches!(
+        market.update.status,
+        MarketStatus::Open | MarketStatus::Suspended
+    );
+    if !has_ended && restrictions.on_market(&market.update) == Some(Restriction::Stale) {
+        return Err(BetRefusal::MarketStale);
+    }
     if market.update.status != MarketStatus::Open {
         return Err(BetRefusal::MarketSuspended {
             status: market.update.status,

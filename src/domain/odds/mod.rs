@@ -5,6 +5,7 @@ pub mod failover;
 pub mod hold;
 pub(crate) mod plausible;
 pub(crate) mod price;
+pub mod restriction_change;
 pub mod restrictions;
 pub mod source_status;
 pub(crate) mod status;

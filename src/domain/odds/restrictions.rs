@@ -50,6 +50,21 @@ impl Restrictions {
         }
     }
 
+    /// Whether every market is shown as with `other`. How recently a live source has vouched for its
+    /// data does not matter.
+    pub fn shows_like(&self, other: &Restrictions) -> bool {
+        self.distrusts_unreported == other.distrusts_unreported
+            && self.holds == other.holds
+            && self.shown_sources().eq(other.shown_sources())
+    }
+
+    fn shown_sources(&self) -> impl Iterator<Item = (&Source, SourceState, Option<Timestamp>)> {
+        self.sources.iter().map(|(source, status)| {
+            let at = status.at.filter(|_| status.state != SourceState::Live);
+            (source, status.state, at)
+        })
+    }
+
     /// Until when a source has vouched for its data, if it is reported.
     pub fn vouched_until(&self, source: &Source) -> Option<Timestamp> {
         self.sources.get(source)?.at
@@ -109,15 +124,19 @@ impl CurrentRestrictions {
         self.current.read().clone()
     }
 
-    /// Shows whether the restrictions have changed since. Take it before reading them.
+    /// Shows whether a market may be shown in another way since. Take it before reading the
+    /// restrictions.
     pub fn stamp(&self) -> VersionStamp {
         self.version.stamp()
     }
 
     /// Replaces the restrictions and returns the earlier ones.
     pub fn set(&self, restrictions: Restrictions) -> Arc<Restrictions> {
-        let earlier = std::mem::replace(&mut *self.current.write(), Arc::new(restrictions));
-        self.version.changed();
+        let later = Arc::new(restrictions);
+        let earlier = std::mem::replace(&mut *self.current.write(), later.clone());
+        if !later.shows_like(&earlier) {
+            self.version.changed();
+        }
         earlier
     }
 }

@@ -89,7 +89,7 @@ impl SourceReports {
     }
 
     /// Records a report that arrived at `heard_at`; `None` if it is from before this process
-    /// started.
+    /// started. Such a report changes nothing if its reporter was heard since.
     pub fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
         let SourceReport {
             source,
@@ -108,6 +108,10 @@ impl SourceReports {
                     .heard_at
                     .is_some_and(|heard_at| now.duration_since(heard_at) < FORGET_AFTER)
             });
+        }
+        let was_heard = |heard: &Heard| heard.heard_at.is_some();
+        if heard_at.is_none() && reporters.get(&reporter).is_some_and(was_heard) {
+            return;
         }
         let heard = Heard {
             state,
@@ -161,6 +165,15 @@ impl SourceReports {
             .map(|(source, reporters)| (source.clone(), self.status_of(reporters, now)))
             .collect()
     }
+}
+
+/// The sources with their states, without the times.
+pub fn states(
+    sources: &BTreeMap<Source, SourceStatus>,
+) -> impl Iterator<Item = (&Source, SourceState)> {
+    sources
+        .iter()
+        .map(|(source, status)| (source, status.state))
 }
 
 #[cfg(test)]

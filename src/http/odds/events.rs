@@ -6,10 +6,9 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
 use super::response_cache::{CachedResponse, ResponseCache, revalidate};
+use super::shown_book::{ShownBook, ShownMarket};
 use super::state::OddsState;
-use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
-use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::{Line, Price};
 use crate::domain::odds::status::{EventStatus, MarketStatus};
 use crate::domain::odds::update::Selection;
@@ -68,6 +67,22 @@ struct MarketBody<'a> {
     seq: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
+    #[serde(rename = "asOf", skip_serializing_if = "Option::is_none")]
+    as_of: Option<Timestamp>,
+}
+
+impl<'a> MarketBody<'a> {
+    fn of(shown: &'a ShownMarket) -> MarketBody<'a> {
+        let update = &shown.state.update;
+        MarketBody {
+            market: &update.market.name,
+            line: update.market.line,
+            status: update.status,
+            seq: shown.state.seq,
+            stale: shown.is_stale,
+            as_of: shown.as_of,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -94,6 +109,9 @@ struct OddsBody<'a> {
     seq: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
+    /// Until when the source has vouched for the odds, if it is lost.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -152,22 +170,10 @@ pub(crate) async fn list_markets(
     state: web::Data<OddsState>,
     path: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let (snapshot, stale) = known_event(&state, &path).await?;
-    let market =
-        |state: &'_ MarketState| (state.update.market.clone(), state.update.status, state.seq);
-    let markets: Vec<_> = snapshot.markets.iter().map(|state| market(state)).collect();
-    let body: Vec<_> = markets
-        .iter()
-        .map(|(key, status, seq)| MarketBody {
-            market: &key.name,
-            line: key.line,
-            status: *status,
-            seq: *seq,
-            stale,
-        })
-        .collect();
+    let book = ShownBook::of(&state, &path).await?;
+    let body: Vec<_> = book.markets.iter().map(MarketBody::of).collect();
     let mut response = HttpResponse::Ok();
-    mark(&mut response, stale);
+    mark(&mut response, book.is_stale);
     Ok(response.insert_header(revalidate()).json(body))
 }
 
@@ -186,19 +192,20 @@ pub(crate) async fn get_odds(
         state.metrics.ready_answers.inc();
         return Ok(ready.answer(known.as_ref(), |_| ()));
     }
-    let (snapshot, stale) = known_event(&state, &path).await?;
-    let odds = snapshot.markets.iter().map(|state| OddsBody {
-        stale,
-        ..odds_of(&state.update, Some(state.seq))
+    let book = ShownBook::of(&state, &path).await?;
+    let odds = book.markets.iter().map(|shown| OddsBody {
+        stale: shown.is_stale,
+        as_of: shown.as_of,
+        ..odds_of(&shown.state.update, Some(shown.state.seq))
     });
     let odds: Vec<_> = odds.collect();
     let unavailable = |error: &dyn std::fmt::Display| ApiError::BooksUnavailable(error.to_string());
     let body = serde_json::to_string(&odds).map_err(|error| unavailable(&error))?;
-    let tag = EntityTag::new_weak(format!("{}-{:016x}", snapshot.seq, fingerprint(&body)));
+    let tag = EntityTag::new_weak(format!("{}-{:016x}", book.seq, fingerprint(&body)));
     let ready =
-        CachedResponse::new(body, tag, snapshot.validity).map_err(|error| unavailable(&error))?;
-    let response = ready.answer(known.as_ref(), |response| mark(response, stale));
-    if !stale {
+        CachedResponse::new(body, tag, book.versions).map_err(|error| unavailable(&error))?;
+    let response = ready.answer(known.as_ref(), |response| mark(response, book.is_stale));
+    if !book.is_stale {
         answers.keep(&path, ready);
     }
     Ok(response)
@@ -289,24 +296,6 @@ async fn read_history(
     Ok(rows)
 }
 
-/// The event's book, and whether it may be stale.
-async fn known_event(state: &OddsState, id: &str) -> Result<(Snapshot, bool), ApiError> {
-    let not_found = || ApiError::EventNotFound(id.to_owned());
-    let event_id = EventId::new(id).map_err(|_| not_found())?;
-    let was_live = state.feed.is_live();
-    let answer = state
-        .snapshots
-        .send(GetSnapshot(event_id))
-        .timeout(state.snapshot_timeout)
-        .await;
-    let snapshot = answer.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
-    if snapshot.markets.is_empty() {
-        return Err(not_found());
-    }
-    let is_stale = snapshot.is_stale || !(was_live && state.feed.is_live());
-    Ok((snapshot, is_stale))
-}
-
 fn odds_of(update: &crate::domain::odds::update::OddsUpdate, seq: Option<u64>) -> OddsBody<'_> {
     OddsBody {
         event_id: &update.event_id,
@@ -323,6 +312,7 @@ fn odds_of(update: &crate::domain::odds::update::OddsUpdate, seq: Option<u64>) -
         source: &update.source,
         seq,
         stale: false,
+        as_of: None,
     }
 }
 

@@ -3,4 +3,5 @@
 pub(crate) mod events;
 pub(crate) mod response_cache;
 pub mod routes;
+mod shown_book;
 pub mod state;

@@ -26,24 +26,29 @@ pub(crate) struct CachedResponse {
     body: Bytes,
     tag: EntityTag,
     tag_header: HeaderValue,
-    version: VersionStamp,
+    versions: [VersionStamp; 2],
 }
 
 impl CachedResponse {
-    /// A response with this JSON, valid until its book changes. The tag distinguishes it from every
-    /// other response of the event. Fails if no header can contain the tag.
+    /// A response with this JSON, valid until its book or the restrictions change. The tag
+    /// distinguishes it from every other response of the event. Fails if no header can contain the
+    /// tag.
     pub(crate) fn new(
         body: String,
         tag: EntityTag,
-        version: VersionStamp,
+        versions: [VersionStamp; 2],
     ) -> Result<CachedResponse, InvalidHeaderValue> {
         let tag_header = ETag(tag.clone()).try_into_value()?;
         Ok(CachedResponse {
             body: body.into(),
             tag,
             tag_header,
-            version,
+            versions,
         })
+    }
+
+    fn is_current(&self) -> bool {
+        self.versions.iter().all(VersionStamp::is_current)
     }
 
     /// The response to a client that may have it already; `add_headers` adds further headers.
@@ -85,7 +90,7 @@ impl ResponseCache {
         self.0
             .borrow()
             .get(event)
-            .filter(|ready| ready.version.is_current())
+            .filter(|ready| ready.is_current())
             .cloned()
     }
 
@@ -94,7 +99,7 @@ impl ResponseCache {
     pub(crate) fn keep(&self, event: &str, ready: CachedResponse) {
         let mut answers = self.0.borrow_mut();
         if answers.len() >= MAX_RESPONSES {
-            answers.retain(|_, ready| ready.version.is_current());
+            answers.retain(|_, ready| ready.is_current());
             if answers.len() >= MAX_RESPONSES {
                 answers.clear();
             }
@@ -105,16 +110,22 @@ impl ResponseCache {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::domain::odds::version_stamp::VersionCounter;
 
+    /// Restrictions that never change.
+    static RESTRICTIONS: LazyLock<VersionCounter> = LazyLock::new(VersionCounter::default);
+
     fn ready(generation: &VersionCounter) -> CachedResponse {
-        CachedResponse::new(
-            "[]".to_owned(),
-            EntityTag::new_weak("1".to_owned()),
-            generation.stamp(),
-        )
-        .unwrap()
+        restricted(generation, &RESTRICTIONS)
+    }
+
+    fn restricted(generation: &VersionCounter, restrictions: &VersionCounter) -> CachedResponse {
+        let tag = EntityTag::new_weak("1".to_owned());
+        let versions = [generation.stamp(), restrictions.stamp()];
+        CachedResponse::new("[]".to_owned(), tag, versions).unwrap()
     }
 
     #[test]
@@ -124,6 +135,11 @@ mod tests {
         answers.keep("E", ready(&generation));
         assert!(answers.get("E").is_some() && answers.get("F").is_none());
         generation.changed();
+        assert!(answers.get("E").is_none());
+        let restrictions = VersionCounter::default();
+        answers.keep("E", restricted(&generation, &restrictions));
+        assert!(answers.get("E").is_some());
+        restrictions.changed();
         assert!(answers.get("E").is_none());
     }
 

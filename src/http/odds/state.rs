@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 
 use crate::actors::odds::client_reads::ClientReads;
 use crate::actors::odds::messages::GetSnapshot;
+use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::http::addresses::Addresses;
 use crate::http::streaming::frame_limit::FrameLimits;
 use crate::runtime::feed_health::FeedState;
@@ -23,6 +24,8 @@ pub struct OddsState {
     pub snapshot_timeout: Duration,
     /// Whether the books receive every change.
     pub feed: Arc<FeedState>,
+    /// The restrictions on the markets of the books.
+    pub restrictions: Arc<CurrentRestrictions>,
     /// The database, for lists and history.
     pub store: Arc<dyn Store>,
     /// The queue of reads caused by clients.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::Recipient;
 use prometheus::IntCounterVec;
 
-use super::prices::{Prices, PricesError};
+use super::prices::{EventPrices, Prices, PricesError};
 use crate::actors::bets::messages::PublishOutbox;
 use crate::domain::bets::bet::{
     self, Bet, BetId, BetLimits, BetRefusal, BetRequest, BetStatus, Offer,
@@ -143,11 +143,13 @@ impl PlacementService {
             key,
             fingerprint: fingerprint(&request),
         });
-        let answer = match self.prices.book(&request.event_id).await {
-            Ok(book) => match bet::check(&request, &book, &self.settings.limits) {
-                Ok(offer) => self.accept(request, offer, key).await?,
-                Err(refusal) => self.refuse(request.user_id, refusal, key).await?,
-            },
+        let answer = match self.prices.of(&request.event_id).await {
+            Ok(EventPrices { book, restrictions }) => {
+                match bet::check(&request, &book, &restrictions, &self.settings.limits) {
+                    Ok(offer) => self.accept(request, offer, key).await?,
+                    Err(refusal) => self.refuse(request.user_id, refusal, key).await?,
+                }
+            }
             Err(unavailable) => self
                 .first_answer(request.user_id, key)
                 .await?

@@ -8,6 +8,7 @@ use actix::Recipient;
 use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
+use crate::domain::odds::restrictions::{CurrentRestrictions, Restrictions};
 use crate::runtime::feed_health::FeedState;
 
 /// Why there are no prices.
@@ -29,11 +30,22 @@ pub struct Prices {
     pub timeout: Duration,
     /// Whether the books receive every change.
     pub feed: Arc<FeedState>,
+    /// The restrictions on the markets of the books.
+    pub restrictions: Arc<CurrentRestrictions>,
+}
+
+/// The prices of an event, and what restricts them.
+#[derive(Clone, Debug)]
+pub struct EventPrices {
+    /// The true state of the markets.
+    pub book: Snapshot,
+    /// The restrictions in force.
+    pub restrictions: Arc<Restrictions>,
 }
 
 impl Prices {
-    /// The book of an event.
-    pub async fn book(&self, event_id: &EventId) -> Result<Snapshot, PricesError> {
+    /// The prices of an event.
+    pub async fn of(&self, event_id: &EventId) -> Result<EventPrices, PricesError> {
         if !self.feed.is_live() {
             return Err(PricesError::Stale);
         }
@@ -49,6 +61,8 @@ impl Prices {
         if book.is_stale || !self.feed.is_live() {
             return Err(PricesError::Stale);
         }
-        Ok(book)
+        // Read after the book, so that a loss in the meantime is seen.
+        let restrictions = self.restrictions.get();
+        Ok(EventPrices { book, restrictions })
     }
 }

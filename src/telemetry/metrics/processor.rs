@@ -1,13 +1,14 @@
 //! Metrics of the role `processor`.
 
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use strum::VariantNames;
+use strum::{VariantArray, VariantNames};
 
 use super::books::BookMetrics;
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::failover::{DroppedRecord, FailoverCause, FailoverRefusal};
 use crate::domain::odds::plausible::Implausible;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::DecodeError;
 
 /// Each path of the bus with each reason for which it refuses a record.
@@ -61,6 +62,10 @@ role_metrics! {
         failover_dropped: IntCounterVec = "odds_proc_failover_dropped_total" ["reason"] known DroppedRecord::VARIANTS,
         /// Markets whose sources the selector knows
         failover_markets: IntGauge = "odds_proc_failover_markets",
+        /// Sources that were ever reported, by state. The markets of those that are not live are shown as suspended
+        sources: IntGaugeVec = "odds_proc_sources" ["state"] known SourceState::VARIANTS.iter().map(<&'static str>::from),
+        /// Reports about sources that could not be read
+        source_reports_unreadable: IntCounter = "odds_proc_source_reports_unreadable_total",
         /// Updates waiting for an actor's mailbox, by actor
         mailbox_depth: IntGaugeVec = "odds_proc_mailbox_depth" ["actor"],
     }

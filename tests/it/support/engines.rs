@@ -61,6 +61,7 @@ impl Sandbox {
             ("KAFKA_TOPIC_PARTITIONS", "4".to_owned()),
             ("KAFKA_GROUP_LIVE", format!("{name}-live")),
             ("KAFKA_GROUP_STORE", format!("{name}-store")),
+            ("KAFKA_TOPIC_SOURCE_STATUS", format!("{name}_sources")),
             ("KAFKA_TOPIC_BET_PLACED", format!("{name}_placed")),
             ("KAFKA_TOPIC_BET_PLACED_DLQ", format!("{name}_placed_dlq")),
             ("KAFKA_TOPIC_BET_CONFIRMED", format!("{name}_confirmed")),

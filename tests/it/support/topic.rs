@@ -40,6 +40,15 @@ impl OddsTopic {
         OddsTopic { brokers, name }
     }
 
+    /// A topic that the platform creates, by its setting.
+    pub fn existing(folder: &Folder, variable: &str) -> OddsTopic {
+        let value = |variable: &str| folder.sandbox().value(variable).unwrap().to_owned();
+        OddsTopic {
+            brokers: value("KAFKA_BROKERS"),
+            name: value(variable),
+        }
+    }
+
     /// Publishes in this order, and returns once Kafka has acknowledged everything.
     pub async fn publish(&self, records: Vec<KeyAndPayload>) {
         let brokers = self.brokers.clone();

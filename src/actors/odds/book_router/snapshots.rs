@@ -19,7 +19,7 @@ pub(super) type WaitingClient = oneshot::Sender<SnapshotResult>;
 impl<F: BookFeed> BookRouter<F> {
     /// Requests a snapshot from the book, from the book that is starting for an update, or from
     /// state that is loaded for clients.
-    fn request_snapshot(
+    pub(super) fn request_snapshot(
         &mut self,
         event_id: EventId,
         context: &mut Context<Self>,

@@ -8,12 +8,14 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::actors::odds::feed_tracker::MAX_BATCHES;
-use crate::cache::RefusedBroadcasts;
-use crate::domain::ids::EventId;
+use crate::cache::{RefusedBroadcasts, SourceView};
+use crate::domain::ids::{EventId, Source};
+use crate::domain::odds::source_status::{SourceState, SourceStatus};
 use crate::domain::odds::update::testing::update;
 use crate::testing::until;
 
 const STALE_AFTER: Duration = Duration::from_secs(60);
+const SOURCE_SILENCE: Duration = Duration::from_secs(60);
 
 struct ProbeBroadcasts(mpsc::UnboundedReceiver<BroadcastEvent>);
 
@@ -108,6 +110,16 @@ impl Handler<FeedChanged> for Probe {
     }
 }
 
+impl Handler<SourcesReported> for Probe {
+    type Result = ();
+
+    fn handle(&mut self, reported: SourcesReported, _: &mut Context<Self>) {
+        for (source, status) in reported.0 {
+            self.record(format!("{source} {}", status.state));
+        }
+    }
+}
+
 struct Fixture {
     listener: Addr<BroadcastListener>,
     probe: Probe,
@@ -125,14 +137,18 @@ fn fixture() -> Fixture {
     let edges = ListenerEdges {
         apply: address.clone().recipient(),
         reload: address.clone().recipient(),
-        feed: address.recipient(),
+        feed: address.clone().recipient(),
+        sources: address.recipient(),
     };
     let broadcasts = Box::new(ProbeBroadcasts(received));
     let listener = BroadcastListener::new(
         broadcasts,
         edges,
         state.clone(),
-        STALE_AFTER,
+        SilenceLimits {
+            feed: STALE_AFTER,
+            sources: SOURCE_SILENCE,
+        },
         metrics.clone(),
     )
     .start();
@@ -143,6 +159,11 @@ fn fixture() -> Fixture {
         state,
         metrics,
     }
+}
+
+fn alive(is_own: bool) -> BroadcastEvent {
+    let views = Vec::new();
+    BroadcastEvent::Alive { is_own, views }
 }
 
 fn changes() -> BroadcastEvent {
@@ -224,18 +245,12 @@ async fn feed_is_stale_without_processor() {
     })
     .await;
     fixture.events.send(BroadcastEvent::Unreadable(3)).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: false })
-        .unwrap();
+    fixture.events.send(alive(false)).unwrap();
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     assert_eq!(fixture.metrics.broadcasts_unreadable.get(), 3);
     for _ in 0..5 {
         tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
-        fixture
-            .events
-            .send(BroadcastEvent::Alive { is_own: false })
-            .unwrap();
+        fixture.events.send(alive(false)).unwrap();
     }
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     tokio::time::sleep(STALE_AFTER + Duration::from_secs(1)).await;
@@ -261,10 +276,7 @@ async fn numbered_change_is_not_a_heartbeat() {
     let fixture = fixture();
     tokio::time::pause();
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
     let numbered = Broadcast {
@@ -290,21 +302,12 @@ async fn unnamed_heartbeat_counts_until_own_one() {
     let fixture = fixture();
     tokio::time::pause();
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: false })
-        .unwrap();
+    fixture.events.send(alive(false)).unwrap();
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
     // An earlier version and the original program of another deployment.
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: false })
-        .unwrap();
+    fixture.events.send(alive(false)).unwrap();
     fixture.events.send(changes()).unwrap();
     fixture
         .until_recorded(&["Stale", "reload", "Live", "apply 1"])
@@ -313,19 +316,13 @@ async fn unnamed_heartbeat_counts_until_own_one() {
     fixture
         .until_recorded(&["Stale", "reload", "Live", "apply 1", "Stale"])
         .await;
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: false })
-        .unwrap();
+    fixture.events.send(alive(false)).unwrap();
     fixture.events.send(changes()).unwrap();
     fixture
         .until_recorded(&["Stale", "reload", "Live", "apply 1", "Stale", "apply 1"])
         .await;
     assert!(!fixture.state.is_live());
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     fixture
         .until_recorded(&[
             "Stale", "reload", "Live", "apply 1", "Stale", "apply 1", "reload", "Live",
@@ -384,10 +381,7 @@ async fn rejected_broadcasts_are_reloaded_together() {
 async fn ended_subscription_stops_the_actor() {
     let fixture = fixture();
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture
         .events
@@ -405,10 +399,7 @@ async fn ended_subscription_stops_the_actor() {
 async fn unapplied_changes_make_the_feed_stale() {
     let fixture = fixture();
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture
         .probe
@@ -424,10 +415,7 @@ async fn unapplied_changes_make_the_feed_stale() {
         fixture.state.problem().unwrap(),
         "the book of `MATCH_001` stopped before it replied"
     );
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     let recorded = [
         "Stale", "reload", "Live", "apply 1", "apply 1", "apply 1", "Stale", "reload", "Live",
     ];
@@ -451,10 +439,7 @@ async fn outdated_reload_does_not_report_live() {
         .until_recorded(&["Stale", "reload", "Stale", "apply 1"])
         .await;
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     fixture
         .until_recorded(&["Stale", "reload", "Stale", "apply 1", "reload", "Live"])
         .await;
@@ -465,10 +450,7 @@ async fn failed_reloads_and_batches_are_retried() {
     let fixture = fixture();
     fixture.probe.reload_fails.store(true, Ordering::SeqCst);
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: true })
-        .unwrap();
+    fixture.events.send(alive(true)).unwrap();
     fixture
         .until_recorded(&["Stale", "reload", "reload 1"])
         .await;
@@ -489,10 +471,7 @@ async fn failed_reloads_and_batches_are_retried() {
 async fn hanging_batch_does_not_block_next() {
     let fixture = fixture();
     fixture.events.send(BroadcastEvent::Listening).unwrap();
-    fixture
-        .events
-        .send(BroadcastEvent::Alive { is_own: false })
-        .unwrap();
+    fixture.events.send(alive(false)).unwrap();
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     fixture.probe.apply_hangs.store(true, Ordering::SeqCst);
     for _ in 0..2 * MAX_BATCHES {
@@ -521,4 +500,32 @@ async fn hanging_batch_does_not_block_next() {
         recorded("Live") == 2 && fixture.state.is_live()
     })
     .await;
+}
+
+/// The best state of a source counts, until the processor that reports it is silent.
+#[actix_web::test]
+async fn views_of_processors_are_united() {
+    let fixture = fixture();
+    fixture.until_recorded(&["Stale"]).await;
+    let view = |processor: &str, state| SourceView {
+        processor: processor.to_owned(),
+        sources: [(Source::new("a").unwrap(), SourceStatus { state, at: None })].into(),
+    };
+    let alive = |views| BroadcastEvent::Alive {
+        is_own: true,
+        views,
+    };
+    let (live, stale) = (SourceState::Live, SourceState::Stale);
+    let events = [
+        alive(vec![view("1", stale)]),
+        alive(Vec::new()),
+        alive(vec![view("2", live)]),
+        alive(vec![view("1", stale), view("2", stale)]),
+    ];
+    for event in events {
+        fixture.events.send(event).unwrap();
+    }
+    fixture
+        .until_recorded(&["Stale", "a stale", "a live", "a stale"])
+        .await;
 }

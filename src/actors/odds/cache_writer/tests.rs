@@ -2,6 +2,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::*;
+use crate::actors::odds::messages::Restated;
 use crate::cache::BroadcastStream;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::*;
@@ -169,4 +170,19 @@ async fn empty_cache_gets_states_of_books() {
         *cache.written.lock().unwrap(),
         [("new".to_owned(), 3), ("held".to_owned(), 1)]
     );
+}
+
+/// The stored state does not change with the restrictions on it.
+#[actix_web::test]
+async fn restated_changes_are_not_written() {
+    let cache = Arc::new(ProbeCache::default());
+    let writer = CacheWriter::new(cache.clone(), ProcessorMetrics::new().unwrap()).start();
+    let restated = BookChanged {
+        restated: Some(Restated::default()),
+        ..changed("a", 1)
+    };
+    writer.send(restated).await.unwrap();
+    writer.send(changed("b", 2)).await.unwrap();
+    writer.send(FlushCache).await.unwrap();
+    assert_eq!(*cache.written.lock().unwrap(), [("b".to_owned(), 2)]);
 }

@@ -29,6 +29,9 @@ pub(super) trait BatchHandler: Send + 'static {
         progress: &mut Self::Progress,
     ) -> Result<(), BatchError>;
 
+    /// Learns from records that were committed earlier. Only for a subscription with a replay.
+    async fn replay(&self, _: &[Record]) {}
+
     /// Drops what is known of partitions that moved to another member.
     fn forget(&self, _: &[u32]) {}
 }
@@ -65,6 +68,7 @@ impl<H: BatchHandler> BatchConsumer<H> {
             }
             match self.reader.next(true).await? {
                 Some(ConsumerEvent::Records(batch)) => self.process(&batch).await,
+                Some(ConsumerEvent::Replayed(batch)) => self.handler.replay(&batch).await,
                 Some(ConsumerEvent::Revoked(partitions)) => {
                     info!(group = self.reader.group(); "partitions {partitions:?} revoked");
                     self.handler.forget(&partitions);

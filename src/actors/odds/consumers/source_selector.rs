@@ -243,6 +243,18 @@ impl BatchHandler for SourceSelector {
         Ok(())
     }
 
+    async fn replay(&self, batch: &[Record]) {
+        self.life.touch();
+        // Bad records were counted and kept when they were read first.
+        let ReadBatch { updates, .. } = self.reader.read(batch, Timestamp::now());
+        self.load(&updates).await;
+        let now = Instant::now();
+        let mut selection = self.selection.lock();
+        for heard in heard(batch, updates) {
+            selection.replay(heard, now);
+        }
+    }
+
     fn forget(&self, partitions: &[u32]) {
         self.selection.lock().forget(partitions);
     }

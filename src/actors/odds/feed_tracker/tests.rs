@@ -5,8 +5,13 @@ use crate::cache::RefusedBroadcasts;
 use crate::domain::odds::update::testing::update;
 
 const STALE_AFTER: Duration = Duration::from_secs(10);
-const OWN: BroadcastEvent = BroadcastEvent::Alive { is_own: true };
-const UNNAMED: BroadcastEvent = BroadcastEvent::Alive { is_own: false };
+const OWN: BroadcastEvent = alive(true);
+const UNNAMED: BroadcastEvent = alive(false);
+
+const fn alive(is_own: bool) -> BroadcastEvent {
+    let views = Vec::new();
+    BroadcastEvent::Alive { is_own, views }
+}
 
 fn changes(seq: Option<u64>) -> BroadcastEvent {
     BroadcastEvent::Changes(vec![Broadcast {

@@ -9,6 +9,7 @@ use crate::bus::{BusError, NewRecord, Subscription};
 use crate::cache::{BroadcastStream, CacheError};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
+use crate::domain::odds::source_status::SourceState;
 use crate::telemetry::metrics::OddsMetrics;
 use crate::testing::until;
 
@@ -47,9 +48,9 @@ impl Topic for ProbeBus {
     }
 }
 
-/// Counts the heartbeats.
+/// Counts the heartbeats and keeps the sources of the last one.
 #[derive(Default)]
-struct ProbeCache(AtomicUsize);
+struct ProbeCache(AtomicUsize, Mutex<Option<BTreeMap<Source, SourceStatus>>>);
 
 impl OddsCache for ProbeCache {
     fn write(&self, _: Vec<Arc<MarketState>>) -> BoxFuture<'static, Result<(), CacheError>> {
@@ -67,7 +68,11 @@ impl OddsCache for ProbeCache {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn publish_heartbeat(&self) -> BoxFuture<'static, Result<(), CacheError>> {
+    fn publish_heartbeat(
+        &self,
+        sources: Option<&BTreeMap<Source, SourceStatus>>,
+    ) -> BoxFuture<'static, Result<(), CacheError>> {
+        *self.1.lock().unwrap() = sources.cloned();
         self.0.fetch_add(1, Ordering::SeqCst);
         std::future::ready(Ok(())).boxed()
     }
@@ -129,6 +134,33 @@ async fn heartbeat_needs_bus_group_and_consumer() {
     until("heartbeats resume", || beats() > beats_before + 1).await;
 }
 
+/// What the selector holds up does not reach the live consumer.
+#[actix_web::test]
+async fn heartbeat_needs_selector() {
+    let bus = Arc::new(ProbeBus::default());
+    let cache = Arc::new(ProbeCache::default());
+    let life = Arc::new(LivenessProbe::new());
+    let selector = SubscriptionHealth::joining("s");
+    let target = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
+    let group = SubscriptionHealth::joined("g");
+    let signs = || (life.clone(), Arc::default());
+    let heartbeat = Heartbeat::new(bus.clone(), signs(), group, target);
+    heartbeat.with_selector(signs(), selector.clone()).start();
+    until("the bus is pinged", || {
+        life.touch();
+        bus.pings.load(Ordering::SeqCst) >= 3
+    })
+    .await;
+    let beats = || cache.0.load(Ordering::SeqCst);
+    assert_eq!(beats(), 0, "the selector has not joined");
+    selector.join();
+    until("a heartbeat is published", || {
+        life.touch();
+        beats() > 0
+    })
+    .await;
+}
+
 /// Without broadcasts in the cache, the clients of this process are notified.
 #[actix_web::test]
 async fn local_heartbeat_notifies_own_clients() {
@@ -165,4 +197,40 @@ async fn local_heartbeat_notifies_own_clients() {
     );
     bus.is_away.store(false, Ordering::SeqCst);
     until("live again", || feed_is(FeedStatus::Live)).await;
+}
+
+/// A heartbeat says what is known about the sources. A change of state does not wait for the next
+/// one that is due.
+#[actix_web::test]
+async fn changed_source_is_published_at_once() {
+    let cache = Arc::new(ProbeCache::default());
+    let life = Arc::new(LivenessProbe::new());
+    let target = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
+    let group = SubscriptionHealth::joined("g");
+    let signs = (life.clone(), Arc::default());
+    let heartbeat = Heartbeat::new(Arc::new(ProbeBus::default()), signs, group, target).start();
+    let published = || {
+        life.touch();
+        cache.1.lock().unwrap().clone()
+    };
+    // Far more changes than seconds: each is published without a wait for the interval.
+    for number in 0..30 {
+        let state = if number % 2 == 0 {
+            SourceState::Live
+        } else {
+            SourceState::Stale
+        };
+        let status = SourceStatus { state, at: None };
+        let sources: BTreeMap<_, _> = [(Source::new("a").unwrap(), status)].into();
+        let beats = cache.0.load(Ordering::SeqCst);
+        heartbeat
+            .send(SourcesReported(sources.clone()))
+            .await
+            .unwrap();
+        until("the change is published", || {
+            published().as_ref() == Some(&sources)
+        })
+        .await;
+        assert!(cache.0.load(Ordering::SeqCst) > beats);
+    }
 }

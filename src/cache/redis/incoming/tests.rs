@@ -3,6 +3,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::testing::update;
 
 fn message(deployment: &str, seq: &str) -> String {
@@ -59,13 +60,21 @@ fn deployments_receive_own_messages() {
 
 #[test]
 fn heartbeat_counts_for_own_deployment() {
-    let ours = channels().heartbeat();
-    let theirs = Channels::new("odds", "db1", true).heartbeat();
-    assert_eq!(
-        read("odds:db0:alive", &ours),
-        Incoming::Alive { is_own: true }
-    );
+    let heartbeat = |channels: Channels| channels.heartbeat("p1", Some(&sources())).unwrap();
+    let ours = heartbeat(channels());
+    let theirs = heartbeat(Channels::new("odds", "db1", true));
+    insta::assert_snapshot!(ours, @r#"{"deployment":"db0","processor":"p1","sources":{"a":{"state":"live","at":"2025-11-09T21:07:46Z"},"b":{"state":"stale","at":null}}}"#);
+    let view = SourceView {
+        processor: "p1".to_owned(),
+        sources: sources(),
+    };
+    let own = Incoming::Alive {
+        is_own: true,
+        view: Ok(Some(view)),
+    };
+    assert_eq!(read("odds:db0:alive", &ours), own);
     assert_eq!(read("odds:alive", &ours), Incoming::Copy);
+    assert!(!channels().is_copy(b"odds:db0:alive", ours.as_bytes()));
     for channel in ["odds:db0:alive", "odds:alive"] {
         assert_eq!(
             read(channel, &theirs),
@@ -75,9 +84,55 @@ fn heartbeat_counts_for_own_deployment() {
     }
     assert_eq!(
         read("odds:alive", "1"),
-        Incoming::Alive { is_own: false },
+        Incoming::Alive {
+            is_own: false,
+            view: Ok(None)
+        },
         "from an earlier version"
     );
+}
+
+#[test]
+fn heartbeat_without_sources_has_no_view() {
+    let unreadable = |view: &str| {
+        let message = format!(r#"{{"deployment":"db0"{view}}}"#);
+        match read("odds:db0:alive", &message) {
+            Incoming::Alive { is_own: true, view } => view,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(unreadable(""), Ok(None));
+    assert_eq!(unreadable(r#","sources":{}"#), Ok(None));
+    let unknown = channels().heartbeat("p1", None).unwrap();
+    insta::assert_snapshot!(unknown, @r#"{"deployment":"db0","processor":"p1"}"#);
+    assert_eq!(unreadable(r#","processor":"p1""#), Ok(None));
+    let many: Vec<_> = (0..=MAX_SOURCES)
+        .map(|number| format!(r#""s{number}":{{"state":"live","at":null}}"#))
+        .collect();
+    for sources in [
+        r#"{"a":{"state":"unknown","at":null}}"#.to_owned(),
+        r#"{"a":["live",null]}"#.to_owned(),
+        r#"[]"#.to_owned(),
+        format!("{{{}}}", many.join(",")),
+    ] {
+        let view = unreadable(&format!(r#","processor":"p1","sources":{sources}"#));
+        assert!(view.is_err(), "{sources}");
+    }
+    // It counts as a heartbeat, and what cannot be read is counted.
+    let unnamed = r#"{"processor":"p1","sources":{}}"#;
+    let alive = Incoming::Alive {
+        is_own: false,
+        view: Ok(None),
+    };
+    assert_eq!(read("odds:alive", unnamed), alive);
+}
+
+fn sources() -> BTreeMap<Source, SourceStatus> {
+    let at = update(1, 1, 1).revision.updated_at;
+    let live = (SourceState::Live, Some(at));
+    [("a", live), ("b", (SourceState::Stale, None))]
+        .map(|(source, (state, at))| (Source::new(source).unwrap(), SourceStatus { state, at }))
+        .into()
 }
 
 #[test]

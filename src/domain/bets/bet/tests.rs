@@ -5,7 +5,9 @@ use rstest::rstest;
 use strum::VariantArray;
 
 use super::*;
-use crate::domain::ids::MarketName;
+use crate::domain::ids::{MarketName, Source};
+use crate::domain::odds::hold::{Hold, HoldScope};
+use crate::domain::odds::source_status::{SourceState, SourceStatus};
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::market_update;
 use crate::domain::odds::version_stamp::VersionStamp;
@@ -50,6 +52,11 @@ fn book(update: OddsUpdate) -> Snapshot {
 /// home 1.201, draw 3.2, away 4.5
 fn open() -> OddsUpdate {
     market_update("E", "1x2", None, 1, 1)
+}
+
+/// Checks without restrictions.
+fn check(request: &BetRequest, book: &Snapshot, limits: &BetLimits) -> Result<Offer, BetRefusal> {
+    super::check(request, book, &Restrictions::default(), limits)
 }
 
 fn code(refused: Result<Offer, BetRefusal>) -> String {
@@ -231,4 +238,75 @@ fn payout_has_a_limit(#[case] stake: i64, #[case] taken: &str) {
         )),
         taken
     );
+}
+
+fn restricted(update: OddsUpdate, restrictions: &Restrictions) -> String {
+    code(super::check(
+        &request(),
+        &book(update),
+        restrictions,
+        &LIMITS,
+    ))
+}
+
+/// A market that the supplier or the platform suspended stays stale. One that has ended has ended.
+#[test]
+fn market_of_lost_source_is_stale() {
+    for (state, expected) in [
+        (SourceState::Live, "draw 3.2"),
+        (SourceState::Recovering, "MARKET_STALE"),
+        (SourceState::Stale, "MARKET_STALE"),
+    ] {
+        let status = SourceStatus { state, at: None };
+        let restrictions = Restrictions {
+            sources: [(open().source, status)].into(),
+            ..Restrictions::default()
+        };
+        assert_eq!(restricted(open(), &restrictions), expected);
+    }
+    let lost = Restrictions {
+        distrusts_unreported: true,
+        ..Restrictions::default()
+    };
+    for status in MarketStatus::VARIANTS {
+        let update = OddsUpdate {
+            status: *status,
+            ..open()
+        };
+        let expected = match status {
+            MarketStatus::Open | MarketStatus::Suspended => "MARKET_STALE",
+            _ => "MARKET_SUSPENDED",
+        };
+        assert_eq!(restricted(update, &lost), expected, "{status}");
+    }
+}
+
+#[test]
+fn held_market_counts_as_suspended() {
+    let OddsUpdate {
+        event_id, market, ..
+    } = open();
+    let selection = |id: &str| {
+        let id = SelectionId::new(id).unwrap();
+        HoldScope::Selection(event_id.clone(), market.clone(), id)
+    };
+    let other = Source::new("other").unwrap();
+    for (scope, expected) in [
+        (HoldScope::All, "MARKET_SUSPENDED"),
+        (HoldScope::Source(open().source), "MARKET_SUSPENDED"),
+        (HoldScope::Source(other), "draw 3.2"),
+        (selection("draw"), "SELECTION_SUSPENDED"),
+        (selection("home"), "draw 3.2"),
+    ] {
+        let hold = Hold {
+            id: 1,
+            scope,
+            until: None,
+        };
+        let restrictions = Restrictions {
+            holds: vec![hold],
+            ..Restrictions::default()
+        };
+        assert_eq!(restricted(open(), &restrictions), expected);
+    }
 }

@@ -108,3 +108,26 @@ fn replacing_restrictions_invalidates_stamps() {
     assert!(!stamp.is_current());
     assert_eq!(*current.get(), source(SourceState::Stale));
 }
+
+/// The time until which a live source has vouched for its data advances every second. What was
+/// prepared from the restrictions stays valid.
+#[test]
+fn sign_of_life_keeps_stamps_valid() {
+    let at = |state, micros| {
+        let at = Timestamp::from_micros(micros);
+        let status = SourceStatus { state, at };
+        Restrictions {
+            sources: [(Source::new("test").unwrap(), status)].into(),
+            ..Restrictions::default()
+        }
+    };
+    let current = CurrentRestrictions::default();
+    current.set(at(SourceState::Live, 1));
+    let stamp = current.stamp();
+    current.set(at(SourceState::Live, 2));
+    assert!(stamp.is_current());
+    current.set(at(SourceState::Stale, 2));
+    let stamp = current.stamp();
+    current.set(at(SourceState::Stale, 3));
+    assert!(!stamp.is_current(), "the time of a lost source is shown");
+}

@@ -86,3 +86,13 @@ fn ended_reporters_are_dropped() {
     }
     assert_eq!(reports.reports[&source()].len(), 1);
 }
+
+/// A topic that is read again still holds the last report of a reporter that is alive.
+#[test]
+fn held_report_does_not_replace_heard_one() {
+    let now = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Live), Some(now));
+    reports.record(report("1", SourceState::Live), None);
+    assert_eq!(state(&reports, now), Some(SourceState::Live));
+}

@@ -11,6 +11,7 @@ use crate::actors::odds::messages::{ApplyError, GetSnapshot};
 use crate::domain::bets::bet::OddsChange;
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
 use crate::domain::odds::book::{MarketState, Snapshot};
+use crate::domain::odds::restrictions::{CurrentRestrictions, Restrictions};
 use crate::domain::odds::update::testing::market_update;
 use crate::domain::odds::version_stamp::VersionStamp;
 use crate::domain::timestamp::Timestamp;
@@ -81,6 +82,7 @@ struct Fixture {
     users: Arc<UserTurns>,
     books: Arc<Mutex<BookAnswer>>,
     feed: Arc<FeedState>,
+    restrictions: Arc<CurrentRestrictions>,
     rows: Arc<Mutex<Vec<OutboxRow>>>,
     outcomes: IntCounterVec,
     _folder: tempfile::TempDir,
@@ -118,10 +120,12 @@ fn start_with(batch: impl FnOnce(Arc<SqliteStore>) -> Batch) -> Fixture {
     ));
     let rows: Arc<Mutex<Vec<OutboxRow>>> = Arc::default();
     let outcomes = IntCounterVec::new(Opts::new("outcomes", "outcomes"), &["outcome"]).unwrap();
+    let restrictions: Arc<CurrentRestrictions> = Arc::default();
     let prices = Prices {
         snapshots: ProbeBooks(books.clone()).start().recipient(),
         timeout: SECOND,
         feed: feed.clone(),
+        restrictions: restrictions.clone(),
     };
     let money: Arc<dyn BetStore> = store.clone();
     let settings = PlacementSettings {
@@ -148,6 +152,7 @@ fn start_with(batch: impl FnOnce(Arc<SqliteStore>) -> Batch) -> Fixture {
         users,
         books,
         feed,
+        restrictions,
         rows,
         outcomes,
         _folder: folder,
@@ -357,4 +362,23 @@ async fn failed_store_is_reported() {
     let fixture = start_with(move |_| Box::new(move |_| Err(away())));
     let failed = fixture.place(draw(Some("k"))).await;
     assert_eq!(failed, Err(PlacementError::Store(away())));
+}
+
+/// Like every other refusal, it is the answer to its key. Another key gets a new answer.
+#[actix_web::test]
+async fn bet_on_lost_source_is_refused() {
+    let fixture = start();
+    let stale = || Err(PlacementError::Refused(BetRefusal::MarketStale));
+    fixture.restrictions.set(Restrictions {
+        distrusts_unreported: true,
+        ..Restrictions::default()
+    });
+    assert_eq!(fixture.place(draw(Some("k"))).await, stale());
+    fixture.restrictions.set(Restrictions::default());
+    assert_eq!(fixture.place(draw(Some("k"))).await, stale());
+    assert!(fixture.place(draw(Some("other"))).await.is_ok());
+    assert_eq!(
+        (fixture.outcome("MARKET_STALE"), fixture.outcome("placed")),
+        (2, 1)
+    );
 }

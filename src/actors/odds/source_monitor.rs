@@ -1,0 +1,170 @@
+//! Follows the reports of all `ingest` processes about their sources, and passes on the state of
+//! each source: every second, and at once when one changes.
+//!
+//! If the reports cannot be read any more, no source is heard, and each is lost after
+//! `SOURCE_SILENCE`. Before they have been read once, nothing is passed on, so that readers keep to
+//! what another processor has reported.
+//! [`SourceWatch`] decides; the actor carries it out.
+
+mod watch;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use log::{info, warn};
+use strum::VariantArray;
+
+use self::watch::{Due, SourceWatch};
+use super::messages::SourcesReported;
+use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Record};
+use crate::domain::json;
+use crate::domain::odds::source_status::{SourceReport, SourceState};
+use crate::telemetry::log_limit::{FaultLog, LogLimit};
+use crate::telemetry::metrics::ProcessorMetrics;
+
+/// Interval between checks for silent sources.
+const TICK: Duration = Duration::from_millis(250);
+/// Delay before the topic is read again after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// Limits the log lines about unreadable reports.
+static UNREADABLE: LogLimit = LogLimit::every(Duration::from_secs(60));
+/// Limits the log lines about each source.
+static STATES: LogLimit = LogLimit::every(Duration::from_secs(1));
+
+/// Follows the sources.
+pub(crate) struct SourceMonitor {
+    topic: Arc<dyn CompactedTopic>,
+    watch: SourceWatch,
+    subscribers: Vec<Recipient<SourcesReported>>,
+    log: FaultLog,
+    metrics: ProcessorMetrics,
+}
+
+impl SourceMonitor {
+    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost.
+    pub(crate) fn new(
+        topic: Arc<dyn CompactedTopic>,
+        silence: Duration,
+        subscribers: Vec<Recipient<SourcesReported>>,
+        metrics: ProcessorMetrics,
+    ) -> SourceMonitor {
+        SourceMonitor {
+            topic,
+            watch: SourceWatch::new(silence),
+            subscribers,
+            log: FaultLog::new(),
+            metrics,
+        }
+    }
+
+    /// Starts a reader.
+    fn read(&mut self, context: &mut Context<Self>) {
+        match self.topic.read() {
+            Ok(reader) => self.receive(reader, context),
+            Err(error) => self.retry(&error, context),
+        }
+    }
+
+    fn receive(&self, mut reader: Box<dyn CompactedReader>, context: &mut Context<Self>) {
+        let receiving = async move {
+            let event = reader.next().await;
+            (event, reader)
+        };
+        let receiving = receiving.into_actor(self);
+        context.spawn(
+            receiving.map(|(event, reader), monitor, context| match event {
+                Ok(event) => {
+                    monitor.received(event);
+                    monitor.receive(reader, context);
+                }
+                Err(error) => monitor.retry(&error, context),
+            }),
+        );
+    }
+
+    fn retry(&self, error: &BusError, context: &mut Context<Self>) {
+        if let Some(repeated) = self.log.failed(&error.to_string()) {
+            warn!(repeated; "reports about sources cannot be read, retrying: {error}");
+        }
+        context.run_later(RETRY, Self::read);
+    }
+
+    fn received(&mut self, event: CompactedEvent) {
+        match event {
+            CompactedEvent::Held(records) => self.record(&records, None),
+            CompactedEvent::Published(records) => self.record(&records, Some(Instant::now())),
+            CompactedEvent::CaughtUp => {
+                self.watch.caught_up();
+                if self.log.recovered() {
+                    info!("reports about sources are read again");
+                }
+            }
+        }
+        self.pass_on();
+    }
+
+    fn record(&mut self, records: &[Record], heard_at: Option<Instant>) {
+        for record in records {
+            match report_of(record) {
+                Ok(report) => self.watch.record(report, heard_at),
+                Err(error) => self.reject(&error),
+            }
+        }
+    }
+
+    fn reject(&self, error: &serde_json::Error) {
+        self.metrics.source_reports_unreadable.inc();
+        if let Some(repeated) = UNREADABLE.check("") {
+            warn!(repeated; "a report about a source cannot be read: {error}");
+        }
+    }
+
+    /// Sends the states if they changed or a second has passed.
+    fn pass_on(&mut self) {
+        let Some(Due { sources, changed }) = self.watch.due(Instant::now()) else {
+            return;
+        };
+        for (source, state) in &changed {
+            log_state(source.as_str(), *state);
+        }
+        for state in SourceState::VARIANTS {
+            let count = sources.values().filter(|it| it.state == *state).count();
+            let label: &str = state.into();
+            let gauge = self.metrics.sources.with_label_values(&[label]);
+            gauge.set(count as i64);
+        }
+        for subscriber in &self.subscribers {
+            // If the mailbox is full, the next message within a second says the same.
+            let _ = subscriber.try_send(SourcesReported(sources.clone()));
+        }
+    }
+}
+
+/// The report of a record.
+fn report_of(record: &Record) -> Result<SourceReport, serde_json::Error> {
+    json::from_slice(&record.record.payload)
+}
+
+fn log_state(source: &str, state: SourceState) {
+    let Some(repeated) = STATES.check(&format!("{source} {state}")) else {
+        return;
+    };
+    if state == SourceState::Live {
+        info!(source, repeated; "source is live");
+    } else {
+        warn!(source, repeated; "source is {state}: its markets are shown as suspended, and no bets on them are accepted");
+    }
+}
+
+impl Actor for SourceMonitor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(TICK, |monitor, _| monitor.pass_on());
+        self.read(context);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,171 @@
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use super::*;
+use crate::bus::NewRecord;
+use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::domain::ids::Source;
+use crate::domain::timestamp::Timestamp;
+use crate::testing::until;
+
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// Records the state of the source `a` whenever it is passed on.
+struct ProbeSubscriber(Arc<Mutex<Vec<Option<SourceState>>>>);
+
+impl Actor for ProbeSubscriber {
+    type Context = Context<Self>;
+}
+
+impl Handler<SourcesReported> for ProbeSubscriber {
+    type Result = ();
+
+    fn handle(&mut self, reported: SourcesReported, _: &mut Context<Self>) {
+        let status = reported.0.get(&source());
+        self.0.lock().unwrap().push(status.map(|it| it.state));
+    }
+}
+
+fn source() -> Source {
+    Source::new("a").unwrap()
+}
+
+fn report(state: SourceState) -> NewRecord {
+    let report = SourceReport {
+        source: source(),
+        reporter: "1".to_owned(),
+        state,
+        at: Timestamp::now(),
+    };
+    record(serde_json::to_vec(&report).unwrap())
+}
+
+fn record(payload: Vec<u8>) -> NewRecord {
+    NewRecord {
+        key: "a/1".into(),
+        payload: payload.into(),
+        headers: Vec::new(),
+    }
+}
+
+struct Fixture {
+    passed_on: Arc<Mutex<Vec<Option<SourceState>>>>,
+    metrics: ProcessorMetrics,
+}
+
+fn start(topic: Arc<dyn CompactedTopic>) -> Fixture {
+    let passed_on = Arc::default();
+    let subscriber = ProbeSubscriber(Arc::clone(&passed_on)).start().recipient();
+    let metrics = ProcessorMetrics::new().unwrap();
+    SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone()).start();
+    Fixture { passed_on, metrics }
+}
+
+impl Fixture {
+    async fn until_state(&self, state: SourceState) {
+        until("the state is passed on", || {
+            let last = self.passed_on.lock().unwrap().last().copied();
+            last == Some(Some(state))
+        })
+        .await;
+    }
+
+    fn sources(&self, state: &str) -> i64 {
+        self.metrics.sources.with_label_values(&[state]).get()
+    }
+}
+
+#[actix_web::test]
+async fn silent_source_becomes_stale() {
+    let topic = EmbeddedCompactedTopic::default();
+    topic
+        .publish(vec![report(SourceState::Live)])
+        .await
+        .unwrap();
+    let fixture = start(Arc::new(topic.clone()));
+    // It may have been published long ago.
+    fixture.until_state(SourceState::Stale).await;
+    topic
+        .publish(vec![report(SourceState::Live)])
+        .await
+        .unwrap();
+    fixture.until_state(SourceState::Live).await;
+    assert_eq!((fixture.sources("live"), fixture.sources("stale")), (1, 0));
+    fixture.until_state(SourceState::Stale).await;
+    assert_eq!((fixture.sources("live"), fixture.sources("stale")), (0, 1));
+    topic
+        .publish(vec![report(SourceState::Recovering)])
+        .await
+        .unwrap();
+    fixture.until_state(SourceState::Recovering).await;
+}
+
+#[actix_web::test]
+async fn unreadable_report_is_counted() {
+    let topic = EmbeddedCompactedTopic::default();
+    let fixture = start(Arc::new(topic.clone()));
+    for payload in ["", "{", r#"["a","1","live","2026-01-01T00:00:00Z"]"#] {
+        let before = fixture.metrics.source_reports_unreadable.get();
+        topic.publish(vec![record(payload.into())]).await.unwrap();
+        until("it is counted", || {
+            fixture.metrics.source_reports_unreadable.get() > before
+        })
+        .await;
+    }
+    topic
+        .publish(vec![report(SourceState::Live)])
+        .await
+        .unwrap();
+    fixture.until_state(SourceState::Live).await;
+}
+
+/// Fails to read, and then returns these events.
+struct FaultyTopic(Mutex<VecDeque<Result<VecDeque<CompactedEvent>, BusError>>>);
+
+impl CompactedTopic for FaultyTopic {
+    fn publish(&self, _: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
+    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError> {
+        let next = self.0.lock().unwrap().pop_front();
+        let events = next.unwrap_or(Err(BusError::Closed))?;
+        Ok(Box::new(FaultyReader(events)))
+    }
+}
+
+struct FaultyReader(VecDeque<CompactedEvent>);
+
+impl CompactedReader for FaultyReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+        let next = self.0.pop_front();
+        let away = || BusError::Unavailable("away".to_owned());
+        std::future::ready(next.ok_or_else(away)).boxed()
+    }
+}
+
+#[actix_web::test]
+async fn topic_is_read_again_after_failures() {
+    let published = |state| {
+        let record = crate::bus::Record {
+            partition: 0,
+            offset: 0,
+            published_at: None,
+            record: report(state),
+        };
+        CompactedEvent::Published(vec![record])
+    };
+    let reads = [
+        Err(BusError::Unavailable("away".to_owned())),
+        Ok([CompactedEvent::CaughtUp, published(SourceState::Live)].into()),
+        Ok([CompactedEvent::CaughtUp, published(SourceState::Recovering)].into()),
+    ];
+    let fixture = start(Arc::new(FaultyTopic(Mutex::new(reads.into()))));
+    fixture.until_state(SourceState::Live).await;
+    fixture.until_state(SourceState::Recovering).await;
+    // Nothing can be read any more.
+    fixture.until_state(SourceState::Stale).await;
+}

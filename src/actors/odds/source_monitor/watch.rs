@@ -1,0 +1,125 @@
+//! Decides when the states of the sources are passed on, without actors and I/O.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState, SourceStatus};
+
+/// The states are passed on at least this often.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The states to pass on.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    /// The state of every source that was ever reported.
+    pub sources: BTreeMap<Source, SourceStatus>,
+    /// Those whose state differs from what was passed on before.
+    pub changed: Vec<(Source, SourceState)>,
+}
+
+/// The reports, and what was passed on.
+pub(super) struct SourceWatch {
+    reports: SourceReports,
+    /// Whether everything that the topic held was read. Until then a source may be missing.
+    is_caught_up: bool,
+    passed_on: BTreeMap<Source, SourceState>,
+    passed_on_at: Option<Instant>,
+}
+
+impl SourceWatch {
+    /// No report yet. A report counts for `silence`.
+    pub(super) fn new(silence: Duration) -> SourceWatch {
+        SourceWatch {
+            reports: SourceReports::new(silence),
+            is_caught_up: false,
+            passed_on: BTreeMap::new(),
+            passed_on_at: None,
+        }
+    }
+
+    /// A report was read; `heard_at` is `None` if it was published before this process started.
+    pub(super) fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
+        self.reports.record(report, heard_at);
+    }
+
+    /// Everything that the topic held was read.
+    pub(super) fn caught_up(&mut self) {
+        self.is_caught_up = true;
+    }
+
+    /// The states, if one has changed or the interval has passed.
+    pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
+        if !self.is_caught_up {
+            return None;
+        }
+        let sources = self.reports.all(now);
+        let states = sources
+            .iter()
+            .map(|(source, status)| (source, status.state));
+        let changed: Vec<_> = states
+            .filter(|(source, state)| self.passed_on.get(*source) != Some(state))
+            .map(|(source, state)| (source.clone(), state))
+            .collect();
+        let is_recent = |at: Instant| now.saturating_duration_since(at) < INTERVAL;
+        if changed.is_empty() && self.passed_on_at.is_some_and(is_recent) {
+            return None;
+        }
+        self.passed_on.extend(changed.iter().cloned());
+        self.passed_on_at = Some(now);
+        Some(Due { sources, changed })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::timestamp::Timestamp;
+
+    const SILENCE: Duration = Duration::from_secs(3);
+
+    fn report(source: &str, state: SourceState) -> SourceReport {
+        SourceReport {
+            source: Source::new(source).unwrap(),
+            reporter: "1".to_owned(),
+            state,
+            at: Timestamp::from_micros(1).unwrap(),
+        }
+    }
+
+    fn changed(due: Option<Due>) -> Vec<(String, SourceState)> {
+        let due = due.expect("nothing is passed on");
+        let changed = due.changed.into_iter();
+        changed
+            .map(|(source, state)| (source.as_str().to_owned(), state))
+            .collect()
+    }
+
+    #[test]
+    fn changes_are_passed_on_at_once() {
+        use SourceState::{Live, Stale};
+        let start = Instant::now();
+        let soon = |millis| start + Duration::from_millis(millis);
+        let mut watch = SourceWatch::new(SILENCE);
+        assert_eq!(watch.due(start), None, "the topic is not read yet");
+        watch.caught_up();
+        assert_eq!(changed(watch.due(start)), []);
+        assert_eq!(watch.due(soon(10)), None);
+        watch.record(report("a", Live), Some(soon(20)));
+        watch.record(report("b", Stale), None);
+        let expected = [("a".to_owned(), Live), ("b".to_owned(), Stale)];
+        assert_eq!(changed(watch.due(soon(20))), expected);
+        watch.record(report("a", Live), Some(soon(30)));
+        assert_eq!(watch.due(soon(30)), None, "nothing has changed");
+        assert_eq!(
+            changed(watch.due(soon(1_020))),
+            [],
+            "the interval has passed"
+        );
+        // Silence is a change, too.
+        let silent = soon(30) + SILENCE;
+        let before = silent - Duration::from_millis(1);
+        assert_eq!(changed(watch.due(before)), []);
+        assert_eq!(changed(watch.due(silent)), [("a".to_owned(), Stale)]);
+    }
+}

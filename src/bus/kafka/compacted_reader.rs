@@ -1,0 +1,266 @@
+//! The reading thread of a compacted topic: it reads every partition from the beginning, without a
+//! group, and continues where it was after a failure.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use log::{debug, info, warn};
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
+use tokio::sync::mpsc;
+
+use super::Inner;
+use super::events::{BrokerVisibility, Events};
+use super::record::read_record;
+use super::scan::{Scan, partitions_of, unavailable};
+use super::topics::TopicState;
+use crate::bus::{BusError, CompactedEvent, CompactedReader, Record};
+use crate::telemetry::log_limit::FaultLog;
+use crate::telemetry::role;
+
+/// The group name that librdkafka requires; nothing joins or commits under it.
+const GROUP: &str = "sports-bet-states";
+/// How long a poll waits for records.
+const POLL_TIMEOUT: Duration = Duration::from_millis(100);
+/// Delay before reading is tried again.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+/// The maximum number of records in an event.
+const MAX_RECORDS: usize = 500;
+/// Events that the reader has not taken yet. When it is full, the thread waits.
+const MAX_EVENTS: usize = 4;
+
+/// The reader's end of the thread.
+pub(super) struct KafkaCompactedReader {
+    events: mpsc::Receiver<CompactedEvent>,
+}
+
+impl KafkaCompactedReader {
+    pub(super) fn new(events: mpsc::Receiver<CompactedEvent>) -> KafkaCompactedReader {
+        KafkaCompactedReader { events }
+    }
+}
+
+impl CompactedReader for KafkaCompactedReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+        async move { self.events.recv().await.ok_or(BusError::Closed) }.boxed()
+    }
+}
+
+/// The consumer context.
+struct ReadingEvents {
+    events: Events,
+    brokers: BrokerVisibility,
+}
+
+impl ClientContext for ReadingEvents {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.events.log(level, facility, line);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.brokers.observe(&statistics);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.events.error(error, reason);
+    }
+}
+
+impl ConsumerContext for ReadingEvents {}
+
+/// The state of the thread. It ends when the reader is dropped.
+pub(super) struct ReadingThread {
+    inner: Arc<Inner>,
+    topic: Arc<TopicState>,
+    events: mpsc::Sender<CompactedEvent>,
+    is_caught_up: bool,
+    /// The next offset of each partition.
+    next: BTreeMap<u32, u64>,
+    log: FaultLog,
+}
+
+/// The reader was dropped.
+struct ReaderIsGone;
+
+impl ReadingThread {
+    pub(super) fn start(
+        inner: Arc<Inner>,
+        topic: Arc<TopicState>,
+    ) -> Result<mpsc::Receiver<CompactedEvent>, BusError> {
+        let (events, received) = mpsc::channel(MAX_EVENTS);
+        let name = format!("kafka {}", topic.name);
+        let reading = ReadingThread {
+            inner,
+            topic,
+            events,
+            is_caught_up: false,
+            next: BTreeMap::new(),
+            log: FaultLog::new(),
+        };
+        let thread = std::thread::Builder::new().name(name);
+        thread
+            .spawn(role::carry(move || reading.run()))
+            .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
+        Ok(received)
+    }
+
+    fn run(mut self) {
+        while !self.events.is_closed() {
+            // A missing topic is not an error; the monitor creates it.
+            if !self.topic.exists() {
+                std::thread::sleep(POLL_TIMEOUT);
+                continue;
+            }
+            match self.read() {
+                Ok(ReaderIsGone) => return,
+                Err(cause) => self.wait_after(&cause),
+            }
+        }
+    }
+
+    fn wait_after(&self, cause: &BusError) {
+        if let Some(repeated) = self.log.failed(&cause.to_string()) {
+            warn!(topic = self.topic.name.as_str(), repeated; "cannot read the topic, retrying: {cause}");
+        }
+        self.inner.monitor.request_probe();
+        std::thread::sleep(RETRY_DELAY);
+    }
+
+    fn read(&mut self) -> Result<ReaderIsGone, BusError> {
+        if !self.is_caught_up && self.read_held()?.is_some() {
+            return Ok(ReaderIsGone);
+        }
+        let consumer = self.consumer()?;
+        let ended = self.follow(&consumer);
+        if ended.is_err() {
+            discard(consumer);
+        }
+        ended
+    }
+
+    /// Reads what the topic holds now.
+    fn read_held(&mut self) -> Result<Option<ReaderIsGone>, BusError> {
+        let mut held = Vec::new();
+        for record in Scan::new(&self.inner.clients, &self.topic.name, None)? {
+            held.push(record?);
+            if held.len() >= MAX_RECORDS {
+                let full = std::mem::take(&mut held);
+                if let Err(gone) = self.deliver(full, CompactedEvent::Held) {
+                    return Ok(Some(gone));
+                }
+            }
+        }
+        let delivered = self
+            .deliver(held, CompactedEvent::Held)
+            .and_then(|()| self.send(CompactedEvent::CaughtUp));
+        self.is_caught_up = true;
+        Ok(delivered.err())
+    }
+
+    /// A consumer of everything after what was read.
+    fn consumer(&self) -> Result<BaseConsumer<ReadingEvents>, BusError> {
+        let name = self.topic.name.as_str();
+        let events = self.inner.producers.events.clone();
+        let mut config = self.inner.clients.reader(GROUP);
+        // Reports the known brokers: see `events`.
+        config.set("statistics.interval.ms", "1000");
+        let context = ReadingEvents {
+            events: events.clone(),
+            brokers: BrokerVisibility::default(),
+        };
+        let consumer = BaseConsumer::from_config_and_context(&config, context)
+            .map_err(|error| BusError::Refused(error.to_string()))?;
+        let partitions = partitions_of(&consumer, &events, name)?;
+        if partitions.is_empty() {
+            return Err(BusError::Unavailable(format!(
+                "the topic {name} is missing"
+            )));
+        }
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            let next = self.next.get(&partition);
+            let offset = next.map_or(Offset::Beginning, |next| Offset::Offset(*next as i64));
+            list.add_partition_offset(name, partition as i32, offset)
+                .map_err(|error| unavailable(&events, &error))?;
+        }
+        consumer
+            .assign(&list)
+            .map_err(|error| unavailable(&events, &error))?;
+        Ok(consumer)
+    }
+
+    /// Delivers what is published until the reader is dropped or the consumer fails.
+    fn follow(&mut self, consumer: &BaseConsumer<ReadingEvents>) -> Result<ReaderIsGone, BusError> {
+        while !self.events.is_closed() {
+            let mut records = Vec::new();
+            let mut timeout = POLL_TIMEOUT;
+            while records.len() < MAX_RECORDS
+                && let Some(polled) = consumer.poll(timeout)
+            {
+                match polled {
+                    Ok(message) => records.push(read_record(&message)),
+                    Err(error) if is_failed(&error) => {
+                        return Err(BusError::Unavailable(error.to_string()));
+                    }
+                    // The monitor logs it.
+                    Err(error) => debug!(topic = self.topic.name.as_str(); "read failed: {error}"),
+                }
+                timeout = Duration::ZERO;
+            }
+            if let Err(gone) = self.deliver(records, CompactedEvent::Published) {
+                return Ok(gone);
+            }
+            if consumer.context().brokers.has_lost_brokers() {
+                let text = "the consumer has lost all brokers".to_owned();
+                return Err(BusError::Unavailable(text));
+            }
+        }
+        Ok(ReaderIsGone)
+    }
+
+    /// Delivers records, if there are any, and moves the position past them.
+    fn deliver(
+        &mut self,
+        records: Vec<Record>,
+        event: fn(Vec<Record>) -> CompactedEvent,
+    ) -> Result<(), ReaderIsGone> {
+        if records.is_empty() {
+            return Ok(());
+        }
+        for record in &records {
+            self.next.insert(record.partition, record.offset + 1);
+        }
+        if self.log.recovered() {
+            info!(topic = self.topic.name.as_str(); "the topic is read again");
+        }
+        self.send(event(records))
+    }
+
+    fn send(&self, event: CompactedEvent) -> Result<(), ReaderIsGone> {
+        self.events.blocking_send(event).map_err(|_| ReaderIsGone)
+    }
+}
+
+/// Whether only a new consumer can read on. A topic that was deleted and created again is another
+/// one.
+fn is_failed(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::MessageConsumptionFatal(_))
+        || matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownPartition)
+        )
+}
+
+/// Closes a failed consumer on its own thread: librdkafka may wait for an answer that never comes,
+/// and that thread then ends with the process.
+fn discard(consumer: BaseConsumer<ReadingEvents>) {
+    let thread = std::thread::Builder::new().name("kafka failed".to_owned());
+    if let Err(failure) = thread.spawn(role::carry(move || drop(consumer))) {
+        warn!("cannot start a thread to close a consumer: {failure}");
+    }
+}
