@@ -164,7 +164,7 @@ fn priority(settings: &SupplierSettings, input: &ConfigInput) -> Option<ConfigEr
     let listed = &settings.supplier_priority;
     let distinct: BTreeSet<_> = listed.iter().collect();
     (distinct.len() < listed.len() || listed.len() > MAX_SOURCES).then(|| {
-        let want = format!("at most {MAX_SOURCES} names of sources, each once, with commas");
+        let want = format!("a list of at most {MAX_SOURCES} names, each once, with commas");
         input.error("SUPPLIER_PRIORITY", want)
     })
 }

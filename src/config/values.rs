@@ -128,7 +128,7 @@ pub(super) fn topic(text: &str) -> Result<String, String> {
 /// Parses the name of a source, as in the field `source` of an update.
 pub(super) fn source(text: &str) -> Result<Source, String> {
     Source::new(text.trim())
-        .map_err(|_| format!("names of sources of 1 to {MAX_ID_BYTES} bytes, with commas"))
+        .map_err(|_| format!("a list of names of 1 to {MAX_ID_BYTES} bytes, with commas"))
 }
 
 /// Parses the name of a deployment, which becomes part of a channel name. `alive` is reserved: it

@@ -120,11 +120,11 @@ fn topics_and_groups_must_differ() {
 fn priority_names_each_source_once() {
     for value in ["a,b,a", "1,2,3,4,5,6,7,8,9"] {
         let expected = format!(
-            "SUPPLIER_PRIORITY: got \"{value}\", want at most 8 names of sources, each once, with commas"
+            "SUPPLIER_PRIORITY: got \"{value}\", want a list of at most 8 names, each once, with commas"
         );
         assert_eq!(wrong(&[("SUPPLIER_PRIORITY", value)]), expected);
     }
-    assert!(wrong(&[("SUPPLIER_PRIORITY", "a,,b")]).contains("names of sources of 1 to 128 bytes"));
+    assert!(wrong(&[("SUPPLIER_PRIORITY", "a,,b")]).contains("a list of names of 1 to 128 bytes"));
     let config = Config::from_variables(&[("SUPPLIER_PRIORITY", "b, a")]).unwrap();
     let listed = &config.settings.suppliers.supplier_priority;
     let names: Vec<_> = listed.iter().map(|source| source.as_str()).collect();
