@@ -400,3 +400,35 @@ async fn pongs_do_not_keep_prices_fresh() {
     pongs.abort();
     platform.stop().await;
 }
+
+/// A market that ended while no process watched is suspended with the image after the start.
+#[actix_web::test]
+async fn market_missing_after_restart_is_suspended() {
+    let exchange = Exchange::start().await;
+    let url = exchange.url();
+    let variables = TestPlatform::fed(&url, &[]);
+    let platform = TestPlatform::start(&variables).await;
+    let mut link = exchange.accept().await;
+    let open = |id| market(id, "OPEN", 1, 3.0);
+    link.send(&image(json!([open("1.200"), open("1.201")])))
+        .await;
+    for id in ["1.200", "1.201"] {
+        until_market(&platform, id, "open").await;
+    }
+    let folder = platform.stop().await;
+    drop(link);
+    let platform = TestPlatform::start_in(folder, &variables).await;
+    let mut link = exchange.accept().await;
+    link.send(&image(json!([open("1.201")]))).await;
+    until_market(&platform, "1.200", "suspended").await;
+    until_market(&platform, "1.201", "open").await;
+    platform.stop().await;
+}
+
+async fn until_market(platform: &TestPlatform, id: &str, status: &str) {
+    until(&format!("{id} is {status}"), || async {
+        let (_, odds) = get_json(&platform.url(&format!("/v1/events/{id}/odds"))).await;
+        (odds[0]["status"] == status).then_some(())
+    })
+    .await;
+}

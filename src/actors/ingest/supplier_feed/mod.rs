@@ -11,6 +11,8 @@ mod connection_status;
 mod publish_plan;
 mod reconnects;
 mod refusal_log;
+mod sources;
+mod store_checks;
 mod timers;
 
 use std::sync::Arc;
@@ -27,6 +29,8 @@ pub(crate) use self::connection_status::SupplierConnection;
 use self::publish_plan::{PublishPlan, gathering_after};
 use self::reconnects::Reconnects;
 use self::refusal_log::RefusalLog;
+pub(crate) use self::sources::SourceEdges;
+use self::sources::{Cause, FeedSources};
 use self::timers::{FeedTimers, Timeouts};
 use super::messages::{LeaveSupplier, Publish};
 use crate::config::endpoint::Endpoint;
@@ -59,6 +63,7 @@ pub(crate) struct SupplierFeed {
     is_new: bool,
     log: FaultLog,
     refusal_log: RefusalLog,
+    sources: FeedSources,
     /// The content of the current frames, to be published as one batch.
     gathered: Publish,
     metrics: IngestMetrics,
@@ -78,6 +83,7 @@ impl SupplierFeed {
         publisher: Recipient<Publish>,
         dead_letters: Recipient<Publish>,
         gathering: Duration,
+        sources: SourceEdges,
         metrics: IngestMetrics,
     ) -> SupplierFeed {
         let policy = BackoffPolicy {
@@ -105,6 +111,7 @@ impl SupplierFeed {
             is_new: true,
             log: FaultLog::new(),
             refusal_log: RefusalLog::default(),
+            sources: FeedSources::new(sources),
             gathered: Publish::default(),
             metrics,
         }
@@ -160,16 +167,9 @@ impl SupplierFeed {
         self.reconnects.disconnected(Instant::now());
         self.metrics.suppliers_connected.dec();
         self.status.set_connected(false);
-        let suspended = self
-            .decoder
-            .on_lost(reason == TransportError::FrameTooLarge(0).reason());
-        if !suspended.is_empty() {
-            self.metrics
-                .suspended_after_loss
-                .inc_by(suspended.len() as u64);
-            warn!(supplier = self.status.supplier.as_str(), reason, markets = suspended.len(); "markets suspended: changes are missing");
-            self.gathered.updates.extend(suspended);
-        }
+        self.decoder
+            .record_loss(reason == TransportError::FrameTooLarge(0).reason());
+        self.suspend_unvouched(Cause::Loss(reason));
         self.schedule_reconnect(reason, cause, context);
     }
 
@@ -217,8 +217,9 @@ impl SupplierFeed {
     fn check_deadlines(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
         if self.timers.become_stale(now) {
-            self.suspend_markets(context);
+            self.decoder.record_silence();
         }
+        self.suspend_unvouched(Cause::Unvouched);
         if let Some(refusals) = self.timers.end_unnamed_period(now) {
             self.suspend_unconfirmed(refusals);
         }
@@ -241,12 +242,20 @@ impl SupplierFeed {
                 self.on_frame(frame, context);
             }
             Ok(Inbound::Alive) => {
-                // A supplier without changes is alive as long as it replies.
                 let now = Instant::now();
                 self.timers.received(now);
-                self.timers.live(now);
+                self.on_reply(now);
             }
             Err(error) => self.disconnect(error.reason(), &error, context),
+        }
+    }
+
+    /// A supplier without changes is alive as long as it replies, unless what it sends cannot be
+    /// read.
+    fn on_reply(&mut self, now: Instant) {
+        if !self.timers.is_blind() {
+            let was_stale = self.timers.live(now);
+            self.on_live(was_stale);
         }
     }
 
@@ -275,7 +284,7 @@ impl SupplierFeed {
         self.decoder.refuse_after(limits.latest(Timestamp::now()));
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
-                self.timers.live(Instant::now());
+                self.judge(&decoded);
                 self.record_unnamed_refusals();
                 self.gather(decoded, frame, context);
             }
@@ -298,11 +307,33 @@ impl SupplierFeed {
         }
     }
 
+    /// Judges from the content of a frame whether the supplier's prices are live.
+    fn judge(&mut self, decoded: &Decoded) {
+        let now = Instant::now();
+        if decoded.is_unreadable {
+            self.timers.unreadable();
+        } else if decoded.refused.is_empty() {
+            let was_stale = self.timers.live(now);
+            self.on_live(was_stale);
+        } else {
+            self.on_reply(now);
+        }
+        self.metrics.late.inc_by(decoded.late);
+        if decoded.is_recovered {
+            self.metrics
+                .recoveries
+                .with_label_values(&["finished"])
+                .inc();
+        }
+    }
+
     fn gather(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
         let Decoded {
             updates,
             send,
             refused,
+            handed_over,
+            ..
         } = decoded;
         self.send_all(send, context);
         let dead_letters: Vec<_> = refused
@@ -310,28 +341,11 @@ impl SupplierFeed {
             .map(|refused| self.dead_letter(refused, &frame))
             .collect();
         self.gathered.updates.extend(updates);
+        self.gathered.handed_over.extend(handed_over);
         self.gathered.dead_letters.extend(dead_letters);
         if let Some(first) = refused.first() {
             self.log_refusal(first, refused.len() as u64);
         }
-    }
-
-    /// Suspends the supplier's markets, so that stale prices do not look live.
-    fn suspend_markets(&mut self, context: &mut Context<Self>) {
-        let suspended = self.decoder.on_stale();
-        if suspended.is_empty() {
-            return;
-        }
-        let supplier = self.status.supplier.as_str();
-        warn!(supplier, markets = suspended.len(); "markets suspended: nothing received for {:?}", self.settings.supplier_stale_after);
-        self.metrics
-            .suspended_as_stale
-            .inc_by(suspended.len() as u64);
-        let suspension = Publish {
-            updates: suspended,
-            ..Publish::default()
-        };
-        self.publish(suspension, Duration::ZERO, context);
     }
 
     fn publish_gathered(&mut self, gathering: Duration, context: &mut Context<Self>) {
@@ -364,7 +378,10 @@ impl SupplierFeed {
                     match published {
                         Ok(()) => feed.reconnects.published(is_readable),
                         Err(error) => {
-                            feed.gathered.updates.extend(repeat_if_refused);
+                            feed.gathered.updates.extend(repeat_if_refused.updates);
+                            feed.gathered
+                                .handed_over
+                                .extend(repeat_if_refused.handed_over);
                             feed.disconnect_unpublished(&error, context);
                         }
                     }
@@ -405,6 +422,7 @@ impl Actor for SupplierFeed {
             .min(self.settings.supplier_read_timeout);
         context.run_interval(shortest / CHECKS_PER_TIMEOUT, |feed, context| {
             feed.check_deadlines(context);
+            feed.watch_sources(context);
             feed.publish_gathered(Duration::ZERO, context);
         });
     }
@@ -420,6 +438,7 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
             }
             self.on_item(item, context);
         }
+        self.watch_sources(context);
         self.publish_gathered(gathering, context);
     }
 
