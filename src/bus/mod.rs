@@ -9,6 +9,7 @@ pub(crate) mod kafka;
 pub(crate) mod progress;
 #[cfg(test)]
 mod suite;
+pub(crate) mod update_header;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -22,6 +22,7 @@ use super::dead_letters::DeadLetters;
 use super::group_reader::{ConsumerSettings, GroupReader};
 use super::update_reader::{ReadBatch, UpdateReader};
 use crate::actors::odds::book_source::{BookSource, ReplayBoundary};
+use crate::bus::update_header::{HANDED_OVER, UNVOUCHED};
 use crate::bus::{NewRecord, Record, Subscription, Topic};
 use crate::domain::ids::EventId;
 use crate::domain::odds::failover::{
@@ -34,11 +35,6 @@ use crate::runtime::drain::DrainableTask;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// The header of an update with which its source gives up the market.
-const HANDED_OVER: &str = "handed_over";
-/// The header of an update with which `ingest` suspends a market that its source does not vouch
-/// for.
-const UNVOUCHED: &str = "unvouched";
 /// How long after the start a source that was not heard yet is not taken for lost.
 const GRACE: Duration = Duration::from_secs(5);
 /// Maximum number of records per publish call.
