@@ -9,6 +9,7 @@ pub(crate) mod kafka;
 pub(crate) mod progress;
 #[cfg(test)]
 mod suite;
+pub(crate) mod update_header;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -117,6 +118,10 @@ impl Position {
 pub enum ConsumerEvent {
     /// At least one record; the records of a partition are in order.
     Records(Vec<Record>),
+    /// Records from before the group's position, which were committed earlier. Only from
+    /// [`Topic::subscribe_with_replay`], and before the [`ConsumerEvent::Records`] of their
+    /// partitions. There is nothing to commit.
+    Replayed(Vec<Record>),
     /// Partitions that moved to another member of the group, or that start again from an earlier
     /// offset. No more records of their previous assignment are delivered.
     Revoked(Vec<u32>),
@@ -176,6 +181,17 @@ pub trait Topic: Send + Sync {
             "the topic {} cannot be followed beside the group {group}",
             self.name()
         )))
+    }
+
+    /// Like [`Topic::subscribe`]. In addition, the member first reads what was published to its
+    /// partitions in the last `window` before the group's position. Nothing by default, because a
+    /// bus need not keep what every group has committed.
+    fn subscribe_with_replay(
+        &self,
+        group: &str,
+        _window: Duration,
+    ) -> Result<Box<dyn Subscription>, BusError> {
+        self.subscribe(group)
     }
 
     /// Records of this process that are waiting: on the embedded bus for the slowest group, on

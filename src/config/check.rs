@@ -6,6 +6,7 @@ use super::input::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{OddsFeed, PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
 use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};
+use crate::domain::odds::failover::MAX_SOURCES;
 
 /// Checks the settings against each other and chooses suppliers and engines.
 pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, ConfigExit> {
@@ -17,6 +18,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     if settings.cache.odds_feed == Some(OddsFeed::Kafka) && settings.bus.kafka_brokers.is_none() {
         wrong.push(input.error("ODDS_FEED", "redis, or KAFKA_BROKERS"));
     }
+    wrong.extend(priority(&settings.suppliers, &input));
     wrong.extend(equal_ports(&roles, &settings.ports, &input));
     let engines = engines::choose(&settings, &input)
         .map_err(|errors| wrong.extend(errors))
@@ -160,6 +162,16 @@ fn compare(what: &str, pairs: &[Pair], input: &ConfigInput) -> Vec<ConfigError> 
         .collect()
 }
 
+/// The order of priority names each source once, and not more than a market has.
+fn priority(settings: &SupplierSettings, input: &ConfigInput) -> Option<ConfigError> {
+    let listed = &settings.supplier_priority;
+    let distinct: BTreeSet<_> = listed.iter().collect();
+    (distinct.len() < listed.len() || listed.len() > MAX_SOURCES).then(|| {
+        let want = format!("a list of at most {MAX_SOURCES} names, each once, with commas");
+        input.error("SUPPLIER_PRIORITY", want)
+    })
+}
+
 /// Topics must differ, or records of one kind would be read as another. Groups must differ, or two
 /// readers would share the records that each needs in full.
 fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
@@ -167,6 +179,7 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let dead_letters = bus.dead_letter_topic();
     let topics = [
         ("KAFKA_TOPIC_ODDS", bus.kafka_topic_odds.as_str()),
+        ("KAFKA_TOPIC_SUPPLIERS", &bus.kafka_topic_suppliers),
         ("KAFKA_TOPIC_SOURCE_STATUS", &bus.kafka_topic_source_status),
         ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
         ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
@@ -183,6 +196,7 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let groups = [
         ("KAFKA_GROUP_LIVE", bus.kafka_group_live.as_str()),
         ("KAFKA_GROUP_STORE", &bus.kafka_group_store),
+        ("KAFKA_GROUP_SELECTOR", &bus.kafka_group_selector),
         ("KAFKA_GROUP_CONFIRMATION", &bus.kafka_group_confirmation),
     ];
     let equal = |names: &[(&'static str, &str)], what: &str| -> Vec<ConfigError> {

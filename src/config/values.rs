@@ -13,6 +13,7 @@ use url::Url;
 
 use super::address::SecretUrl;
 use super::endpoint::{Endpoint, EndpointError};
+use crate::domain::ids::{MAX_ID_BYTES, Source};
 use crate::domain::wallet::amount::Amount;
 use crate::telemetry::log_filter::check_filter;
 
@@ -122,6 +123,12 @@ pub(super) fn topic(text: &str) -> Result<String, String> {
     } else {
         Err("a topic name: up to 249 letters, digits, dots, underscores and hyphens".to_owned())
     }
+}
+
+/// Parses the name of a source, as in the field `source` of an update.
+pub(super) fn source(text: &str) -> Result<Source, String> {
+    Source::new(text.trim())
+        .map_err(|_| format!("a list of names of 1 to {MAX_ID_BYTES} bytes, with commas"))
 }
 
 /// Parses the name of a deployment, which becomes part of a channel name. `alive` is reserved: it

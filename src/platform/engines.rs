@@ -45,8 +45,10 @@ pub(super) const MIGRATING: [Role; 4] = [
 /// The topics of the bus.
 #[derive(Clone)]
 pub(super) struct Bus {
-    /// Odds updates.
+    /// Odds updates, which books and store read.
     pub updates: Arc<dyn Topic>,
+    /// The updates of all suppliers, if the source of each market is selected from them.
+    pub supplier_updates: Option<Arc<dyn Topic>>,
     /// Frames that could not be decoded.
     pub dead_letters: Arc<dyn Topic>,
     /// The states of the sources.
@@ -78,8 +80,14 @@ impl Bus {
         self.first_position.is_none()
     }
 
+    /// The topic that suppliers' updates are published to.
+    pub(super) fn from_suppliers(&self) -> &Arc<dyn Topic> {
+        self.supplier_updates.as_ref().unwrap_or(&self.updates)
+    }
+
     pub(super) fn open(config: &Config) -> Result<Bus, StartError> {
         let settings = &config.settings.bus;
+        let selects = config.settings.suppliers.has_priority();
         let has_bets = config.runs(Role::Bets) || config.runs(Role::Confirmation);
         match config.engines.bus {
             BusEngine::Embedded => {
@@ -91,10 +99,14 @@ impl Bus {
                     Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
                 let placed =
                     EmbeddedTopic::new(&settings.kafka_topic_bet_placed, partitions, capacity);
+                let suppliers = &settings.kafka_topic_suppliers;
+                let suppliers = selects
+                    .then(|| EmbeddedTopic::starting_at(suppliers, first, partitions, capacity));
                 Ok(Bus {
                     updates: Arc::new(EmbeddedTopic::starting_at(
                         name, first, partitions, capacity,
                     )),
+                    supplier_updates: suppliers.map(|topic| Arc::new(topic) as Arc<dyn Topic>),
                     bets: has_bets.then(|| BetTopics {
                         placed: Arc::new(placed),
                         placed_dead_letters: dead_letters.clone(),
@@ -111,6 +123,7 @@ impl Bus {
                 let kafka = KafkaBus::new(settings, "sports-bet")?;
                 Ok(Bus {
                     updates: kafka.topic(&settings.kafka_topic_odds),
+                    supplier_updates: selects.then(|| kafka.topic(&settings.kafka_topic_suppliers)),
                     dead_letters: kafka.topic(&settings.dead_letter_topic()),
                     source_status: kafka.compacted_topic(&settings.kafka_topic_source_status),
                     first_position: None,

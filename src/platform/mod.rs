@@ -5,6 +5,7 @@ mod builder;
 mod checks;
 mod confirmation;
 mod engines;
+mod failover;
 mod follower;
 mod holds;
 mod ingest;
@@ -133,6 +134,8 @@ pub struct Platform {
 struct Parts {
     addresses: Addresses,
     feeds: Vec<Addr<SupplierFeed>>,
+    /// Publishes to the topic that the other consumers read.
+    selector: Option<Addr<DrainableTask>>,
     consumers: Vec<Addr<DrainableTask>>,
     dead_letter_consumer: Option<Addr<DrainableTask>>,
     registry: Option<Addr<Registry>>,
@@ -232,6 +235,9 @@ impl Platform {
             }
             if let Some(simulator) = &self.parts.simulator {
                 simulator.stop().await;
+            }
+            if let Some(selector) = &self.parts.selector {
+                let _ = selector.send(Drain).await;
             }
             join_all(
                 self.parts

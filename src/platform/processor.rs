@@ -10,6 +10,7 @@ use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::Bus;
+use super::failover::StartedSelector;
 use super::odds::{OddsRuntime, ShownBooks};
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
@@ -70,15 +71,15 @@ impl PlatformBuilder<'_> {
 }
 
 /// Starts the actors of the role, downstream first.
-struct ProcessorBuilder<'a, 'b> {
-    platform: &'a mut PlatformBuilder<'b>,
-    bus: &'a Bus,
+pub(super) struct ProcessorBuilder<'a, 'b> {
+    pub(super) platform: &'a mut PlatformBuilder<'b>,
+    pub(super) bus: &'a Bus,
     cache: &'a Arc<dyn OddsCache>,
     store: &'a Arc<dyn Store>,
     odds: Option<&'a OddsRuntime>,
-    metrics: ProcessorMetrics,
+    pub(super) metrics: ProcessorMetrics,
     /// The thread of the live path.
-    live: ArbiterHandle,
+    pub(super) live: ArbiterHandle,
     /// The thread of the store path.
     storing: ArbiterHandle,
 }
@@ -95,21 +96,26 @@ impl ProcessorBuilder<'_, '_> {
         };
         let (signs, live_group) = self.start_live_consumer(edges)?;
         let shown = self.shown_books(router);
-        let heartbeat = self.start_heartbeat(signs, live_group.clone(), &cache_health);
+        let selector = self.start_selector()?;
+        let heartbeat =
+            self.start_heartbeat(signs, live_group.clone(), &cache_health, selector.as_ref());
         // In one process the restrictions follow the reports, otherwise they follow the heartbeats.
         let keeper = shown.as_ref().map(|shown| shown.keeper.clone().recipient());
-        self.start_source_monitor(keeper.unwrap_or(heartbeat));
+        let mut subscribers = vec![keeper.unwrap_or(heartbeat)];
+        subscribers.extend(selector.iter().map(|selector| selector.sources.clone()));
+        self.start_source_monitor(subscribers);
         let store_group = self.start_store_consumer(store_writer.clone())?;
         if !self.bus.keeps_dead_letters() {
             self.start_dead_letter_consumer(store_writer)?;
         }
-        let checks = vec![
+        let mut checks = vec![
             check_writes(self.store, store_health),
             check_written_cache(self.cache, &cache_health),
             check_bus(&self.bus.updates),
             check_group("live group", live_group),
             check_group("store group", store_group),
         ];
+        checks.extend(selector.map(|selector| check_group("selector group", selector.group)));
         self.platform
             .serve_health(Role::Processor, checks, self.metrics.registry);
         Ok(shown)
@@ -124,12 +130,12 @@ impl ProcessorBuilder<'_, '_> {
         Some(ShownBooks { snapshots, keeper })
     }
 
-    /// Starts the monitor of the sources, which reports them to `subscriber`.
-    fn start_source_monitor(&mut self, subscriber: Recipient<SourcesReported>) {
+    /// Starts the monitor of the sources, which reports them to `subscribers`.
+    fn start_source_monitor(&mut self, subscribers: Vec<Recipient<SourcesReported>>) {
         let monitor = SourceMonitor::new(
             self.bus.source_status.clone(),
             self.platform.settings.cache.source_silence,
-            vec![subscriber],
+            subscribers,
             self.metrics.source_metrics(),
         );
         self.platform
@@ -150,18 +156,11 @@ impl ProcessorBuilder<'_, '_> {
         &mut self,
         cache_writer: &Addr<CacheWriter>,
     ) -> Result<Addr<BookRouter<BusFeed>>, StartError> {
-        let source = BookSource::new(
-            MergePolicy::LatestWins,
-            self.cache.clone(),
-            self.store.clone(),
-            self.client_reads()?,
-            self.metrics.book_metrics(),
-        );
         let edges = BookEdges {
             feed: BusFeed {
                 first_position: self.bus.first_position,
             },
-            source: source.within(self.platform.limits()),
+            source: self.book_source()?,
             subscribers: self.change_subscribers(cache_writer),
             metrics: self.metrics.book_metrics(),
         };
@@ -170,6 +169,18 @@ impl ProcessorBuilder<'_, '_> {
         Ok(self
             .platform
             .start("book router", &self.live, HUB_MAILBOX, router))
+    }
+
+    /// Loads the states that were published.
+    pub(super) fn book_source(&self) -> Result<BookSource, StartError> {
+        let source = BookSource::new(
+            MergePolicy::LatestWins,
+            self.cache.clone(),
+            self.store.clone(),
+            self.client_reads()?,
+            self.metrics.book_metrics(),
+        );
+        Ok(source.within(self.platform.limits()))
     }
 
     /// The cache writer, and the registry if the clients of this process see these books.
@@ -234,6 +245,7 @@ impl ProcessorBuilder<'_, '_> {
         signs: ConsumerSigns,
         group: SubscriptionHealth,
         cache_health: &Arc<HealthCell>,
+        selector: Option<&StartedSelector>,
     ) -> Recipient<SourcesReported> {
         let target = match self.odds {
             Some(OddsRuntime { registry, feed, .. }) => {
@@ -247,7 +259,11 @@ impl ProcessorBuilder<'_, '_> {
             }
             None => HeartbeatTarget::Broadcast(self.cache.clone(), cache_health.clone()),
         };
-        let heartbeat = Heartbeat::new(self.bus.updates.clone(), signs, group, target);
+        let mut heartbeat = Heartbeat::new(self.bus.updates.clone(), signs, group, target);
+        if let Some(selector) = selector {
+            let group = selector.group.clone();
+            heartbeat = heartbeat.with_selector(selector.signs.clone(), group);
+        }
         let heartbeat = self
             .platform
             .start("heartbeat", &self.live, HEARTBEAT_MAILBOX, heartbeat);
@@ -287,7 +303,7 @@ impl ProcessorBuilder<'_, '_> {
         Ok(())
     }
 
-    fn start_consumer(
+    pub(super) fn start_consumer(
         &mut self,
         name: &'static str,
         thread: &ArbiterHandle,
@@ -300,7 +316,7 @@ impl ProcessorBuilder<'_, '_> {
         self.platform.settings.store.store_batch_wait
     }
 
-    fn consumer_settings(
+    pub(super) fn consumer_settings(
         &self,
         group: String,
         topic: &Arc<dyn Topic>,

@@ -111,7 +111,7 @@ pub struct Decoded {
 }
 
 /// Identifies an update of a market.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MarketRevision {
     /// The event.
     pub event_id: EventId,
@@ -129,13 +129,6 @@ impl MarketRevision {
             market: update.market.clone(),
             revision: update.revision,
         }
-    }
-
-    /// Whether it identifies this update.
-    pub fn is(&self, update: &OddsUpdate) -> bool {
-        self.revision == update.revision
-            && self.event_id == update.event_id
-            && self.market == update.market
     }
 }
 

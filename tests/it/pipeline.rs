@@ -3,6 +3,7 @@
 //! guards against.
 
 mod burst;
+mod failover;
 mod feed;
 mod garbage;
 mod order;

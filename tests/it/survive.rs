@@ -2,6 +2,7 @@
 
 mod believed;
 mod damaged;
+mod failover;
 mod flood;
 mod fresh;
 mod groups;

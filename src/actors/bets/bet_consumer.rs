@@ -165,6 +165,7 @@ impl BetConsumer {
                     records.into_iter().for_each(|record| self.begin(record))
                 }
                 ConsumerEvent::Revoked(partitions) => self.revoke(&partitions),
+                ConsumerEvent::Replayed(_) => {}
             },
         }
         self.commit();

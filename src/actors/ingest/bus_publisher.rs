@@ -1,6 +1,7 @@
 //! Publishes the updates of the feeds to the bus, several batches at a time. It replies after the
 //! bus has accepted a batch, so a full bus applies backpressure to the feeds.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -9,9 +10,10 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::messages::Publish;
-use crate::bus::dead_letter;
 use crate::bus::{BusError, NewRecord, Topic};
+use crate::bus::{dead_letter, update_header};
 use crate::domain::odds::update::OddsUpdate;
+use crate::supplier::MarketRevision;
 use crate::telemetry::metrics::IngestMetrics;
 
 /// How often the depth of the bus is reported.
@@ -91,21 +93,28 @@ impl Handler<Publish> for BusPublisher {
     }
 }
 
-/// The header of an update with which its source gives up the market. The update itself is a
-/// suspension, so readers that do not know the header show it as one.
-pub(crate) const HANDED_OVER: &str = "handed_over";
-
 fn update_records(message: &Publish) -> Vec<NewRecord> {
+    let marks: [(_, HashSet<_>); 2] = [
+        (
+            update_header::HANDED_OVER,
+            message.handed_over.iter().cloned().collect(),
+        ),
+        (
+            update_header::UNVOUCHED,
+            message.unvouched.iter().cloned().collect(),
+        ),
+    ];
     let record = |update: &OddsUpdate| {
-        let is_handed_over = message
-            .handed_over
+        let headers = marks
             .iter()
-            .any(|given_up| given_up.is(update));
-        let header = || (HANDED_OVER.to_owned(), Bytes::from_static(b"1"));
+            .filter(|(_, marked)| {
+                !marked.is_empty() && marked.contains(&MarketRevision::of(update))
+            })
+            .map(|(header, _)| ((*header).to_owned(), Bytes::from_static(b"1")));
         NewRecord {
             key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
             payload: update.to_json().into(),
-            headers: is_handed_over.then(header).into_iter().collect(),
+            headers: headers.collect(),
         }
     };
     message.updates.iter().map(record).collect()
@@ -119,12 +128,11 @@ mod tests {
     use crate::domain::dead_letter::DeadLetter;
     use crate::domain::odds::update::testing::*;
     use crate::domain::timestamp::Timestamp;
-    use crate::supplier::MarketRevision;
 
     async fn next(group: &mut Box<dyn Subscription>) -> Vec<Record> {
         match group.next_batch(9, Duration::ZERO).await.unwrap() {
             ConsumerEvent::Records(records) => records,
-            ConsumerEvent::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+            other => panic!("no records: {other:?}"),
         }
     }
 
@@ -146,19 +154,21 @@ mod tests {
         let mut dead_group = dead.subscribe("g").unwrap();
         let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
         let sent = update(1, 1, 1);
-        let given_up = update(2, 1, 1);
+        let (given_up, silent) = (update(2, 1, 1), update(3, 1, 1));
         let message = Publish {
-            updates: vec![sent.clone(), given_up.clone()],
+            updates: vec![sent.clone(), given_up.clone(), silent.clone()],
             dead_letters: vec![letter()],
             handed_over: vec![MarketRevision::of(&given_up)],
+            unvouched: vec![MarketRevision::of(&silent)],
         };
         publisher.send(message).await.unwrap().unwrap();
         let mut records = next(&mut update_group).await;
         records.sort_by_key(|read| read.record.key.clone());
-        assert_eq!(records[1].header(HANDED_OVER), Some("1"));
+        assert_eq!(records[1].header(update_header::HANDED_OVER), Some("1"));
+        assert_eq!(records[2].header(update_header::UNVOUCHED), Some("1"));
         let read = records.remove(0);
         assert_eq!(&read.record.key[..], b"MATCH_001");
-        assert_eq!(read.header(HANDED_OVER), None);
+        assert!(read.record.headers.is_empty());
         assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
         let dead = next(&mut dead_group).await.remove(0);
         let stored = dead_letter::read(&dead);

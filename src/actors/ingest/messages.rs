@@ -23,6 +23,8 @@ pub(crate) struct Publish {
     pub dead_letters: Vec<DeadLetter>,
     /// The updates with which a source gives up its market.
     pub handed_over: Vec<MarketRevision>,
+    /// The updates with which the feed itself suspends a market that nobody vouches for.
+    pub unvouched: Vec<MarketRevision>,
 }
 
 /// Feed to source reporter: the state of each source that the feed hears.

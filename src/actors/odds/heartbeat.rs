@@ -52,9 +52,7 @@ pub(crate) enum HeartbeatTarget {
 /// Publishes the heartbeats.
 pub(crate) struct Heartbeat {
     bus: Arc<dyn Topic>,
-    consumer: Arc<LivenessProbe>,
-    backlog: Arc<Backlog>,
-    group: SubscriptionHealth,
+    consumers: Vec<FollowedConsumer>,
     target: HeartbeatTarget,
     /// What is known about the sources; `None` until their reports have been read.
     sources: Option<BTreeMap<Source, SourceStatus>>,
@@ -72,23 +70,34 @@ pub(crate) struct Heartbeat {
 /// The liveness of a consumer and the age of its backlog.
 pub(crate) type ConsumerSigns = (Arc<LivenessProbe>, Arc<Backlog>);
 
+/// A consumer on the way to the clients.
+#[derive(Clone)]
+struct FollowedConsumer {
+    /// The names of its group and of itself, for operators.
+    names: [&'static str; 2],
+    signs: ConsumerSigns,
+    group: SubscriptionHealth,
+}
+
 /// The component that failed, and the reason.
 type Problem = (&'static str, String);
 
 impl Heartbeat {
-    /// Sends heartbeats to `target` while `bus` answers, `consumer` is alive, its `group` is healthy
-    /// and its `backlog` is not old.
+    /// Sends heartbeats to `target` while `bus` answers, and the live consumer is alive, its `group`
+    /// is healthy and its backlog is not old.
     pub(crate) fn new(
         bus: Arc<dyn Topic>,
-        (consumer, backlog): ConsumerSigns,
+        signs: ConsumerSigns,
         group: SubscriptionHealth,
         target: HeartbeatTarget,
     ) -> Heartbeat {
         Heartbeat {
             bus,
-            consumer,
-            backlog,
-            group,
+            consumers: vec![FollowedConsumer {
+                names: ["live group", "live consumer"],
+                signs,
+                group,
+            }],
             target,
             sources: None,
             next: None,
@@ -99,19 +108,31 @@ impl Heartbeat {
         }
     }
 
+    /// Also requires this of the selector, which publishes what the live consumer reads.
+    pub(crate) fn with_selector(
+        mut self,
+        signs: ConsumerSigns,
+        group: SubscriptionHealth,
+    ) -> Heartbeat {
+        self.consumers.push(FollowedConsumer {
+            names: ["selector group", "selector"],
+            signs,
+            group,
+        });
+        self
+    }
+
     fn beat(&mut self, context: &mut Context<Self>) {
         if let Some(scheduled) = self.next.take() {
             context.cancel_future(scheduled);
         }
         self.is_outdated = false;
         let bus = self.bus.clone();
-        let consumer = self.consumer.clone();
-        let backlog = self.backlog.clone();
-        let group = self.group.clone();
+        let consumers = self.consumers.clone();
         let target = self.target.clone();
         let sources = self.sources.clone();
         let beating = async move {
-            let health = check_consumer(&*bus, &consumer, &backlog, &group).await;
+            let health = check_consumers(&*bus, &consumers).await;
             target.publish(health, sources.as_ref()).await
         };
         context.spawn(
@@ -178,22 +199,25 @@ impl Handler<SourcesReported> for Heartbeat {
     }
 }
 
-/// Checks that the bus answers, the group lets the consumer read, and the consumer keeps up.
-async fn check_consumer(
-    bus: &dyn Topic,
-    consumer: &LivenessProbe,
-    backlog: &Backlog,
-    group: &SubscriptionHealth,
-) -> Result<(), Problem> {
+/// Checks that the bus answers, the groups let the consumers read, and the consumers keep up.
+async fn check_consumers(bus: &dyn Topic, consumers: &[FollowedConsumer]) -> Result<(), Problem> {
     in_time("bus", bus.ping()).await?;
-    if let Some(problem) = group.problem() {
-        return Err(("live group", problem));
-    }
-    let lag = consumer.age().max(backlog.age());
-    if lag < CONSUMER_LIMIT {
-        Ok(())
-    } else {
-        Err(("live consumer", format!("it lags by {} s", lag.as_secs())))
+    consumers.iter().try_for_each(FollowedConsumer::check)
+}
+
+impl FollowedConsumer {
+    fn check(&self) -> Result<(), Problem> {
+        let [group, consumer] = self.names;
+        if let Some(problem) = self.group.problem() {
+            return Err((group, problem));
+        }
+        let (life, backlog) = &self.signs;
+        let lag = life.age().max(backlog.age());
+        if lag < CONSUMER_LIMIT {
+            Ok(())
+        } else {
+            Err((consumer, format!("it lags by {} s", lag.as_secs())))
+        }
     }
 }
 

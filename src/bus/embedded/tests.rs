@@ -18,7 +18,7 @@ fn record(key: &str, value: u32) -> NewRecord {
 fn records(given: Result<ConsumerEvent, BusError>) -> Vec<Record> {
     match given.unwrap() {
         ConsumerEvent::Records(records) => records,
-        ConsumerEvent::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+        other => panic!("no new records: {other:?}"),
     }
 }
 

@@ -13,13 +13,29 @@ pub(super) struct Limits {
 }
 
 enum Item {
-    Record(Record),
+    Record {
+        record: Record,
+        /// It was committed earlier, and is read again.
+        is_replayed: bool,
+    },
     Revoked(Vec<u32>),
+}
+
+impl Item {
+    /// Whether a record is replayed; `None` for a revocation.
+    fn is_replayed(&self) -> Option<bool> {
+        match self {
+            Item::Record { is_replayed, .. } => Some(*is_replayed),
+            Item::Revoked(_) => None,
+        }
+    }
 }
 
 /// The offsets of a partition.
 #[derive(Clone, Copy, Debug, Default)]
 struct PartitionOffsets {
+    /// Records before this offset are replayed.
+    replay_end: Option<u64>,
     /// The first offset read.
     first: Option<u64>,
     /// The offset after the last record read.
@@ -92,6 +108,14 @@ impl Inbox {
         );
     }
 
+    /// The reader starts before the group's position in this partition.
+    pub(super) fn replay_until(&mut self, partition: u32, position: u64) {
+        if let Some(offsets) = self.assigned.get_mut(&partition) {
+            offsets.replay_end = Some(position);
+            offsets.on_bus = Some(position);
+        }
+    }
+
     /// Adds a record. A record of a partition that is not assigned is dropped.
     pub(super) fn push(&mut self, record: Record) {
         let Some(known) = self.assigned.get(&record.partition) else {
@@ -104,9 +128,13 @@ impl Inbox {
         offsets.first.get_or_insert(record.offset);
         offsets.read = Some(record.offset + 1);
         offsets.is_reset = false;
+        let is_replayed = offsets.replay_end > Some(record.offset);
         self.records += 1;
         self.bytes += record.record.size();
-        self.items.push_back(Item::Record(record));
+        self.items.push_back(Item::Record {
+            record,
+            is_replayed,
+        });
     }
 
     pub(super) fn is_full(&self) -> bool {
@@ -122,12 +150,14 @@ impl Inbox {
         self.items.is_empty()
     }
 
-    /// How many records wait, up to `max`, before the next revocation.
+    /// How many records wait, up to `max`, before the next revocation. Either all of them are
+    /// replayed, or none.
     pub(super) fn ready(&self, max: usize) -> usize {
+        let kind = self.items.front().and_then(Item::is_replayed);
         self.items
             .iter()
             .take(max)
-            .take_while(|item| matches!(item, Item::Record(_)))
+            .take_while(|item| kind.is_some() && item.is_replayed() == kind)
             .count()
     }
 
@@ -139,18 +169,25 @@ impl Inbox {
             };
             return Some(ConsumerEvent::Revoked(partitions));
         }
+        let are_replayed = self.items.front().and_then(Item::is_replayed)?;
         let count = self.ready(max.max(1));
         let mut batch = Vec::with_capacity(count);
         for item in self.items.drain(..count) {
-            let Item::Record(record) = item else { continue };
+            let Item::Record { record, .. } = item else {
+                continue;
+            };
             self.records -= 1;
             self.bytes -= record.record.size();
-            if let Some(offsets) = self.assigned.get_mut(&record.partition) {
+            if !are_replayed && let Some(offsets) = self.assigned.get_mut(&record.partition) {
                 offsets.delivered = Some(record.offset + 1);
             }
             batch.push(record);
         }
-        (!batch.is_empty()).then_some(ConsumerEvent::Records(batch))
+        Some(if are_replayed {
+            ConsumerEvent::Replayed(batch)
+        } else {
+            ConsumerEvent::Records(batch)
+        })
     }
 
     /// Records completed work. Ignores partitions that are not assigned, and offsets delivered
@@ -245,7 +282,7 @@ impl Inbox {
         let mut records = self.records;
         let mut bytes = self.bytes;
         self.items.retain(|item| match item {
-            Item::Record(record) if dropped(record) => {
+            Item::Record { record, .. } if dropped(record) => {
                 records -= 1;
                 bytes -= record.record.size();
                 false

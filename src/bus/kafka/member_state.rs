@@ -32,6 +32,8 @@ pub(super) struct MemberState {
     pub(super) group: String,
     /// Whether it only follows the group: it reads all partitions and commits nothing.
     pub(super) is_follower: bool,
+    /// What was published this long before the group's position is read again.
+    pub(super) replay: Option<Duration>,
     pub(super) health: SubscriptionHealth,
     inbox: Mutex<Inbox>,
     /// Notified when an event was put into the inbox.
@@ -45,11 +47,12 @@ pub(super) struct MemberState {
 }
 
 impl MemberState {
-    pub(super) fn new(topic: &str, group: &str) -> MemberState {
+    pub(super) fn new(topic: &str, group: &str, replay: Option<Duration>) -> MemberState {
         MemberState {
             topic: topic.to_owned(),
             group: group.to_owned(),
             is_follower: false,
+            replay,
             health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),
             filled: Notify::new(),

@@ -31,6 +31,7 @@ mod topic_identity;
 mod topics;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
@@ -128,8 +129,8 @@ struct KafkaTopic {
 }
 
 impl KafkaTopic {
-    fn member(&self, group: &str) -> Result<KafkaSubscription, BusError> {
-        self.read_as(MemberState::new(&self.topic.name, group))
+    fn member(&self, group: &str, replay: Option<Duration>) -> Result<KafkaSubscription, BusError> {
+        self.read_as(MemberState::new(&self.topic.name, group, replay))
     }
 
     fn read_as(&self, member: MemberState) -> Result<KafkaSubscription, BusError> {
@@ -188,11 +189,19 @@ impl Topic for KafkaTopic {
     }
 
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
-        Ok(Box::new(self.member(group)?))
+        Ok(Box::new(self.member(group, None)?))
+    }
+
+    fn subscribe_with_replay(
+        &self,
+        group: &str,
+        window: Duration,
+    ) -> Result<Box<dyn Subscription>, BusError> {
+        Ok(Box::new(self.member(group, Some(window))?))
     }
 
     fn follow(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
-        let mut member = MemberState::new(&self.topic.name, group);
+        let mut member = MemberState::new(&self.topic.name, group, None);
         member.is_follower = true;
         Ok(Box::new(self.read_as(member)?))
     }

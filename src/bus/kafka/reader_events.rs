@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use log::{debug, warn};
 use rdkafka::config::RDKafkaLogLevel;
@@ -14,6 +15,10 @@ use super::events::{self, BrokerVisibility, LastError};
 use super::member_state::MemberState;
 use super::topic_identity::covers_all;
 use super::topics::TopicState;
+use crate::domain::timestamp::Timestamp;
+
+/// Timeout for each request that finds the start of a replay. The member reads nothing meanwhile.
+const REWIND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The consumer context. All callbacks run on the reading thread, within a poll.
 pub(super) struct ReaderEvents {
@@ -70,15 +75,48 @@ impl ReaderEvents {
         let member = &self.member;
         let partitions = partitions_of(list);
         member.identity.set_missing(false);
-        if member.identity.is_recreated() {
+        let is_recreated = member.identity.is_recreated();
+        if is_recreated {
             self.assign_from_beginning(&partitions, list);
         }
         member.inbox().assign(&partitions);
+        if let Some(window) = member.replay.filter(|_| !is_recreated)
+            && let Err(error) = self.rewind(consumer, window, list)
+        {
+            warn!(group = member.group.as_str(); "cannot read recent records again: {error}");
+        }
         debug!(group = member.group.as_str(), partitions:?; "partitions assigned");
         if let Err(error) = consumer.incremental_assign(list) {
             warn!(group = member.group.as_str(); "cannot take over partitions: {error}");
         }
         member.mark_reading();
+    }
+
+    /// Starts reading with what was published in the last `window` before the group's position.
+    fn rewind(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        window: Duration,
+        list: &mut TopicPartitionList,
+    ) -> KafkaResult<()> {
+        let member = &self.member;
+        let committed = consumer.committed_offsets(list.clone(), REWIND_TIMEOUT)?;
+        let since = Timestamp::now().earlier_by(window).micros() / 1_000;
+        let since = member.list_at(&partitions_of(list), Offset::Offset(since));
+        let starts = consumer.offsets_for_times(since, REWIND_TIMEOUT)?;
+        for element in committed.elements() {
+            let partition = element.partition();
+            let start = starts.find_partition(&member.topic, partition);
+            if let Offset::Offset(position) = element.offset()
+                && let Some(Offset::Offset(start)) = start.map(|start| start.offset())
+                && start < position
+            {
+                list.set_partition_offset(&member.topic, partition, Offset::Offset(start))?;
+                let mut inbox = member.inbox();
+                inbox.replay_until(partition as u32, position.unsigned_abs());
+            }
+        }
+        Ok(())
     }
 
     fn assign_from_beginning(&self, partitions: &[u32], list: &mut TopicPartitionList) {

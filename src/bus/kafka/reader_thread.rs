@@ -52,7 +52,7 @@ mod tests {
     #[tokio::test]
     async fn panicking_thread_closes_subscription() {
         let bus = KafkaBus::new(&settings("127.0.0.1:9"), "test").unwrap();
-        let member = Arc::new(MemberState::new("t", "g"));
+        let member = Arc::new(MemberState::new("t", "g", None));
         let ended = spawn(member.clone(), || panic!("on purpose")).unwrap();
         let mut group = KafkaSubscription {
             member,

@@ -211,7 +211,7 @@ async fn idle_reader_buffers_bounded_records() {
     const COUNT: u32 = 30_000;
     bounded(Box::pin(async {
         let topic = bus(&engine_settings()).kafka_topic(&name("pause"));
-        let group = topic.member(&name("group")).unwrap();
+        let group = topic.member(&name("group"), None).unwrap();
         let member = group.member.clone();
         let mut group: Box<dyn Subscription> = Box::new(group);
         for part in 0..6 {
@@ -293,7 +293,7 @@ async fn paused_partition_is_read_after_returning() {
     bounded(Box::pin(async {
         let topic = bus(&engine_settings()).kafka_topic(&name("paused"));
         let group = name("group");
-        let first = topic.member(&group).unwrap();
+        let first = topic.member(&group, None).unwrap();
         let member = first.member.clone();
         let mut first: Box<dyn Subscription> = Box::new(first);
         for part in 0..6 {
@@ -329,6 +329,45 @@ async fn paused_partition_is_read_after_returning() {
     .await;
 }
 
+/// The next member of a group reads again what its predecessor has committed.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn replay_ends_at_committed_position() {
+    bounded(Box::pin(async {
+        let topic = bus(&engine_settings()).topic(&name("replay"));
+        let group = name("group");
+        let replaying = || topic.subscribe_with_replay(&group, Duration::from_secs(600));
+        let mut first = replaying().unwrap();
+        topic.publish(numbered(50)).await.unwrap();
+        let mut read = Vec::new();
+        while read.len() < 50 {
+            // A new group has no position, so all of it is new.
+            read.extend(take(&mut first, 50).await);
+        }
+        first.close().await;
+        let publishing = topic.publish((50..60).map(|n| record("k", n)).collect());
+        publishing.await.unwrap();
+        let mut second = replaying().unwrap();
+        let (mut replayed, mut read) = (Vec::new(), Vec::new());
+        while values(&read).len() < 10 || values(&replayed).len() < 50 {
+            match second.next_batch(99, Duration::ZERO).await.unwrap() {
+                ConsumerEvent::Records(batch) => read.extend(batch),
+                ConsumerEvent::Replayed(batch) => replayed.extend(batch),
+                ConsumerEvent::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+            }
+        }
+        assert_eq!(values(&replayed), (0..50).collect());
+        assert_eq!(values(&read), (50..60).collect());
+        assert_eq!(second.lag(), 10);
+        second.commit(&Position::after(&read));
+        second.close().await;
+        let mut third = topic.subscribe_with_replay(&group, Duration::ZERO).unwrap();
+        topic.publish(vec![record("k", 60)]).await.unwrap();
+        assert_eq!(values(&take(&mut third, 9).await), [60].into());
+    }))
+    .await;
+}
+
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn deleted_topic_is_recreated() {
@@ -347,6 +386,7 @@ async fn deleted_topic_is_recreated() {
             match group.next_batch(99, Duration::ZERO).await.unwrap() {
                 ConsumerEvent::Records(batch) => read.extend(batch),
                 ConsumerEvent::Revoked(_) => revoked = true,
+                ConsumerEvent::Replayed(_) => panic!("nothing is replayed"),
             }
         }
         assert_eq!(values(&read), (50..60).collect());

@@ -117,6 +117,28 @@ fn topics_and_groups_must_differ() {
 }
 
 #[test]
+fn priority_names_each_source_once() {
+    for value in ["a,b,a", "1,2,3,4,5,6,7,8,9"] {
+        let expected = format!(
+            "SUPPLIER_PRIORITY: got \"{value}\", want a list of at most 8 names, each once, with commas"
+        );
+        assert_eq!(wrong(&[("SUPPLIER_PRIORITY", value)]), expected);
+    }
+    assert!(wrong(&[("SUPPLIER_PRIORITY", "a,,b")]).contains("a list of names of 1 to 128 bytes"));
+    let config = Config::from_variables(&[("SUPPLIER_PRIORITY", "b, a")]).unwrap();
+    let listed = &config.settings.suppliers.supplier_priority;
+    let names: Vec<_> = listed.iter().map(|source| source.as_str()).collect();
+    assert_eq!(names, ["b", "a"]);
+    assert!(
+        !Config::from_variables(&[])
+            .unwrap()
+            .settings
+            .suppliers
+            .has_priority()
+    );
+}
+
+#[test]
 fn settings_without_effect_cause_warnings() {
     let config = Config::from_variables(&[
         ("KAFKA_SECURITY_PROTOCOL", "ssl"),

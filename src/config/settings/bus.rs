@@ -68,6 +68,10 @@ pub struct BusSettings {
     /// Dead-letter topic for unreadable odds updates; by default the name of the odds topic + _dlq
     #[arg(long, env, value_parser = topic)]
     pub kafka_topic_odds_dlq: Option<String>,
+    /// Topic for the updates of all suppliers, if SUPPLIER_PRIORITY is set; the selected ones go on to
+    /// the topic for odds updates
+    #[arg(long, env, default_value = "supplier_updates", value_parser = topic)]
+    pub kafka_topic_suppliers: String,
     /// Compacted topic for the states of sources
     #[arg(long, env, default_value = "source_status", value_parser = topic)]
     pub kafka_topic_source_status: String,
@@ -96,6 +100,9 @@ pub struct BusSettings {
     /// Consumer group of the store path: the database
     #[arg(long, env, default_value = "odds-processor", value_parser = topic)]
     pub kafka_group_store: String,
+    /// Consumer group that selects the source of each market, if SUPPLIER_PRIORITY is set
+    #[arg(long, env, default_value = "odds-selector", value_parser = topic)]
+    pub kafka_group_selector: String,
     /// Consumer group of bet confirmation
     #[arg(long, env, default_value = "bet-confirmation", value_parser = topic)]
     pub kafka_group_confirmation: String,

@@ -9,8 +9,9 @@ use secrecy::SecretString;
 
 use crate::config::endpoint::Endpoint;
 use crate::config::values::{
-    duration, duration_above_zero, rate, secret, share, size, supplier_url, whole,
+    duration, duration_above_zero, rate, secret, share, size, source, supplier_url, whole,
 };
+use crate::domain::ids::Source;
 
 /// Settings of the suppliers.
 #[derive(Args, Clone, Debug)]
@@ -53,6 +54,19 @@ pub struct SupplierSettings {
     /// updates. Must be the same in all processes of a deployment
     #[arg(long, env, value_parser = duration, default_value = "5m")]
     pub supplier_max_clock_skew: Duration,
+    /// Sources, most trusted first, comma-separated: the names in the field `source` of updates. If
+    /// set, each market shows one source at a time, and another one only if that is lost or hands
+    /// the market over; sources that are not listed rank last, by name. If unset, the latest update
+    /// wins, whatever its source. Must be the same in all processes of a deployment
+    #[arg(long, env, value_delimiter = ',', value_parser = source)]
+    pub supplier_priority: Vec<Source>,
+    /// Maximum age of another source's state of a market that replaces that of a lost source; an
+    /// older one suspends the market
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "30s")]
+    pub failover_max_age: Duration,
+    /// How long a source of higher priority must have been live before it takes a market back
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "30s")]
+    pub failback_after: Duration,
     /// Betfair application key
     #[arg(long, env, hide_env_values = true, value_parser = secret)]
     pub betfair_app_key: Option<SecretString>,
@@ -67,6 +81,13 @@ pub struct SupplierSettings {
     /// are always trusted
     #[arg(long, env)]
     pub supplier_ca_file: Option<PathBuf>,
+}
+
+impl SupplierSettings {
+    /// Whether each market follows one source at a time.
+    pub fn has_priority(&self) -> bool {
+        !self.supplier_priority.is_empty()
+    }
 }
 
 /// A kind of market that the simulator offers.

@@ -2,6 +2,7 @@
 
 pub mod book;
 pub mod continuity;
+pub mod failover;
 pub mod hold;
 pub(crate) mod plausible;
 pub(crate) mod price;

@@ -56,6 +56,8 @@ impl Sandbox {
         let variables = [
             ("KAFKA_BROKERS", address("KAFKA_BROKERS")),
             ("KAFKA_TOPIC_ODDS", name.clone()),
+            ("KAFKA_TOPIC_SUPPLIERS", format!("{name}_suppliers")),
+            ("KAFKA_GROUP_SELECTOR", format!("{name}-selector")),
             ("KAFKA_TOPIC_PARTITIONS", "4".to_owned()),
             ("KAFKA_GROUP_LIVE", format!("{name}-live")),
             ("KAFKA_GROUP_STORE", format!("{name}-store")),

@@ -255,6 +255,7 @@ impl SupplierFeed {
                         feed.gathered
                             .handed_over
                             .extend(repeat_if_refused.handed_over);
+                        feed.gathered.unvouched.extend(repeat_if_refused.unvouched);
                         feed.disconnect_unpublished(&error, context);
                     }
                 }),

@@ -31,6 +31,7 @@ impl PublishPlan {
             updates,
             dead_letters,
             handed_over,
+            unvouched,
         } = content;
         if updates.is_empty() && dead_letters.is_empty() {
             return None;
@@ -43,6 +44,7 @@ impl PublishPlan {
         let repeat_if_refused = Publish {
             updates: unopened,
             handed_over: handed_over.clone(),
+            unvouched: unvouched.clone(),
             ..Publish::default()
         };
         Some(PublishPlan {
@@ -55,6 +57,7 @@ impl PublishPlan {
             updates: Publish {
                 updates,
                 handed_over,
+                unvouched,
                 ..Publish::default()
             },
         })

@@ -18,6 +18,7 @@ use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::blocking::blocking;
 use crate::store::{OpenMarketsQuery, Store, StoreError};
+use crate::supplier::MarketRevision;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 
 /// How long a supplier may take to send what was missed.
@@ -118,6 +119,8 @@ impl SupplierFeed {
             return;
         }
         self.log_suspended(cause, suspended.len());
+        let unvouched = suspended.iter().map(MarketRevision::of);
+        self.gathered.unvouched.extend(unvouched);
         self.gathered.updates.extend(suspended);
     }
 

@@ -19,12 +19,21 @@ pub(super) trait BatchHandler: Send + 'static {
     /// Completed steps of a batch, so that a retry repeats none of them.
     type Progress: Default;
 
+    /// Whether an empty batch is attempted while the consumer is idle, for work that time brings.
+    const WORKS_WHILE_IDLE: bool = false;
+
     /// Processes a batch. Repeated after a failure.
     async fn attempt(
         &self,
         batch: &[Record],
         progress: &mut Self::Progress,
     ) -> Result<(), BatchError>;
+
+    /// Learns from records that were committed earlier. Only for a subscription with a replay.
+    async fn replay(&self, _: &[Record]) {}
+
+    /// Drops what is known of partitions that moved to another member.
+    fn forget(&self, _: &[u32]) {}
 }
 
 /// Reads batches, and passes each to its handler until that succeeds.
@@ -59,9 +68,12 @@ impl<H: BatchHandler> BatchConsumer<H> {
             }
             match self.reader.next(true).await? {
                 Some(ConsumerEvent::Records(batch)) => self.process(&batch).await,
+                Some(ConsumerEvent::Replayed(batch)) => self.handler.replay(&batch).await,
                 Some(ConsumerEvent::Revoked(partitions)) => {
                     info!(group = self.reader.group(); "partitions {partitions:?} revoked");
+                    self.handler.forget(&partitions);
                 }
+                None if H::WORKS_WHILE_IDLE => self.process(&[]).await,
                 None => {}
             }
         }

@@ -181,7 +181,7 @@ impl LiveConsumer {
         match event {
             Some(ConsumerEvent::Records(batch)) => self.begin(batch, in_flight),
             Some(ConsumerEvent::Revoked(partitions)) => self.revoke(partitions, in_flight).await,
-            None => {}
+            Some(ConsumerEvent::Replayed(_)) | None => {}
         }
         Ok(())
     }

@@ -6,10 +6,12 @@ mod batch_consumer;
 mod batch_retry;
 mod batches_in_flight;
 pub(crate) mod dead_letter_consumer;
+mod dead_letters;
 mod flush_progress;
 mod group_reader;
 pub(crate) mod live_consumer;
 mod shutdown_policy;
+pub(crate) mod source_selector;
 pub(crate) mod store_consumer;
 #[cfg(test)]
 mod testing;

@@ -6,11 +6,11 @@ use actix::prelude::*;
 
 use super::batch_consumer::{BatchConsumer, BatchHandler};
 use super::batch_retry::BatchError;
+use super::dead_letters::DeadLetters;
 use super::group_reader::{ConsumerSettings, GroupReader};
-use super::update_reader::{BadRecord, ReadBatch, UpdateReader};
+use super::update_reader::{ReadBatch, UpdateReader};
 use crate::actors::odds::messages::StoreBatch;
-use crate::bus::{NewRecord, Record, Subscription, Topic, dead_letter};
-use crate::domain::dead_letter::DeadLetter;
+use crate::bus::{Record, Subscription, Topic};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::drain::DrainableTask;
@@ -19,12 +19,8 @@ use crate::telemetry::metrics::ProcessorMetrics;
 /// Stores updates.
 pub(crate) struct StoreConsumer {
     store: Recipient<StoreBatch>,
-    dead_letters: Arc<dyn Topic>,
+    dead_letters: DeadLetters,
     reader: UpdateReader,
-    /// The topic's name, for dead letters.
-    topic: String,
-    /// Whether the bus keeps the dead letters.
-    is_durable: bool,
     metrics: ProcessorMetrics,
 }
 
@@ -39,10 +35,8 @@ impl StoreConsumer {
     ) -> DrainableTask {
         let consumer = StoreConsumer {
             store,
-            dead_letters,
+            dead_letters: DeadLetters::new(dead_letters, &settings, &*subscription, &metrics),
             reader: UpdateReader::new(settings.limits, "store", metrics.refused.clone()),
-            topic: settings.topic.clone(),
-            is_durable: subscription.is_durable(),
             metrics: metrics.clone(),
         };
         let reader = GroupReader::new(settings, subscription, "store", &metrics.bus_lag);
@@ -55,38 +49,6 @@ impl StoreConsumer {
             dead_letters: Vec::new(),
         };
         BatchError::of_reply("store", self.store.send(batch).await)
-    }
-
-    async fn publish_dead_letters(&self, letters: Vec<NewRecord>) -> Result<(), BatchError> {
-        let count = letters.len() as u64;
-        let topic = &*self.dead_letters;
-        dead_letter::publish(topic, letters)
-            .await
-            .map_err(|error| {
-                BatchError::new("dead_letter", format!("{}: {error}", topic.name()))
-            })?;
-        self.metrics
-            .errors
-            .with_label_values(&["decode"])
-            .inc_by(count);
-        if self.is_durable {
-            // A durable bus keeps them, so they are counted here. Otherwise they are counted when
-            // they are stored.
-            self.metrics.dead_letters.inc_by(count);
-        }
-        Ok(())
-    }
-
-    fn dead_letter(&self, record: &Record, error: &BadRecord) -> NewRecord {
-        let topic = &self.topic;
-        let letter = DeadLetter {
-            received_at: Timestamp::now(),
-            origin: format!("{topic}/{}/{}", record.partition, record.offset),
-            reason: error.reason().to_owned(),
-            detail: error.to_string(),
-            raw: record.record.payload.clone(),
-        };
-        dead_letter::of_record(&letter, topic, record)
     }
 }
 
@@ -113,18 +75,12 @@ impl BatchHandler for StoreConsumer {
             self.metrics.consumed.inc_by(batch.len() as u64);
             self.reader.count(&bad);
         }
-        let letters: Vec<_> = bad
-            .iter()
-            .map(|(record, why)| self.dead_letter(record, why))
-            .collect();
+        let letters = self.dead_letters.of(&bad);
         if !updates.is_empty() && !progress.is_stored {
             self.store(updates).await?;
         }
         progress.is_stored = true;
-        if letters.is_empty() {
-            return Ok(());
-        }
-        self.publish_dead_letters(letters).await
+        self.dead_letters.publish(letters).await
     }
 }
 

@@ -134,6 +134,33 @@ async fn heartbeat_needs_bus_group_and_consumer() {
     until("heartbeats resume", || beats() > beats_before + 1).await;
 }
 
+/// What the selector holds up does not reach the live consumer.
+#[actix_web::test]
+async fn heartbeat_needs_selector() {
+    let bus = Arc::new(ProbeBus::default());
+    let cache = Arc::new(ProbeCache::default());
+    let life = Arc::new(LivenessProbe::new());
+    let selector = SubscriptionHealth::joining("s");
+    let target = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
+    let group = SubscriptionHealth::joined("g");
+    let signs = || (life.clone(), Arc::default());
+    let heartbeat = Heartbeat::new(bus.clone(), signs(), group, target);
+    heartbeat.with_selector(signs(), selector.clone()).start();
+    until("the bus is pinged", || {
+        life.touch();
+        bus.pings.load(Ordering::SeqCst) >= 3
+    })
+    .await;
+    let beats = || cache.0.load(Ordering::SeqCst);
+    assert_eq!(beats(), 0, "the selector has not joined");
+    selector.join();
+    until("a heartbeat is published", || {
+        life.touch();
+        beats() > 0
+    })
+    .await;
+}
+
 /// Without broadcasts in the cache, the clients of this process are notified.
 #[actix_web::test]
 async fn local_heartbeat_notifies_own_clients() {

@@ -51,6 +51,31 @@ fn inbox_is_bounded_by_records_and_bytes() {
 }
 
 #[test]
+fn replayed_records_come_first_and_are_not_committed() {
+    let mut inbox = inbox();
+    inbox.replay_until(0, 7);
+    (5..9).for_each(|offset| inbox.push(record(0, offset)));
+    assert_eq!(inbox.ready(9), 2);
+    let replayed = ConsumerEvent::Replayed(vec![record(0, 5), record(0, 6)]);
+    assert_eq!(inbox.take(9), Some(replayed));
+    assert!(inbox.is_done(&[0]), "nothing is waited for");
+    assert_eq!(inbox.to_commit(|_| true), []);
+    assert_eq!(inbox.lag(), 2);
+    let records = ConsumerEvent::Records(vec![record(0, 7), record(0, 8)]);
+    assert_eq!(inbox.take(9), Some(records));
+    assert!(!inbox.is_done(&[0]));
+    inbox.commit(&position_at(0, 9));
+    assert_eq!(inbox.to_commit(|_| true), [(0, 9)]);
+    // A topic that was recreated has nothing to replay.
+    inbox.push(record(0, 0));
+    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(
+        inbox.take(9),
+        Some(ConsumerEvent::Records(vec![record(0, 0)]))
+    );
+}
+
+#[test]
 fn revocation_replaces_undelivered_records() {
     let mut inbox = inbox();
     inbox.push(record(0, 5));

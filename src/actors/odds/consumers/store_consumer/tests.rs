@@ -3,8 +3,8 @@ use std::time::Duration;
 use super::*;
 use crate::actors::odds::consumers::group_reader::IDLE_POLL;
 use crate::actors::odds::consumers::testing::{ProbeStore, future_update, record, settings};
-use crate::bus::ConsumerEvent;
 use crate::bus::embedded::EmbeddedTopic;
+use crate::bus::{ConsumerEvent, dead_letter};
 use crate::domain::odds::update::testing::*;
 use crate::runtime::drain::Drain;
 
@@ -147,16 +147,21 @@ async fn retry_judges_records_at_first_read() {
     let (store, batches) = ProbeStore::failing(0);
     let dead = EmbeddedTopic::new("dead", 1, 100);
     let metrics = ProcessorMetrics::new().unwrap();
+    let subscription = EmbeddedTopic::new("t", 1, 100).subscribe("g").unwrap();
+    let dead_letters = DeadLetters::new(
+        Arc::new(dead.clone()),
+        &settings(Duration::ZERO),
+        &*subscription,
+        &metrics,
+    );
     let consumer = StoreConsumer {
         store,
-        dead_letters: Arc::new(dead.clone()),
+        dead_letters,
         reader: UpdateReader::new(
             settings(Duration::ZERO).limits,
             "store",
             metrics.refused.clone(),
         ),
-        topic: "t".to_owned(),
-        is_durable: true,
         metrics,
     };
     let mut recent = update(1, 1, 1);

@@ -1,0 +1,198 @@
+use super::*;
+use actix::prelude::*;
+
+use crate::actors::odds::consumers::testing::{future_update, record, settings};
+use crate::actors::odds::messages::SourcesReported;
+use crate::actors::testing::probe_edges;
+use crate::bus::embedded::EmbeddedTopic;
+use crate::bus::{ConsumerEvent, dead_letter};
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::{SourceState, SourceStatus};
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::testing::update;
+use crate::runtime::drain::Drain;
+use crate::testing::until;
+
+/// A selector between two embedded topics. Its sources are a, then b.
+struct Rig {
+    raw: EmbeddedTopic,
+    odds: EmbeddedTopic,
+    selected: Box<dyn Subscription>,
+    dead: EmbeddedTopic,
+    selector: Addr<DrainableTask>,
+    sources: Addr<reported_sources::SourcesReceiver>,
+    metrics: ProcessorMetrics,
+}
+
+fn source(name: &str) -> Source {
+    Source::new(name).unwrap()
+}
+
+fn word(from: &str, time: i64) -> OddsUpdate {
+    OddsUpdate {
+        source: source(from),
+        ..update(1, time, time)
+    }
+}
+
+impl Rig {
+    fn new(odds_capacity: usize) -> Rig {
+        let raw = EmbeddedTopic::new("raw", 2, 100);
+        let odds = EmbeddedTopic::new("odds", 2, odds_capacity);
+        let selected = odds.subscribe("g").unwrap();
+        let dead = EmbeddedTopic::new("dead", 1, 100);
+        let metrics = ProcessorMetrics::new().unwrap();
+        let reported = Arc::new(ReportedSources::default());
+        let sources = reported.receiver().start();
+        let edges = SelectorEdges {
+            odds: Arc::new(odds.clone()),
+            dead_letters: Arc::new(dead.clone()),
+            published: Arc::into_inner(probe_edges().edges).unwrap().source,
+            sources: reported,
+        };
+        let rules = SelectorRules {
+            failover: FailoverRules {
+                priority: vec![source("a"), source("b")],
+                max_age: Duration::from_secs(30),
+                failback_after: Duration::from_secs(30),
+            },
+            idle_limit: Duration::from_secs(3_600),
+        };
+        let subscription = raw.subscribe("g").unwrap();
+        let settings = settings(Duration::ZERO);
+        let (task, _) = SourceSelector::task(settings, subscription, rules, edges, metrics.clone());
+        Rig {
+            raw,
+            odds,
+            selected,
+            dead,
+            selector: task.start(),
+            sources,
+            metrics,
+        }
+    }
+
+    async fn send(&self, update: OddsUpdate) {
+        let records = vec![record(update.to_json())];
+        self.raw.publish(records).await.unwrap();
+    }
+
+    async fn report(&self, name: &str, state: SourceState) {
+        let status = SourceStatus { state, at: None };
+        let states = [(source(name), status)].into();
+        self.sources.send(SourcesReported(states)).await.unwrap();
+    }
+
+    async fn next(&mut self) -> OddsUpdate {
+        let reading = self.selected.next_batch(1, Duration::ZERO);
+        let event = tokio::time::timeout(Duration::from_secs(60), reading).await;
+        let ConsumerEvent::Records(records) = event.unwrap().unwrap() else {
+            panic!("revoked")
+        };
+        self.selected.commit(&crate::bus::Position::after(&records));
+        OddsUpdate::from_json(&records[0].record.payload).unwrap()
+    }
+}
+
+#[actix_web::test]
+async fn lost_source_is_replaced_without_another_record() {
+    let mut rig = Rig::new(100);
+    rig.report("a", SourceState::Live).await;
+    rig.send(word("a", 2)).await;
+    rig.send(word("b", 1)).await;
+    assert_eq!(rig.next().await, word("a", 2));
+    until("both are known", || rig.raw.depth() == 0).await;
+    rig.report("a", SourceState::Stale).await;
+    let shown = rig.next().await;
+    assert_eq!(shown.selections, word("b", 1).selections);
+    assert_eq!(
+        (shown.source, shown.status),
+        (source("b"), MarketStatus::Open)
+    );
+    let moved = rig.metrics.failovers.with_label_values(&["lost"]);
+    assert_eq!(moved.get(), 1);
+    assert_eq!(rig.metrics.failover_markets.get(), 1);
+}
+
+#[actix_web::test]
+async fn handed_over_market_is_read_from_header() {
+    let mut rig = Rig::new(100);
+    let mut last = record(word("a", 3).to_json());
+    let header = (HANDED_OVER.to_owned(), Bytes::from_static(b"1"));
+    last.headers.push(header);
+    rig.send(word("a", 1)).await;
+    rig.send(word("b", 2)).await;
+    rig.raw.publish(vec![last]).await.unwrap();
+    assert_eq!(rig.next().await, word("a", 1));
+    assert_eq!(rig.next().await, word("b", 2));
+}
+
+/// A record is committed only after the odds topic has accepted what follows from it.
+#[actix_web::test]
+async fn full_odds_topic_holds_records_back() {
+    let mut rig = Rig::new(1);
+    for time in 1..=5 {
+        rig.send(word("a", time)).await;
+    }
+    until("the topic is full", || rig.odds.depth() == 1).await;
+    assert!(rig.raw.depth() > 0);
+    let drained = rig.selector.send(Drain);
+    for time in 1..=5 {
+        assert_eq!(rig.next().await, word("a", time));
+    }
+    drained.await.unwrap();
+    assert_eq!(rig.raw.depth(), 0);
+}
+
+#[actix_web::test]
+async fn unreadable_records_become_dead_letters() {
+    let mut rig = Rig::new(100);
+    let mut letters = rig.dead.subscribe("g").unwrap();
+    let payloads = ["{garbage".to_owned(), future_update(1).to_json()];
+    rig.raw.publish(payloads.map(record).into()).await.unwrap();
+    rig.send(word("a", 1)).await;
+    assert_eq!(rig.next().await, word("a", 1));
+    rig.selector.send(Drain).await.unwrap();
+    let ConsumerEvent::Records(dead) = letters.next_batch(9, Duration::ZERO).await.unwrap() else {
+        panic!("revoked")
+    };
+    let reasons: Vec<_> = dead
+        .iter()
+        .map(|one| dead_letter::read(one).reason)
+        .collect();
+    assert_eq!(reasons, ["malformed", "future"]);
+    for reason in reasons {
+        let refused = &rig.metrics.refused;
+        assert_eq!(refused.with_label_values(&["selector", &reason]).get(), 1);
+    }
+}
+
+#[test]
+fn words_carry_their_headers() {
+    let records: Vec<_> = ["", HANDED_OVER, UNVOUCHED]
+        .into_iter()
+        .zip(0..)
+        .map(|(header, offset)| {
+            let mut record = record(word("a", 1).to_json());
+            let header = (header.to_owned(), Bytes::from_static(b"1"));
+            record.headers.push(header);
+            Record {
+                partition: 0,
+                offset,
+                published_at: None,
+                record,
+            }
+        })
+        .collect();
+    // The first record has no readable update.
+    let positioned = |position| PositionedUpdate {
+        update: word("a", 1),
+        partition: 0,
+        position,
+    };
+    let heard: Vec<_> = heard(&records, vec![positioned(1), positioned(2)])
+        .map(|heard| heard.standing)
+        .collect();
+    assert_eq!(heard, [Standing::HandedOver, Standing::Unvouched]);
+    assert_eq!(standing(&records[0]), Standing::Current);
+}

@@ -1,0 +1,167 @@
+//! Random interleavings of records, losses and restarts.
+
+use proptest::prelude::*;
+
+use super::*;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A source says something new, or repeats itself, or says something late.
+    Word {
+        from: usize,
+        ahead: i64,
+        standing: Standing,
+    },
+    State(usize, SourceState),
+    Wait(u32),
+    /// Another process goes on with what was published and what was said in the last seconds.
+    Restart,
+}
+
+const SOURCES: [&str; 3] = ["a", "b", "c"];
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let from = 0..SOURCES.len();
+    let standing = prop_oneof![
+        6 => Just(Standing::Current),
+        1 => Just(Standing::HandedOver),
+        1 => Just(Standing::Unvouched),
+    ];
+    let state = prop_oneof![
+        Just(SourceState::Stale),
+        Just(SourceState::Recovering),
+        Just(SourceState::Live),
+    ];
+    prop_oneof![
+        6 => (from.clone(), -2i64..10, standing)
+            .prop_map(|(from, ahead, standing)| Step::Word { from, ahead, standing }),
+        2 => (from, state).prop_map(|(from, state)| Step::State(from, state)),
+        2 => (1u32..40).prop_map(Step::Wait),
+        1 => Just(Step::Restart),
+    ]
+}
+
+/// The process, and what is outside of it: the records on the bus and the clocks of the sources.
+struct World {
+    rig: Rig,
+    log: Vec<SourceUpdate>,
+    clocks: [i64; SOURCES.len()],
+}
+
+impl World {
+    /// The clocks of the sources differ.
+    fn new() -> World {
+        World {
+            rig: Rig::new(),
+            log: Vec::new(),
+            clocks: [500, 0, 1_000],
+        }
+    }
+
+    fn step(&mut self, step: Step) {
+        match step {
+            Step::Word {
+                from,
+                ahead,
+                standing,
+            } => self.word(from, ahead, standing),
+            Step::State(from, state) => self.rig.report(SOURCES[from], state),
+            Step::Wait(seconds) => self.rig.wait(seconds),
+            Step::Restart => self.restart(),
+        }
+        self.check();
+    }
+
+    fn word(&mut self, from: usize, ahead: i64, standing: Standing) {
+        let time = self.clocks[from] + ahead;
+        self.clocks[from] = self.clocks[from].max(time);
+        let word = word(SOURCES[from], time);
+        // The same revision always has the same status.
+        let word = if time % 2 == 0 { word } else { suspended(word) };
+        self.log.push(self.rig.heard(word.clone(), standing));
+        self.rig.hear_as(word, standing);
+    }
+
+    fn restart(&mut self) {
+        let last = self.rig.published.last().cloned();
+        let mut rig = Rig::starting_at(self.rig.now, last.as_slice());
+        let recent = |heard: &&SourceUpdate| rig.now - heard.heard_at < 35 * SECOND;
+        for heard in self.log.iter().filter(recent) {
+            rig.selection.replay(heard.clone(), rig.now);
+        }
+        rig.reported = std::mem::take(&mut self.rig.reported);
+        rig.observe();
+        self.rig = rig;
+    }
+
+    /// An open state is one that a source has said.
+    fn check(&self) {
+        let Some(shown) = self.rig.published.last() else {
+            return;
+        };
+        let said = |heard: &&SourceUpdate| {
+            heard.update.source == shown.source && price(&heard.update) == price(shown)
+        };
+        let said: Vec<_> = self.log.iter().filter(said).collect();
+        assert!(!said.is_empty());
+        if shown.status == MarketStatus::Open {
+            assert!(
+                said.iter()
+                    .any(|heard| heard.update.status == MarketStatus::Open)
+            );
+        }
+    }
+
+    /// Every source is live and says where it stands.
+    fn settle(&mut self, standings: &[Standing; SOURCES.len()]) {
+        for name in SOURCES {
+            self.rig.report(name, SourceState::Live);
+        }
+        for (from, standing) in standings.iter().enumerate() {
+            let to_even = 2 - self.clocks[from].rem_euclid(2);
+            self.word(from, to_even, *standing);
+        }
+        self.rig.wait(31);
+    }
+}
+
+proptest! {
+    /// Whatever happened, and in whatever order: at the end the first source that offers the market
+    /// is shown, with what it said last.
+    #[test]
+    fn same_state_after_any_history(
+        steps in proptest::collection::vec(any_step(), 0..60),
+        handed_over in (any::<bool>(), any::<bool>()),
+    ) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        let standing = |is_handed_over| match is_handed_over {
+            true => Standing::HandedOver,
+            false => Standing::Current,
+        };
+        let standings = [standing(handed_over.0), standing(handed_over.1), Standing::Current];
+        world.settle(&standings);
+        let owner = standings.iter().position(|one| *one == Standing::Current).unwrap();
+        let last = word(SOURCES[owner], world.clocks[owner]);
+        prop_assert_eq!(world.rig.shown(), open(&last));
+    }
+
+    /// F7: the order in which the records of live sources arrive does not matter.
+    #[test]
+    fn same_state_in_any_order(
+        times in proptest::collection::vec((0..SOURCES.len(), 1i64..50), 1..20)
+            .prop_flat_map(|times| (Just(times.clone()), Just(times).prop_shuffle())),
+    ) {
+        let shown = |times: &[(usize, i64)]| {
+            let mut rig = Rig::new();
+            for (from, time) in times {
+                rig.hear(word(SOURCES[*from], *time));
+            }
+            let (source, status, price) = rig.shown();
+            (source.to_owned(), status, price)
+        };
+        prop_assert_eq!(shown(&times.0), shown(&times.1));
+    }
+}
