@@ -80,7 +80,9 @@ impl ReaderEvents {
             self.assign_from_beginning(&partitions, list);
         }
         member.inbox().assign(&partitions);
-        if let Some(window) = member.replay.filter(|_| !is_recreated)
+        if let Some(window) = member
+            .replay
+            .filter(|_| !is_recreated && !partitions.is_empty())
             && let Err(error) = self.rewind(consumer, window, list)
         {
             warn!(group = member.group.as_str(); "cannot read recent records again: {error}");

@@ -61,7 +61,11 @@ impl Follower {
 
     fn apply(&mut self, change: &Value) {
         let payload = change["payload"].clone();
-        let market = payload["market"].as_str().unwrap().to_owned();
+        let name = payload["market"].as_str().unwrap();
+        let market = match payload.get("line") {
+            Some(line) => format!("{name}@{line}"),
+            None => name.to_owned(),
+        };
         let seq = change["seq"].as_u64().unwrap();
         let known = self.seqs.insert(market.clone(), seq).unwrap_or(0);
         let is_restated = change.get("stale").is_some() && seq == known;

@@ -35,6 +35,9 @@ pub struct SourceSelection {
     rules: FailoverRules,
     lives: SourceLives,
     events: HashMap<EventId, EventMarkets>,
+    /// Whether markets were loaded or learned of since the last decision about all of them: their
+    /// owners may have been lost before.
+    has_undecided: bool,
 }
 
 /// The markets of one event.
@@ -52,6 +55,7 @@ impl SourceSelection {
             lives: SourceLives::new(rules.failback_after, grace, now),
             rules,
             events: HashMap::new(),
+            has_undecided: false,
         }
     }
 
@@ -88,6 +92,7 @@ impl SourceSelection {
             used_at: now,
             markets: markets.collect(),
         };
+        self.has_undecided |= !markets.markets.is_empty();
         self.events.insert(event.clone(), markets);
     }
 
@@ -97,6 +102,7 @@ impl SourceSelection {
             rules,
             lives,
             events,
+            ..
         } = self;
         let market = match market_of(events, &heard.update, now) {
             Some(Ok(market)) => market,
@@ -117,17 +123,20 @@ impl SourceSelection {
         }
         if let Some(Ok(market)) = market_of(&mut self.events, &heard.update, now) {
             market.replay(heard);
+            self.has_undecided = true;
         }
     }
 
-    /// Learns the states of the sources, and decides about all markets if one has changed.
+    /// Learns the states of the sources, and decides about all markets if one has changed, or if
+    /// there are markets that were not decided about yet.
     pub fn observe(
         &mut self,
         reported: &BTreeMap<Source, SourceStatus>,
         now: Instant,
     ) -> Vec<Effect> {
         let observed = self.lives.observe(reported, now);
-        if !observed.is_due {
+        let has_undecided = std::mem::take(&mut self.has_undecided);
+        if !observed.is_due && !has_undecided {
             return Vec::new();
         }
         let mut decided = Vec::new();

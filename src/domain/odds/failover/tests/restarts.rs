@@ -47,6 +47,25 @@ fn replayed_state_follows_lost_owner() {
     assert_eq!(rig.shown(), open(&word("b", 1)));
 }
 
+/// A process takes over partitions while their sources are lost already.
+#[test]
+fn source_lost_before_replay_is_followed() {
+    let mut rig = Rig::starting(&[]);
+    rig.report("a", SourceState::Live);
+    rig.report("a", SourceState::Stale);
+    let event = word("a", 1).event_id;
+    let clock = Timestamp::from_micros(0).unwrap();
+    let shown = Arc::new(word("a", 2));
+    rig.published.push(shown.clone());
+    rig.selection.load(&event, 0, [shown], rig.now, clock);
+    for word in [word("b", 1), word("a", 2)] {
+        let heard = rig.heard(word, Standing::Current);
+        rig.selection.replay(heard, rig.now);
+    }
+    rig.observe();
+    assert_eq!(rig.shown(), open(&word("b", 1)));
+}
+
 #[test]
 fn replayed_hand_over_is_remembered() {
     let shown = Arc::new(suspended(word("a", 2)));
