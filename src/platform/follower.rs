@@ -71,7 +71,7 @@ impl PlatformBuilder<'_> {
         let heartbeat = Heartbeat::new(bus.updates.clone(), signs, health, target);
         self.start("heartbeat", thread, IDLE_MAILBOX, heartbeat);
         // An `ingest` of an earlier version may run, and reports no sources.
-        let keeper = self.start_keeper(odds, router.clone().recipient(), false);
+        let keeper = self.start_keeper(odds, router.clone().recipient(), 0);
         let monitor = SourceMonitor::new(
             bus.source_status.clone(),
             self.settings.cache.source_silence,

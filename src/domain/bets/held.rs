@@ -33,6 +33,7 @@ mod tests {
     use super::*;
     use crate::domain::bets::bet::{BetId, BetStatus};
     use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
+    use crate::domain::odds::book::MarketState;
     use crate::domain::odds::restrictions::{Restriction, Restrictions};
     use crate::domain::odds::update::testing::market_update;
     use crate::domain::timestamp::Timestamp;
@@ -112,8 +113,9 @@ mod tests {
             let is_selection_held = holds
                 .iter()
                 .any(|hold| hold.scope.selection_of(&update) == Some(&bet.selection));
+            let state = MarketState { update, seq: 1 };
             let shown = Restrictions { holds, ..Restrictions::default() };
-            let is_market_held = shown.on_market(&update) == Some(Restriction::Held);
+            let is_market_held = shown.on_market(&state) == Some(Restriction::Held);
             let code = refused.map(|refusal| refusal.code());
             let expected = if is_market_held {
                 Some("MARKET_SUSPENDED")

@@ -161,7 +161,7 @@ fn lost_source_is_shown_once() {
     assert_eq!(view.take(&message).unwrap(), [lost]);
     assert_eq!(view.take(&message).unwrap(), []);
     let restrictions = Restrictions {
-        distrusts_unreported: true,
+        unreported_from: u64::MAX,
         ..Restrictions::default()
     };
     let restated = UpdateFrame::restricted(&state, &restrictions, false, Some(11));

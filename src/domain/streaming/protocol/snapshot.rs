@@ -95,7 +95,7 @@ pub fn snapshot_message(snapshot: &Snapshot, view: &SnapshotView<'_>) -> ByteStr
             seq: state.seq,
             conflated: since.is_some(),
             why: since.map(|_| "resume"),
-            stale: restrictions.is_lost(&state.update.source),
+            stale: restrictions.is_stale(state),
             as_of: view
                 .extension
                 .as_ref()
@@ -134,7 +134,7 @@ impl<'a> SnapshotView<'a> {
     fn epoch_of(&self, snapshot: &Snapshot) -> Option<&'a str> {
         let epoch = self.extension.as_ref()?.epoch?;
         let is_restricted = |state: &Arc<MarketState>| {
-            self.restrictions.is_lost(&state.update.source)
+            self.restrictions.is_stale(state)
                 || !Arc::ptr_eq(&self.restrictions.shown(state), state)
         };
         let is_resumable = !self.is_stale

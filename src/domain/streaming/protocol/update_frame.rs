@@ -131,15 +131,15 @@ impl UpdateFrame {
         conflated: bool,
         restated_at: Option<u64>,
     ) -> UpdateFrame {
-        let is_lost = restrictions.is_lost(&state.update.source);
+        let is_stale = restrictions.is_stale(state);
         let shown = restrictions.shown(state);
         let display = Display {
-            stale: (is_lost || restated_at.is_some()).then_some(is_lost),
+            stale: (is_stale || restated_at.is_some()).then_some(is_stale),
             // Restrictions have no sequence number. A client that has seen one cannot say so when
             // it resumes.
             is_resumable: !conflated
                 && restated_at.is_none()
-                && !is_lost
+                && !is_stale
                 && Arc::ptr_eq(&shown, state),
             restated_at,
         };
