@@ -99,14 +99,14 @@ impl PlatformBuilder<'_> {
         &mut self,
         odds: &OddsRuntime,
         books: Recipient<RestateBook>,
-        distrusts_unreported: bool,
+        unreported_from: u64,
     ) -> Addr<RestrictionKeeper> {
         let edges = KeeperEdges {
             followed: odds.registry.clone().recipient(),
             books,
         };
         let restrictions = odds.restrictions.clone();
-        let keeper = RestrictionKeeper::new(restrictions, distrusts_unreported, edges);
+        let keeper = RestrictionKeeper::new(restrictions, unreported_from, edges);
         self.start("restriction keeper", &odds.thread, HUB_MAILBOX, keeper)
     }
 
@@ -216,7 +216,7 @@ impl PlatformBuilder<'_> {
         let router = BookRouter::new(edges, self.settings.cache.book_idle_limit);
         let router = self.start("mirror router", thread, HUB_MAILBOX, router);
         // An `ingest` or a processor of an earlier version may run, and reports no sources.
-        let keeper = self.start_keeper(odds, router.clone().recipient(), false);
+        let keeper = self.start_keeper(odds, router.clone().recipient(), 0);
         self.start_listener(odds, broadcasts, &router, &keeper);
         let snapshots = router.recipient();
         ShownBooks { snapshots, keeper }

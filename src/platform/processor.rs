@@ -119,7 +119,10 @@ impl ProcessorBuilder<'_, '_> {
     fn shown_books(&mut self, router: Addr<BookRouter<BusFeed>>) -> Option<ShownBooks> {
         let odds = self.odds?;
         let books = router.clone().recipient();
-        let keeper = self.platform.start_keeper(odds, books, false);
+        // On the embedded bus every `ingest` is in this process and reports its sources. On Kafka
+        // one of an earlier version may run.
+        let unreported_from = self.bus.first_position.unwrap_or(0);
+        let keeper = self.platform.start_keeper(odds, books, unreported_from);
         let snapshots = router.recipient();
         Some(ShownBooks { snapshots, keeper })
     }

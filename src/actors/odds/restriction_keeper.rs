@@ -44,15 +44,14 @@ pub(crate) struct RestrictionKeeper {
 }
 
 impl RestrictionKeeper {
-    /// Keeps `current`. `distrusts_unreported`: whether every source that can be trusted is
-    /// reported.
+    /// Keeps `current`. `unreported_from`: see [`Restrictions::unreported_from`].
     pub(crate) fn new(
         current: Arc<CurrentRestrictions>,
-        distrusts_unreported: bool,
+        unreported_from: u64,
         edges: KeeperEdges,
     ) -> RestrictionKeeper {
         current.set(Restrictions {
-            distrusts_unreported,
+            unreported_from,
             ..Restrictions::default()
         });
         RestrictionKeeper {

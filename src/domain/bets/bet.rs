@@ -383,7 +383,7 @@ fn offer(
         market.update.status,
         MarketStatus::Open | MarketStatus::Suspended
     );
-    if !has_ended && restrictions.on_market(&market.update) == Some(Restriction::Stale) {
+    if !has_ended && restrictions.on_market(&market) == Some(Restriction::Stale) {
         return Err(BetRefusal::MarketStale);
     }
     if market.update.status != MarketStatus::Open {

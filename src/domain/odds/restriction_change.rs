@@ -19,9 +19,15 @@ pub struct RestrictionChange {
 impl RestrictionChange {
     /// What changed from `earlier` to `later`.
     pub fn between(earlier: &Restrictions, later: &Restrictions) -> RestrictionChange {
+        // The first report of a source also decides about markets from before this process.
+        let distrusts = later.unreported_from > 0;
+        let trust = |restrictions: &Restrictions, source: &Source| {
+            let is_unreported = distrusts && !restrictions.sources.contains_key(source);
+            (restrictions.is_lost(source), is_unreported)
+        };
         let reported = earlier.sources.keys().chain(later.sources.keys());
         let sources = reported
-            .filter(|source| earlier.is_lost(source) != later.is_lost(source))
+            .filter(|source| trust(earlier, source) != trust(later, source))
             .map(|source| (source.clone(), later.is_lost(source)))
             .collect();
         let scopes = |restrictions: &Restrictions| -> BTreeSet<HoldScope> {
@@ -106,11 +112,11 @@ mod tests {
             assert_eq!(change.is_empty(), expected.is_none());
         }
         let distrusting = Restrictions {
-            distrusts_unreported: true,
+            unreported_from: 1,
             ..Restrictions::default()
         };
         let first = Restrictions {
-            distrusts_unreported: true,
+            unreported_from: 1,
             ..reported(Live)
         };
         let change = RestrictionChange::between(&distrusting, &first);

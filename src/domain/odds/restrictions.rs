@@ -15,7 +15,6 @@ use super::book::MarketState;
 use super::hold::Hold;
 use super::source_status::{SourceState, SourceStatus};
 use super::status::{MarketStatus, SelectionStatus};
-use super::update::OddsUpdate;
 use super::version_stamp::{VersionCounter, VersionStamp};
 use crate::domain::ids::Source;
 use crate::domain::timestamp::Timestamp;
@@ -25,9 +24,11 @@ use crate::domain::timestamp::Timestamp;
 pub struct Restrictions {
     /// The state of each source that is reported.
     pub sources: BTreeMap<Source, SourceStatus>,
-    /// Whether the markets of a source that was never reported are restricted. If not, such a
-    /// source is judged by its updates alone, as those of an earlier version.
-    pub distrusts_unreported: bool,
+    /// The lowest sequence number of a market that is trusted although its source was never
+    /// reported. On the embedded bus every source that speaks is reported, so a market whose last
+    /// change is from before this process started is vouched for by nobody. 0 if an `ingest` of an
+    /// earlier version may run: its sources are judged by their updates alone.
+    pub unreported_from: u64,
     /// The holds in force.
     pub holds: Vec<Hold>,
 }
@@ -42,18 +43,23 @@ pub enum Restriction {
 }
 
 impl Restrictions {
-    /// Whether nobody vouches for a source at the moment.
+    /// Whether a source was reported, and is not live.
     pub fn is_lost(&self, source: &Source) -> bool {
-        match self.sources.get(source) {
-            Some(status) => status.state != SourceState::Live,
-            None => self.distrusts_unreported,
-        }
+        let status = self.sources.get(source);
+        status.is_some_and(|status| status.state != SourceState::Live)
+    }
+
+    /// Whether nobody vouches for a market at the moment.
+    pub fn is_stale(&self, market: &MarketState) -> bool {
+        let source = &market.update.source;
+        let is_unreported = || !self.sources.contains_key(source);
+        self.is_lost(source) || market.seq < self.unreported_from && is_unreported()
     }
 
     /// Whether every market is shown as with `other`. How recently a live source has vouched for its
     /// data does not matter.
     pub fn shows_like(&self, other: &Restrictions) -> bool {
-        self.distrusts_unreported == other.distrusts_unreported
+        self.unreported_from == other.unreported_from
             && self.holds == other.holds
             && self.shown_sources().eq(other.shown_sources())
     }
@@ -70,24 +76,23 @@ impl Restrictions {
         self.sources.get(source)?.at
     }
 
-    /// Why the market of this update is restricted; `None` if it is not. A market that is both
-    /// stale and held counts as stale.
-    pub fn on_market(&self, update: &OddsUpdate) -> Option<Restriction> {
-        if self.is_lost(&update.source) {
+    /// Why a market is restricted; `None` if it is not. A market that is both stale and held counts
+    /// as stale.
+    pub fn on_market(&self, market: &MarketState) -> Option<Restriction> {
+        if self.is_stale(market) {
             return Some(Restriction::Stale);
         }
         let is_held = self
             .holds
             .iter()
-            .any(|hold| hold.scope.covers_market(update));
+            .any(|hold| hold.scope.covers_market(&market.update));
         is_held.then_some(Restriction::Held)
     }
 
     /// The state as it is shown: an open market is suspended if it is restricted, and so are the
     /// active selections that are held.
     pub fn shown<'a>(&self, state: &'a Arc<MarketState>) -> Cow<'a, Arc<MarketState>> {
-        let suspends =
-            state.update.status == MarketStatus::Open && self.on_market(&state.update).is_some();
+        let suspends = state.update.status == MarketStatus::Open && self.on_market(state).is_some();
         let held: Vec<_> = self
             .holds
             .iter()

@@ -23,11 +23,11 @@ pub(super) struct ShownMarket {
 impl ShownMarket {
     fn new(state: &Arc<MarketState>, restrictions: &Restrictions, is_stale: bool) -> ShownMarket {
         let source = &state.update.source;
-        let is_lost = restrictions.is_lost(source);
+        let is_unvouched = restrictions.is_stale(state);
         ShownMarket {
             state: restrictions.shown(state).into_owned(),
-            is_stale: is_stale || is_lost,
-            as_of: restrictions.vouched_until(source).filter(|_| is_lost),
+            is_stale: is_stale || is_unvouched,
+            as_of: restrictions.vouched_until(source).filter(|_| is_unvouched),
         }
     }
 }

@@ -3,8 +3,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
 use crate::domain::ids::Source;
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::hold::{Hold, HoldScope};
 use crate::domain::odds::source_status::{SourceState, SourceStatus};
+use crate::domain::odds::update::testing::update;
 use crate::testing::until;
 
 /// Replaces the registry and the router, and records which events are restated.
@@ -69,7 +71,7 @@ fn start() -> (Addr<RestrictionKeeper>, Arc<CurrentRestrictions>, Probe) {
         books: address.recipient(),
     };
     let current = Arc::<CurrentRestrictions>::default();
-    let keeper = RestrictionKeeper::new(current.clone(), false, edges).start();
+    let keeper = RestrictionKeeper::new(current.clone(), 0, edges).start();
     (keeper, current, probe)
 }
 
@@ -108,21 +110,25 @@ async fn lost_source_is_set_and_shown() {
     assert_eq!(restated[0].1.scopes, scopes);
 }
 
-/// Every source is lost until it is reported, from the start.
+/// From the start, markets from before this process are not trusted until their source is reported.
 #[actix_web::test]
-async fn unreported_source_is_distrusted_if_all_report() {
+async fn unreported_market_is_stale_from_start() {
     let address = Probe::default().start();
     let edges = KeeperEdges {
         followed: address.clone().recipient(),
         books: address.recipient(),
     };
     let current = Arc::<CurrentRestrictions>::default();
-    let keeper = RestrictionKeeper::new(current.clone(), true, edges).start();
-    let source = Source::new("a").unwrap();
-    assert!(current.get().is_lost(&source));
+    let keeper = RestrictionKeeper::new(current.clone(), 10, edges).start();
+    let market = |source: &str, seq| {
+        let mut update = update(1, 1, 1);
+        update.source = Source::new(source).unwrap();
+        MarketState { update, seq }
+    };
+    let is_stale = |source: &str, seq| current.get().is_stale(&market(source, seq));
+    assert!(is_stale("a", 9) && !is_stale("a", 10));
     keeper.send(reported(SourceState::Live)).await.unwrap();
-    assert!(!current.get().is_lost(&source));
-    assert!(current.get().is_lost(&Source::new("b").unwrap()));
+    assert!(!is_stale("a", 9) && is_stale("b", 9));
 }
 
 #[actix_web::test]

@@ -265,7 +265,7 @@ fn market_of_lost_source_is_stale() {
         assert_eq!(restricted(open(), &restrictions), expected);
     }
     let lost = Restrictions {
-        distrusts_unreported: true,
+        unreported_from: u64::MAX,
         ..Restrictions::default()
     };
     for status in MarketStatus::VARIANTS {

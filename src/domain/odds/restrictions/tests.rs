@@ -38,13 +38,20 @@ fn only_live_sources_are_trusted() {
         (source(SourceState::Recovering), Some(Restriction::Stale)),
         (
             Restrictions {
-                distrusts_unreported: true,
+                unreported_from: state.seq,
+                ..Restrictions::default()
+            },
+            None,
+        ),
+        (
+            Restrictions {
+                unreported_from: state.seq + 1,
                 ..Restrictions::default()
             },
             Some(Restriction::Stale),
         ),
     ] {
-        assert_eq!(restrictions.on_market(&state.update), expected);
+        assert_eq!(restrictions.on_market(&state), expected);
         let shown = restrictions.shown(&state).update.status;
         let suspended = expected.is_some();
         assert_eq!(shown == MarketStatus::Suspended, suspended);
@@ -67,13 +74,13 @@ fn holds_suspend_what_they_cover() {
         (HoldScope::Market(other, market.clone()), false),
     ] {
         let restrictions = hold(scope);
-        let restriction = restrictions.on_market(&state.update);
+        let restriction = restrictions.on_market(&state);
         assert_eq!(restriction, expected.then_some(Restriction::Held));
     }
     let home = SelectionId::new("home").unwrap();
     let restrictions = hold(HoldScope::Selection(event, market, home));
     let shown = restrictions.shown(&state);
-    assert_eq!(restrictions.on_market(&state.update), None);
+    assert_eq!(restrictions.on_market(&state), None);
     assert_eq!(shown.update.status, MarketStatus::Open);
     let statuses: Vec<_> = shown.update.selections.iter().map(|it| it.status).collect();
     assert_eq!(

@@ -370,7 +370,7 @@ async fn bet_on_lost_source_is_refused() {
     let fixture = start();
     let stale = || Err(PlacementError::Refused(BetRefusal::MarketStale));
     fixture.restrictions.set(Restrictions {
-        distrusts_unreported: true,
+        unreported_from: u64::MAX,
         ..Restrictions::default()
     });
     assert_eq!(fixture.place(draw(Some("k"))).await, stale());

@@ -14,6 +14,9 @@ use crate::domain::streaming::protocol::FeedStatus;
 
 type Recorded = Arc<Mutex<Vec<BookChanged>>>;
 
+/// Markets with their sequence numbers, and sources with their states.
+type Published = (Vec<(String, u64)>, Vec<(String, FeedStatus)>);
+
 /// Records what is published again.
 struct ProbeRegistry(Recorded);
 
@@ -70,7 +73,7 @@ fn positioned(source: &str, market: &str, position: u64) -> PositionedUpdate {
 }
 
 /// The markets and sources of what was published again.
-fn published(recorded: &Recorded) -> Vec<(Vec<(String, u64)>, Vec<(String, FeedStatus)>)> {
+fn published(recorded: &Recorded) -> Vec<Published> {
     let recorded = std::mem::take(&mut *recorded.lock().unwrap());
     let restated = recorded.into_iter().map(|changed| {
         assert!(!changed.conflated);
