@@ -162,8 +162,9 @@ pub trait Topic: Send + Sync {
 
     /// Publishes records in two steps, so that several batches can be in flight in order. The
     /// returned future waits while the topic is full or unavailable, and completes when the records
-    /// are on their way: batches that are enqueued one after the other keep their order. The inner
-    /// future completes as [`Topic::publish`] does.
+    /// are on their way: batches that are enqueued one after the other keep their order, unless the
+    /// bus fails one of them; that one is sent again after those in flight. The inner future
+    /// completes as [`Topic::publish`] does.
     fn enqueue(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Acknowledgement> {
         let publishing = self.publish(records);
         async move { std::future::ready(publishing.await).boxed() }.boxed()
