@@ -56,12 +56,11 @@ pub struct Engines {
 
 impl Engines {
     /// Whether the roles that show prices follow the odds topic: it is on Kafka, and the setting
-    /// does not choose the broadcasts of Redis. Without Redis there is only one process that reads
-    /// the topic.
-    pub fn follows_topic(&self, feed: Option<OddsFeed>) -> bool {
+    /// chooses it. Without Redis there is only one process that reads the topic.
+    pub fn follows_topic(&self, feed: OddsFeed) -> bool {
         self.bus == BusEngine::Kafka
             && matches!(self.cache, CacheEngine::Redis(_))
-            && feed != Some(OddsFeed::Redis)
+            && feed == OddsFeed::Kafka
     }
 
     /// One line per engine, without secrets.

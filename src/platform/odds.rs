@@ -134,8 +134,12 @@ impl PlatformBuilder<'_> {
         cache: &Arc<dyn OddsCache>,
         stores: &Stores,
     ) -> Result<Option<Prices>, StartError> {
-        let follows = config.engines.follows_topic(self.settings.cache.odds_feed);
-        let broadcasts = if follows { None } else { cache.listen() };
+        let feed = self.settings.cache.odds_feed;
+        let followed = bus.filter(|_| config.engines.follows_topic(feed));
+        let broadcasts = match followed {
+            Some(_) => None,
+            None => cache.listen(),
+        };
         let feed = match (&broadcasts, bus) {
             (Some(_), _) => FeedState::awaiting_broadcasts,
             (None, Some(bus)) if bus.first_position.is_none() => FeedState::awaiting_bus,
@@ -150,7 +154,9 @@ impl PlatformBuilder<'_> {
             .transpose()?;
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
-            let local = odds.as_ref().filter(|_| broadcasts.is_none() && !follows);
+            let local = odds
+                .as_ref()
+                .filter(|_| broadcasts.is_none() && followed.is_none());
             books = self.for_role(Role::Processor, |builder| {
                 builder.start_processor(bus, cache, &stores.main, local)
             })?;
@@ -159,31 +165,44 @@ impl PlatformBuilder<'_> {
             return Ok(None);
         };
         let mut checks = vec![check_store(&stores.read)];
-        let books = match (broadcasts, books) {
-            (None, _) if follows => {
-                let Some(bus) = bus else {
-                    // Unreachable: the bus is opened for these roles.
-                    return Ok(None);
-                };
-                self.for_role(reader, |builder| {
-                    builder.start_follower(&odds, bus, cache, &stores.read)
-                })?
-            }
-            (Some(broadcasts), _) => {
+        let shown = self.for_role(reader, |builder| match (followed, broadcasts) {
+            (Some(bus), _) => builder
+                .start_follower(&odds, bus, cache, &stores.read)
+                .map(Some),
+            (None, Some(broadcasts)) => {
                 checks.push(check_cache(cache));
-                self.for_role(reader, |builder| {
-                    builder.start_mirror(&odds, broadcasts, cache, &stores.read)
-                })
+                Ok(Some(builder.start_mirror(
+                    &odds,
+                    broadcasts,
+                    cache,
+                    &stores.read,
+                )))
             }
-            (None, Some(books)) => books,
+            (None, None) => Ok(books),
+        })?;
+        let Some(books) = shown else {
             // Unreachable: the configuration requires a processor in this process if the cache does
             // not broadcast.
-            (None, None) => return Ok(None),
+            return Ok(None);
         };
         checks.push(check_feed(&odds.feed));
         checks.push(self.for_role(reader, |builder| {
             builder.start_hold_poller(&odds, &stores.holds, &books)
         }));
+        self.serve_books(config, odds, books, stores, checks)
+            .map(Some)
+    }
+
+    /// Serves clients from the books if this process has the role `odds`, and returns the price
+    /// source for bets.
+    fn serve_books(
+        &mut self,
+        config: &Config,
+        odds: OddsRuntime,
+        books: ShownBooks,
+        stores: &Stores,
+        checks: Vec<Check>,
+    ) -> Result<Prices, StartError> {
         let prices = Prices {
             snapshots: books.snapshots.clone(),
             timeout: SNAPSHOT_TIMEOUT,
@@ -195,7 +214,7 @@ impl PlatformBuilder<'_> {
                 builder.start_odds(odds, books.snapshots, &stores.read, checks)
             })?;
         }
-        Ok(Some(prices))
+        Ok(prices)
     }
 
     /// Starts mirror books that follow the books of the processors.

@@ -48,6 +48,7 @@ use self::subscription::KafkaSubscription;
 use self::topics::{TopicConfig, TopicKind, TopicMonitor, TopicState};
 use super::{Acknowledgement, BusError, CompactedTopic, NewRecord, Subscription, Topic};
 use crate::config::settings::BusSettings;
+use crate::telemetry::role;
 
 /// The bus on a Kafka cluster.
 pub(crate) struct KafkaBus {
@@ -173,17 +174,18 @@ impl Topic for KafkaTopic {
         let publisher = self.publisher.clone();
         let inner = self.inner.clone();
         async move {
-            let sent = publisher.send_batch(records).await;
-            async move {
-                let published = match sent {
-                    Ok(sent) => publisher.finish(sent).await,
-                    Err(error) => Err(error),
-                };
+            let sent = match publisher.send_batch(records).await {
+                Ok(sent) => sent,
+                Err(error) => return ready(Err(error)).boxed(),
+            };
+            // A task, so that a failed batch does not wait for one whose caller does not poll.
+            let finishing = tokio::spawn(role::inherit(async move {
+                let published = publisher.finish(sent).await;
                 // A running publish keeps the bus alive.
                 drop(inner);
                 published
-            }
-            .boxed()
+            }));
+            async move { finishing.await.unwrap_or(Err(BusError::Closed)) }.boxed()
         }
         .boxed()
     }

@@ -50,11 +50,11 @@ pub struct CacheSettings {
     /// processor sends at least one a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
-    /// Where odds and bets read changes from: kafka (the odds topic itself, which is faster) or
-    /// redis (the broadcasts of the processors, for processes without access to Kafka). By default
-    /// kafka if KAFKA_BROKERS is set
-    #[arg(long, env, value_enum)]
-    pub odds_feed: Option<OddsFeed>,
+    /// Where odds and bets read changes from if Kafka and Redis are configured: redis (the
+    /// broadcasts of the processors) or kafka (the odds topic itself, without the way through a
+    /// processor and Redis)
+    #[arg(long, env, value_enum, default_value = "redis")]
+    pub odds_feed: OddsFeed,
     /// If no ingest reports a source for this long, the source counts as lost: its markets are shown
     /// as suspended, and no bets on them are accepted. Each ingest reports its sources once a
     /// second. Must be the same in all processes of a deployment

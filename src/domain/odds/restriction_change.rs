@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::book::MarketState;
 use super::hold::HoldScope;
 use super::restrictions::Restrictions;
-use super::update::OddsUpdate;
 use crate::domain::ids::Source;
 
 /// What changed between two restrictions. Changes that follow each other can be united.
@@ -12,6 +12,9 @@ use crate::domain::ids::Source;
 pub struct RestrictionChange {
     /// The sources that were lost (`true`) or are live again (`false`).
     pub sources: BTreeMap<Source, bool>,
+    /// The sources that were reported as live for the first time: their markets below this sequence
+    /// number were not trusted before.
+    pub first_reports: BTreeMap<Source, u64>,
     /// The scopes of holds that were set, released or have ended.
     pub scopes: BTreeSet<HoldScope>,
 }
@@ -19,16 +22,18 @@ pub struct RestrictionChange {
 impl RestrictionChange {
     /// What changed from `earlier` to `later`.
     pub fn between(earlier: &Restrictions, later: &Restrictions) -> RestrictionChange {
-        // The first report of a source also decides about markets from before this process.
-        let distrusts = later.unreported_from > 0;
-        let trust = |restrictions: &Restrictions, source: &Source| {
-            let is_unreported = distrusts && !restrictions.sources.contains_key(source);
-            (restrictions.is_lost(source), is_unreported)
-        };
         let reported = earlier.sources.keys().chain(later.sources.keys());
         let sources = reported
-            .filter(|source| trust(earlier, source) != trust(later, source))
+            .filter(|source| earlier.is_lost(source) != later.is_lost(source))
             .map(|source| (source.clone(), later.is_lost(source)))
+            .collect();
+        let first_live = later.sources.keys().filter(|source| {
+            later.unreported_from > 0
+                && !earlier.sources.contains_key(source)
+                && !later.is_lost(source)
+        });
+        let first_reports = first_live
+            .map(|source| (source.clone(), later.unreported_from))
             .collect();
         let scopes = |restrictions: &Restrictions| -> BTreeSet<HoldScope> {
             let scopes = restrictions.holds.iter().map(|hold| hold.scope.clone());
@@ -36,25 +41,30 @@ impl RestrictionChange {
         };
         RestrictionChange {
             sources,
+            first_reports,
             scopes: &scopes(earlier) ^ &scopes(later),
         }
     }
 
     /// Whether every market is shown as before.
     pub fn is_empty(&self) -> bool {
-        self.sources.is_empty() && self.scopes.is_empty()
+        self.sources.is_empty() && self.first_reports.is_empty() && self.scopes.is_empty()
     }
 
     /// Adds a later change. A source that is lost and live again stays part of the change, because
     /// the loss may have been shown.
     pub fn extend(&mut self, later: RestrictionChange) {
         self.sources.extend(later.sources);
+        self.first_reports.extend(later.first_reports);
         self.scopes.extend(later.scopes);
     }
 
-    /// Whether the market of this update may be shown in another way.
-    pub fn affects(&self, update: &OddsUpdate) -> bool {
+    /// Whether a market may be shown in another way.
+    pub fn affects(&self, market: &MarketState) -> bool {
+        let MarketState { update, seq } = market;
+        let first_report = self.first_reports.get(&update.source);
         self.sources.contains_key(&update.source)
+            || first_report.is_some_and(|from| seq < from)
             || self
                 .scopes
                 .iter()
@@ -72,6 +82,11 @@ mod tests {
 
     fn source() -> Source {
         update(1, 1, 1).source
+    }
+
+    fn market(event: u32, seq: u64) -> MarketState {
+        let update = update(event, 1, 1);
+        MarketState { update, seq }
     }
 
     fn reported(state: SourceState) -> Restrictions {
@@ -108,19 +123,26 @@ mod tests {
         ] {
             let change = RestrictionChange::between(&earlier, &later);
             assert_eq!(change.sources.get(&source()).copied(), expected);
-            assert_eq!(change.affects(&update(1, 1, 1)), expected.is_some());
+            assert_eq!(change.affects(&market(1, 1)), expected.is_some());
             assert_eq!(change.is_empty(), expected.is_none());
         }
+    }
+
+    /// A market that changed since this process started was trusted before the report.
+    #[test]
+    fn first_report_affects_earlier_markets() {
         let distrusting = Restrictions {
-            unreported_from: 1,
+            unreported_from: 5,
             ..Restrictions::default()
         };
         let first = Restrictions {
-            unreported_from: 1,
-            ..reported(Live)
+            unreported_from: 5,
+            ..reported(SourceState::Live)
         };
         let change = RestrictionChange::between(&distrusting, &first);
-        assert_eq!(change.sources, [(source(), false)].into());
+        assert!(!change.is_empty() && change.sources.is_empty());
+        assert!(change.affects(&market(1, 4)) && !change.affects(&market(1, 5)));
+        assert!(RestrictionChange::between(&first, &first).is_empty());
     }
 
     #[test]
@@ -134,7 +156,7 @@ mod tests {
             RestrictionChange::between(&two, &Restrictions::default()),
         ] {
             assert_eq!(change.scopes, [event.clone()].into());
-            assert!(change.affects(&update(1, 1, 1)) && !change.affects(&update(2, 1, 1)));
+            assert!(change.affects(&market(1, 1)) && !change.affects(&market(2, 1)));
         }
     }
 

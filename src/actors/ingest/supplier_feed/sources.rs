@@ -1,6 +1,7 @@
 //! What a feed does about its sources: it reports their states, and suspends the open markets that
 //! nobody vouches for.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ use crate::telemetry::log_limit::{FaultLog, LogLimit};
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often unchanged states are passed on, so that they do not expire.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long a new source may take to become live before it is reported all the same.
+const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(3);
 /// Markets per read of the database.
 const PAGE: usize = 1_000;
 /// The maximum number of open markets of a source that are read.
@@ -49,6 +52,8 @@ pub(super) struct FeedSources {
     checks: StoreChecks,
     /// What was last reported.
     reported: Vec<(Source, SourceState)>,
+    /// Since when sources are heard that were not reported yet.
+    new_sources: BTreeMap<Source, Instant>,
     /// Until when the supplier has vouched for its prices.
     vouched_at: Timestamp,
     report_at: Instant,
@@ -63,6 +68,7 @@ impl FeedSources {
             edges,
             reporter: format!("{:016x}", fastrand::u64(..)).into(),
             reported: Vec::new(),
+            new_sources: BTreeMap::new(),
             vouched_at: Timestamp::now(),
             report_at: Instant::now(),
             recovering_since: None,
@@ -77,6 +83,28 @@ impl FeedSources {
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
             || others.is_live_elsewhere(source, &self.reporter, now.into_std())
+    }
+
+    /// Drops the new sources that are not live yet: the first check takes a moment, and a report
+    /// before its end would show the markets of a new source as stale.
+    fn reportable(
+        &mut self,
+        states: Vec<(Source, SourceState)>,
+        now: Instant,
+    ) -> Vec<(Source, SourceState)> {
+        self.new_sources
+            .retain(|source, _| states.iter().any(|(heard, _)| heard == source));
+        let mut reportable = states;
+        reportable.retain(|(source, state)| {
+            let is_reported = self.reported.iter().any(|(reported, _)| reported == source);
+            if is_reported || *state == SourceState::Live {
+                self.new_sources.remove(source);
+                return true;
+            }
+            let since = *self.new_sources.entry(source.clone()).or_insert(now);
+            now.duration_since(since) >= FIRST_REPORT_LIMIT
+        });
+        reportable
     }
 
     fn is_pending(&self, source: &Source, now: Instant) -> bool {
@@ -160,8 +188,9 @@ impl SupplierFeed {
         }
         let states = heard
             .into_iter()
-            .map(|(source, state)| self.state_of(source, state, now))
-            .collect();
+            .map(|(source, state)| self.state_of(source, state, now));
+        let states = states.collect();
+        let states = self.sources.reportable(states, now);
         self.report(states, now);
     }
 

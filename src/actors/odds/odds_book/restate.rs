@@ -1,6 +1,6 @@
 //! Publishes states of a book again after the restrictions on them have changed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use actix::prelude::*;
 
@@ -14,14 +14,23 @@ use crate::domain::streaming::protocol::FeedStatus;
 
 /// The states that a change affects, in order of their sequence numbers; `None` if there are none.
 fn restated(mut book: Snapshot, change: &RestrictionChange) -> Option<BookChanged> {
-    book.markets.retain(|state| change.affects(&state.update));
+    book.markets.retain(|state| change.affects(state));
     book.markets.sort_by_key(|state| state.seq);
     let sources: BTreeSet<&Source> = book.markets.iter().map(|it| &it.update.source).collect();
-    let changed = change.sources.iter();
+    let reported = change.first_reports.keys().map(|source| (source, false));
+    let changed: BTreeMap<&Source, bool> = reported
+        .chain(
+            change
+                .sources
+                .iter()
+                .map(|(source, is_lost)| (source, *is_lost)),
+        )
+        .collect();
     let sources = changed
+        .into_iter()
         .filter(|(source, _)| sources.contains(source))
         .map(|(source, is_lost)| {
-            let status = if *is_lost {
+            let status = if is_lost {
                 FeedStatus::Stale
             } else {
                 FeedStatus::Live
