@@ -17,11 +17,12 @@ use crate::cache::embedded::EmbeddedCache;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
-use crate::domain::odds::update::PositionedUpdate;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery};
 use crate::store::{
-    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+    BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, PruneReport, Store, StoreError,
+    StoredDeadLetter,
 };
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -80,6 +81,10 @@ impl Store for ProbeStore {
             .get(event_id)
             .cloned()
             .unwrap_or_default())
+    }
+
+    fn open_markets(&self, _: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+        Ok(Vec::new())
     }
 
     fn list_events(&self, _: &EventQuery) -> Result<EventPage, StoreError> {

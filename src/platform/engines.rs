@@ -214,6 +214,24 @@ pub(super) async fn open_stores(
     }
 }
 
+/// Opens the database for `ingest` alone, which only reads the open markets of its sources. `None`
+/// for a SQLite file, which belongs to the process of the processor.
+pub(super) fn open_ingest_store(config: &Config) -> Result<Option<Arc<dyn Store>>, StartError> {
+    let StoreEngine::Postgres { url, .. } = &config.engines.store else {
+        return Ok(None);
+    };
+    let options = PgOptions {
+        readers: 1,
+        limits: Plausibility::within(config.settings.suppliers.supplier_max_clock_skew),
+        ..PgOptions::default()
+    };
+    let store = PgStore::reader(url, &options).map_err(|cause| StartError::Store {
+        name: "PostgreSQL".to_owned(),
+        cause,
+    })?;
+    Ok(Some(Arc::new(store)))
+}
+
 /// The first position of the embedded bus: the current time in microseconds. The bus ends with the
 /// process, and if the process was killed, clients have received numbers that the store never
 /// wrote. At fewer than a million records per second and partition, all positions of earlier

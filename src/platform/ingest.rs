@@ -1,22 +1,38 @@
 //! The `ingest` role: from suppliers to the bus.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use actix::prelude::*;
+use log::warn;
+
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_suppliers};
 use super::engines::Bus;
 use super::{StartError, role_metrics};
 use crate::actors::ingest::bus_publisher::BusPublisher;
-use crate::actors::ingest::supplier_feed::SupplierFeed;
+use crate::actors::ingest::other_reporters::OtherReporters;
+use crate::actors::ingest::source_reporter::SourceReporter;
+use crate::actors::ingest::supplier_feed::{SourceEdges, SupplierFeed};
 use crate::config::DEFAULT_SUPPLIER;
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::Role;
 use crate::config::{Config, Suppliers};
+use crate::store::Store;
+use crate::telemetry::metrics::IngestMetrics;
+use crate::telemetry::role;
 
 /// Mailbox capacity of a feed.
 const FEED_MAILBOX: usize = 16;
 
 impl PlatformBuilder<'_> {
     /// Creates the feeds and starts their publishers.
-    pub(super) fn start_ingest(&mut self, config: &Config, bus: &Bus) -> Result<(), StartError> {
+    pub(super) fn start_ingest(
+        &mut self,
+        config: &Config,
+        bus: &Bus,
+        store: Option<Arc<dyn Store>>,
+    ) -> Result<(), StartError> {
         let metrics = role_metrics::ingest()?;
         // One publisher per topic, so that a full topic does not block the other.
         let publisher = || {
@@ -30,6 +46,7 @@ impl PlatformBuilder<'_> {
         let updates = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher());
         let dead_letters = self.start("dead letter publisher", &arbiter, HUB_MAILBOX, publisher());
 
+        let sources = self.start_source_reporter(bus, store, &arbiter, &metrics);
         let endpoints = self.endpoints(&config.suppliers)?;
         metrics.suppliers.set(endpoints.len() as i64);
         let mut statuses = Vec::new();
@@ -43,6 +60,7 @@ impl PlatformBuilder<'_> {
                 updates,
                 dead_letters,
                 bus.gathering,
+                sources.clone(),
                 metrics.clone(),
             );
             statuses.push(feed.status());
@@ -51,6 +69,32 @@ impl PlatformBuilder<'_> {
         let checks = vec![check_suppliers(statuses), check_bus(&bus.updates)];
         self.serve_health(Role::Ingest, checks, metrics.registry);
         Ok(())
+    }
+
+    /// Starts what the feeds need for their sources.
+    fn start_source_reporter(
+        &mut self,
+        bus: &Bus,
+        store: Option<Arc<dyn Store>>,
+        arbiter: &ArbiterHandle,
+        metrics: &IngestMetrics,
+    ) -> SourceEdges {
+        if store.is_none() {
+            warn!(
+                "DATABASE_URL is not a PostgreSQL address, so markets that were open before a restart are not checked"
+            );
+        }
+        let silence = self.settings.suppliers.supplier_stale_after;
+        let reporter = SourceReporter::new(bus.source_status.clone(), silence, metrics.clone());
+        let reporter = self.start("source reporter", arbiter, HUB_MAILBOX, reporter);
+        let others = Arc::new(OtherReporters::new(Instant::now()));
+        let following = others.clone().follow(bus.source_status.clone());
+        arbiter.spawn(role::inherit(following));
+        SourceEdges {
+            reporter: reporter.recipient(),
+            others,
+            store,
+        }
     }
 
     fn endpoints(&self, suppliers: &Suppliers) -> Result<Vec<Endpoint>, StartError> {

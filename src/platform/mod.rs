@@ -25,7 +25,7 @@ use log::warn;
 use tokio::task::JoinSet;
 
 use self::builder::PlatformBuilder;
-use self::engines::{Bus, MIGRATING, Stores, open_cache, open_stores};
+use self::engines::{Bus, MIGRATING, Stores, open_cache, open_ingest_store, open_stores};
 pub use self::ports::BusyPorts;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
@@ -182,13 +182,19 @@ impl Platform {
         if config.runs(Role::Simulator) {
             builder.for_role(Role::Simulator, PlatformBuilder::start_simulator)?;
         }
+        let mut store = None;
         if config.runs_any(&USING_STORES) {
             let (stores, lock) = open_stores(config).await?;
             builder.parts.database_lock = lock;
             builder.start_on_stores(config, bus.as_ref(), &stores)?;
+            store = Some(stores.main);
+        } else if config.runs(Role::Ingest) {
+            store = open_ingest_store(config)?;
         }
         if let Some(bus) = bus.filter(|_| config.runs(Role::Ingest)) {
-            builder.for_role(Role::Ingest, |builder| builder.start_ingest(config, &bus))?;
+            builder.for_role(Role::Ingest, |builder| {
+                builder.start_ingest(config, &bus, store)
+            })?;
         }
         builder.start_health()?;
         builder.for_role(Role::Ingest, PlatformBuilder::start_feeds);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use actix_web_actors::ws::CloseCode;
 use bytestring::ByteString;
+use serde_json::json;
 
 use super::market_maker::MarketMaker;
 use super::pace::Pace;
@@ -45,6 +46,16 @@ pub(super) struct Join {
     pub outlet: Recipient<Push>,
     /// Its connection, so that the broadcaster can shut it down.
     pub socket: Option<ConnectionHandle>,
+}
+
+/// Answers a consumer's request for what it has missed. It has been sent everything when it joined.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Recover {
+    /// The consumer.
+    pub id: u64,
+    /// Its name of the request.
+    pub request: String,
 }
 
 /// Removes a consumer that has ended.
@@ -218,6 +229,21 @@ impl Handler<Join> for Broadcaster {
             // Its mailbox is new and empty, so the only possible error is that it has ended.
             self.consumers.remove(&join.id);
         }
+    }
+}
+
+impl Handler<Recover> for Broadcaster {
+    type Result = ();
+
+    fn handle(&mut self, Recover { id, request }: Recover, _: &mut Context<Self>) {
+        let Some(consumer) = self.consumers.get(&id) else {
+            return;
+        };
+        let answer = json!({"type": "recovered", "request": request}).to_string();
+        // A consumer whose mailbox is full is closed with the next update.
+        let _ = consumer
+            .outlet
+            .try_send(Push::Updates([answer.into()].into()));
     }
 }
 

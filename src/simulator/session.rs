@@ -1,5 +1,5 @@
-//! The actor of one consumer of `/ws`: writes the updates that it receives, answers pings, and
-//! ignores all other messages.
+//! The actor of one consumer of `/ws`: writes the updates that it receives, answers pings and
+//! requests for recovery, and ignores all other messages.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use actix_web_actors::ws::{
     self, CloseCode, CloseReason, Message, ProtocolError, WebsocketContext,
 };
 
+use serde::Deserialize;
+
 use super::Shared;
-use super::broadcaster::{Join, Leave, Push};
+use super::broadcaster::{Join, Leave, Push, Recover};
 use crate::domain::streaming::protocol::CloseReason as Reason;
 use crate::http::connections::Connection;
 use crate::runtime::connection::{ConnectionHandle, Violation};
@@ -51,6 +53,13 @@ impl Drop for ConsumerGuard {
     }
 }
 
+/// What a consumer may request.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum WireRequest {
+    Recover { request: String },
+}
+
 /// The session actor; see the module documentation.
 pub(super) struct Session {
     guard: ConsumerGuard,
@@ -74,6 +83,21 @@ impl Session {
             last_received: Instant::now(),
             violation,
         }
+    }
+
+    /// Answers a request for recovery; any other text is ignored.
+    fn on_text(&self, text: &str) {
+        let Ok(WireRequest::Recover { request }) = serde_json::from_str(text) else {
+            return;
+        };
+        let id = self.guard.id;
+        // If the broadcaster is busy, the consumer goes without an answer, and asks again when it
+        // reconnects.
+        let _ = self
+            .guard
+            .shared
+            .broadcaster
+            .try_send(Recover { id, request });
     }
 
     fn check_liveness(&mut self, ctx: &mut WebsocketContext<Session>) {
@@ -158,6 +182,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
                 }));
                 ctx.stop();
             }
+            Ok(Message::Text(text)) => self.on_text(&text),
             // A supplier only sends: all other messages of a consumer are ignored, as in the
             // original.
             Ok(_) => {}

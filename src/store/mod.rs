@@ -24,7 +24,7 @@ use std::sync::Arc;
 use events::{EventPage, EventQuery};
 
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::ids::{EventId, MarketKey, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
@@ -78,6 +78,31 @@ pub struct HistoryQuery {
     pub limit: usize,
 }
 
+/// Selects open markets of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpenMarketsQuery {
+    /// The source of their current state.
+    pub source: Source,
+    /// Returns the markets after this one: the last one of the previous page.
+    pub after: Option<(EventId, MarketKey)>,
+    /// Maximum number of markets.
+    pub limit: usize,
+}
+
+impl OpenMarketsQuery {
+    /// Event, market and line that the page comes after, as stored.
+    fn after_texts(&self) -> (&str, &str, String) {
+        match &self.after {
+            Some((event, market)) => (
+                event.as_str(),
+                market.name.as_str(),
+                rows::line_text(market.line),
+            ),
+            None => ("", "", String::new()),
+        }
+    }
+}
+
 /// A position in the history of a market. Rows are ordered by revision, then by row number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HistoryCursor {
@@ -129,6 +154,10 @@ pub trait Store: Send + Sync {
 
     /// The current state of an event's markets; empty for an unknown event.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
+
+    /// The current state of open markets, ordered by event and market; a page with fewer markets
+    /// than the limit is the last one.
+    fn open_markets(&self, query: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError>;
 
     /// Events, ordered by id.
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;

@@ -15,6 +15,7 @@ use super::events::EventSummary;
 use super::*;
 use crate::domain::ids::Source;
 use crate::domain::odds::book::Book;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::{any_update, market_update, update};
 
 /// Generates one test per check. `$open` returns a migrated store and a guard that lives as long as
@@ -39,6 +40,7 @@ macro_rules! store_suite {
         #[case::event_pages($crate::store::suite::event_pages_name_the_teams)]
         #[case::event_details($crate::store::suite::events::event_details_are_kept)]
         #[case::event_filters($crate::store::suite::events::filters_agree_with_the_model)]
+        #[case::open_markets($crate::store::suite::open_markets_are_paged_by_source)]
         #[case::dead_letters($crate::store::suite::dead_letters_keep_every_byte)]
         #[case::prune($crate::store::suite::prune_removes_bounded_oldest_rows)]
         #[case::refused_batch($crate::store::suite::rejected_batch_leaves_nothing)]
@@ -128,6 +130,49 @@ fn without_details(update: &OddsUpdate) -> OddsUpdate {
         sport: None,
         start_time: None,
         ..update.clone()
+    }
+}
+
+/// Only the open markets of the source, in pages that are complete and do not overlap.
+pub(super) fn open_markets_are_paged_by_source(store: &dyn Store) {
+    let of = |source: &str| Source::new(source).unwrap();
+    let market = |event: &str, name: &str, line, source: &str, status| OddsUpdate {
+        source: of(source),
+        status,
+        ..market_update(event, name, line, 1, 1)
+    };
+    let open = MarketStatus::Open;
+    let mut wanted = vec![
+        market("PAGED_1", "1x2", None, "paged", open),
+        market("PAGED_1", "total", Some("1.5"), "paged", open),
+        market("PAGED_1", "total", Some("2.5"), "paged", open),
+        market("PAGED_2", "1x2", None, "paged", open),
+    ];
+    let others = [
+        market("PAGED_2", "btts", None, "paged", MarketStatus::Suspended),
+        market("PAGED_2", "total", None, "paged", MarketStatus::Closed),
+        market("PAGED_3", "1x2", None, "other", open),
+    ];
+    let all = wanted.iter().cloned().chain(others);
+    store.write_updates(&positioned(0, all)).unwrap();
+    for limit in 1..6 {
+        let mut query = OpenMarketsQuery {
+            source: of("paged"),
+            after: None,
+            limit,
+        };
+        let mut read = Vec::new();
+        loop {
+            let page = store.open_markets(&query).unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            query.after = Some((last.event_id.clone(), last.market.clone()));
+            read.extend(page);
+        }
+        wanted
+            .iter_mut()
+            .for_each(|update| *update = without_details(update));
+        assert_eq!(read, wanted, "pages of {limit}");
     }
 }
 

@@ -17,8 +17,10 @@ use std::fmt;
 
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
+use crate::domain::ids::{EventId, MarketKey, Source};
 use crate::domain::odds::plausible::check_time;
-use crate::domain::odds::update::OddsUpdate;
+use crate::domain::odds::source_status::SourceState;
+use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
 /// The wire format of one supplier: frames in, updates out. Pure: no socket, no clock.
@@ -36,15 +38,38 @@ pub trait Decoder: Send {
     /// shut out every genuine change after it.
     fn refuse_after(&mut self, latest: Timestamp);
 
-    /// Called when the supplier has been silent for too long for its prices to count as live.
-    /// Returns the suspension of every open market. The supplier's next message about a market, or
-    /// about all of them, opens it again.
-    fn on_stale(&mut self) -> Vec<OddsUpdate>;
+    /// The sources heard and how far each vouches for its data on this connection; bounded. Silence
+    /// is for the caller to judge.
+    fn sources(&self) -> Vec<(Source, SourceState)>;
 
-    /// Called when the connection ends. Returns the suspension of every open market that an
-    /// incompletely received message may have changed; `missed` means that the transport dropped a
-    /// message. The supplier's messages on the next connection open the markets again.
-    fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate>;
+    /// Called when the supplier has been silent for too long for its prices to count as live. No
+    /// open market is vouched for until the supplier speaks again.
+    fn record_silence(&mut self);
+
+    /// Called when the connection ends; `missed` means that the transport dropped a message. The
+    /// open markets that an incompletely received message may have changed are not vouched for
+    /// until the next connection.
+    fn record_loss(&mut self, missed: bool);
+
+    /// Called when the supplier speaks after a silence. Nothing is lost on an unbroken connection:
+    /// returns the openings of the markets that were suspended because of the silence.
+    fn on_resumed(&mut self) -> Vec<OddsUpdate> {
+        Vec::new()
+    }
+
+    /// Called when the supplier has not finished a recovery in time: it is not waited for any more,
+    /// and a market is not vouched for until it is sent again. Returns whether one was running.
+    fn give_up_recovery(&mut self) -> bool {
+        false
+    }
+
+    /// Adds markets that are open in the database. Those that the supplier has not sent on this
+    /// connection are not vouched for until it does. Returns the number of those that are new.
+    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> usize;
+
+    /// Suspends the open markets that are not vouched for, except those of spared sources: another
+    /// process vouches for them. Called again and again, because that may end.
+    fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate>;
 
     /// Called when the bus did not accept a batch of decoded updates. Returns the updates to
     /// publish as soon as possible: the suspension of the markets that may have been in the batch.
@@ -75,6 +100,43 @@ pub struct Decoded {
     pub send: Vec<String>,
     /// Rejected parts. The frame goes to the dead letters; its valid parts are kept.
     pub refused: Vec<Refused>,
+    /// The updates with which their source gives up the market, for another source to take over.
+    pub handed_over: Vec<MarketRevision>,
+    /// The number of updates that are older than what their source said before.
+    pub late: u64,
+    /// The supplier has sent everything that was missed before the connection.
+    pub is_recovered: bool,
+    /// Nothing in the frame could be read, so it does not show that the prices are live.
+    pub is_unreadable: bool,
+}
+
+/// Identifies an update of a market.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MarketRevision {
+    /// The event.
+    pub event_id: EventId,
+    /// The market.
+    pub market: MarketKey,
+    /// Its revision.
+    pub revision: Revision,
+}
+
+impl MarketRevision {
+    /// Identifies this update.
+    pub fn of(update: &OddsUpdate) -> MarketRevision {
+        MarketRevision {
+            event_id: update.event_id.clone(),
+            market: update.market.clone(),
+            revision: update.revision,
+        }
+    }
+
+    /// Whether it identifies this update.
+    pub fn is(&self, update: &OddsUpdate) -> bool {
+        self.revision == update.revision
+            && self.event_id == update.event_id
+            && self.market == update.market
+    }
 }
 
 impl fmt::Debug for Decoded {
@@ -83,6 +145,10 @@ impl fmt::Debug for Decoded {
             .field("updates", &self.updates)
             .field("send", &format_args!("[{} not shown]", self.send.len()))
             .field("refused", &self.refused)
+            .field("handed_over", &self.handed_over)
+            .field("late", &self.late)
+            .field("is_recovered", &self.is_recovered)
+            .field("is_unreadable", &self.is_unreadable)
             .finish()
     }
 }
@@ -126,7 +192,7 @@ impl Endpoint {
     /// Creates a decoder for the endpoint's wire format.
     pub fn decoder(&self, settings: &SupplierSettings) -> Box<dyn Decoder> {
         match self {
-            Endpoint::Native(_) => Box::new(native::NativeDecoder::default()),
+            Endpoint::Native(_) => Box::new(native::NativeDecoder::new(settings.supplier_recovery)),
             Endpoint::Betfair { .. } => Box::new(betfair::BetfairDecoder::new(settings)),
         }
     }
@@ -134,11 +200,26 @@ impl Endpoint {
 
 #[cfg(test)]
 pub(crate) mod testing {
-    //! Settings for tests.
+    //! Settings and shortcuts for tests.
 
     use clap::{Args, FromArgMatches};
 
     use super::*;
+
+    /// Suspends what nobody else vouches for.
+    pub(crate) trait SuspendAlone: Decoder {
+        fn on_stale(&mut self) -> Vec<OddsUpdate> {
+            self.record_silence();
+            self.suspend_unvouched(&|_| false)
+        }
+
+        fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
+            self.record_loss(missed);
+            self.suspend_unvouched(&|_| false)
+        }
+    }
+
+    impl<D: Decoder + ?Sized> SuspendAlone for D {}
 
     /// The default settings, with `arguments` applied, as `["--supplier-max-frame", "1KiB"]`.
     pub(crate) fn settings(arguments: &[&str]) -> SupplierSettings {

@@ -1,11 +1,18 @@
 //! A stale price is never shown as live: the last prices of a supplier do not stay open after it is
 //! gone.
 
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
 use sports_bet_platform::cli::replay::{self, ReplayConfig};
 use sports_bet_platform::config::settings::Role;
 
+use tokio_tungstenite::tungstenite::Message;
+
 use crate::support::{
-    FakeSupplier, OddsClient, ReservedPort, TestPlatform, get_json, original_frame, until,
+    FakeSupplier, OddsClient, ReservedPort, SupplierLink, TestPlatform, get_json, original_frame,
+    until, within,
 };
 
 const QUICK: &[(&str, &str)] = &[
@@ -113,4 +120,144 @@ async fn lost_exchange_suspends_betfair_markets() {
     is("open").await;
     platform.stop().await;
     again.stop().await;
+}
+
+async fn until_status(platform: &TestPlatform, event: &str, wanted: &str) {
+    until(&format!("{event} is {wanted}"), || async {
+        (rest_status(platform, event).await == wanted).then_some(())
+    })
+    .await;
+}
+
+/// Answers pings and sends `frame` every 100 ms until the future is dropped.
+async fn repeat(link: &mut SupplierLink, frame: &str) {
+    let mut interval = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            _ = interval.tick() => link.send(frame).await,
+            received = link.socket.next() => assert!(matches!(received, Some(Ok(_))), "{received:?}"),
+        }
+    }
+}
+
+/// That the supplier answers pings does not make up for words that nobody can read. The first
+/// readable one opens everything again, because nothing was lost.
+#[actix_web::test]
+async fn unreadable_supplier_suspends_its_markets() {
+    let supplier = FakeSupplier::start().await;
+    let platform = TestPlatform::fed_by(&[supplier.url()], QUICK).await;
+    let mut link = supplier.accept().await;
+    link.send(original_frame("E", "2026-01-01T00:00:00Z", 1))
+        .await;
+    until_status(&platform, "E", "open").await;
+    let unreadable = r#"{"event_id":"OTHER","market":"1x2","status":"halted"}"#;
+    tokio::select! {
+        () = repeat(&mut link, unreadable) => {}
+        () = until_status(&platform, "E", "suspended") => {}
+    }
+    let readable = original_frame("OTHER", "2026-01-01T00:00:00Z", 1);
+    tokio::select! {
+        () = repeat(&mut link, &readable) => {}
+        () = until_status(&platform, "E", "open") => {}
+    }
+    platform.stop().await;
+}
+
+/// A silence on one connection loses nothing, so quiet markets open with the first sign of life.
+#[actix_web::test]
+async fn quiet_markets_reopen_after_silence() {
+    let supplier = FakeSupplier::start().await;
+    let platform = TestPlatform::fed_by(&[supplier.url()], QUICK).await;
+    let mut link = supplier.accept().await;
+    link.send(original_frame("E", "2026-01-01T00:00:00Z", 1))
+        .await;
+    until_status(&platform, "E", "suspended").await;
+    tokio::select! {
+        () = link.serve_pings() => panic!("the feed has disconnected"),
+        () = until_status(&platform, "E", "open") => {}
+    }
+    platform.stop().await;
+}
+
+/// What an earlier process left open is suspended if the supplier does not send it any more, and
+/// opens with its next message, even if that repeats the last one.
+#[actix_web::test]
+async fn market_unsent_after_restart_is_suspended() {
+    let supplier = FakeSupplier::start().await;
+    let url = supplier.url();
+    let variables = TestPlatform::fed(&url, &[]);
+    let platform = TestPlatform::start(&variables).await;
+    let mut link = supplier.accept().await;
+    let frame = |event: &str| original_frame(event, "2026-01-01T00:00:00Z", 1);
+    for event in ["QUIET", "SENT"] {
+        link.send(frame(event)).await;
+        until_status(&platform, event, "open").await;
+    }
+    let folder = platform.stop().await;
+    drop(link);
+    let platform = TestPlatform::start_in(folder, &variables).await;
+    let mut link = supplier.accept().await;
+    link.send(frame("SENT")).await;
+    until_status(&platform, "QUIET", "suspended").await;
+    until_status(&platform, "SENT", "open").await;
+    let suspended = "odds_ingest_suspended_unsent_total";
+    platform
+        .until_metric(Role::Ingest, suspended, |count| count == 1.0)
+        .await;
+    link.send(frame("QUIET")).await;
+    until_status(&platform, "QUIET", "open").await;
+    platform.stop().await;
+}
+
+/// The next request for recovery.
+async fn recover_request(link: &mut SupplierLink) -> Value {
+    loop {
+        let received = within("a request for recovery", link.socket.next()).await;
+        if let Message::Text(text) = received.unwrap().unwrap() {
+            return serde_json::from_str(&text).unwrap();
+        }
+    }
+}
+
+/// After a gap the supplier sends what has changed, and says that this was all: unchanged markets
+/// open without a message of their own.
+#[actix_web::test]
+async fn recovery_reopens_unchanged_markets() {
+    let supplier = FakeSupplier::start().await;
+    let platform = TestPlatform::fed_by(&[supplier.url()], QUICK).await;
+    let mut link = supplier.accept().await;
+    let request = recover_request(&mut link).await;
+    assert_eq!(request["after"], Value::Null, "nothing is known yet");
+    link.send(original_frame("E", "2026-01-01T00:01:00Z", 1))
+        .await;
+    until_status(&platform, "E", "open").await;
+    drop(link);
+    until_status(&platform, "E", "suspended").await;
+    let mut link = supplier.accept().await;
+    let request = recover_request(&mut link).await;
+    assert_eq!(request["after"], "2026-01-01T00:00:50Z");
+    let recovered = json!({"type": "recovered", "request": request["request"]});
+    link.send(recovered.to_string()).await;
+    tokio::select! {
+        () = link.serve_pings() => panic!("the feed has disconnected"),
+        () = until_status(&platform, "E", "open") => {}
+    }
+    platform.stop().await;
+}
+
+#[actix_web::test]
+async fn bet_stop_suspends_event() {
+    let supplier = FakeSupplier::start().await;
+    let platform = TestPlatform::fed_by(&[supplier.url()], &[]).await;
+    let mut link = supplier.accept().await;
+    link.send(original_frame("E", "2026-01-01T00:00:00Z", 1))
+        .await;
+    until_status(&platform, "E", "open").await;
+    let stop = r#"{"type":"bet_stop","event_id":"E","status":"suspended","updated_at":"2026-01-01T00:00:01Z","version":2}"#;
+    link.send(stop).await;
+    until_status(&platform, "E", "suspended").await;
+    link.send(original_frame("E", "2026-01-01T00:00:02Z", 3))
+        .await;
+    until_status(&platform, "E", "open").await;
+    platform.stop().await;
 }

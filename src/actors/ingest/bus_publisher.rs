@@ -59,9 +59,7 @@ impl Handler<Publish> for BusPublisher {
         self.metrics.publisher_depth.dec();
         self.report_depth();
         let published = message.updates.len() as u64;
-        let updates = self
-            .updates
-            .publish(message.updates.iter().map(update_record).collect());
+        let updates = self.updates.publish(update_records(&message));
         let letters = message
             .dead_letters
             .iter()
@@ -83,12 +81,24 @@ impl Handler<Publish> for BusPublisher {
     }
 }
 
-fn update_record(update: &OddsUpdate) -> NewRecord {
-    NewRecord {
-        key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
-        payload: update.to_json().into(),
-        headers: Vec::new(),
-    }
+/// The header of an update with which its source gives up the market. The update itself is a
+/// suspension, so readers that do not know the header show it as one.
+pub(crate) const HANDED_OVER: &str = "handed_over";
+
+fn update_records(message: &Publish) -> Vec<NewRecord> {
+    let record = |update: &OddsUpdate| {
+        let is_handed_over = message
+            .handed_over
+            .iter()
+            .any(|given_up| given_up.is(update));
+        let header = || (HANDED_OVER.to_owned(), Bytes::from_static(b"1"));
+        NewRecord {
+            key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
+            payload: update.to_json().into(),
+            headers: is_handed_over.then(header).into_iter().collect(),
+        }
+    };
+    message.updates.iter().map(record).collect()
 }
 
 #[cfg(test)]
@@ -99,6 +109,7 @@ mod tests {
     use crate::domain::dead_letter::DeadLetter;
     use crate::domain::odds::update::testing::*;
     use crate::domain::timestamp::Timestamp;
+    use crate::supplier::MarketRevision;
 
     async fn next(group: &mut Box<dyn Subscription>) -> Vec<Record> {
         match group.next_batch(9, Duration::ZERO).await.unwrap() {
@@ -125,13 +136,19 @@ mod tests {
         let mut dead_group = dead.subscribe("g").unwrap();
         let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
         let sent = update(1, 1, 1);
+        let given_up = update(2, 1, 1);
         let message = Publish {
-            updates: vec![sent.clone()],
+            updates: vec![sent.clone(), given_up.clone()],
             dead_letters: vec![letter()],
+            handed_over: vec![MarketRevision::of(&given_up)],
         };
         publisher.send(message).await.unwrap().unwrap();
-        let read = next(&mut update_group).await.remove(0);
+        let mut records = next(&mut update_group).await;
+        records.sort_by_key(|read| read.record.key.clone());
+        assert_eq!(records[1].header(HANDED_OVER), Some("1"));
+        let read = records.remove(0);
         assert_eq!(&read.record.key[..], b"MATCH_001");
+        assert_eq!(read.header(HANDED_OVER), None);
         assert_eq!(OddsUpdate::from_json(&read.record.payload).unwrap(), sent);
         let dead = next(&mut dead_group).await.remove(0);
         let stored = dead_letter::read(&dead);
@@ -151,7 +168,7 @@ mod tests {
             BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
         let publish = |version| Publish {
             updates: vec![update(1, 1, version)],
-            dead_letters: Vec::new(),
+            ..Publish::default()
         };
         publisher.send(publish(1)).await.unwrap().unwrap();
         let second = actix_web::rt::spawn(publisher.send(publish(2)));

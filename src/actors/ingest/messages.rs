@@ -1,10 +1,16 @@
-//! Messages between supplier feeds and the bus publisher.
+//! Messages between supplier feeds, the bus publisher and the source reporter.
+
+use std::sync::Arc;
 
 use actix::prelude::*;
 
 use crate::bus::BusError;
 use crate::domain::dead_letter::DeadLetter;
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::OddsUpdate;
+use crate::domain::timestamp::Timestamp;
+use crate::supplier::MarketRevision;
 
 /// Feed to bus publisher: the content of frames that arrived together. The reply is sent after the
 /// bus has accepted it.
@@ -15,6 +21,20 @@ pub(crate) struct Publish {
     pub updates: Vec<OddsUpdate>,
     /// Frames that could not be decoded.
     pub dead_letters: Vec<DeadLetter>,
+    /// The updates with which a source gives up its market.
+    pub handed_over: Vec<MarketRevision>,
+}
+
+/// Feed to source reporter: the state of each source that the feed hears.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub(crate) struct SourcesHeard {
+    /// Identifies the feed, in this start of the process.
+    pub reporter: Arc<str>,
+    /// The sources.
+    pub sources: Vec<(Source, SourceState)>,
+    /// Until when they have vouched for their data.
+    pub at: Timestamp,
 }
 
 /// To a feed: disconnect from the supplier and reply. Nothing is published afterwards.

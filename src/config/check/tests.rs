@@ -34,13 +34,13 @@ fn durations_must_be_in_order() {
     insta::assert_snapshot!(
         wrong(&[
             ("WS_PING_INTERVAL", "45s"),
-            ("SUPPLIER_READ_TIMEOUT", "5s"),
+            ("SUPPLIER_READ_TIMEOUT", "1s"),
             ("SUPPLIER_RECONNECT_MIN", "2s"),
             ("SUPPLIER_RECONNECT_MAX", "1s"),
         ]),
         @r#"
 WS_PING_INTERVAL: got "45s", want a duration below WS_SILENCE_LIMIT, which is 45s
-SUPPLIER_READ_TIMEOUT: got "5s", want a duration above SUPPLIER_PING_INTERVAL, which is 5s
+SUPPLIER_READ_TIMEOUT: got "1s", want a duration above SUPPLIER_PING_INTERVAL, which is 1s
 SUPPLIER_RECONNECT_MIN: got "2s", want a duration at most SUPPLIER_RECONNECT_MAX, which is 1s
 "#
     );

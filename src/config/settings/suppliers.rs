@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 use secrecy::SecretString;
 
 use crate::config::endpoint::Endpoint;
@@ -28,12 +28,17 @@ pub struct SupplierSettings {
     #[arg(long, env, value_parser = duration_above_zero, default_value = "15s")]
     pub supplier_read_timeout: Duration,
     /// How long a supplier may be silent, connected or not, before its open markets are suspended;
-    /// they reopen with its next message
-    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
+    /// they reopen with its next message. Above the time between two pings, and between two
+    /// heartbeats of Betfair
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "4s")]
     pub supplier_stale_after: Duration,
     /// Interval between pings to a native supplier
-    #[arg(long, env, value_parser = duration_above_zero, default_value = "5s")]
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "1s")]
     pub supplier_ping_interval: Duration,
+    /// Whether to send a native supplier a recover message after each connect, which requests what
+    /// was missed; turn it off for a supplier that closes the connection because of it
+    #[arg(long, env, default_value_t = true, action = ArgAction::Set)]
+    pub supplier_recovery: bool,
     /// Delay before the first reconnect attempt; it doubles with each failure and has jitter
     #[arg(long, env, value_parser = duration_above_zero, default_value = "200ms")]
     pub supplier_reconnect_min: Duration,

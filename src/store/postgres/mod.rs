@@ -29,13 +29,14 @@ use self::connections::{Connections, Share};
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{
-    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+    BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, PruneReport, Store, StoreError,
+    StoredDeadLetter,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::odds::update::PositionedUpdate;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::failure::Failure;
 
@@ -190,6 +191,11 @@ impl Store for PgStore {
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
         self.readers()?
             .run(|connection| read::event(connection, event_id))
+    }
+
+    fn open_markets(&self, query: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+        self.readers()?
+            .run(|connection| read::open_markets(connection, query))
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {

@@ -10,20 +10,32 @@ use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz
 use super::statement::statement;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
-use crate::domain::odds::update::Revision;
+use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::store::events::{EventPage, EventQuery, NamePart};
 use crate::store::failure::Failure;
 use crate::store::rows::odds::{
-    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
+    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets, read_open_markets,
 };
 use crate::store::rows::{line_text, pg_time, read_all, row_limit};
-use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
+use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
 
 statement! {
     /// The markets of an event.
     EventMarkets<'a> returns (Text, Text, Text, Bool, Text, Text, BigInt, Timestamptz, Text, Text, BigInt):
     "SELECT market, line, status, in_play, selections::text, source, version, updated_at, home_team, away_team, seq
     FROM odds_current WHERE event_id = " { event_id: &'a str as Text } ""
+}
+
+statement! {
+    /// Open markets of a source. Both conditions on the status: the index holds unfinished markets.
+    OpenMarkets<'a> returns (Text, (Text, Text, Text, Bool, Text, Text, BigInt, Timestamptz, Text, Text, BigInt)):
+    "SELECT event_id, market, line, status, in_play, selections::text, source, version, updated_at,
+        home_team, away_team, seq
+    FROM odds_current
+    WHERE status IN ('open', 'suspended') AND status = 'open' AND source = " { source: &'a str as Text } "
+        AND (event_id, market, line) > (" { event_id: &'a str as Text } ", " { market: &'a str as Text } ", "
+        { line: &'a str as Text } ")
+    ORDER BY event_id, market, line LIMIT " { limit: i64 as BigInt } ""
 }
 
 statement! {
@@ -113,6 +125,22 @@ pub(super) fn event(
         event_id: event_id.as_str(),
     };
     read_markets(statement.load(connection)?, event_id)
+}
+
+/// A page of a source's open markets.
+pub(super) fn open_markets(
+    connection: &mut PgConnection,
+    query: &OpenMarketsQuery,
+) -> Result<Vec<OddsUpdate>, Failure> {
+    let (event_id, market, line) = query.after_texts();
+    let page = OpenMarkets {
+        source: query.source.as_str(),
+        event_id,
+        market,
+        line: &line,
+        limit: row_limit(query.limit),
+    };
+    Ok(read_open_markets(page.load(connection)?))
 }
 
 /// A page of events.

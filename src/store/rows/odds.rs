@@ -1,9 +1,11 @@
 //! Rows of markets, their history, events and dead letters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::{Queryable, QueryableByName};
+use log::warn;
 
 use super::{Time, line, parsed, unsigned};
 use crate::domain::dead_letter::DeadLetter;
@@ -14,6 +16,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::batch::Heads;
 use crate::store::events::EventSummary;
 use crate::store::{HistoryCursor, HistoryEntry, StoreError, StoredDeadLetter};
+use crate::telemetry::log_limit::LogLimit;
 
 /// The current state of a market.
 #[derive(Queryable)]
@@ -60,6 +63,22 @@ pub(in crate::store) fn read_markets<E: From<StoreError>>(
         super::read_all::<_, _, E>(rows, |row| row.read(event_id))?;
     states.sort_by(|one, other| one.update.market.cmp(&other.update.market));
     Ok(states)
+}
+
+/// Reads markets of any events, in the order of the rows. A row that cannot be read is skipped: no
+/// book can load it either, so no bet is accepted on it.
+pub(in crate::store) fn read_open_markets(rows: Vec<(String, MarketRow)>) -> Vec<OddsUpdate> {
+    static LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
+    let read = |(id, row): (String, MarketRow)| {
+        let state = event_id(&id).and_then(|id| row.read(&id));
+        let warn = |error: StoreError| {
+            if let Some(repeated) = LOG.check("open market") {
+                warn!(event = id.as_str(), repeated; "skipping an open market that cannot be read: {error}");
+            }
+        };
+        state.map_err(warn).ok().map(|state| state.update.clone())
+    };
+    rows.into_iter().filter_map(read).collect()
 }
 
 /// An update in the history of a market.

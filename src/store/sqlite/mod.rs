@@ -23,13 +23,14 @@ pub use self::database_lock::DatabaseLock;
 use self::error::ERRORS;
 use super::events::{EventPage, EventQuery};
 use super::{
-    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+    BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, PruneReport, Store, StoreError,
+    StoredDeadLetter,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
-use crate::domain::odds::update::PositionedUpdate;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::failure::Failure;
 
@@ -126,6 +127,10 @@ impl Store for SqliteStore {
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
         self.read(|connection| read::event(connection, event_id))
+    }
+
+    fn open_markets(&self, query: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+        self.read(|connection| read::open_markets(connection, query))
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {

@@ -11,14 +11,15 @@ use diesel::sqlite::SqliteConnection;
 use super::schema::{dead_letters, odds_current, odds_history};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery, NamePart};
 use crate::store::failure::Failure;
 use crate::store::rows::odds::{
-    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
+    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets, read_open_markets,
 };
 use crate::store::rows::{line_text, read_all, row_limit};
-use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter};
+use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
 
 /// The markets of an event, ordered by key.
 pub(super) fn event(
@@ -42,6 +43,51 @@ pub(super) fn event(
         ))
         .load(connection)?;
     read_markets(rows, event_id)
+}
+
+/// A page of a source's open markets.
+pub(super) fn open_markets(
+    connection: &mut SqliteConnection,
+    query: &OpenMarketsQuery,
+) -> Result<Vec<OddsUpdate>, Failure> {
+    let (event_id, market, line) = query.after_texts();
+    let after = sql::<Bool>("(event_id, market, line) > (")
+        .bind::<Text, _>(event_id)
+        .sql(", ")
+        .bind::<Text, _>(market)
+        .sql(", ")
+        .bind::<Text, _>(line)
+        .sql(")");
+    let rows = odds_current::table
+        // Both conditions on the status: the index holds unfinished markets.
+        .filter(odds_current::status.eq_any(["open", "suspended"]))
+        .filter(odds_current::status.eq("open"))
+        .filter(odds_current::source.eq(query.source.as_str()))
+        .filter(after)
+        .order((
+            odds_current::event_id,
+            odds_current::market,
+            odds_current::line,
+        ))
+        .limit(row_limit(query.limit))
+        .select((
+            odds_current::event_id,
+            (
+                odds_current::market,
+                odds_current::line,
+                odds_current::status,
+                odds_current::in_play,
+                odds_current::selections,
+                odds_current::source,
+                odds_current::version,
+                odds_current::updated_at,
+                odds_current::home_team,
+                odds_current::away_team,
+                odds_current::seq,
+            ),
+        ))
+        .load(connection)?;
+    Ok(read_open_markets(rows))
 }
 
 const EVENT_IDS: &str = "

@@ -1,5 +1,7 @@
 //! The protocol of the stream: what each message means for the connection and the markets.
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 use super::changes::Changes;
@@ -7,12 +9,17 @@ use super::image_requests::ImageRequests;
 use super::markets::Markets;
 use super::requests::{AUTHENTICATION, Clocks, Requests};
 use super::segments::{Segments, Whole};
+use super::source;
 use super::status;
 use super::wire::{ChangeMessage, ChangeType, Op, SegmentType, StatusMessage};
 use crate::config::settings::SupplierSettings;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::json;
+use crate::domain::odds::source_status::SourceState;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
+use crate::supplier::native::next_revision;
 use crate::supplier::{Decoded, Decoder, FrameFault, future_time_detail};
 
 /// The `status` of a message whose data the stream does not vouch for.
@@ -31,6 +38,14 @@ pub(crate) struct BetfairDecoder {
     unreliable: bool,
     /// Changes of unidentified markets were lost.
     gap: bool,
+    /// The stream was silent for too long, or its connection ended amid a message; the markets are
+    /// not suspended for that as long as another process vouches for them.
+    silent: bool,
+    lost: bool,
+    /// The image of this connection, or all that changed since the last one, has been received.
+    is_complete: bool,
+    /// Open in the database, and not in the image.
+    stored: BTreeMap<EventId, OddsUpdate>,
     /// The connection cannot continue because one of its messages was rejected.
     missed: bool,
     /// A market needs an image.
@@ -50,6 +65,10 @@ impl BetfairDecoder {
             markets: Markets::default(),
             unreliable: false,
             gap: false,
+            silent: false,
+            lost: false,
+            is_complete: false,
+            stored: BTreeMap::new(),
             missed: false,
             wants_image: false,
             image_requests: ImageRequests::default(),
@@ -109,6 +128,8 @@ impl BetfairDecoder {
     /// Applies the messages as one, and publishes each market at most once.
     fn apply(&mut self, messages: &[ChangeMessage<'_>]) -> Result<Decoded, FrameFault> {
         let times = self.plausible_times(messages)?;
+        self.silent = false;
+        self.gap |= std::mem::take(&mut self.lost);
         let is_image = messages
             .iter()
             .any(|message| message.ct == Some(ChangeType::SubImage));
@@ -123,6 +144,7 @@ impl BetfairDecoder {
         let resumed = messages
             .iter()
             .any(|message| message.ct == Some(ChangeType::ResubDelta));
+        self.is_complete |= is_image || resumed;
         let keeps_gap = self.gap && !is_image && (self.wants_image || !resumed);
         self.update_trust(messages, has_unnamed_loss || keeps_gap, &mut changes);
         let mut decoded = self.publish(changes);
@@ -237,6 +259,7 @@ impl Decoder for BetfairDecoder {
     fn on_connected(&mut self) -> Vec<String> {
         self.segments.clear();
         self.missed = false;
+        self.is_complete = false;
         if self.wants_image {
             self.clocks = Clocks::default();
         }
@@ -271,12 +294,60 @@ impl Decoder for BetfairDecoder {
         self.latest = Some(latest);
     }
 
+    fn sources(&self) -> Vec<(Source, SourceState)> {
+        let state = if !self.is_complete {
+            SourceState::Recovering
+        } else if self.is_trusted() && !self.silent && !self.lost {
+            SourceState::Live
+        } else {
+            SourceState::Stale
+        };
+        source().map(|source| (source, state)).into_iter().collect()
+    }
+
     // Equivalent to the stream not vouching for its data; its next message, even a heartbeat,
     // clears this.
-    fn on_stale(&mut self) -> Vec<OddsUpdate> {
+    fn record_silence(&mut self) {
+        self.silent = true;
+    }
+
+    // An incomplete or unreadable message may have been a suspension.
+    fn record_loss(&mut self, missed: bool) {
+        self.lost |= missed || std::mem::take(&mut self.missed) || !self.segments.is_empty();
+        if missed {
+            self.clocks = Clocks::default();
+        }
+        self.segments.clear();
+    }
+
+    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> usize {
+        let before = self.stored.len();
+        let absent = stored
+            .into_iter()
+            .filter(|update| !self.markets.holds(&update.event_id));
+        for update in absent {
+            self.stored.insert(update.event_id.clone(), update);
+        }
+        self.stored.len() - before
+    }
+
+    fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {
+        let has_unvouched = self.silent || self.lost || !self.stored.is_empty();
+        if !has_unvouched || source().is_some_and(|source| is_spared(&source)) {
+            return Vec::new();
+        }
         let mut changes = Changes::default();
-        self.set_trust(true, self.gap, &mut changes);
-        self.publish(changes).updates
+        let gap = self.gap || std::mem::take(&mut self.lost);
+        self.set_trust(self.unreliable || self.silent, gap, &mut changes);
+        self.silent = false;
+        let mut suspended = self.publish(changes).updates;
+        let stored = std::mem::take(&mut self.stored).into_values();
+        suspended.extend(
+            stored
+                .filter(|update| !self.markets.holds(&update.event_id))
+                .map(suspended_update),
+        );
+        suspended
     }
 
     // The next connection starts with a full image, and all of it is published.
@@ -286,22 +357,22 @@ impl Decoder for BetfairDecoder {
         self.markets = Markets::default();
         self.unreliable = false;
         self.gap = false;
+        self.silent = false;
+        self.lost = false;
+        self.is_complete = false;
         self.missed = false;
         self.wants_image = false;
         self.image_requests = ImageRequests::default();
         Vec::new()
     }
+}
 
-    // An incomplete or unreadable message may have been a suspension.
-    fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
-        let gap = missed || std::mem::take(&mut self.missed) || !self.segments.is_empty();
-        if missed {
-            self.clocks = Clocks::default();
-        }
-        self.segments.clear();
-        let mut changes = Changes::default();
-        self.set_trust(self.unreliable, self.gap || gap, &mut changes);
-        self.publish(changes).updates
+/// A market that the stream no longer offers.
+fn suspended_update(update: OddsUpdate) -> OddsUpdate {
+    OddsUpdate {
+        status: MarketStatus::Suspended,
+        revision: next_revision(update.revision),
+        ..update
     }
 }
 

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use super::definition::{Definition, Runner, RunnerKey, UNSUPPORTED, read_handicap, read_version};
 use super::ladder::RunnerPrices;
 use super::wire::{MarketChange, RunnerChange};
-use crate::domain::ids::{EventId, Source};
+use crate::domain::ids::EventId;
 use crate::domain::json;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::odds::update::{MAX_SELECTIONS, OddsUpdate, Revision, Selection};
@@ -264,7 +264,7 @@ impl Market {
                 .map(|runner| self.selection(runner))
                 .collect(),
             revision,
-            source: Source::new("betfair").ok()?,
+            source: super::source()?,
         })
     }
 

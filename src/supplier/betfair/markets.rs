@@ -34,6 +34,11 @@ impl Markets {
         self.held.len()
     }
 
+    /// Whether the stream has sent this market.
+    pub(super) fn holds(&self, id: &EventId) -> bool {
+        self.held.contains_key(id)
+    }
+
     /// Applies one market's change of a message with this time.
     pub(super) fn apply(
         &mut self,
@@ -149,8 +154,8 @@ impl Markets {
         }
         Decoded {
             updates,
-            send: Vec::new(),
             refused: changes.refused,
+            ..Decoded::default()
         }
     }
 

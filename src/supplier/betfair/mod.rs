@@ -19,3 +19,10 @@ pub(crate) mod wire;
 mod tests;
 
 pub(crate) use decoder::BetfairDecoder;
+
+use crate::domain::ids::Source;
+
+/// The source of all markets of the stream.
+fn source() -> Option<Source> {
+    Source::new("betfair").ok()
+}

@@ -6,9 +6,11 @@ use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 
 use super::BetfairDecoder;
+use crate::domain::odds::source_status::SourceState;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::supplier::betfair_fold::{fold, history_of};
-use crate::supplier::testing::settings;
+use crate::supplier::testing::{SuspendAlone, settings};
 use crate::supplier::{Decoded, Decoder, FrameFault};
 
 const GREYHOUNDS: &str = include_str!("../../../tests/data/betfair/1.197931750.jsonl");
@@ -192,7 +194,7 @@ fn connection_sends_authentication_then_subscription() {
         r#"{"op":"status","id":1,"statusCode":"SUCCESS","connectionClosed":false}"#,
     )
     .send;
-    insta::assert_snapshot!(requests.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":3333,"conflateMs":0,"segmentationEnabled":true}"#);
+    insta::assert_snapshot!(requests.join("\n"), @r#"{"op":"marketSubscription","id":2,"marketFilter":{"marketIds":["1.1","1.2"]},"marketDataFilter":{"fields":["EX_BEST_OFFERS","EX_LTP","EX_MARKET_DEF"],"ladderLevels":1},"heartbeatMs":1333,"conflateMs":0,"segmentationEnabled":true}"#);
     assert!(
         frame(
             &mut decoder,
@@ -651,4 +653,76 @@ proptest! {
             }
         }
     }
+}
+
+fn state(decoder: &BetfairDecoder) -> SourceState {
+    decoder.sources()[0].1
+}
+
+#[test]
+fn source_is_live_with_complete_image() {
+    let mut decoder = decoder();
+    decoder.on_connected();
+    assert_eq!(state(&decoder), SourceState::Recovering);
+    let segment = r#","ct":"SUB_IMAGE","initialClk":"i","clk":"c0","segmentType":"SEG_START""#;
+    frame(&mut decoder, &mcm(1, segment, &[change(1, "OPEN", "2.5")]));
+    assert_eq!(state(&decoder), SourceState::Recovering);
+    let end = r#","ct":"SUB_IMAGE","segmentType":"SEG_END""#;
+    frame(&mut decoder, &mcm(1, end, &[change(2, "OPEN", "2.5")]));
+    assert_eq!(state(&decoder), SourceState::Live);
+    frame(&mut decoder, &mcm(2, r#","status":503"#, &[]));
+    assert_eq!(state(&decoder), SourceState::Stale);
+    frame(&mut decoder, &mcm(3, "", &[]));
+    assert_eq!(state(&decoder), SourceState::Live);
+    decoder.on_connected();
+    assert_eq!(state(&decoder), SourceState::Recovering);
+    frame(&mut decoder, &mcm(4, r#","ct":"RESUB_DELTA""#, &[]));
+    assert_eq!(state(&decoder), SourceState::Live);
+    decoder.on_unpublished();
+    assert_eq!(state(&decoder), SourceState::Recovering);
+}
+
+/// What an earlier process left open and the image does not contain must not stay open.
+#[test]
+fn stored_market_absent_from_image_is_suspended() {
+    let mut earlier = decoder();
+    let image = mcm(
+        1_000,
+        IMAGE,
+        &[change(200, "OPEN", "3"), change(201, "OPEN", "3")],
+    );
+    let stored = frame(&mut earlier, &image).updates;
+    let mut decoder = decoder();
+    frame(
+        &mut decoder,
+        &mcm(2_000, IMAGE, &[change(201, "OPEN", "3")]),
+    );
+    assert_eq!(decoder.add_stored(stored.clone()), 1);
+    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
+    let suspended = decoder.suspend_unvouched(&|_| false);
+    let seen: Vec<_> = suspended
+        .iter()
+        .map(|update| (update.event_id.as_str(), update.status))
+        .collect();
+    assert_eq!(seen, [("1.200", MarketStatus::Suspended)]);
+    assert!(suspended[0].revision > stored[0].revision);
+    assert!(decoder.suspend_unvouched(&|_| false).is_empty());
+    let again = frame(&mut decoder, &mcm(3_000, "", &[change(200, "OPEN", "4")])).updates;
+    assert_eq!(again[0].status, MarketStatus::Open);
+    assert!(again[0].revision > suspended[0].revision);
+}
+
+/// Another process has the stream live, so this one does not suspend what it cannot see.
+#[test]
+fn spared_stream_is_suspended_later_or_not_at_all() {
+    let mut decoder = decoder();
+    frame(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "3")]));
+    decoder.record_silence();
+    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
+    assert_eq!(state(&decoder), SourceState::Stale);
+    frame(&mut decoder, &mcm(2, r#","ct":"HEARTBEAT""#, &[]));
+    assert!(decoder.suspend_unvouched(&|_| false).is_empty());
+    decoder.record_loss(true);
+    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
+    assert_eq!(decoder.suspend_unvouched(&|_| false).len(), 1);
 }

@@ -1,9 +1,10 @@
 //! Metrics of the role `ingest`.
 
-use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge};
-use strum::VariantNames;
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
+use strum::{VariantArray, VariantNames};
 
 use super::registry::role_metrics;
+use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::DecodeError;
 
 role_metrics! {
@@ -25,6 +26,18 @@ role_metrics! {
         suspended_as_stale: IntCounter = "odds_ingest_suspended_as_stale_total",
         /// Markets suspended because a connection ended with changes that could not be applied
         suspended_after_loss: IntCounter = "odds_ingest_suspended_after_loss_total",
+        /// Open markets of the database suspended because their source did not send them after a start
+        suspended_unsent: IntCounter = "odds_ingest_suspended_unsent_total",
+        /// Updates that are older than what their source said before; they are published and judged by their revision
+        late: IntCounter = "odds_ingest_late_updates_total",
+        /// Sources of the suppliers, by state
+        sources: IntGaugeVec = "odds_ingest_sources" ["state"] known SourceState::VARIANTS.iter().map(<&str>::from),
+        /// Recoveries requested after a connect, by result
+        recoveries: IntCounterVec = "odds_ingest_recoveries_total" ["result"] known ["finished", "given_up"],
+        /// States of sources that could not be published
+        source_reports_failed: IntCounter = "odds_ingest_source_reports_failed_total",
+        /// Reads of a source's open markets from the database that failed
+        store_checks_failed: IntCounter = "odds_ingest_store_checks_failed_total",
         /// Connections established
         connects: IntCounter = "odds_ingest_connects_total",
         /// Seconds that feeds waited for the bus to accept an update

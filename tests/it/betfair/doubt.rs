@@ -200,9 +200,10 @@ async fn rejected_change_suspends_the_market() {
         .await;
     until_shown(&platform, "1.1", "suspended", 2.0).await;
     until_shown(&platform, "1.2", "suspended", 4.0).await;
+    // Its source does not vouch for anything until it has sent an image.
     assert_eq!(
         bet(&platform, "1.2", "win", "11", 4.0).await,
-        "409 MARKET_SUSPENDED"
+        "409 MARKET_STALE"
     );
     let name = "odds_ingest_suspended_after_loss_total";
     platform
@@ -399,4 +400,36 @@ async fn pongs_do_not_keep_prices_fresh() {
         .await;
     pongs.abort();
     platform.stop().await;
+}
+
+/// A market that ended while no process watched is suspended with the image after the start.
+#[actix_web::test]
+async fn market_missing_after_restart_is_suspended() {
+    let exchange = Exchange::start().await;
+    let url = exchange.url();
+    let variables = TestPlatform::fed(&url, &[]);
+    let platform = TestPlatform::start(&variables).await;
+    let mut link = exchange.accept().await;
+    let open = |id| market(id, "OPEN", 1, 3.0);
+    link.send(&image(json!([open("1.200"), open("1.201")])))
+        .await;
+    for id in ["1.200", "1.201"] {
+        until_market(&platform, id, "open").await;
+    }
+    let folder = platform.stop().await;
+    drop(link);
+    let platform = TestPlatform::start_in(folder, &variables).await;
+    let mut link = exchange.accept().await;
+    link.send(&image(json!([open("1.201")]))).await;
+    until_market(&platform, "1.200", "suspended").await;
+    until_market(&platform, "1.201", "open").await;
+    platform.stop().await;
+}
+
+async fn until_market(platform: &TestPlatform, id: &str, status: &str) {
+    until(&format!("{id} is {status}"), || async {
+        let (_, odds) = get_json(&platform.url(&format!("/v1/events/{id}/odds"))).await;
+        (odds[0]["status"] == status).then_some(())
+    })
+    .await;
 }

@@ -61,13 +61,14 @@ fn bad_frames() -> Vec<(Message, &'static str)> {
         text(&changed("type", json!("odds_update")), "unknown_type"),
         text(&changed("type", json!(7)), "unknown_type"),
         text(
-            r#"{"type":"alive","at":"2026-12-01T21:52:10Z"}"#,
+            r#"{"type":"heartbeat","at":"2026-12-01T21:52:10Z"}"#,
             "unknown_type",
         ),
         text(
             r#"{"type":"bet_stop","event_id":"BAD","status":"suspended"}"#,
-            "unknown_type",
+            "malformed",
         ),
+        text(r#"{"type":"alive","at":"yesterday"}"#, "malformed"),
         text(&changed("updated_at", json!(hours_ahead(1))), "future"),
         text(
             &changed("updated_at", json!("9999-12-31T23:59:59Z")),

@@ -18,6 +18,8 @@ async fn repeated_clean_closes_back_off() {
     let variables = [
         ("SUPPLIER_RECONNECT_MIN", "50ms"),
         ("SUPPLIER_RECONNECT_MAX", "400ms"),
+        // A request that meets the close frame would be another reason.
+        ("SUPPLIER_RECOVERY", "false"),
     ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let mut link = supplier.accept().await;
@@ -57,6 +59,7 @@ async fn close_frame_ends_a_standing_connection() {
         ("SUPPLIER_READ_TIMEOUT", "3m"),
         ("SUPPLIER_STALE_AFTER", "2m"),
         ("SUPPLIER_PING_INTERVAL", "1m"),
+        ("SUPPLIER_RECOVERY", "false"),
     ];
     let platform = TestPlatform::fed_by(&[supplier.url()], &variables).await;
     let mut standing = supplier.accept().await;

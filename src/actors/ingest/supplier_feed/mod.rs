@@ -8,16 +8,18 @@
 
 mod bus_recipients;
 mod connection_status;
+mod frames;
 mod publish_plan;
 mod reconnects;
 mod refusal_log;
+mod sources;
+mod store_checks;
 mod timers;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use bytes::Bytes;
 use log::{info, warn};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -27,17 +29,16 @@ pub(crate) use self::connection_status::SupplierConnection;
 use self::publish_plan::{PublishPlan, gathering_after};
 use self::reconnects::Reconnects;
 use self::refusal_log::RefusalLog;
+pub(crate) use self::sources::SourceEdges;
+use self::sources::{Cause, FeedSources};
 use self::timers::{FeedTimers, Timeouts};
 use super::messages::{LeaveSupplier, Publish};
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
-use crate::domain::dead_letter::DeadLetter;
-use crate::domain::odds::plausible::Plausibility;
-use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::BackoffPolicy;
+use crate::supplier::Decoder;
 use crate::supplier::frame_batch::{FrameBatch, batches};
-use crate::supplier::transport::{self, Connection, Inbound, Outbound, TransportError};
-use crate::supplier::{Decoded, Decoder, FrameFault, Refused};
+use crate::supplier::transport::{self, Connection, Outbound, TransportError};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::IngestMetrics;
 
@@ -59,6 +60,7 @@ pub(crate) struct SupplierFeed {
     is_new: bool,
     log: FaultLog,
     refusal_log: RefusalLog,
+    sources: FeedSources,
     /// The content of the current frames, to be published as one batch.
     gathered: Publish,
     metrics: IngestMetrics,
@@ -78,6 +80,7 @@ impl SupplierFeed {
         publisher: Recipient<Publish>,
         dead_letters: Recipient<Publish>,
         gathering: Duration,
+        sources: SourceEdges,
         metrics: IngestMetrics,
     ) -> SupplierFeed {
         let policy = BackoffPolicy {
@@ -105,6 +108,7 @@ impl SupplierFeed {
             is_new: true,
             log: FaultLog::new(),
             refusal_log: RefusalLog::default(),
+            sources: FeedSources::new(sources),
             gathered: Publish::default(),
             metrics,
         }
@@ -160,16 +164,9 @@ impl SupplierFeed {
         self.reconnects.disconnected(Instant::now());
         self.metrics.suppliers_connected.dec();
         self.status.set_connected(false);
-        let suspended = self
-            .decoder
-            .on_lost(reason == TransportError::FrameTooLarge(0).reason());
-        if !suspended.is_empty() {
-            self.metrics
-                .suspended_after_loss
-                .inc_by(suspended.len() as u64);
-            warn!(supplier = self.status.supplier.as_str(), reason, markets = suspended.len(); "markets suspended: changes are missing");
-            self.gathered.updates.extend(suspended);
-        }
+        self.decoder
+            .record_loss(reason == TransportError::FrameTooLarge(0).reason());
+        self.suspend_unvouched(Cause::Loss(reason));
         self.schedule_reconnect(reason, cause, context);
     }
 
@@ -217,8 +214,9 @@ impl SupplierFeed {
     fn check_deadlines(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
         if self.timers.become_stale(now) {
-            self.suspend_markets(context);
+            self.decoder.record_silence();
         }
+        self.suspend_unvouched(Cause::Unvouched);
         if let Some(refusals) = self.timers.end_unnamed_period(now) {
             self.suspend_unconfirmed(refusals);
         }
@@ -232,106 +230,6 @@ impl SupplierFeed {
         if self.timers.ping_due(now) {
             self.send(Outbound::Ping, context);
         }
-    }
-
-    fn on_item(&mut self, item: Result<Inbound, TransportError>, context: &mut Context<Self>) {
-        match item {
-            Ok(Inbound::Frame(frame)) => {
-                self.timers.received(Instant::now());
-                self.on_frame(frame, context);
-            }
-            Ok(Inbound::Alive) => {
-                // A supplier without changes is alive as long as it replies.
-                let now = Instant::now();
-                self.timers.received(now);
-                self.timers.live(now);
-            }
-            Err(error) => self.disconnect(error.reason(), &error, context),
-        }
-    }
-
-    /// If the frame may have concerned any market, starts the period in which each open market must
-    /// be updated again.
-    fn record_unnamed_refusals(&mut self) {
-        self.timers
-            .unnamed_refusals(self.decoder.unnamed_refusals(), Instant::now());
-    }
-
-    fn suspend_unconfirmed(&mut self, refusals: u64) {
-        let suspended = self.decoder.suspend_unconfirmed(refusals);
-        if !suspended.is_empty() {
-            self.metrics
-                .suspended_as_stale
-                .inc_by(suspended.len() as u64);
-            warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update without an event could not be decoded, and these were not updated for {:?}", self.settings.supplier_stale_after);
-            self.gathered.updates.extend(suspended);
-        }
-        self.record_unnamed_refusals();
-    }
-
-    fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
-        self.metrics.frames.inc();
-        let limits = Plausibility::within(self.settings.supplier_max_clock_skew);
-        self.decoder.refuse_after(limits.latest(Timestamp::now()));
-        match self.decoder.on_frame(&frame) {
-            Ok(decoded) => {
-                self.timers.live(Instant::now());
-                self.record_unnamed_refusals();
-                self.gather(decoded, frame, context);
-            }
-            Err(FrameFault::Unreadable { reason, detail }) => {
-                let refused = vec![Refused {
-                    reason,
-                    detail: detail.clone(),
-                }];
-                let decoded = Decoded {
-                    refused,
-                    ..Decoded::default()
-                };
-                self.gather(decoded, frame, context);
-                // A delta stream has a gap now; the next connection starts with a full image.
-                self.disconnect("unreadable", &detail, context);
-            }
-            Err(FrameFault::Refused { reason, detail }) => {
-                self.disconnect(reason, &detail, context)
-            }
-        }
-    }
-
-    fn gather(&mut self, decoded: Decoded, frame: Bytes, context: &mut Context<Self>) {
-        let Decoded {
-            updates,
-            send,
-            refused,
-        } = decoded;
-        self.send_all(send, context);
-        let dead_letters: Vec<_> = refused
-            .iter()
-            .map(|refused| self.dead_letter(refused, &frame))
-            .collect();
-        self.gathered.updates.extend(updates);
-        self.gathered.dead_letters.extend(dead_letters);
-        if let Some(first) = refused.first() {
-            self.log_refusal(first, refused.len() as u64);
-        }
-    }
-
-    /// Suspends the supplier's markets, so that stale prices do not look live.
-    fn suspend_markets(&mut self, context: &mut Context<Self>) {
-        let suspended = self.decoder.on_stale();
-        if suspended.is_empty() {
-            return;
-        }
-        let supplier = self.status.supplier.as_str();
-        warn!(supplier, markets = suspended.len(); "markets suspended: nothing received for {:?}", self.settings.supplier_stale_after);
-        self.metrics
-            .suspended_as_stale
-            .inc_by(suspended.len() as u64);
-        let suspension = Publish {
-            updates: suspended,
-            ..Publish::default()
-        };
-        self.publish(suspension, Duration::ZERO, context);
     }
 
     fn publish_gathered(&mut self, gathering: Duration, context: &mut Context<Self>) {
@@ -364,33 +262,15 @@ impl SupplierFeed {
                     match published {
                         Ok(()) => feed.reconnects.published(is_readable),
                         Err(error) => {
-                            feed.gathered.updates.extend(repeat_if_refused);
+                            feed.gathered.updates.extend(repeat_if_refused.updates);
+                            feed.gathered
+                                .handed_over
+                                .extend(repeat_if_refused.handed_over);
                             feed.disconnect_unpublished(&error, context);
                         }
                     }
                 }),
         );
-    }
-
-    fn dead_letter(&self, refused: &Refused, frame: &Bytes) -> DeadLetter {
-        self.metrics
-            .refused
-            .with_label_values(&[refused.reason])
-            .inc();
-        DeadLetter {
-            received_at: Timestamp::now(),
-            origin: self.status.supplier.clone(),
-            reason: refused.reason.to_owned(),
-            detail: refused.detail.clone(),
-            raw: frame.clone(),
-        }
-    }
-
-    fn log_refusal(&mut self, refused: &Refused, count: u64) {
-        let Some(held_back) = self.refusal_log.record(count, Instant::now()) else {
-            return;
-        };
-        warn!(supplier = self.status.supplier.as_str(), reason = refused.reason, held_back; "frame refused and sent to dead letters: {}", refused.detail);
     }
 }
 
@@ -405,6 +285,7 @@ impl Actor for SupplierFeed {
             .min(self.settings.supplier_read_timeout);
         context.run_interval(shortest / CHECKS_PER_TIMEOUT, |feed, context| {
             feed.check_deadlines(context);
+            feed.watch_sources(context);
             feed.publish_gathered(Duration::ZERO, context);
         });
     }
@@ -420,6 +301,7 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
             }
             self.on_item(item, context);
         }
+        self.watch_sources(context);
         self.publish_gathered(gathering, context);
     }
 

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use crate::actors::ingest::messages::Publish;
 use crate::domain::odds::status::MarketStatus;
-use crate::domain::odds::update::OddsUpdate;
 use crate::supplier::frame_batch;
 
 /// A stream is dense if this many frames arrive during one round trip to the bus.
@@ -22,7 +21,7 @@ pub(super) struct PublishPlan {
     pub is_readable: bool,
     /// The updates to publish again if the bus rejects the batch: those that do not open a market.
     /// The supplier does not repeat a suspension, and decoders do not track closed markets.
-    pub repeat_if_refused: Vec<OddsUpdate>,
+    pub repeat_if_refused: Publish,
 }
 
 impl PublishPlan {
@@ -31,15 +30,21 @@ impl PublishPlan {
         let Publish {
             updates,
             dead_letters,
+            handed_over,
         } = content;
         if updates.is_empty() && dead_letters.is_empty() {
             return None;
         }
-        let repeat_if_refused = updates
+        let unopened: Vec<_> = updates
             .iter()
             .filter(|update| update.status != MarketStatus::Open)
             .cloned()
             .collect();
+        let repeat_if_refused = Publish {
+            updates: unopened,
+            handed_over: handed_over.clone(),
+            ..Publish::default()
+        };
         Some(PublishPlan {
             is_readable: dead_letters.is_empty(),
             repeat_if_refused,
@@ -49,6 +54,7 @@ impl PublishPlan {
             },
             updates: Publish {
                 updates,
+                handed_over,
                 ..Publish::default()
             },
         })
@@ -72,6 +78,7 @@ mod tests {
 
     use super::*;
     use crate::domain::dead_letter::DeadLetter;
+    use crate::domain::odds::update::OddsUpdate;
     use crate::domain::odds::update::testing::update;
     use crate::domain::timestamp::Timestamp;
 
@@ -125,7 +132,7 @@ mod tests {
                 })
                 .collect();
             let dead_letters = vec![dead_letter(); unreadable];
-            let content = Publish { updates: updates.clone(), dead_letters };
+            let content = Publish { updates: updates.clone(), dead_letters, ..Publish::default() };
             let Some(plan) = PublishPlan::new(content) else {
                 prop_assert!(updates.is_empty() && unreadable == 0);
                 return Ok(());
@@ -137,7 +144,7 @@ mod tests {
             prop_assert_eq!(plan.is_readable, unreadable == 0);
             let mut expected = updates;
             expected.retain(|update| update.status != MarketStatus::Open);
-            prop_assert_eq!(plan.repeat_if_refused, expected);
+            prop_assert_eq!(plan.repeat_if_refused.updates, expected);
         }
     }
 }

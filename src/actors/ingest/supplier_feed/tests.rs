@@ -1,12 +1,23 @@
 use clap::Parser;
+use futures_util::StreamExt as _;
 
 use super::publish_plan::DENSE_BATCH;
 use super::*;
-use crate::bus::BusError;
+use crate::actors::ingest::messages::SourcesHeard;
+use crate::actors::ingest::other_reporters::OtherReporters;
+use crate::actors::ingest::source_reporter::report_record;
+use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::bus::{BusError, CompactedTopic as _};
+use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::domain::odds::status::MarketStatus;
-use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::*;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
+use crate::domain::timestamp::Timestamp;
+use crate::store::Store;
+use crate::store::sqlite::SqliteStore;
 use crate::supplier::frame_batch::MAX_FRAMES;
+use crate::supplier::transport::Inbound;
+use crate::testing::until;
 
 #[derive(Parser)]
 struct Settings {
@@ -29,6 +40,28 @@ impl Handler<Publish> for Publisher {
             .send((Instant::now(), message.updates.len()))
             .unwrap();
         Ok(())
+    }
+}
+
+/// Discards the states of sources.
+struct Discard;
+
+impl Actor for Discard {
+    type Context = Context<Self>;
+}
+
+impl Handler<SourcesHeard> for Discard {
+    type Result = ();
+
+    fn handle(&mut self, _: SourcesHeard, _: &mut Context<Self>) {}
+}
+
+/// No other reporter, and no database.
+fn edges() -> SourceEdges {
+    SourceEdges {
+        reporter: Discard.start().recipient(),
+        others: Arc::new(OtherReporters::new(std::time::Instant::now())),
+        store: None,
     }
 }
 
@@ -55,6 +88,7 @@ fn reading(gathering: Duration, rows: &[usize]) -> mpsc::UnboundedReceiver<(Inst
             publisher.clone(),
             publisher,
             gathering,
+            edges(),
             metrics,
         );
         let stream = context.add_stream(futures_util::stream::iter(rows));
@@ -127,6 +161,7 @@ async fn refused_batch_leaves_no_market_open() {
             publisher.clone(),
             publisher,
             Duration::ZERO,
+            edges(),
             IngestMetrics::new().unwrap(),
         );
         let stream = context.add_stream(futures_util::stream::iter([batch]));
@@ -146,4 +181,148 @@ async fn refused_batch_leaves_no_market_open() {
         ("1x2".to_owned(), MarketStatus::Suspended),
     ];
     assert_eq!(statuses, wanted);
+}
+
+/// Passes on the states of sources.
+struct Recorder(mpsc::UnboundedSender<SourceState>);
+
+impl Actor for Recorder {
+    type Context = Context<Self>;
+}
+
+impl Handler<SourcesHeard> for Recorder {
+    type Result = ();
+
+    fn handle(&mut self, heard: SourcesHeard, _: &mut Context<Self>) {
+        for (_, state) in heard.sources {
+            let _ = self.0.send(state);
+        }
+    }
+}
+
+async fn until_state(states: &mut mpsc::UnboundedReceiver<SourceState>, wanted: SourceState) {
+    let reached = async { while states.recv().await.unwrap() != wanted {} };
+    tokio::time::timeout(Duration::from_secs(20), reached)
+        .await
+        .unwrap();
+}
+
+async fn next_published(
+    published: &mut mpsc::UnboundedReceiver<Vec<OddsUpdate>>,
+) -> Vec<OddsUpdate> {
+    let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;
+    next.unwrap().unwrap()
+}
+
+/// A feed that receives one update, and nothing more; what it publishes, and the states of its
+/// source.
+fn feed_after_update(
+    others: &Arc<OtherReporters>,
+    store: Option<Arc<dyn Store>>,
+    arguments: &[&str],
+) -> (
+    mpsc::UnboundedReceiver<Vec<OddsUpdate>>,
+    mpsc::UnboundedReceiver<SourceState>,
+) {
+    let (sender, published) = mpsc::unbounded_channel();
+    let publisher = RefusingPublisher(sender, true).start().recipient();
+    let (recorder, states) = mpsc::unbounded_channel();
+    let edges = SourceEdges {
+        reporter: Recorder(recorder).start().recipient(),
+        others: others.clone(),
+        store,
+    };
+    let settings = Settings::parse_from([&["test"], arguments].concat()).suppliers;
+    SupplierFeed::create(|context| {
+        let mut feed = SupplierFeed::new(
+            "ws://127.0.0.1:9/ws".parse().unwrap(),
+            settings,
+            publisher.clone(),
+            publisher,
+            Duration::ZERO,
+            edges,
+            IngestMetrics::new().unwrap(),
+        );
+        let batch: FrameBatch = vec![Ok(Inbound::Frame(update(1, 1, 1).to_json().into()))];
+        let frames = futures_util::stream::iter([batch]).chain(futures_util::stream::pending());
+        let stream = context.add_stream(frames);
+        let (outbound, _) = mpsc::channel(1);
+        feed.open_link(stream, outbound);
+        feed
+    });
+    (published, states)
+}
+
+fn others(topic: &Arc<EmbeddedCompactedTopic>) -> Arc<OtherReporters> {
+    let others = Arc::new(OtherReporters::new(std::time::Instant::now()));
+    actix::spawn(others.clone().follow(topic.clone()));
+    others
+}
+
+/// One of several watchers does not decide alone. When the others are gone, it does.
+#[actix_web::test]
+async fn markets_that_others_vouch_for_stay_open() {
+    let topic = Arc::new(EmbeddedCompactedTopic::default());
+    let others = others(&topic);
+    let source = update(1, 1, 1).source;
+    let report = SourceReport {
+        source: source.clone(),
+        reporter: "other".to_owned(),
+        state: SourceState::Live,
+        at: Timestamp::now(),
+    };
+    let reporting = actix::spawn(async move {
+        loop {
+            topic.publish(vec![report_record(&report)]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    });
+    until("the other one is heard", || {
+        others.is_live_elsewhere(&source, "own", std::time::Instant::now())
+    })
+    .await;
+    let quick = [
+        "--supplier-stale-after",
+        "400ms",
+        "--supplier-ping-interval",
+        "100ms",
+    ];
+    let (mut published, mut states) = feed_after_update(&others, None, &quick);
+    assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
+    until_state(&mut states, SourceState::Live).await;
+    until_state(&mut states, SourceState::Stale).await;
+    until_state(&mut states, SourceState::Stale).await;
+    assert!(
+        published.try_recv().is_err(),
+        "the other one hears the source"
+    );
+    reporting.abort();
+    let suspended = next_published(&mut published).await;
+    assert_eq!(suspended[0].status, MarketStatus::Suspended);
+}
+
+/// What an earlier process left open is suspended as soon as the database can be read, and until
+/// then the source is not live.
+#[actix_web::test]
+async fn stored_markets_are_checked_before_source_is_live() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("test.db");
+    let store = Arc::new(SqliteStore::open(&path.to_string_lossy()).unwrap());
+    let others = others(&Arc::default());
+    let (mut published, mut states) = feed_after_update(&others, Some(store.clone()), &[]);
+    assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
+    until_state(&mut states, SourceState::Recovering).await;
+    let quiet = PositionedUpdate {
+        update: market_update("MATCH_001", "quiet", None, 1, 1),
+        partition: 0,
+        position: 0,
+    };
+    let migrated = SqliteStore::open(&path.to_string_lossy()).unwrap();
+    migrated.migrate().unwrap();
+    migrated.write_updates(&[quiet]).unwrap();
+    let suspended = next_published(&mut published).await;
+    assert_eq!(suspended.len(), 1);
+    assert_eq!(suspended[0].market.name.as_str(), "quiet");
+    assert_eq!(suspended[0].status, MarketStatus::Suspended);
+    until_state(&mut states, SourceState::Live).await;
 }

@@ -23,6 +23,8 @@ pub(super) struct FeedTimers {
     last_live: Instant,
     /// Whether staleness has been reported since then.
     is_stale: bool,
+    /// Something that cannot be read arrived since then, and nothing else.
+    is_blind: bool,
     unnamed: Option<UnnamedRefusals>,
     /// The number of unnamed refusals whose period is over.
     unnamed_handled: u64,
@@ -52,6 +54,7 @@ impl FeedTimers {
             timeouts,
             last_live: now,
             is_stale: false,
+            is_blind: false,
             unnamed: None,
             unnamed_handled: 0,
             link: None,
@@ -78,10 +81,29 @@ impl FeedTimers {
         }
     }
 
-    /// Records that the supplier sent something readable or replied: its prices are live.
-    pub(super) fn live(&mut self, now: Instant) {
+    /// Records that the supplier sent something readable: its prices are live. Returns whether they
+    /// were stale.
+    pub(super) fn live(&mut self, now: Instant) -> bool {
         self.last_live = now;
-        self.is_stale = false;
+        self.is_blind = false;
+        std::mem::take(&mut self.is_stale)
+    }
+
+    /// Records that the supplier sent something that cannot be read: that the connection works does
+    /// not make prices live any more, until something readable arrives.
+    pub(super) fn unreadable(&mut self) {
+        self.is_blind = true;
+    }
+
+    /// Whether nothing could be read since the last unreadable frame, so that a reply does not show
+    /// that prices are live.
+    pub(super) fn is_blind(&self) -> bool {
+        self.is_blind
+    }
+
+    /// Whether prices are stale.
+    pub(super) fn is_stale(&self) -> bool {
+        self.is_stale
     }
 
     /// Excludes time that the feed spent waiting for the bus from the supplier's silence.

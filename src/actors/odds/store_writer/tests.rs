@@ -7,10 +7,10 @@ use super::*;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
-use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::odds::update::testing::update;
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::store::events::{EventPage, EventQuery};
-use crate::store::{BatchReport, HistoryEntry, HistoryQuery, StoredDeadLetter};
+use crate::store::{BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
 
 /// A store that records the writes and how many of them run concurrently.
 #[derive(Default)]
@@ -54,6 +54,10 @@ impl Store for ProbeStore {
     }
 
     fn load_event(&self, _: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn open_markets(&self, _: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
         Ok(Vec::new())
     }
 

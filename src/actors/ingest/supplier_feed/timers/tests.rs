@@ -38,6 +38,21 @@ fn reconnect_does_not_make_prices_live() {
     assert!(timers.become_stale(start + 10 * SECOND));
 }
 
+/// A pong shows that the line works, not that prices can be read.
+#[test]
+fn feed_is_blind_until_readable_frame() {
+    let start = Instant::now();
+    let mut timers = timers(start);
+    assert!(!timers.is_blind());
+    timers.unreadable();
+    assert!(timers.is_blind());
+    assert!(timers.become_stale(start + 10 * SECOND));
+    assert!(timers.is_blind() && timers.is_stale());
+    assert!(timers.live(start + 12 * SECOND), "prices were stale");
+    assert!(!timers.is_blind() && !timers.is_stale());
+    assert!(!timers.live(start + 13 * SECOND));
+}
+
 #[test]
 fn wait_for_the_bus_is_no_silence() {
     let start = Instant::now();

@@ -1,0 +1,184 @@
+//! What other processes and feeds report about the sources, as read from the topic of source
+//! states.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use log::warn;
+use parking_lot::Mutex;
+
+use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Record};
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::{SourceReport, SourceReports};
+use crate::telemetry::log_limit::LogLimit;
+
+/// How long a report counts. Each reporter publishes every second.
+const SILENCE: Duration = Duration::from_secs(3);
+/// How long a report from before this process started may take to be followed by another one.
+const NEXT_REPORT: Duration = Duration::from_millis(2_500);
+/// How long to wait for the topic before deciding without it.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Delay before the topic is read again after a failure.
+const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+/// The reports of all processes. Shared by the feeds of this one.
+#[derive(Debug)]
+pub(crate) struct OtherReporters {
+    started: Instant,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    reports: SourceReports,
+    /// The sources that were reported before this process started.
+    held: BTreeSet<Source>,
+    caught_up_at: Option<Instant>,
+}
+
+impl OtherReporters {
+    /// No report yet.
+    pub(crate) fn new(now: Instant) -> OtherReporters {
+        OtherReporters {
+            started: now,
+            state: Mutex::new(State {
+                reports: SourceReports::new(SILENCE),
+                held: BTreeSet::new(),
+                caught_up_at: None,
+            }),
+        }
+    }
+
+    /// Whether a reporter other than `reporter` has the source live.
+    pub(crate) fn is_live_elsewhere(&self, source: &Source, reporter: &str, now: Instant) -> bool {
+        let state = self.state.lock();
+        state.reports.is_live_elsewhere(source, reporter, now)
+    }
+
+    /// Whether all reporters of the source have had the time to report since this process started.
+    pub(crate) fn is_decided(&self, source: &Source, now: Instant) -> bool {
+        let state = self.state.lock();
+        let heard_all = state.caught_up_at.is_some_and(|caught_up_at| {
+            !state.held.contains(source) || now.duration_since(caught_up_at) >= NEXT_REPORT
+        });
+        heard_all || now.duration_since(self.started) >= MAX_WAIT
+    }
+
+    fn record(&self, event: CompactedEvent, now: Instant) {
+        let mut state = self.state.lock();
+        match event {
+            CompactedEvent::Held(records) => {
+                for report in records.iter().filter_map(read_report) {
+                    state.held.insert(report.source.clone());
+                    state.reports.record(report, None);
+                }
+            }
+            CompactedEvent::CaughtUp => state.caught_up_at = Some(now),
+            CompactedEvent::Published(records) => {
+                for report in records.iter().filter_map(read_report) {
+                    state.reports.record(report, Some(now));
+                }
+            }
+        }
+    }
+
+    /// Reads the topic as long as the platform runs.
+    pub(crate) async fn follow(self: Arc<OtherReporters>, topic: Arc<dyn CompactedTopic>) {
+        loop {
+            if let Err(failure) = self.read(&*topic).await {
+                warn!("the states of sources are read again: {failure}");
+            }
+            tokio::time::sleep(RETRY_DELAY).await;
+        }
+    }
+
+    async fn read(&self, topic: &dyn CompactedTopic) -> Result<(), BusError> {
+        let mut reader: Box<dyn CompactedReader> = topic.read()?;
+        loop {
+            let event = reader.next().await?;
+            self.record(event, Instant::now());
+        }
+    }
+}
+
+/// The report in a record; a record that cannot be read is logged and skipped.
+fn read_report(record: &Record) -> Option<SourceReport> {
+    static LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
+    let read = serde_json::from_slice(&record.record.payload);
+    read.map_err(|error| {
+        if let Some(repeated) = LOG.check("malformed") {
+            warn!(offset = record.offset, repeated; "skipping a malformed state of a source: {error}");
+        }
+    })
+    .ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::ingest::source_reporter::report_record;
+    use crate::domain::odds::source_status::SourceState;
+    use crate::domain::timestamp::Timestamp;
+
+    fn record(reporter: &str, state: SourceState) -> Record {
+        let report = SourceReport {
+            source: source(),
+            reporter: reporter.to_owned(),
+            state,
+            at: Timestamp::now(),
+        };
+        Record {
+            partition: 0,
+            offset: 0,
+            published_at: None,
+            record: report_record(&report),
+        }
+    }
+
+    fn source() -> Source {
+        Source::new("a").unwrap()
+    }
+
+    #[test]
+    fn source_is_decided_after_next_report() {
+        let start = Instant::now();
+        let others = OtherReporters::new(start);
+        let after = |millis| start + Duration::from_millis(millis);
+        assert!(!others.is_decided(&source(), after(100)), "not read yet");
+        let held = record("other", SourceState::Live);
+        others.record(CompactedEvent::Held(vec![held.clone()]), start);
+        others.record(CompactedEvent::CaughtUp, after(100));
+        assert!(!others.is_live_elsewhere(&source(), "own", after(100)));
+        assert!(!others.is_decided(&source(), after(2_000)));
+        let unknown = Source::new("b").unwrap();
+        assert!(
+            others.is_decided(&unknown, after(100)),
+            "reported by nobody"
+        );
+        assert!(others.is_decided(&source(), after(2_600)));
+        others.record(CompactedEvent::Published(vec![held]), after(3_000));
+        assert!(others.is_live_elsewhere(&source(), "own", after(3_100)));
+        assert!(!others.is_live_elsewhere(&source(), "other", after(3_100)));
+        assert!(!others.is_live_elsewhere(&source(), "own", after(6_000)));
+    }
+
+    #[test]
+    fn unreadable_topic_delays_decisions_for_bounded_time() {
+        let start = Instant::now();
+        let others = OtherReporters::new(start);
+        assert!(!others.is_decided(&source(), start));
+        assert!(others.is_decided(&source(), start + MAX_WAIT));
+    }
+
+    #[test]
+    fn malformed_report_is_skipped() {
+        let now = Instant::now();
+        let others = OtherReporters::new(now);
+        let mut garbage = record("x", SourceState::Live);
+        garbage.record.payload = bytes::Bytes::from_static(b"{\"source\":");
+        let good = record("y", SourceState::Live);
+        others.record(CompactedEvent::Published(vec![garbage, good]), now);
+        assert!(others.is_live_elsewhere(&source(), "own", now));
+    }
+}

@@ -1,0 +1,112 @@
+//! Publishes the states of the sources that the feeds of this process hear, every second and at
+//! every change. Never holds up a feed: what the topic does not accept in time is dropped, because
+//! a newer state follows.
+
+mod report_book;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use log::{info, warn};
+use strum::VariantArray;
+use tokio::time::Instant;
+
+use self::report_book::ReportBook;
+use super::messages::SourcesHeard;
+use crate::bus::{CompactedTopic, NewRecord};
+use crate::domain::odds::source_status::{SourceReport, SourceState};
+use crate::telemetry::log_limit::FaultLog;
+use crate::telemetry::metrics::IngestMetrics;
+
+/// How often due reports are looked for.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// The actor in front of the topic of source states.
+pub(crate) struct SourceReporter {
+    topic: Arc<dyn CompactedTopic>,
+    book: ReportBook,
+    is_publishing: bool,
+    log: FaultLog,
+    metrics: IngestMetrics,
+}
+
+impl SourceReporter {
+    /// Publishes to `topic`. A feed that reports nothing for `silence` vouches for nothing.
+    pub(crate) fn new(
+        topic: Arc<dyn CompactedTopic>,
+        silence: Duration,
+        metrics: IngestMetrics,
+    ) -> SourceReporter {
+        SourceReporter {
+            topic,
+            book: ReportBook::new(silence),
+            is_publishing: false,
+            log: FaultLog::new(),
+            metrics,
+        }
+    }
+
+    fn publish_due(&mut self, context: &mut Context<Self>) {
+        let now = Instant::now();
+        for state in SourceState::VARIANTS {
+            let gauge = self
+                .metrics
+                .sources
+                .with_label_values(&[<&str>::from(state)]);
+            gauge.set(self.book.count(*state, now) as i64);
+        }
+        if self.is_publishing {
+            return;
+        }
+        let due = self.book.due(now);
+        if due.is_empty() {
+            return;
+        }
+        self.is_publishing = true;
+        let publishing = self.topic.publish(due.iter().map(report_record).collect());
+        context.spawn(publishing.into_actor(self).map(|published, reporter, context| {
+            reporter.is_publishing = false;
+            match published {
+                Ok(()) if reporter.log.recovered() => info!("states of sources are published again"),
+                Ok(()) => {}
+                Err(failure) => {
+                    reporter.metrics.source_reports_failed.inc();
+                    if let Some(repeated) = reporter.log.failed("publish") {
+                        warn!(repeated; "cannot publish the states of sources, so their markets count as stale: {failure}");
+                    }
+                }
+            }
+            reporter.publish_due(context);
+        }));
+    }
+}
+
+/// The record of a report.
+pub(crate) fn report_record(report: &SourceReport) -> NewRecord {
+    NewRecord {
+        key: format!("{}/{}", report.source, report.reporter).into(),
+        payload: serde_json::to_vec(report).unwrap_or_default().into(),
+        headers: Vec::new(),
+    }
+}
+
+impl Actor for SourceReporter {
+    type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(CHECK_INTERVAL, SourceReporter::publish_due);
+    }
+}
+
+impl Handler<SourcesHeard> for SourceReporter {
+    type Result = ();
+
+    fn handle(&mut self, heard: SourcesHeard, context: &mut Context<Self>) {
+        self.book.record(heard, Instant::now());
+        self.publish_due(context);
+    }
+}
+
+#[cfg(test)]
+mod tests;
