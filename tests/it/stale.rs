@@ -199,7 +199,7 @@ async fn market_unsent_after_restart_is_suspended() {
     let mut link = supplier.accept().await;
     link.send(frame("SENT")).await;
     until_status(&platform, "QUIET", "suspended").await;
-    assert_eq!(rest_status(&platform, "SENT").await, "open");
+    until_status(&platform, "SENT", "open").await;
     let suspended = "odds_ingest_suspended_unsent_total";
     platform
         .until_metric(Role::Ingest, suspended, |count| count == 1.0)

@@ -8,8 +8,14 @@ use std::time::Duration;
 use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 
-use super::{Answer, bet_body, market, post};
+use super::{Answer, BetsHarness, bet_body, market, post};
 use crate::support::{Cluster, Folder, OddsTopic, ServerProcess, get_json, until};
+
+/// Suspends the markets of a supplier that is silent for a second.
+const QUICK: &[(&str, &str)] = &[
+    ("SUPPLIER_STALE_AFTER", "1s"),
+    ("SUPPLIER_PING_INTERVAL", "50ms"),
+];
 
 /// What REST shows of a market, and whether it accepts bets.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,6 +50,30 @@ impl Shown {
             bet: "409 MARKET_STALE".to_owned(),
         }
     }
+}
+
+impl BetsHarness {
+    async fn until_shown(&self, expected: &Shown) {
+        until(&format!("{expected:?}"), || async {
+            let odds = self.get(self.platform.odds(), "/v1/events/E/odds").await;
+            let bet = self.bet(&bet_body("u", "E", 100), None).await;
+            (odds.status == 200 && Shown::of(&odds.json(), &bet) == *expected).then_some(())
+        })
+        .await;
+    }
+}
+
+#[actix_web::test]
+async fn silent_supplier_stops_bets() {
+    let mut harness = BetsHarness::open(&[], QUICK).await;
+    harness.deposit("u", 1_000_000).await;
+    for version in 1..3 {
+        harness.link.send(market("E", version, |_| {})).await;
+        harness.until_shown(&Shown::open()).await;
+        // The test answers no pings.
+        harness.until_shown(&Shown::lost()).await;
+    }
+    harness.close().await;
 }
 
 /// The test is the `ingest`: it publishes updates, and reports about their source.
