@@ -1,5 +1,4 @@
-//! What other processes and feeds report about the sources, as read from the topic of source
-//! states.
+//! What other processes report about the sources, as read from the topic of source states.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Record};
 use crate::domain::ids::Source;
-use crate::domain::odds::source_status::{SourceReport, SourceReports};
+use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState};
 use crate::telemetry::log_limit::LogLimit;
 
 /// How long a report counts. Each reporter publishes every second.
@@ -22,10 +21,14 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// Delay before the topic is read again after a failure.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// The reports of all processes. Shared by the feeds of this one.
+/// The reports of the other processes. Shared by the feeds of this one: two feeds of one process are
+/// different suppliers, even if their updates name the same source, so neither vouches for the
+/// markets of the other.
 #[derive(Debug)]
 pub(crate) struct OtherReporters {
     started: Instant,
+    /// The prefix of this process's reporters.
+    process: String,
     state: Mutex<State>,
 }
 
@@ -42,6 +45,7 @@ impl OtherReporters {
     pub(crate) fn new(now: Instant) -> OtherReporters {
         OtherReporters {
             started: now,
+            process: format!("{:016x}-", fastrand::u64(..)),
             state: Mutex::new(State {
                 reports: SourceReports::new(SILENCE),
                 held: BTreeSet::new(),
@@ -50,10 +54,16 @@ impl OtherReporters {
         }
     }
 
-    /// Whether a reporter other than `reporter` has the source live.
-    pub(crate) fn is_live_elsewhere(&self, source: &Source, reporter: &str, now: Instant) -> bool {
+    /// An id for the reports of a feed of this process.
+    pub(crate) fn new_reporter(&self) -> Arc<str> {
+        format!("{}{:08x}", self.process, fastrand::u32(..)).into()
+    }
+
+    /// Whether another process has the source live.
+    pub(crate) fn is_live_elsewhere(&self, source: &Source, now: Instant) -> bool {
         let state = self.state.lock();
-        state.reports.is_live_elsewhere(source, reporter, now)
+        let status = state.reports.status(source, now);
+        status.is_some_and(|status| status.state == SourceState::Live)
     }
 
     /// Whether all reporters of the source have had the time to report since this process started.
@@ -69,18 +79,24 @@ impl OtherReporters {
         let mut state = self.state.lock();
         match event {
             CompactedEvent::Held(records) => {
-                for report in records.iter().filter_map(read_report) {
+                for report in self.others_of(&records) {
                     state.held.insert(report.source.clone());
                     state.reports.record(report, None);
                 }
             }
             CompactedEvent::CaughtUp => state.caught_up_at = Some(now),
             CompactedEvent::Published(records) => {
-                for report in records.iter().filter_map(read_report) {
+                for report in self.others_of(&records) {
                     state.reports.record(report, Some(now));
                 }
             }
         }
+    }
+
+    /// The reports of other processes among these records.
+    fn others_of(&self, records: &[Record]) -> impl Iterator<Item = SourceReport> {
+        let reports = records.iter().filter_map(read_report);
+        reports.filter(|report| !report.reporter.starts_with(&self.process))
     }
 
     /// Reads the topic as long as the platform runs.
@@ -118,7 +134,6 @@ fn read_report(record: &Record) -> Option<SourceReport> {
 mod tests {
     use super::*;
     use crate::actors::ingest::source_reporter::report_record;
-    use crate::domain::odds::source_status::SourceState;
     use crate::domain::timestamp::Timestamp;
 
     fn record(reporter: &str, state: SourceState) -> Record {
@@ -149,7 +164,7 @@ mod tests {
         let held = record("other", SourceState::Live);
         others.record(CompactedEvent::Held(vec![held.clone()]), start);
         others.record(CompactedEvent::CaughtUp, after(100));
-        assert!(!others.is_live_elsewhere(&source(), "own", after(100)));
+        assert!(!others.is_live_elsewhere(&source(), after(100)));
         assert!(!others.is_decided(&source(), after(2_000)));
         let unknown = Source::new("b").unwrap();
         assert!(
@@ -158,9 +173,8 @@ mod tests {
         );
         assert!(others.is_decided(&source(), after(2_600)));
         others.record(CompactedEvent::Published(vec![held]), after(3_000));
-        assert!(others.is_live_elsewhere(&source(), "own", after(3_100)));
-        assert!(!others.is_live_elsewhere(&source(), "other", after(3_100)));
-        assert!(!others.is_live_elsewhere(&source(), "own", after(6_000)));
+        assert!(others.is_live_elsewhere(&source(), after(3_100)));
+        assert!(!others.is_live_elsewhere(&source(), after(6_000)));
     }
 
     #[test]
@@ -179,6 +193,16 @@ mod tests {
         garbage.record.payload = bytes::Bytes::from_static(b"{\"source\":");
         let good = record("y", SourceState::Live);
         others.record(CompactedEvent::Published(vec![garbage, good]), now);
-        assert!(others.is_live_elsewhere(&source(), "own", now));
+        assert!(others.is_live_elsewhere(&source(), now));
+    }
+
+    /// Another feed of this process may read another supplier.
+    #[test]
+    fn own_reports_do_not_count() {
+        let now = Instant::now();
+        let others = OtherReporters::new(now);
+        let own = record(&others.new_reporter(), SourceState::Live);
+        others.record(CompactedEvent::Published(vec![own]), now);
+        assert!(!others.is_live_elsewhere(&source(), now));
     }
 }

@@ -38,7 +38,7 @@ fn unknown_source_state(text: &str) -> UnknownVariant {
 pub struct SourceReport {
     /// The source.
     pub source: Source,
-    /// The process that reads the source. Unique for each start of a process.
+    /// The feed that reads the source. Unique for each start of a process.
     pub reporter: String,
     /// Its state.
     pub state: SourceState,
@@ -146,16 +146,6 @@ impl SourceReports {
         heard
             .heard_at
             .is_some_and(|at| now.duration_since(at) < self.silence)
-    }
-
-    /// Whether a process other than `reporter` reports the source as live.
-    pub fn is_live_elsewhere(&self, source: &Source, reporter: &str, now: Instant) -> bool {
-        let Some(reporters) = self.reports.get(source) else {
-            return false;
-        };
-        reporters.iter().any(|(other, heard)| {
-            other != reporter && heard.state == SourceState::Live && self.counts(heard, now)
-        })
     }
 
     /// The state of every source that was ever reported.

@@ -65,8 +65,8 @@ impl FeedSources {
     pub(super) fn new(edges: SourceEdges) -> FeedSources {
         FeedSources {
             checks: StoreChecks::new(edges.store.is_some()),
+            reporter: edges.others.new_reporter(),
             edges,
-            reporter: format!("{:016x}", fastrand::u64(..)).into(),
             reported: Vec::new(),
             new_sources: BTreeMap::new(),
             vouched_at: Timestamp::now(),
@@ -76,13 +76,13 @@ impl FeedSources {
         }
     }
 
-    /// Whether open markets of the source are left alone for now: another reporter has it live, or
+    /// Whether open markets of the source are left alone for now: another process has it live, or
     /// that is not known yet, or the source still may send them.
     fn is_spared(&self, source: &Source, now: Instant) -> bool {
         let others = &self.edges.others;
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
-            || others.is_live_elsewhere(source, &self.reporter, now.into_std())
+            || others.is_live_elsewhere(source, now.into_std())
     }
 
     /// Drops the new sources that are not live yet: the first check takes a moment, and a report

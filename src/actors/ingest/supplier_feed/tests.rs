@@ -279,7 +279,7 @@ async fn markets_that_others_vouch_for_stay_open() {
         }
     });
     until("the other one is heard", || {
-        others.is_live_elsewhere(&source, "own", std::time::Instant::now())
+        others.is_live_elsewhere(&source, std::time::Instant::now())
     })
     .await;
     let quick = [

@@ -51,11 +51,8 @@ fn one_live_reporter_is_enough() {
     let now = Instant::now();
     let mut reports = SourceReports::new(SILENCE);
     reports.record(report("1", SourceState::Stale), Some(now));
-    assert!(!reports.is_live_elsewhere(&source(), "1", now));
     reports.record(report("2", SourceState::Live), Some(now));
     assert_eq!(state(&reports, now), Some(SourceState::Live));
-    assert!(reports.is_live_elsewhere(&source(), "1", now));
-    assert!(!reports.is_live_elsewhere(&source(), "2", now));
     let later = now + SILENCE;
     reports.record(report("1", SourceState::Stale), Some(later));
     assert_eq!(state(&reports, later), Some(SourceState::Stale));
