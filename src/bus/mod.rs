@@ -175,15 +175,6 @@ pub trait Topic: Send + Sync {
     /// partitions.
     fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError>;
 
-    /// Reads every partition from where `group` has committed, without joining the group. It never
-    /// commits; [`Subscription::commit`] only shortens the lag that it reports.
-    fn follow(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
-        Err(BusError::Refused(format!(
-            "the topic {} cannot be followed beside the group {group}",
-            self.name()
-        )))
-    }
-
     /// Like [`Topic::subscribe`]. In addition, the member first reads what was published to its
     /// partitions in the last `window` before the group's position. Nothing by default, because a
     /// bus need not keep what every group has committed.

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::address::{postgres, redis};
 use super::input::{ConfigError, ConfigInput};
 use super::kafka;
-use super::settings::{BusSettings, OddsFeed, Role, Settings, StoreSettings};
+use super::settings::{BusSettings, Role, Settings, StoreSettings};
 
 /// The bus selected by the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,14 +55,6 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Whether the roles that show prices follow the odds topic: it is on Kafka, and the setting
-    /// chooses it. Without Redis there is only one process that reads the topic.
-    pub fn follows_topic(&self, feed: OddsFeed) -> bool {
-        self.bus == BusEngine::Kafka
-            && matches!(self.cache, CacheEngine::Redis(_))
-            && feed == OddsFeed::Kafka
-    }
-
     /// One line per engine, without secrets.
     pub fn summary(&self) -> String {
         let [bus, cache, database] = self.names();

@@ -87,7 +87,10 @@ impl PlatformBuilder<'_> {
         let silence = self.settings.suppliers.supplier_stale_after;
         let reporter = SourceReporter::new(bus.source_status.clone(), silence, metrics.clone());
         let reporter = self.start("source reporter", arbiter, HUB_MAILBOX, reporter);
-        let others = Arc::new(OtherReporters::new(Instant::now()));
+        let others = Arc::new(OtherReporters::new(
+            self.settings.cache.source_silence,
+            Instant::now(),
+        ));
         let following = others.clone().follow(bus.source_status.clone());
         arbiter.spawn(role::inherit(following));
         SourceEdges {

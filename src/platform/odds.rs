@@ -134,12 +134,7 @@ impl PlatformBuilder<'_> {
         cache: &Arc<dyn OddsCache>,
         stores: &Stores,
     ) -> Result<Option<Prices>, StartError> {
-        let feed = self.settings.cache.odds_feed;
-        let followed = bus.filter(|_| config.engines.follows_topic(feed));
-        let broadcasts = match followed {
-            Some(_) => None,
-            None => cache.listen(),
-        };
+        let broadcasts = cache.listen();
         let feed = match (&broadcasts, bus) {
             (Some(_), _) => FeedState::awaiting_broadcasts,
             (None, Some(bus)) if bus.first_position.is_none() => FeedState::awaiting_bus,
@@ -154,9 +149,7 @@ impl PlatformBuilder<'_> {
             .transpose()?;
         let mut books = None;
         if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
-            let local = odds
-                .as_ref()
-                .filter(|_| broadcasts.is_none() && followed.is_none());
+            let local = odds.as_ref().filter(|_| broadcasts.is_none());
             books = self.for_role(Role::Processor, |builder| {
                 builder.start_processor(bus, cache, &stores.main, local)
             })?;
@@ -165,21 +158,15 @@ impl PlatformBuilder<'_> {
             return Ok(None);
         };
         let mut checks = vec![check_store(&stores.read)];
-        let shown = self.for_role(reader, |builder| match (followed, broadcasts) {
-            (Some(bus), _) => builder
-                .start_follower(&odds, bus, cache, &stores.read)
-                .map(Some),
-            (None, Some(broadcasts)) => {
+        let shown = match broadcasts {
+            Some(broadcasts) => {
                 checks.push(check_cache(cache));
-                Ok(Some(builder.start_mirror(
-                    &odds,
-                    broadcasts,
-                    cache,
-                    &stores.read,
-                )))
+                Some(self.for_role(reader, |builder| {
+                    builder.start_mirror(&odds, broadcasts, cache, &stores.read)
+                }))
             }
-            (None, None) => Ok(books),
-        })?;
+            None => books,
+        };
         let Some(books) = shown else {
             // Unreachable: the configuration requires a processor in this process if the cache does
             // not broadcast.

@@ -92,7 +92,7 @@ impl ProcessorBuilder<'_, '_> {
         let edges = LiveEdges {
             books: router.clone().recipient(),
             revoked: router.clone().recipient(),
-            cache: Some(cache_writer.recipient()),
+            cache: cache_writer.recipient(),
         };
         let (signs, live_group) = self.start_live_consumer(edges)?;
         let shown = self.shown_books(router);
@@ -139,7 +139,7 @@ impl ProcessorBuilder<'_, '_> {
             self.bus.source_status.clone(),
             self.platform.settings.cache.source_silence,
             subscribers,
-            self.metrics.source_metrics(),
+            self.metrics.clone(),
         );
         self.platform
             .start("source monitor", &self.live, MONITOR_MAILBOX, monitor);
@@ -230,12 +230,7 @@ impl ProcessorBuilder<'_, '_> {
         let settings = self.consumer_settings(group, topic, Duration::ZERO);
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
-        let consumer = LiveConsumer::new(
-            settings,
-            subscription,
-            edges,
-            self.metrics.consumer_metrics(),
-        );
+        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone());
         let signs = (consumer.life(), consumer.backlog());
         let live = self.live.clone();
         let consumer = self.start_consumer("live consumer", &live, consumer.into_task());

@@ -17,7 +17,7 @@ mod simulator;
 mod wallet;
 
 pub use self::bets::BetsMetrics;
-pub use self::books::{BookMetrics, ConsumerMetrics, SourceMetrics};
+pub use self::books::BookMetrics;
 pub use self::confirmation::ConfirmationMetrics;
 pub use self::ingest::IngestMetrics;
 pub use self::odds::OddsMetrics;

@@ -132,7 +132,10 @@ BEGIN
         FROM (SELECT user_id FROM wallets WHERE user_id = ANY (p_users) FOR UPDATE SKIP LOCKED) AS locked;
     END IF;
     -- After the locks, so that every hold that was committed before them counts. Almost always there is none.
-    IF EXISTS (SELECT FROM holds WHERE released_at IS NULL) THEN
+    IF EXISTS (
+        SELECT FROM holds
+        WHERE released_at IS NULL AND (until IS NULL OR until > (SELECT min(at) FROM unnest(p_now) AS given (at)))
+    ) THEN
         v_refusals := bets_held(p_events, p_markets, p_lines, p_selections, p_sources, p_now);
     END IF;
     FOR place, bet, price, balance, record IN

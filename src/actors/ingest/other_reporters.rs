@@ -12,8 +12,6 @@ use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState};
 use crate::telemetry::log_limit::LogLimit;
 
-/// How long a report counts. Each reporter publishes every second.
-const SILENCE: Duration = Duration::from_secs(3);
 /// How long a report from before this process started may take to be followed by another one.
 const NEXT_REPORT: Duration = Duration::from_millis(2_500);
 /// How long to wait for the topic before deciding without it.
@@ -41,13 +39,13 @@ struct State {
 }
 
 impl OtherReporters {
-    /// No report yet.
-    pub(crate) fn new(now: Instant) -> OtherReporters {
+    /// No report yet. A report counts for `silence` after it arrived.
+    pub(crate) fn new(silence: Duration, now: Instant) -> OtherReporters {
         OtherReporters {
             started: now,
             process: format!("{:016x}-", fastrand::u64(..)),
             state: Mutex::new(State {
-                reports: SourceReports::new(SILENCE),
+                reports: SourceReports::new(silence),
                 held: BTreeSet::new(),
                 caught_up_at: None,
             }),
@@ -136,6 +134,8 @@ mod tests {
     use crate::actors::ingest::source_reporter::report_record;
     use crate::domain::timestamp::Timestamp;
 
+    const SILENCE: Duration = Duration::from_secs(3);
+
     fn record(reporter: &str, state: SourceState) -> Record {
         let report = SourceReport {
             source: source(),
@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn source_is_decided_after_next_report() {
         let start = Instant::now();
-        let others = OtherReporters::new(start);
+        let others = OtherReporters::new(SILENCE, start);
         let after = |millis| start + Duration::from_millis(millis);
         assert!(!others.is_decided(&source(), after(100)), "not read yet");
         let held = record("other", SourceState::Live);
@@ -180,7 +180,7 @@ mod tests {
     #[test]
     fn unreadable_topic_delays_decisions_for_bounded_time() {
         let start = Instant::now();
-        let others = OtherReporters::new(start);
+        let others = OtherReporters::new(SILENCE, start);
         assert!(!others.is_decided(&source(), start));
         assert!(others.is_decided(&source(), start + MAX_WAIT));
     }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn malformed_report_is_skipped() {
         let now = Instant::now();
-        let others = OtherReporters::new(now);
+        let others = OtherReporters::new(SILENCE, now);
         let mut garbage = record("x", SourceState::Live);
         garbage.record.payload = bytes::Bytes::from_static(b"{\"source\":");
         let good = record("y", SourceState::Live);
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn own_reports_do_not_count() {
         let now = Instant::now();
-        let others = OtherReporters::new(now);
+        let others = OtherReporters::new(SILENCE, now);
         let own = record(&others.new_reporter(), SourceState::Live);
         others.record(CompactedEvent::Published(vec![own]), now);
         assert!(!others.is_live_elsewhere(&source(), now));

@@ -21,7 +21,7 @@ use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Reco
 use crate::domain::json;
 use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
-use crate::telemetry::metrics::SourceMetrics;
+use crate::telemetry::metrics::ProcessorMetrics;
 
 /// Interval between checks for silent sources.
 const TICK: Duration = Duration::from_millis(250);
@@ -38,7 +38,7 @@ pub(crate) struct SourceMonitor {
     watch: SourceWatch,
     subscribers: Vec<Recipient<SourcesReported>>,
     log: FaultLog,
-    metrics: SourceMetrics,
+    metrics: ProcessorMetrics,
 }
 
 impl SourceMonitor {
@@ -47,7 +47,7 @@ impl SourceMonitor {
         topic: Arc<dyn CompactedTopic>,
         silence: Duration,
         subscribers: Vec<Recipient<SourcesReported>>,
-        metrics: SourceMetrics,
+        metrics: ProcessorMetrics,
     ) -> SourceMonitor {
         SourceMonitor {
             topic,
@@ -114,7 +114,7 @@ impl SourceMonitor {
     }
 
     fn reject(&self, error: &serde_json::Error) {
-        self.metrics.unreadable.inc();
+        self.metrics.source_reports_unreadable.inc();
         if let Some(repeated) = UNREADABLE.check("") {
             warn!(repeated; "a report about a source cannot be read: {error}");
         }

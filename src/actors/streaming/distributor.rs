@@ -353,7 +353,12 @@ impl Handler<FeedChanged> for Distributor {
 
     fn handle(&mut self, changed: FeedChanged, context: &mut Context<Self>) {
         self.feed = changed.0;
-        self.fanout.announce(self.feed, None, Instant::now());
+        let now = Instant::now();
+        if self.feed == FeedStatus::Live {
+            let report = self.fanout.flush_all(now);
+            self.count(&report);
+        }
+        self.fanout.announce(self.feed, None, now);
         self.count_sessions();
         self.plan_offer(context);
     }

@@ -315,19 +315,6 @@ impl Inbox {
             .for_each(|offsets| offsets.is_reset = true);
     }
 
-    /// Whether the reader has passed each of these offsets.
-    pub(super) fn has_passed(&self, offsets: &[(u32, u64)]) -> bool {
-        let passed = |(partition, offset): &(u32, u64)| {
-            let known = self.assigned.get(partition);
-            known.is_some_and(|known| known.read.max(known.passed) >= Some(*offset))
-        };
-        offsets.iter().all(passed)
-    }
-
-    pub(super) fn is_assigned(&self, partition: u32) -> bool {
-        self.assigned.contains_key(&partition)
-    }
-
     pub(super) fn assigned(&self) -> Vec<u32> {
         self.assigned.keys().copied().collect()
     }

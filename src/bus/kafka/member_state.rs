@@ -30,8 +30,6 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) struct MemberState {
     pub(super) topic: String,
     pub(super) group: String,
-    /// Whether it only follows the group: it reads all partitions and commits nothing.
-    pub(super) is_follower: bool,
     /// What was published this long before the group's position is read again.
     pub(super) replay: Option<Duration>,
     pub(super) health: SubscriptionHealth,
@@ -51,7 +49,6 @@ impl MemberState {
         MemberState {
             topic: topic.to_owned(),
             group: group.to_owned(),
-            is_follower: false,
             replay,
             health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),

@@ -10,7 +10,6 @@ mod compacted;
 mod compacted_reader;
 mod config;
 mod events;
-mod follower;
 mod inbox;
 mod member_state;
 #[cfg(test)]
@@ -131,16 +130,12 @@ struct KafkaTopic {
 
 impl KafkaTopic {
     fn member(&self, group: &str, replay: Option<Duration>) -> Result<KafkaSubscription, BusError> {
-        self.read_as(MemberState::new(&self.topic.name, group, replay))
-    }
-
-    fn read_as(&self, member: MemberState) -> Result<KafkaSubscription, BusError> {
         let Inner {
             clients,
             producers,
             monitor,
         } = &*self.inner;
-        let member = Arc::new(member);
+        let member = Arc::new(MemberState::new(&self.topic.name, group, replay));
         let last_error = producers.events.last_error.clone();
         let ended = Reader::start(
             clients.clone(),
@@ -200,12 +195,6 @@ impl Topic for KafkaTopic {
         window: Duration,
     ) -> Result<Box<dyn Subscription>, BusError> {
         Ok(Box::new(self.member(group, Some(window))?))
-    }
-
-    fn follow(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
-        let mut member = MemberState::new(&self.topic.name, group, None);
-        member.is_follower = true;
-        Ok(Box::new(self.read_as(member)?))
     }
 
     fn depth(&self) -> usize {

@@ -36,8 +36,7 @@ pub(super) struct TopicPublisher {
     /// Held while a batch is sent, so that batches keep their order.
     sending: tokio::sync::Mutex<()>,
     /// Shared by the batches that wait for their acknowledgements. A batch with failed records
-    /// takes it alone, so that no batch that was not in flight yet overtakes those that are sent
-    /// again. Both locks are fair: of two failed batches, the earlier one is sent again first.
+    /// takes it alone: it is sent again after those in flight, and nothing is sent meanwhile.
     in_flight: Arc<RwLock<()>>,
     waiting: Arc<AtomicUsize>,
 }

@@ -15,7 +15,6 @@ use tokio::sync::watch;
 
 use super::config::Clients;
 use super::events::LastError;
-use super::follower;
 use super::member_state::MemberState;
 use super::reader_events::ReaderEvents;
 use super::reader_thread;
@@ -43,9 +42,6 @@ pub(super) struct Reader {
     /// Partitions that were paused and not resumed since, even if another member owns them now.
     paused: BTreeSet<u32>,
     last_commit: Instant,
-    /// Offsets that a follower has to pass before it counts as reading: the ends of the partitions
-    /// when it started.
-    catching_up: Vec<(u32, u64)>,
 }
 
 impl Reader {
@@ -65,7 +61,6 @@ impl Reader {
             last_error,
             paused: BTreeSet::new(),
             last_commit: Instant::now(),
-            catching_up: Vec::new(),
         };
         let consumer = reader.consumer()?;
         reader_thread::spawn(reader.member.clone(), move || reader.run(consumer))
@@ -108,8 +103,9 @@ impl Reader {
         while !self.topic.exists() && !self.member.is_closing() {
             consumer.poll(POLL_TIMEOUT);
         }
-        if let Err(error) = self.start_reading(consumer) {
-            return self.report_failed_consumer(&format!("cannot read the topic: {error}"));
+        if let Err(error) = consumer.subscribe(&[&self.member.topic]) {
+            warn!(group = self.member.group.as_str(); "cannot subscribe to the topic: {error}");
+            return;
         }
         let mut next_check = Instant::now();
         while !self.member.is_closing() {
@@ -129,31 +125,9 @@ impl Reader {
             if consumer.context().has_lost_brokers() {
                 return self.report_failed_consumer("it has lost all brokers");
             }
-            if self.member.is_follower && consumer.context().has_new_partitions() {
-                return self.report_failed_consumer("the topic has new partitions");
-            }
         }
         let assigned = self.member.inbox().assigned();
         self.member.commit_now(consumer, &assigned);
-    }
-
-    /// Joins the group, or takes all partitions if it is only followed.
-    fn start_reading(&mut self, consumer: &BaseConsumer<ReaderEvents>) -> Result<(), KafkaError> {
-        if !self.member.is_follower {
-            return consumer.subscribe(&[&self.member.topic]);
-        }
-        // Fails if the topic is gone again, or the group's coordinator is away.
-        self.catching_up = follower::assign_all(consumer, &self.member)?;
-        self.finish_catching_up();
-        Ok(())
-    }
-
-    /// Counts as reading once the records that were on the bus at the start have been read.
-    fn finish_catching_up(&mut self) {
-        if self.member.inbox().has_passed(&self.catching_up) {
-            self.catching_up.clear();
-            self.member.mark_reading();
-        }
     }
 
     /// Closes a consumer, which leaves its group. A failed consumer is closed on its own thread:
@@ -233,9 +207,7 @@ impl Reader {
         if was_empty {
             self.member.filled.notify_one();
         }
-        if self.catching_up.is_empty() {
-            self.member.mark_reading();
-        }
+        self.member.mark_reading();
         if is_full && !self.member.wait_for_room() {
             self.pause(consumer);
         }
@@ -262,9 +234,6 @@ impl Reader {
         if now.duration_since(self.last_commit) >= COMMIT_INTERVAL {
             self.last_commit = now;
             self.member.record_positions(consumer);
-            if !self.catching_up.is_empty() {
-                self.finish_catching_up();
-            }
             self.member.commit(consumer, now);
         }
     }

@@ -28,7 +28,6 @@ pub(super) struct ReaderEvents {
     brokers: BrokerVisibility,
     /// The consumer was discarded and another one reads now.
     is_discarded: AtomicBool,
-    has_new_partitions: AtomicBool,
 }
 
 impl ReaderEvents {
@@ -43,7 +42,6 @@ impl ReaderEvents {
             last_error,
             brokers: BrokerVisibility::default(),
             is_discarded: AtomicBool::new(false),
-            has_new_partitions: AtomicBool::new(false),
         }
     }
 
@@ -55,11 +53,6 @@ impl ReaderEvents {
     /// Whether Kafka answered and had the topic at the last probe.
     pub(super) fn can_reach_topic(&self) -> bool {
         self.topic.exists()
-    }
-
-    /// Whether the topic has partitions that are not assigned.
-    pub(super) fn has_new_partitions(&self) -> bool {
-        self.has_new_partitions.load(Ordering::Relaxed)
     }
 
     /// Ignores further events: another consumer reads now.
@@ -162,13 +155,9 @@ impl ReaderEvents {
         let known = |offset: i64| u64::try_from(offset).ok();
         let mut inbox = self.member.inbox();
         for (partition, found) in &topic.partitions {
-            // Number -1 collects records without a partition.
             let Ok(partition) = u32::try_from(*partition) else {
                 continue;
             };
-            if !inbox.is_assigned(partition) {
-                self.has_new_partitions.store(true, Ordering::Relaxed);
-            }
             let low = known(found.lo_offset);
             let end = known(found.ls_offset);
             let on_bus = known(found.committed_offset);

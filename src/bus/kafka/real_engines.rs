@@ -1,11 +1,11 @@
 //! The bus against a real Kafka: `cargo nextest run --run-ignored only -E 'test(real_engines)'`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -821,130 +821,6 @@ async fn transaction_markers_leave_no_lag() {
         assert_eq!(values(&take(&mut next, 1).await), [9].into());
     }))
     .await;
-}
-
-/// A follower reads all partitions from where the group has committed, and changes nothing for the
-/// group.
-#[tokio::test]
-#[ignore = "needs the real engines: make test"]
-async fn follower_reads_from_committed_position() {
-    bounded(Box::pin(async {
-        let topic = topic();
-        let group = name("group");
-        let mut member = topic.subscribe(&group).unwrap();
-        topic.publish(numbered(70)).await.unwrap();
-        take(&mut member, 70).await;
-        member.close().await;
-        drop(member);
-        topic
-            .publish((70..140).map(numbered_record).collect())
-            .await
-            .unwrap();
-        let mut followers = [topic.follow(&group).unwrap(), topic.follow(&group).unwrap()];
-        for follower in &mut followers {
-            let read = take(follower, 70).await;
-            assert_ordered(&read);
-            assert_eq!(values(&read), (70..140).collect());
-            until(|| follower.health().problem().is_none() && follower.lag() == 0).await;
-        }
-        topic
-            .publish((140..147).map(numbered_record).collect())
-            .await
-            .unwrap();
-        for follower in &mut followers {
-            assert_eq!(values(&take(follower, 7).await), (140..147).collect());
-        }
-        // What the followers have committed does not count for the group.
-        let mut member = topic.subscribe(&group).unwrap();
-        assert_eq!(values(&take(&mut member, 77).await), (70..147).collect());
-    }))
-    .await;
-}
-
-/// A follower counts as reading only after it has read what was on the bus when it started.
-#[tokio::test]
-#[ignore = "needs the real engines: make test"]
-async fn follower_is_unhealthy_until_caught_up() {
-    bounded(Box::pin(async {
-        let topic = topic();
-        topic.publish(numbered(20_000)).await.unwrap();
-        // Nobody takes what it reads, and its queue is bounded.
-        let mut follower = topic.follow(&name("group")).unwrap();
-        until(|| follower.lag() > 0).await;
-        assert!(follower.health().problem().is_some());
-        take(&mut follower, 20_000).await;
-        until(|| follower.health().problem().is_none()).await;
-    }))
-    .await;
-}
-
-#[tokio::test]
-#[ignore = "needs the real engines: make test"]
-async fn follower_waits_for_topic_and_reads_recreated_one() {
-    bounded(Box::pin(async {
-        let bus = bus(&engine_settings());
-        let topic = bus.topic(&name("followed"));
-        let mut follower = topic.follow(&name("group")).unwrap();
-        topic.publish(numbered(50)).await.unwrap();
-        take(&mut follower, 50).await;
-        delete(topic.name()).await;
-        topic
-            .publish((50..60).map(numbered_record).collect())
-            .await
-            .unwrap();
-        let mut read = Vec::new();
-        while values(&read).len() < 10 {
-            read.extend(next(&mut follower, 99).await);
-        }
-        assert_eq!(values(&read), (50..60).collect());
-    }))
-    .await;
-}
-
-/// Partitions that are added later are read as well.
-#[tokio::test]
-#[ignore = "needs the real engines: make test"]
-async fn follower_reads_added_partitions() {
-    bounded(Box::pin(async {
-        let topic = topic();
-        let mut follower = topic.follow(&name("group")).unwrap();
-        topic.publish(numbered(7)).await.unwrap();
-        take(&mut follower, 7).await;
-        let more = NewPartitions::new(topic.name(), 12);
-        let made = admin()
-            .create_partitions(&[more], &AdminOptions::new())
-            .await
-            .unwrap();
-        made[0].as_ref().unwrap();
-        let mut read = Vec::new();
-        let mut sent = 7;
-        while !read.iter().any(|record: &Record| record.partition >= 4) {
-            let keys = (sent..sent + 50).map(|n| record(&format!("more-{n}"), n));
-            topic.publish(keys.collect()).await.unwrap();
-            sent += 50;
-            let reading = follower.next_batch(999, Duration::from_millis(100));
-            if let Ok(Ok(ConsumerEvent::Records(batch))) =
-                tokio::time::timeout(Duration::from_secs(1), reading).await
-            {
-                read.extend(batch);
-            }
-        }
-        let expected: BTreeSet<u32> = (7..sent).collect();
-        while !values(&read).is_superset(&expected) {
-            read.extend(next(&mut follower, 999).await);
-        }
-    }))
-    .await;
-}
-
-fn numbered_record(number: u32) -> NewRecord {
-    record(&format!("k{}", number % 7), number)
-}
-
-async fn until(holds: impl Fn() -> bool) {
-    while !holds() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 mod every_compacted_topic {

@@ -3,22 +3,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use secrecy::SecretString;
 
 use crate::config::values::{
     deployment, duration, duration_above_a_second, duration_above_zero, duration_from_two_seconds,
     secret, whole,
 };
-
-/// Where the roles that show prices read changes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum OddsFeed {
-    /// The odds topic.
-    Kafka,
-    /// The broadcasts of the processors.
-    Redis,
-}
 
 /// Settings of the cache and the books.
 #[derive(Args, Clone, Debug)]
@@ -50,11 +41,6 @@ pub struct CacheSettings {
     /// processor sends at least one a second
     #[arg(long, env, value_parser = duration_above_a_second, default_value = "5s")]
     pub feed_stale_after: Duration,
-    /// Where odds and bets read changes from if Kafka and Redis are configured: redis (the
-    /// broadcasts of the processors) or kafka (the odds topic itself, without the way through a
-    /// processor and Redis)
-    #[arg(long, env, value_enum, default_value = "redis")]
-    pub odds_feed: OddsFeed,
     /// If no ingest reports a source for this long, the source counts as lost: its markets are shown
     /// as suspended, and no bets on them are accepted. Each ingest reports its sources once a
     /// second. Must be the same in all processes of a deployment

@@ -235,6 +235,16 @@ impl<O: DeliverySink> Fanout<O> {
         report
     }
 
+    /// Offers everything that is held back: `live` says that everything missed has been sent.
+    pub fn flush_all(&mut self, now: Instant) -> Report {
+        let mut report = Report::default();
+        for flush in self.conflation.take_all() {
+            self.offer_to(&flush.members, &flush.delivery, now, &mut report);
+        }
+        self.forget(&report.gone);
+        report
+    }
+
     fn offer_to(
         &mut self,
         members: &[SessionId],

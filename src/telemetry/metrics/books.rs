@@ -1,26 +1,6 @@
 //! Metrics of the books, which two roles have.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-
-/// Metrics of a consumer that feeds books, part of the metrics of its role.
-#[derive(Clone)]
-pub struct ConsumerMetrics {
-    /// Records refused, by path and reason.
-    pub refused: IntCounterVec,
-    /// Errors, by stage.
-    pub errors: IntCounterVec,
-    /// Records not applied yet, by group and purpose.
-    pub lag: IntGaugeVec,
-}
-
-/// Metrics of the monitor of sources, part of the metrics of its role.
-#[derive(Clone)]
-pub struct SourceMetrics {
-    /// Sources by state.
-    pub sources: IntGaugeVec,
-    /// Reports that could not be read.
-    pub unreadable: IntCounter,
-}
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 /// Book metrics, part of the metrics of the role that keeps the books.
 #[derive(Clone)]

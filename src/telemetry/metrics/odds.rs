@@ -1,14 +1,12 @@
 //! Metrics of the role `odds`.
 
-use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
-use strum::{VariantArray, VariantNames};
+use prometheus::{Histogram, HistogramVec, IntCounter, IntCounterVec, IntGauge};
+use strum::VariantNames;
 
-use super::books::{BookMetrics, ConsumerMetrics, SourceMetrics};
+use super::books::BookMetrics;
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
-use crate::domain::odds::source_status::SourceState;
-use crate::domain::odds::update::DecodeError;
 use crate::domain::streaming::protocol::{CloseReason, Refusal};
 
 role_metrics! {
@@ -62,20 +60,10 @@ role_metrics! {
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::VARIANTS,
         /// Failed reads of the cache or the database by the books of this role
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
-        /// Records of the odds topic refused by the books of this role, by path and reason
-        mirror_refused: IntCounterVec = "odds_mirror_records_refused_total" ["path", "reason"] known refused_records(),
-        /// Errors of the consumer that feeds the books of this role, by stage
-        mirror_errors: IntCounterVec = "odds_mirror_errors_total" ["stage"] known ["apply"],
-        /// Records of the odds topic that the books of this role have not applied yet
-        mirror_lag: IntGaugeVec = "odds_mirror_bus_lag" ["group", "purpose"],
         /// Holds in force, as last read
         holds: IntGauge = "odds_holds",
         /// Failed reads of the holds
         hold_read_errors: IntCounter = "odds_hold_read_errors_total",
-        /// Sources by state, if this role reads the reports about them itself
-        sources: IntGaugeVec = "odds_sources" ["state"] known SourceState::VARIANTS.iter().map(<&'static str>::from),
-        /// Reports about sources that could not be read
-        source_reports_unreadable: IntCounter = "odds_source_reports_unreadable_total",
         /// Client reads refused because too many were waiting for the database
         client_reads_refused: IntCounter = "odds_client_reads_refused_total",
         /// Responses with current odds served from the response cache, without a request to a book
@@ -89,31 +77,8 @@ role_metrics! {
     }
 }
 
-/// Each reason for which the consumer of this role refuses a record.
-fn refused_records() -> impl Iterator<Item = [&'static str; 2]> {
-    let reasons = DecodeError::VARIANTS.iter().copied().chain(["future"]);
-    reasons.map(|reason| ["live", reason])
-}
-
 impl OddsMetrics {
-    /// The metrics of the consumer that feeds the books, if the books follow the odds topic.
-    pub fn consumer_metrics(&self) -> ConsumerMetrics {
-        ConsumerMetrics {
-            refused: self.mirror_refused.clone(),
-            errors: self.mirror_errors.clone(),
-            lag: self.mirror_lag.clone(),
-        }
-    }
-
-    /// The metrics of the monitor of sources.
-    pub fn source_metrics(&self) -> SourceMetrics {
-        SourceMetrics {
-            sources: self.sources.clone(),
-            unreadable: self.source_reports_unreadable.clone(),
-        }
-    }
-
-    /// The metrics of the books fed by broadcasts or by the odds topic.
+    /// The metrics of the books fed by broadcasts.
     pub fn book_metrics(&self) -> BookMetrics {
         BookMetrics {
             books: self.mirror_books.clone(),

@@ -3,7 +3,7 @@
 use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 use strum::{VariantArray, VariantNames};
 
-use super::books::{BookMetrics, ConsumerMetrics, SourceMetrics};
+use super::books::BookMetrics;
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::failover::{DroppedRecord, FailoverCause, FailoverRefusal};
@@ -72,23 +72,6 @@ role_metrics! {
 }
 
 impl ProcessorMetrics {
-    /// The metrics of the live consumer.
-    pub fn consumer_metrics(&self) -> ConsumerMetrics {
-        ConsumerMetrics {
-            refused: self.refused.clone(),
-            errors: self.errors.clone(),
-            lag: self.bus_lag.clone(),
-        }
-    }
-
-    /// The metrics of the monitor of sources.
-    pub fn source_metrics(&self) -> SourceMetrics {
-        SourceMetrics {
-            sources: self.sources.clone(),
-            unreadable: self.source_reports_unreadable.clone(),
-        }
-    }
-
     /// The metrics of the books fed by the bus.
     pub fn book_metrics(&self) -> BookMetrics {
         BookMetrics {

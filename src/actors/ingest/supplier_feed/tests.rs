@@ -60,7 +60,10 @@ impl Handler<SourcesHeard> for Discard {
 fn edges() -> SourceEdges {
     SourceEdges {
         reporter: Discard.start().recipient(),
-        others: Arc::new(OtherReporters::new(std::time::Instant::now())),
+        others: Arc::new(OtherReporters::new(
+            Duration::from_secs(3),
+            std::time::Instant::now(),
+        )),
         store: None,
     }
 }
@@ -255,7 +258,10 @@ fn feed_after_update(
 }
 
 fn others(topic: &Arc<EmbeddedCompactedTopic>) -> Arc<OtherReporters> {
-    let others = Arc::new(OtherReporters::new(std::time::Instant::now()));
+    let others = Arc::new(OtherReporters::new(
+        Duration::from_secs(3),
+        std::time::Instant::now(),
+    ));
     actix::spawn(others.clone().follow(topic.clone()));
     others
 }
@@ -310,7 +316,8 @@ async fn stored_markets_are_checked_before_source_is_live() {
     let path = folder.path().join("test.db");
     let store = Arc::new(SqliteStore::open(&path.to_string_lossy()).unwrap());
     let others = others(&Arc::default());
-    let (mut published, mut states) = feed_after_update(&others, Some(store.clone()), &[]);
+    let quiet = ["--supplier-stale-after", "1m"];
+    let (mut published, mut states) = feed_after_update(&others, Some(store.clone()), &quiet);
     assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
     until_state(&mut states, SourceState::Recovering).await;
     let quiet = PositionedUpdate {

@@ -1,6 +1,6 @@
 //! The live path: sends updates to the books, with several batches in flight. A position is
-//! committed after the cache, if this process writes it, has confirmed everything before it; until
-//! then the bus may deliver it again. Unreadable records are skipped; the store path keeps them.
+//! committed after the cache has confirmed everything before it; until then the bus may deliver it
+//! again. Unreadable records are skipped; the store path keeps them.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -25,7 +25,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::drain::DrainableTask;
 use crate::runtime::liveness::LivenessProbe;
-use crate::telemetry::metrics::ConsumerMetrics;
+use crate::telemetry::metrics::ProcessorMetrics;
 
 /// How long a stopping consumer waits for the cache. The next consumer re-reads records that the
 /// cache has not taken by then.
@@ -37,9 +37,8 @@ pub(crate) struct LiveEdges {
     pub books: Recipient<InOrder<ApplyUpdates>>,
     /// Drops the books of revoked partitions.
     pub revoked: Recipient<PartitionsRevoked>,
-    /// Confirms that the cache holds the applied updates. `None` if this process does not write
-    /// them: a position is committed once the books have applied everything before it.
-    pub cache: Option<Recipient<FlushCache>>,
+    /// Confirms that the cache holds the applied updates.
+    pub cache: Recipient<FlushCache>,
 }
 
 /// Sends updates to the books.
@@ -47,7 +46,7 @@ pub(crate) struct LiveConsumer {
     reader: GroupReader,
     applier: Arc<Applier>,
     revoked: Recipient<PartitionsRevoked>,
-    cache: Option<Recipient<FlushCache>>,
+    cache: Recipient<FlushCache>,
     applying: BatchesInFlight,
     progress: FlushProgress,
     /// The reply to the flush in flight.
@@ -105,11 +104,11 @@ impl LiveConsumer {
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
         edges: LiveEdges,
-        metrics: ConsumerMetrics,
+        metrics: ProcessorMetrics,
     ) -> LiveConsumer {
         let applying = BatchesInFlight::new(settings.batch_size);
         let updates = UpdateReader::new(settings.limits, "live", metrics.refused);
-        let reader = GroupReader::new(settings, subscription, "live", &metrics.lag);
+        let reader = GroupReader::new(settings, subscription, "live", &metrics.bus_lag);
         let applier = Applier {
             books: edges.books,
             reader: updates,
@@ -207,10 +206,7 @@ impl LiveConsumer {
     fn on_batch_end(&mut self, number: u64, is_done: bool) {
         // An abandoned batch and everything after it are left to the next process.
         if is_done && let Some(done) = self.applying.done(number) {
-            match self.cache {
-                Some(_) => self.progress.applied(&done),
-                None => self.reader.commit(&done),
-            }
+            self.progress.applied(&done);
         }
     }
 
@@ -232,10 +228,8 @@ impl LiveConsumer {
     }
 
     fn request_flush(&mut self) {
-        if let Some(cache) = &self.cache
-            && self.progress.begin()
-        {
-            self.flush = Some(Box::pin(cache.send(FlushCache)));
+        if self.progress.begin() {
+            self.flush = Some(Box::pin(self.cache.send(FlushCache)));
         }
     }
 

@@ -9,7 +9,6 @@ use crate::bus::NewRecord;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::domain::ids::Source;
 use crate::domain::timestamp::Timestamp;
-use crate::telemetry::metrics::ProcessorMetrics;
 use crate::testing::until;
 
 const SILENCE: Duration = Duration::from_secs(2);
@@ -54,13 +53,13 @@ fn record(payload: Vec<u8>) -> NewRecord {
 
 struct Fixture {
     passed_on: Arc<Mutex<Vec<Option<SourceState>>>>,
-    metrics: SourceMetrics,
+    metrics: ProcessorMetrics,
 }
 
 fn start(topic: Arc<dyn CompactedTopic>) -> Fixture {
     let passed_on = Arc::default();
     let subscriber = ProbeSubscriber(Arc::clone(&passed_on)).start().recipient();
-    let metrics = ProcessorMetrics::new().unwrap().source_metrics();
+    let metrics = ProcessorMetrics::new().unwrap();
     SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone()).start();
     Fixture { passed_on, metrics }
 }
@@ -109,10 +108,10 @@ async fn unreadable_report_is_counted() {
     let topic = EmbeddedCompactedTopic::default();
     let fixture = start(Arc::new(topic.clone()));
     for payload in ["", "{", r#"["a","1","live","2026-01-01T00:00:00Z"]"#] {
-        let before = fixture.metrics.unreadable.get();
+        let before = fixture.metrics.source_reports_unreadable.get();
         topic.publish(vec![record(payload.into())]).await.unwrap();
         until("it is counted", || {
-            fixture.metrics.unreadable.get() > before
+            fixture.metrics.source_reports_unreadable.get() > before
         })
         .await;
     }

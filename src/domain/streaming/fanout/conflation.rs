@@ -112,8 +112,9 @@ impl Conflation {
         self.clock.get_or_insert((now, now));
         let mut is_urgent = false;
         for frame in delivery.frames() {
-            let before = event.openness.insert(frame.market.clone(), frame.openness);
-            is_urgent |= frame.openness.is_less_than(before);
+            let openness = frame.openness.clone();
+            let before = event.openness.insert(frame.market.clone(), openness);
+            is_urgent |= frame.openness.is_less_than(before.as_ref());
         }
         let mut due = Vec::new();
         for (step, group) in &mut event.groups {
@@ -127,6 +128,14 @@ impl Conflation {
             }
         }
         due
+    }
+
+    /// Everything that is held back.
+    pub(super) fn take_all(&mut self) -> Vec<Flush> {
+        self.holding.clear();
+        let groups = self.events.values_mut();
+        let groups = groups.flat_map(|event| event.groups.values_mut());
+        groups.filter_map(Group::flush).collect()
     }
 
     /// The changes whose interval has ended.

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::*;
 
 /// A session with room for some deliveries.
@@ -282,6 +283,53 @@ fn suspended_selection_is_not_held_back() {
         assert_eq!(taken(&client).len(), expected);
         update.selections[0].status = SelectionStatus::Suspended;
     }
+}
+
+/// One selection is withdrawn while another one returns, disappears, or loses its price.
+#[test]
+fn withdrawn_selection_is_not_held_back() {
+    let withdrawals: [fn(&mut OddsUpdate); 3] = [
+        |update| {
+            update.selections[0].status = SelectionStatus::Suspended;
+            update.selections[1].status = SelectionStatus::Active;
+        },
+        |update| drop(update.selections.remove(0)),
+        |update| update.selections[0].price = None,
+    ];
+    for withdraw in withdrawals {
+        let client = probe(100);
+        let mut fanout = Fanout::default();
+        fanout.connect(SessionId(1), client.clone());
+        fanout.subscribe(SessionId(1), &event(), step(1_000));
+        let mut update = market_update("E", "a", None, 1, 1);
+        update.selections[1].status = SelectionStatus::Suspended;
+        let now = Instant::now();
+        for seq in 1..=2 {
+            let state = MarketState {
+                update: update.clone(),
+                seq,
+            };
+            let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
+            fanout.publish(&event(), &delivery, now);
+            // The earlier state of the first one is unknown, so it is sent at once too.
+            assert_eq!(taken(&client).len(), 1);
+            withdraw(&mut update);
+        }
+    }
+}
+
+#[test]
+fn held_changes_can_be_sent_at_once() {
+    let client = probe(100);
+    let mut fanout = Fanout::default();
+    fanout.connect(SessionId(1), client.clone());
+    fanout.subscribe(SessionId(1), &event(), step(120_000));
+    let now = Instant::now();
+    fanout.publish(&event(), &frames(&[("a", 1), ("b", 2)]), now);
+    assert!(taken(&client).is_empty());
+    assert_eq!(fanout.flush_all(now).delivered, 2);
+    assert_eq!(taken(&client).len(), 1);
+    assert!(!fanout.is_holding());
 }
 
 #[test]

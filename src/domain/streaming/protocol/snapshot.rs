@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::client_message::ResumePoint;
 use crate::domain::ids::EventId;
-use crate::domain::odds::book::{MarketState, Snapshot};
+use crate::domain::odds::book::{MarketState, Snapshot, number_of};
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
@@ -137,7 +137,12 @@ impl<'a> SnapshotView<'a> {
             self.restrictions.is_stale(state)
                 || !Arc::ptr_eq(&self.restrictions.shown(state), state)
         };
+        // The original numbers nothing: the number is made from the time, and its cache holds one
+        // market of an event.
+        let is_unnumbered =
+            |state: &Arc<MarketState>| state.seq == number_of(state.update.revision);
         let is_resumable = !self.is_stale
+            && !snapshot.markets.iter().any(is_unnumbered)
             && snapshot.continuity.is_shared(snapshot.seq)
             && !snapshot.markets.iter().any(is_restricted);
         is_resumable.then_some(epoch)

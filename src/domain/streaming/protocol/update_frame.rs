@@ -1,5 +1,6 @@
 //! The `update` message, encoded once for all clients.
 
+use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::text_frame;
-use crate::domain::ids::{EventId, MarketKey};
+use crate::domain::ids::{EventId, MarketKey, SelectionId};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
@@ -52,33 +53,47 @@ impl Form {
 }
 
 /// How much of a market can be bet on. A change to less is never held back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::domain::streaming) struct Openness {
     status: MarketStatus,
-    inactive: usize,
+    /// The selections that can be backed while the market is open.
+    offered: Arc<[SelectionId]>,
+    /// Whether other selections cannot be backed.
+    is_partial: bool,
 }
 
 impl Openness {
     fn of(state: &MarketState) -> Openness {
         let selections = &state.update.selections;
-        let is_inactive = |status| status != SelectionStatus::Active;
+        let offered: Arc<[SelectionId]> = selections
+            .iter()
+            .filter(|it| it.status == SelectionStatus::Active && it.price.is_some())
+            .map(|it| it.id.clone())
+            .collect();
         Openness {
             status: state.update.status,
-            inactive: selections
-                .iter()
-                .filter(|selection| is_inactive(selection.status))
-                .count(),
+            is_partial: offered.len() < selections.len(),
+            offered,
         }
     }
 
     /// Whether the market, or one of its selections, stops being offered. If the earlier state is
     /// not known, it may have been open.
-    pub(in crate::domain::streaming) fn is_less_than(self, earlier: Option<Openness>) -> bool {
+    pub(in crate::domain::streaming) fn is_less_than(&self, earlier: Option<&Openness>) -> bool {
         let Some(earlier) = earlier else {
-            return self.status != MarketStatus::Open || self.inactive > 0;
+            return self.status != MarketStatus::Open || self.is_partial;
         };
         let stops = self.status != MarketStatus::Open && self.status != earlier.status;
-        stops || self.inactive > earlier.inactive
+        stops || self.withdraws(earlier)
+    }
+
+    /// Whether a selection is not offered any more.
+    fn withdraws(&self, earlier: &Openness) -> bool {
+        if self.offered == earlier.offered {
+            return false;
+        }
+        let offered: HashSet<&SelectionId> = self.offered.iter().collect();
+        earlier.offered.iter().any(|id| !offered.contains(id))
     }
 }
 

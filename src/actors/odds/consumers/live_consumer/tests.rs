@@ -10,7 +10,6 @@ use crate::bus::health::SubscriptionHealth;
 use crate::domain::odds::update::testing::*;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::drain::Drain;
-use crate::telemetry::metrics::ProcessorMetrics;
 
 /// Books and a cache: everything is applied, and the cache confirms only when the test lets it.
 struct ProbeBooks {
@@ -53,12 +52,12 @@ async fn live_path_commits_what_cache_confirms() {
         cache_is_away: away,
     }
     .start();
-    let metrics = ProcessorMetrics::new().unwrap().consumer_metrics();
+    let metrics = ProcessorMetrics::new().unwrap();
     let refused = metrics.refused.clone();
     let edges = LiveEdges {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
-        cache: Some(books.recipient()),
+        cache: books.recipient(),
     };
     let subscription = topic.subscribe("g").unwrap();
     let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics)
@@ -151,10 +150,10 @@ async fn stuck_batch_blocks_only_the_position() {
     let edges = LiveEdges {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
-        cache: Some(books.recipient()),
+        cache: books.recipient(),
     };
     let subscription = topic.subscribe("g").unwrap();
-    let metrics = ProcessorMetrics::new().unwrap().consumer_metrics();
+    let metrics = ProcessorMetrics::new().unwrap();
     let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics);
     let backlog = consumer.backlog();
     let consumer = consumer.into_task().start();
@@ -269,7 +268,7 @@ async fn old_backlog_lags_until_applied() {
     let edges = LiveEdges {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
-        cache: Some(books.recipient()),
+        cache: books.recipient(),
     };
     let subscription = Box::new(OldRecords {
         topic: subscription,
@@ -284,7 +283,7 @@ async fn old_backlog_lags_until_applied() {
         settings,
         subscription,
         edges,
-        ProcessorMetrics::new().unwrap().consumer_metrics(),
+        ProcessorMetrics::new().unwrap(),
     );
     let backlog = consumer.backlog();
     let life = consumer.life();
