@@ -109,6 +109,7 @@ async fn roles_serve_own_and_process_metrics() {
                 "odds_broadcast",
                 "odds_mirror_",
                 "odds_client_reads_",
+                "odds_hold",
             ],
             Role::Wallet => &["wallet_"],
             Role::Bets => &["bets_"],

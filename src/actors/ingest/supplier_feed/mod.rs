@@ -315,7 +315,8 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
 }
 
 impl Handler<LeaveSupplier> for SupplierFeed {
-    type Result = ResponseActFuture<Self, ()>;
+    // Atomic: nothing more is published meanwhile, also not by a timer.
+    type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, _: LeaveSupplier, context: &mut Context<Self>) -> Self::Result {
         if let Some(link) = self.link.take() {
@@ -324,7 +325,7 @@ impl Handler<LeaveSupplier> for SupplierFeed {
         }
         self.status.set_connected(false);
         let publishing = self.bus.all_published().into_actor(self);
-        Box::pin(publishing.map(|(), _, context| context.stop()))
+        AtomicResponse::new(Box::pin(publishing.map(|(), _, context| context.stop())))
     }
 }
 

@@ -312,7 +312,7 @@ fn withdrawn_selection_is_not_held_back() {
             let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
             fanout.publish(&event(), &delivery, now);
             // The earlier state of the first one is unknown, so it is sent at once too.
-            assert_eq!(taken(&client).len(), 1);
+            assert_eq!(taken(&client).len(), seq as usize);
             withdraw(&mut update);
         }
     }
@@ -328,7 +328,7 @@ fn held_changes_can_be_sent_at_once() {
     fanout.publish(&event(), &frames(&[("a", 1), ("b", 2)]), now);
     assert!(taken(&client).is_empty());
     assert_eq!(fanout.flush_all(now).delivered, 2);
-    assert_eq!(taken(&client).len(), 1);
+    assert_eq!(taken(&client).len(), 2);
     assert!(!fanout.is_holding());
 }
 
