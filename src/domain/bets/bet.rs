@@ -382,11 +382,7 @@ fn offer(
     let selection = selection.ok_or_else(|| BetRefusal::SelectionNotFound {
         selection: requested.to_owned(),
     })?;
-    let has_ended = !matches!(
-        market.update.status,
-        MarketStatus::Open | MarketStatus::Suspended
-    );
-    if !has_ended && restrictions.on_market(&market) == Some(Restriction::Stale) {
+    if restrictions.on_market(&market) == Some(Restriction::Stale) {
         return Err(BetRefusal::MarketStale);
     }
     if market.update.status != MarketStatus::Open {

@@ -62,6 +62,9 @@ impl RestrictionChange {
     /// Whether a market may be shown in another way.
     pub fn affects(&self, market: &MarketState) -> bool {
         let MarketState { update, seq } = market;
+        if update.status.has_ended() {
+            return false;
+        }
         let first_report = self.first_reports.get(&update.source);
         self.sources.contains_key(&update.source)
             || first_report.is_some_and(|from| seq < from)

@@ -49,8 +49,12 @@ impl Restrictions {
         status.is_some_and(|status| status.state != SourceState::Live)
     }
 
-    /// Whether nobody vouches for a market at the moment.
+    /// Whether nobody vouches for a market at the moment. A market that has ended is not stale: it
+    /// offers nothing.
     pub fn is_stale(&self, market: &MarketState) -> bool {
+        if market.update.status.has_ended() {
+            return false;
+        }
         let source = &market.update.source;
         let is_unreported = || !self.sources.contains_key(source);
         self.is_lost(source) || market.seq < self.unreported_from && is_unreported()

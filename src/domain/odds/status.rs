@@ -31,6 +31,11 @@ impl MarketStatus {
     pub fn as_str(self) -> &'static str {
         self.into()
     }
+
+    /// Whether no more bets will be accepted.
+    pub fn has_ended(self) -> bool {
+        !matches!(self, MarketStatus::Open | MarketStatus::Suspended)
+    }
 }
 
 fn unknown_market_status(text: &str) -> UnknownVariant {

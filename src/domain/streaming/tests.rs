@@ -300,7 +300,7 @@ impl World {
             let market = Shown {
                 seq: state.seq,
                 payload: serde_json::from_str(&shown.update.to_json()).unwrap(),
-                stale: self.restrictions.is_lost(&source()),
+                stale: self.restrictions.is_stale(state),
             };
             (state.update.market.to_string(), market)
         });
