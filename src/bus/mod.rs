@@ -147,8 +147,22 @@ pub enum BusError {
     Unreachable(String),
 }
 
-/// Completes when every record of a batch is durable on the bus.
-pub type Acknowledgement = BoxFuture<'static, Result<(), BusError>>;
+/// The pending answer of the bus to a batch.
+pub struct Acknowledgement(BoxFuture<'static, Result<(), BusError>>);
+
+impl Acknowledgement {
+    /// An answer that `published` waits for.
+    fn new(
+        published: impl Future<Output = Result<(), BusError>> + Send + 'static,
+    ) -> Acknowledgement {
+        Acknowledgement(published.boxed())
+    }
+
+    /// Waits until every record of the batch is durable on the bus, as [`Topic::publish`] does.
+    pub async fn received(self) -> Result<(), BusError> {
+        self.0.await
+    }
+}
 
 /// A topic of a bus.
 pub trait Topic: Send + Sync {
@@ -163,11 +177,10 @@ pub trait Topic: Send + Sync {
     /// Publishes records in two steps, so that several batches can be in flight in order. The
     /// returned future waits while the topic is full or unavailable, and completes when the records
     /// are on their way: batches that are enqueued one after the other keep their order, unless the
-    /// bus fails one of them; that one is sent again after those in flight. The inner future
-    /// completes as [`Topic::publish`] does.
+    /// bus fails one of them; that one is sent again after those in flight.
     fn enqueue(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Acknowledgement> {
         let publishing = self.publish(records);
-        async move { std::future::ready(publishing.await).boxed() }.boxed()
+        async move { Acknowledgement::new(std::future::ready(publishing.await)) }.boxed()
     }
 
     /// Joins a consumer group. The group keeps its position as long as the topic exists; a new

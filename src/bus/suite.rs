@@ -186,7 +186,7 @@ pub(super) fn batches_in_flight_keep_their_order(bus: Bus) -> BoxFuture<'static,
         let acknowledgements = enqueue_batches(&bus, 50, 3).await;
         // Whoever waits first does not matter.
         for acknowledgement in acknowledgements.into_iter().rev() {
-            assert_eq!(acknowledgement.await, Ok(()));
+            assert_eq!(acknowledgement.received().await, Ok(()));
         }
         let read = take(&mut group, 150).await;
         assert_ordered(&read);

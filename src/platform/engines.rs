@@ -81,7 +81,7 @@ impl Bus {
     }
 
     /// The topic that suppliers' updates are published to.
-    pub(super) fn from_suppliers(&self) -> &Arc<dyn Topic> {
+    pub(super) fn ingest_topic(&self) -> &Arc<dyn Topic> {
         self.supplier_updates.as_ref().unwrap_or(&self.updates)
     }
 

@@ -37,7 +37,7 @@ impl PlatformBuilder<'_> {
         // One publisher per topic, so that a full topic does not block the other.
         let publisher = || {
             BusPublisher::new(
-                bus.from_suppliers().clone(),
+                bus.ingest_topic().clone(),
                 bus.dead_letters.clone(),
                 metrics.clone(),
             )
@@ -66,7 +66,7 @@ impl PlatformBuilder<'_> {
             statuses.push(feed.status());
             self.feeds.push(feed);
         }
-        let checks = vec![check_suppliers(statuses), check_bus(bus.from_suppliers())];
+        let checks = vec![check_suppliers(statuses), check_bus(bus.ingest_topic())];
         self.serve_health(Role::Ingest, checks, metrics.registry);
         Ok(())
     }

@@ -80,7 +80,7 @@ impl Handler<Publish> for BusPublisher {
         Box::pin(async move {
             let dead_letters = dead_letter::publish(&*dead_letters, letters).await;
             let updates = match acknowledgement.await {
-                Ok(acknowledgement) => acknowledgement.await,
+                Ok(acknowledgement) => acknowledgement.received().await,
                 Err(_) => Err(BusError::Closed),
             };
             let result = dead_letters.and(updates);

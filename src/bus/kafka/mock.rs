@@ -352,7 +352,7 @@ async fn failed_batches_in_flight_are_not_lost() {
         let failed = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 3];
         kafka.request_errors(RDKafkaApiKey::Produce, &failed);
         for acknowledgement in enqueue_batches(&topic, 20, 7).await {
-            assert_eq!(acknowledgement.await, Ok(()));
+            assert_eq!(acknowledgement.received().await, Ok(()));
         }
         let mut group = topic.subscribe("g").unwrap();
         let mut read = Vec::new();

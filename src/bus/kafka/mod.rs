@@ -159,19 +159,19 @@ impl Topic for KafkaTopic {
 
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
         let enqueueing = self.enqueue(records);
-        async move { enqueueing.await.await }.boxed()
+        async move { enqueueing.await.received().await }.boxed()
     }
 
     fn enqueue(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Acknowledgement> {
         if records.is_empty() {
-            return ready(ready(Ok(())).boxed()).boxed();
+            return ready(Acknowledgement::new(ready(Ok(())))).boxed();
         }
         let publisher = self.publisher.clone();
         let inner = self.inner.clone();
         async move {
             let sent = match publisher.send_batch(records).await {
                 Ok(sent) => sent,
-                Err(error) => return ready(Err(error)).boxed(),
+                Err(error) => return Acknowledgement::new(ready(Err(error))),
             };
             // A task, so that a failed batch does not wait for one whose caller does not poll.
             let finishing = tokio::spawn(role::inherit(async move {
@@ -180,7 +180,7 @@ impl Topic for KafkaTopic {
                 drop(inner);
                 published
             }));
-            async move { finishing.await.unwrap_or(Err(BusError::Closed)) }.boxed()
+            Acknowledgement::new(async move { finishing.await.unwrap_or(Err(BusError::Closed)) })
         }
         .boxed()
     }

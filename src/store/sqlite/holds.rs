@@ -17,7 +17,7 @@ use crate::store::rows::holds::{HoldRow, ScopeColumns};
 use crate::store::rows::{read_all, unsigned};
 
 /// The columns of [`HoldRow`].
-const COLUMNS: (
+type Columns = (
     holds::id,
     holds::scope,
     holds::source,
@@ -32,7 +32,8 @@ const COLUMNS: (
     holds::release_reason,
     holds::released_by,
     holds::released_at,
-) = (
+);
+const COLUMNS: Columns = (
     holds::id,
     holds::scope,
     holds::source,

@@ -544,7 +544,7 @@ fn handed_over_market_is_suspended_and_marked() {
         status: SUSPENDED,
         ..market("a", 11)
     };
-    assert_eq!(decoded.updates, [suspended.clone()]);
+    assert_eq!(decoded.updates, std::slice::from_ref(&suspended));
     assert_eq!(
         decoded.handed_over,
         [super::super::MarketRevision::of(&suspended)]
