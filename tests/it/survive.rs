@@ -8,6 +8,7 @@ mod fresh;
 mod groups;
 mod kafka_away;
 mod killed;
+mod lost_source;
 mod misconfiguration;
 mod money;
 mod outage;

@@ -130,6 +130,8 @@ impl Sandbox {
         });
         let topics = [
             "",
+            "_suppliers",
+            "_sources",
             "_dlq",
             "_placed",
             "_placed_dlq",

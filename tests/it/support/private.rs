@@ -34,7 +34,8 @@ impl PrivateEngine {
         PrivateEngine::configured(kind, "").await
     }
 
-    /// The same with additional configuration lines, for Kafka or Redis.
+    /// The same with additional configuration lines, for Kafka or Redis; `{port}` in them is its
+    /// port.
     pub async fn configured(kind: &'static str, lines: &str) -> PrivateEngine {
         let variable = match kind {
             "kafka" => "KAFKA_BROKERS",
@@ -48,7 +49,7 @@ impl PrivateEngine {
             let port = free_port();
             let config = (!lines.is_empty()).then(|| directory.path().join("config"));
             if let Some(path) = &config {
-                std::fs::write(path, lines).unwrap();
+                std::fs::write(path, lines.replace("{port}", &port.to_string())).unwrap();
             }
             let mut engine = PrivateEngine {
                 kind,
@@ -156,7 +157,8 @@ fn script() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/engines")
 }
 
-fn free_port() -> u16 {
+/// A free port that no other process takes by chance.
+pub fn free_port() -> u16 {
     (0..100)
         .map(|_| fastrand::u16(PORTS))
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

@@ -1,11 +1,11 @@
-//! TCP proxies in front of an engine: refusing connections until opened, or slow.
+//! TCP proxies: refusing connections until opened, slow, or with a network that can be cut.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
@@ -132,4 +132,86 @@ async fn delayed(
         }
     }
     let _ = to.shutdown().await;
+}
+
+/// A proxy for a network that can be cut: then no byte passes in either direction, and no
+/// connection is closed. What was sent meanwhile arrives when the network is back, as with TCP.
+pub struct CuttableTcpProxy {
+    address: SocketAddr,
+    is_cut: watch::Sender<bool>,
+    open: JoinHandle<()>,
+}
+
+impl CuttableTcpProxy {
+    /// Forwards to `to`, a `host:port`.
+    pub async fn to(to: &str) -> CuttableTcpProxy {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let to = to.to_owned();
+        let (is_cut, network) = watch::channel(false);
+        let open = tokio::spawn(async move {
+            while let Ok((inside, _)) = listener.accept().await {
+                tokio::spawn(forward(inside, to.clone(), network.clone()));
+            }
+        });
+        CuttableTcpProxy {
+            address,
+            is_cut,
+            open,
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Cuts the network.
+    pub fn cut(&self) {
+        self.is_cut.send_replace(true);
+    }
+
+    /// Ends the cut.
+    pub fn restore(&self) {
+        self.is_cut.send_replace(false);
+    }
+}
+
+impl Drop for CuttableTcpProxy {
+    fn drop(&mut self) {
+        self.open.abort();
+    }
+}
+
+async fn forward(inside: TcpStream, to: String, mut network: watch::Receiver<bool>) {
+    if network.wait_for(|is_cut| !is_cut).await.is_err() {
+        return;
+    }
+    let Ok(outside) = TcpStream::connect(&to).await else {
+        return;
+    };
+    let (from_inside, to_inside) = inside.into_split();
+    let (from_outside, to_outside) = outside.into_split();
+    tokio::join!(
+        pass(from_inside, to_outside, network.clone()),
+        pass(from_outside, to_inside, network),
+    );
+}
+
+/// Copies bytes while the network is not cut. Ends with the proxy.
+async fn pass(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut network: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let count = from.read(&mut buffer).await.unwrap_or(0);
+        if network.wait_for(|is_cut| !is_cut).await.is_err() {
+            return;
+        }
+        if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
+            let _ = to.shutdown().await;
+            return;
+        }
+    }
 }
