@@ -27,6 +27,7 @@ pub(crate) struct OtherReporters {
     started: Instant,
     /// The prefix of this process's reporters.
     process: String,
+    silence: Duration,
     state: Mutex<State>,
 }
 
@@ -36,6 +37,10 @@ struct State {
     /// The sources that were reported before this process started.
     held: BTreeSet<Source>,
     caught_up_at: Option<Instant>,
+    /// The time of the last report.
+    heard_at: Option<Instant>,
+    /// The time of the first report after a time without any.
+    heard_again_at: Option<Instant>,
 }
 
 impl OtherReporters {
@@ -44,10 +49,13 @@ impl OtherReporters {
         OtherReporters {
             started: now,
             process: format!("{:016x}-", fastrand::u64(..)),
+            silence,
             state: Mutex::new(State {
                 reports: SourceReports::new(silence),
                 held: BTreeSet::new(),
                 caught_up_at: None,
+                heard_at: None,
+                heard_again_at: None,
             }),
         }
     }
@@ -73,6 +81,16 @@ impl OtherReporters {
         heard_all || now.duration_since(self.started) >= MAX_WAIT
     }
 
+    /// Whether reports do not arrive, not even those of this process, or did not until a moment ago.
+    /// Then other reporters may have any source live, and readers of the topic know whether one
+    /// does.
+    pub(crate) fn is_isolated(&self, now: Instant) -> bool {
+        let state = self.state.lock();
+        let passed = |at: Option<Instant>| at.map(|at| now.duration_since(at));
+        passed(state.heard_at).is_some_and(|passed| passed >= self.silence)
+            || passed(state.heard_again_at).is_some_and(|passed| passed < NEXT_REPORT)
+    }
+
     fn record(&self, event: CompactedEvent, now: Instant) {
         let mut state = self.state.lock();
         match event {
@@ -84,6 +102,10 @@ impl OtherReporters {
             }
             CompactedEvent::CaughtUp => state.caught_up_at = Some(now),
             CompactedEvent::Published(records) => {
+                let heard_at = state.heard_at.replace(now);
+                if heard_at.is_some_and(|at| now.duration_since(at) >= self.silence) {
+                    state.heard_again_at = Some(now);
+                }
                 for report in self.others_of(&records) {
                     state.reports.record(report, Some(now));
                 }
@@ -175,6 +197,25 @@ mod tests {
         others.record(CompactedEvent::Published(vec![held]), after(3_000));
         assert!(others.is_live_elsewhere(&source(), after(3_100)));
         assert!(!others.is_live_elsewhere(&source(), after(6_000)));
+    }
+
+    #[test]
+    fn isolated_process_decides_after_next_report() {
+        let start = Instant::now();
+        let others = OtherReporters::new(SILENCE, start);
+        let after = |millis| start + Duration::from_millis(millis);
+        let own = record("own", SourceState::Live);
+        let other = record("other", SourceState::Live);
+        assert!(!others.is_isolated(after(20_000)), "nothing is reported");
+        others.record(CompactedEvent::Published(vec![own.clone()]), after(20_000));
+        assert!(!others.is_isolated(after(22_900)));
+        assert!(others.is_isolated(after(23_100)));
+        others.record(CompactedEvent::Published(vec![own.clone()]), after(40_000));
+        assert!(others.is_isolated(after(40_000)), "the other may follow");
+        others.record(CompactedEvent::Published(vec![other]), after(41_000));
+        others.record(CompactedEvent::Published(vec![own]), after(42_000));
+        assert!(!others.is_isolated(after(42_600)));
+        assert!(others.is_live_elsewhere(&source(), after(42_600)));
     }
 
     #[test]

@@ -126,7 +126,8 @@ impl SourceMonitor {
             return;
         };
         for (source, state) in &changed {
-            log_state(source.as_str(), *state);
+            let was_heard = sources.get(source).is_some_and(|it| it.at.is_some());
+            log_state(source.as_str(), *state, was_heard);
         }
         for state in SourceState::VARIANTS {
             let count = sources.values().filter(|it| it.state == *state).count();
@@ -146,12 +147,16 @@ fn report_of(record: &Record) -> Result<SourceReport, serde_json::Error> {
     json::from_slice(&record.record.payload)
 }
 
-fn log_state(source: &str, state: SourceState) {
+/// Logs a change. A source that has not been heard yet is no fault: its next report follows within a
+/// second of the start.
+fn log_state(source: &str, state: SourceState, was_heard: bool) {
     let Some(repeated) = STATES.check(&format!("{source} {state}")) else {
         return;
     };
     if state == SourceState::Live {
         info!(source, repeated; "source is live");
+    } else if !was_heard {
+        info!(source, repeated; "waiting for a report about the source");
     } else {
         warn!(source, repeated; "source is {state}: its markets are shown as suspended, and no bets on them are accepted");
     }

@@ -301,6 +301,25 @@ async fn one_of_two_ingest_cut_off_suspends_nothing() {
     pair.cut("cut off from Kafka", &kafka.network).await;
 }
 
+/// What an `ingest` decides while it hears nobody must not be published when it is back.
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn one_of_two_ingest_isolated_suspends_nothing() {
+    let source = Source::start(&[QUIET]).await;
+    let network = CuttableTcpProxy::to(&source.address()).await;
+    let kafka = TwoWayKafka::start().await;
+    let pair = Pair::start(&source, &network, &kafka).await;
+    let isolated = Instant::now();
+    network.cut();
+    kafka.network.cut();
+    tokio::time::sleep(CUT).await;
+    kafka.network.restore();
+    pair.scene.until_tried(Instant::now(), 20).await;
+    network.restore();
+    pair.until_publishing().await;
+    pair.check_quiet("isolated", isolated).await;
+}
+
 /// A market that the supplier does not send again after a restart of all processes.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]

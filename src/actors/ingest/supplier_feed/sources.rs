@@ -77,11 +77,13 @@ impl FeedSources {
     }
 
     /// Whether open markets of the source are left alone for now: another process has it live, or
-    /// that is not known yet, or the source still may send them.
+    /// that is not known, or the source still may send them. What is suspended in a process that
+    /// hears no reports would be published once it is connected again.
     fn is_spared(&self, source: &Source, now: Instant) -> bool {
         let others = &self.edges.others;
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
+            || others.is_isolated(now.into_std())
             || others.is_live_elsewhere(source, now.into_std())
     }
 
