@@ -1,6 +1,6 @@
 //! What other processes report about the sources, as read from the topic of source states.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub(crate) struct OtherReporters {
     /// The prefix of this process's reporters.
     process: String,
     silence: Duration,
+    /// The feeds of this process that hear a source.
+    feeds: Mutex<BTreeMap<Source, BTreeSet<Arc<str>>>>,
     state: Mutex<State>,
 }
 
@@ -50,6 +52,7 @@ impl OtherReporters {
             started: now,
             process: format!("{:016x}-", fastrand::u64(..)),
             silence,
+            feeds: Mutex::default(),
             state: Mutex::new(State {
                 reports: SourceReports::new(silence),
                 held: BTreeSet::new(),
@@ -63,6 +66,22 @@ impl OtherReporters {
     /// An id for the reports of a feed of this process.
     pub(crate) fn new_reporter(&self) -> Arc<str> {
         format!("{}{:08x}", self.process, fastrand::u32(..)).into()
+    }
+
+    /// Records that a feed of this process hears a source.
+    pub(crate) fn heard_by(&self, reporter: &Arc<str>, source: &Source) {
+        let mut feeds = self.feeds.lock();
+        let feeds = feeds.entry(source.clone()).or_default();
+        if !feeds.contains(reporter) {
+            feeds.insert(reporter.clone());
+        }
+    }
+
+    /// Whether several feeds of this process hear the source. Which of them hears a market that an
+    /// earlier process left open is not known.
+    pub(crate) fn is_shared(&self, source: &Source) -> bool {
+        let feeds = self.feeds.lock();
+        feeds.get(source).is_some_and(|feeds| feeds.len() > 1)
     }
 
     /// Whether another process has the source live.

@@ -66,12 +66,29 @@ struct Heard {
     heard_at: Option<Instant>,
 }
 
+impl Heard {
+    fn counts(&self, now: Instant, silence: Duration) -> bool {
+        self.heard_at
+            .is_some_and(|at| now.duration_since(at) < silence)
+    }
+}
+
 /// The latest reports about each source. Silence is measured by this process's own clock, so
 /// clocks need not agree.
 #[derive(Debug)]
 pub struct SourceReports {
     silence: Duration,
-    reports: BTreeMap<Source, BTreeMap<String, Heard>>,
+    reports: BTreeMap<Source, Reporters>,
+}
+
+/// The latest report of each reporter of a source.
+#[derive(Debug, Default)]
+struct Reporters {
+    heard: BTreeMap<String, Heard>,
+    /// Whether the source was ever reported as anything but recovering. A new source recovers until
+    /// its markets are checked; to say so would show them as stale although they were trusted
+    /// before.
+    is_established: bool,
 }
 
 /// Maximum number of sources. Reports about further ones are ignored.
@@ -100,7 +117,14 @@ impl SourceReports {
         if self.reports.len() >= MAX_SOURCES && !self.reports.contains_key(&source) {
             return;
         }
-        let reporters = self.reports.entry(source).or_default();
+        let silence = self.silence;
+        let entry = self.reports.entry(source).or_default();
+        let was_lost = heard_at.is_some_and(|now| {
+            let mut heard = entry.heard.values();
+            !entry.heard.is_empty() && !heard.any(|heard| heard.counts(now, silence))
+        });
+        entry.is_established |= heard_at.is_none() || was_lost || state != SourceState::Recovering;
+        let reporters = &mut entry.heard;
         // Each start of a process is another reporter, so the ones that ended are dropped.
         if let Some(now) = heard_at {
             reporters.retain(|_, heard| {
@@ -121,38 +145,40 @@ impl SourceReports {
         reporters.insert(reporter, heard);
     }
 
-    /// The state of a source; `None` if it was never reported.
+    /// The state of a source; `None` if it was never reported, or is new and still recovering.
     ///
     /// With several reporters, the best state counts: one process that reads the source is enough.
     pub fn status(&self, source: &Source, now: Instant) -> Option<SourceStatus> {
-        let reporters = self.reports.get(source)?;
-        Some(self.status_of(reporters, now))
+        self.status_of(self.reports.get(source)?, now)
     }
 
-    fn status_of(&self, reporters: &BTreeMap<String, Heard>, now: Instant) -> SourceStatus {
-        let current = reporters.values().filter(|heard| self.counts(heard, now));
+    /// `None` for a new source that is still recovering.
+    fn status_of(&self, reporters: &Reporters, now: Instant) -> Option<SourceStatus> {
+        let current = reporters.heard.values();
+        let current = current.filter(|heard| heard.counts(now, self.silence));
         let state = current
             .map(|heard| heard.state)
             .max()
             .unwrap_or(SourceState::Stale);
-        let heard = reporters.values().filter(|heard| heard.heard_at.is_some());
-        SourceStatus {
+        if state == SourceState::Recovering && !reporters.is_established {
+            return None;
+        }
+        let heard = reporters.heard.values();
+        let heard = heard.filter(|heard| heard.heard_at.is_some());
+        Some(SourceStatus {
             state,
             at: heard.map(|heard| heard.at).max(),
-        }
+        })
     }
 
-    fn counts(&self, heard: &Heard, now: Instant) -> bool {
-        heard
-            .heard_at
-            .is_some_and(|at| now.duration_since(at) < self.silence)
-    }
-
-    /// The state of every source that was ever reported.
+    /// The state of every source that was ever reported, except new ones that are still recovering.
     pub fn all(&self, now: Instant) -> BTreeMap<Source, SourceStatus> {
         self.reports
             .iter()
-            .map(|(source, reporters)| (source.clone(), self.status_of(reporters, now)))
+            .filter_map(|(source, reporters)| {
+                let status = self.status_of(reporters, now)?;
+                Some((source.clone(), status))
+            })
             .collect()
     }
 }

@@ -1,7 +1,6 @@
 //! What a feed does about its sources: it reports their states, and suspends the open markets that
 //! nobody vouches for.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,8 +25,6 @@ use crate::telemetry::log_limit::{FaultLog, LogLimit};
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often unchanged states are passed on, so that they do not expire.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// How long a new source may take to become live before it is reported all the same.
-const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(3);
 /// Markets per read of the database.
 const PAGE: usize = 1_000;
 /// The maximum number of open markets of a source that are read.
@@ -52,8 +49,6 @@ pub(super) struct FeedSources {
     checks: StoreChecks,
     /// What was last reported.
     reported: Vec<(Source, SourceState)>,
-    /// Since when sources are heard that were not reported yet.
-    new_sources: BTreeMap<Source, Instant>,
     /// Until when the supplier has vouched for its prices.
     vouched_at: Timestamp,
     report_at: Instant,
@@ -68,7 +63,6 @@ impl FeedSources {
             reporter: edges.others.new_reporter(),
             edges,
             reported: Vec::new(),
-            new_sources: BTreeMap::new(),
             vouched_at: Timestamp::now(),
             report_at: Instant::now(),
             recovering_since: None,
@@ -78,35 +72,15 @@ impl FeedSources {
 
     /// Whether open markets of the source are left alone for now: another process has it live, or
     /// that is not known, or the source still may send them. What is suspended in a process that
-    /// hears no reports would be published once it is connected again.
-    fn is_spared(&self, source: &Source, now: Instant) -> bool {
+    /// hears no reports would be published once it is connected again. A feed that is not silent
+    /// leaves alone what another feed of this process may hear.
+    fn is_spared(&self, source: &Source, is_silent: bool, now: Instant) -> bool {
         let others = &self.edges.others;
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
             || others.is_isolated(now.into_std())
+            || (!is_silent && others.is_shared(source))
             || others.is_live_elsewhere(source, now.into_std())
-    }
-
-    /// Drops the new sources that are not live yet: the first check takes a moment, and a report
-    /// before its end would show the markets of a new source as stale.
-    fn reportable(
-        &mut self,
-        states: Vec<(Source, SourceState)>,
-        now: Instant,
-    ) -> Vec<(Source, SourceState)> {
-        self.new_sources
-            .retain(|source, _| states.iter().any(|(heard, _)| heard == source));
-        let mut reportable = states;
-        reportable.retain(|(source, state)| {
-            let is_reported = self.reported.iter().any(|(reported, _)| reported == source);
-            if is_reported || *state == SourceState::Live {
-                self.new_sources.remove(source);
-                return true;
-            }
-            let since = *self.new_sources.entry(source.clone()).or_insert(now);
-            now.duration_since(since) >= FIRST_REPORT_LIMIT
-        });
-        reportable
     }
 
     fn is_pending(&self, source: &Source, now: Instant) -> bool {
@@ -142,9 +116,10 @@ impl SupplierFeed {
     pub(super) fn suspend_unvouched(&mut self, cause: Cause) {
         let now = Instant::now();
         let sources = &self.sources;
+        let is_silent = self.timers.is_stale();
         let suspended = self
             .decoder
-            .suspend_unvouched(&|source| sources.is_spared(source, now));
+            .suspend_unvouched(&|source| sources.is_spared(source, is_silent, now));
         if suspended.is_empty() {
             return;
         }
@@ -178,6 +153,12 @@ impl SupplierFeed {
     pub(super) fn watch_sources(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
         let heard = self.decoder.sources();
+        for (source, _) in &heard {
+            self.sources
+                .edges
+                .others
+                .heard_by(&self.sources.reporter, source);
+        }
         self.limit_recovery(&heard, now);
         let checked: Vec<_> = heard
             .iter()
@@ -190,9 +171,8 @@ impl SupplierFeed {
         }
         let states = heard
             .into_iter()
-            .map(|(source, state)| self.state_of(source, state, now));
-        let states = states.collect();
-        let states = self.sources.reportable(states, now);
+            .map(|(source, state)| self.state_of(source, state, now))
+            .collect();
         self.report(states, now);
     }
 
@@ -292,7 +272,12 @@ impl SupplierFeed {
         let now = Instant::now();
         match read {
             Ok(stored) => {
-                let new = self.decoder.add_stored(stored);
+                let is_shared = self.sources.edges.others.is_shared(source);
+                let new = if is_shared {
+                    0
+                } else {
+                    self.decoder.add_stored(stored)
+                };
                 self.sources.checks.succeeded(source, new, now);
                 if self.sources.store_log.recovered() {
                     info!("the open markets of the source {source} are read again");

@@ -81,7 +81,7 @@ fn ended_reporters_are_dropped() {
         let now = start + FORGET_AFTER * number;
         reports.record(report(&number.to_string(), SourceState::Live), Some(now));
     }
-    assert_eq!(reports.reports[&source()].len(), 1);
+    assert_eq!(reports.reports[&source()].heard.len(), 1);
 }
 
 /// A topic that is read again still holds the last report of a reporter that is alive.
@@ -92,4 +92,24 @@ fn held_report_does_not_replace_heard_one() {
     reports.record(report("1", SourceState::Live), Some(now));
     reports.record(report("1", SourceState::Live), None);
     assert_eq!(state(&reports, now), Some(SourceState::Live));
+}
+
+/// A new source recovers until its markets are checked. If it dies meanwhile, it is lost.
+#[test]
+fn new_source_is_reported_once_it_is_live_or_lost() {
+    let start = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Recovering), Some(start));
+    assert_eq!(state(&reports, start), None);
+    assert_eq!(state(&reports, start + SILENCE), Some(SourceState::Stale));
+    let later = start + SILENCE;
+    reports.record(report("2", SourceState::Recovering), Some(later));
+    assert_eq!(state(&reports, later), Some(SourceState::Recovering));
+
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Recovering), Some(start));
+    reports.record(report("1", SourceState::Live), Some(start));
+    assert_eq!(state(&reports, start), Some(SourceState::Live));
+    reports.record(report("1", SourceState::Recovering), Some(start));
+    assert_eq!(state(&reports, start), Some(SourceState::Recovering));
 }
