@@ -14,19 +14,23 @@ use tokio::time::Instant;
 
 use self::report_book::ReportBook;
 use super::messages::SourcesHeard;
-use crate::bus::{CompactedTopic, NewRecord};
+use crate::bus::{BusError, CompactedTopic, NewRecord};
 use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::IngestMetrics;
 
 /// How often due reports are looked for.
 const CHECK_INTERVAL: Duration = Duration::from_millis(100);
+/// The failures that the creation of the topic explains. Each takes two seconds.
+const CREATION_FAILURES: u32 = 3;
 
 /// The actor in front of the topic of source states.
 pub(crate) struct SourceReporter {
     topic: Arc<dyn CompactedTopic>,
     book: ReportBook,
     is_publishing: bool,
+    /// How many reports may still fail without a warning: the topic is created at the first start.
+    expected_failures: u32,
     log: FaultLog,
     metrics: IngestMetrics,
 }
@@ -42,6 +46,7 @@ impl SourceReporter {
             topic,
             book: ReportBook::new(silence),
             is_publishing: false,
+            expected_failures: CREATION_FAILURES,
             log: FaultLog::new(),
             metrics,
         }
@@ -65,20 +70,31 @@ impl SourceReporter {
         }
         self.is_publishing = true;
         let publishing = self.topic.publish(due.iter().map(report_record).collect());
-        context.spawn(publishing.into_actor(self).map(|published, reporter, context| {
-            reporter.is_publishing = false;
-            match published {
-                Ok(()) if reporter.log.recovered() => info!("states of sources are published again"),
-                Ok(()) => {}
-                Err(failure) => {
-                    reporter.metrics.source_reports_failed.inc();
-                    if let Some(repeated) = reporter.log.failed("publish") {
-                        warn!(repeated; "cannot publish the states of sources, so their markets count as stale: {failure}");
-                    }
-                }
+        context.spawn(
+            publishing
+                .into_actor(self)
+                .map(|published, reporter, context| {
+                    reporter.is_publishing = false;
+                    reporter.record(published);
+                    reporter.publish_due(context);
+                }),
+        );
+    }
+
+    fn record(&mut self, published: Result<(), BusError>) {
+        let Err(failure) = published else {
+            self.expected_failures = 0;
+            if self.log.recovered() {
+                info!("states of sources are published again");
             }
-            reporter.publish_due(context);
-        }));
+            return;
+        };
+        self.metrics.source_reports_failed.inc();
+        if let Some(left) = self.expected_failures.checked_sub(1) {
+            self.expected_failures = left;
+        } else if let Some(repeated) = self.log.failed("publish") {
+            warn!(repeated; "cannot publish the states of sources, so their markets count as stale: {failure}");
+        }
     }
 }
 
