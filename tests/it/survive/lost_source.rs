@@ -31,6 +31,7 @@ async fn killed_ingest_suspends_its_markets() {
     let started = Instant::now();
     let mut ingest = scene.cluster.start("ingest").await;
     scene.until_open("start", started).await;
+    scene.until_reported().await;
     for round in ["ingest killed", "ingest killed again"] {
         let killed = Instant::now();
         ingest.kill().await;
@@ -58,6 +59,7 @@ async fn frozen_supplier_suspends_its_markets() {
     let started = Instant::now();
     let ingest = scene.cluster.start("ingest").await;
     scene.until_open("start", started).await;
+    scene.until_reported().await;
     let frozen = Instant::now();
     simulator.signal("STOP").await;
     scene
@@ -81,6 +83,7 @@ async fn cut_supplier_connection_suspends_its_markets() {
     let started = Instant::now();
     let ingest = scene.cluster.start("ingest").await;
     scene.until_open("start", started).await;
+    scene.until_reported().await;
     let cut = Instant::now();
     network.cut();
     scene
@@ -159,6 +162,7 @@ async fn ingest_cut_off_from_kafka_suspends_its_markets() {
     let started = Instant::now();
     let _ingest = scene.cluster.start("ingest").await;
     scene.until_open("start", started).await;
+    scene.until_reported().await;
     let cut = Instant::now();
     kafka.network.cut();
     scene
@@ -191,6 +195,7 @@ async fn engine_away(kind: &'static str) {
     let started = Instant::now();
     let _ingest = scene.cluster.start("ingest").await;
     scene.until_open("start", started).await;
+    scene.until_reported().await;
     let killed = Instant::now();
     engine.kill().await;
     let what = format!("{kind} killed");
@@ -226,6 +231,7 @@ impl Pair {
         scene.cluster.set("KAFKA_BROKERS", &kafka.second());
         let second = scene.cluster.start("ingest").await;
         scene.until_open("start", started).await;
+        scene.until_reported().await;
         let pair = Pair {
             scene,
             _first: first,
@@ -332,6 +338,7 @@ async fn restarted_platform_suspends_unsent_market() {
     let started = Instant::now();
     let mut ingest = scene.cluster.start("ingest").await;
     scene.until_open("start", started).await;
+    scene.until_reported().await;
     let database = Database::of_cluster(&scene.cluster);
     until("every market is stored", || async {
         (database.number("SELECT count(*) AS number FROM odds_current") == 3).then_some(())

@@ -278,12 +278,22 @@ async fn markets_that_others_vouch_for_stay_open() {
         state: SourceState::Live,
         at: Timestamp::now(),
     };
-    let reporting = actix::spawn(async move {
-        loop {
-            topic.publish(vec![report_record(&report)]).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    });
+    let own = SourceReport {
+        reporter: others.new_reporter().to_string(),
+        ..report.clone()
+    };
+    let report_all = |report: SourceReport| {
+        let topic = topic.clone();
+        actix::spawn(async move {
+            loop {
+                topic.publish(vec![report_record(&report)]).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        })
+    };
+    // As long as its own reports arrive, a process knows that it would hear others.
+    report_all(own);
+    let reporting = report_all(report);
     until("the other one is heard", || {
         others.is_live_elsewhere(&source, std::time::Instant::now())
     })

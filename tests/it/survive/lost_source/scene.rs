@@ -111,6 +111,17 @@ impl Scene {
         self.until_open_of(what, since, &self.events).await;
     }
 
+    /// Waits until a report about the source has arrived: one that was never reported is judged by
+    /// its updates alone.
+    pub async fn until_reported(&self) {
+        until("the source is reported", || async {
+            let live = "odds_proc_sources{state=\"live\"}";
+            let count = self.processor.metric("processor", live).await;
+            count.filter(|count| *count >= 1.0)
+        })
+        .await;
+    }
+
     /// The same for some of the events.
     pub async fn until_open_of(&self, what: &str, since: Instant, events: &[String]) {
         self.until_shown(&format!("{what}: clients see open markets"), |viewer| {
