@@ -107,10 +107,10 @@ pub trait OddsCache: Send + Sync {
     fn ping(&self) -> BoxFuture<'static, Result<(), CacheError>>;
 
     /// Tells the other instances that this one follows the bus, even without changes, and what it
-    /// knows about the sources, if it has read their reports. No-op for a cache within one process.
+    /// knows about the sources. No-op for a cache within one process.
     fn publish_heartbeat(
         &self,
-        _: Option<&BTreeMap<Source, SourceStatus>>,
+        _: &BTreeMap<Source, SourceStatus>,
     ) -> BoxFuture<'static, Result<(), CacheError>> {
         std::future::ready(Ok(())).boxed()
     }

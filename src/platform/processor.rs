@@ -101,7 +101,7 @@ impl ProcessorBuilder<'_, '_> {
             self.start_heartbeat(signs, live_group.clone(), &cache_health, selector.as_ref());
         // In one process the restrictions follow the reports, otherwise they follow the heartbeats.
         let keeper = shown.as_ref().map(|shown| shown.keeper.clone().recipient());
-        let mut subscribers = vec![keeper.unwrap_or(heartbeat)];
+        let mut subscribers: Vec<_> = keeper.into_iter().chain([heartbeat]).collect();
         subscribers.extend(selector.iter().map(|selector| selector.sources.clone()));
         self.start_source_monitor(subscribers);
         let store_group = self.start_store_consumer(store_writer.clone())?;

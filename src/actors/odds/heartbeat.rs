@@ -1,5 +1,6 @@
 //! Publishes a heartbeat once a second while this process keeps up with the bus: its live consumer
-//! works, its group lets it read, and the bus answers. Processes that show prices treat them as
+//! works, its group lets it read, the bus answers, and the reports about the sources have been read
+//! once. Processes that show prices treat them as
 //! stale when no heartbeat arrives. A heartbeat says what is known about the sources, and is
 //! published at once when the state of one changes.
 
@@ -133,7 +134,8 @@ impl Heartbeat {
         let sources = self.sources.clone();
         let beating = async move {
             let health = check_consumers(&*bus, &consumers).await;
-            target.publish(health, sources.as_ref()).await
+            let health = health.and_then(|()| sources.as_ref().ok_or_else(sources_unknown));
+            target.publish(health).await
         };
         context.spawn(
             beating
@@ -185,12 +187,11 @@ impl Handler<SourcesReported> for Heartbeat {
     type Result = ();
 
     fn handle(&mut self, reported: SourcesReported, context: &mut Context<Self>) {
-        let known = self.sources.replace(reported.0);
-        let (earlier, later) = (
-            known.iter().flat_map(states),
-            self.sources.iter().flat_map(states),
-        );
-        let is_changed = !earlier.eq(later);
+        let earlier = self.sources.replace(reported.0);
+        let is_changed = earlier.is_none_or(|earlier| {
+            let later = self.sources.iter().flat_map(states);
+            !states(&earlier).eq(later)
+        });
         if is_changed && self.next.is_some() {
             self.beat(context);
         } else {
@@ -221,6 +222,12 @@ impl FollowedConsumer {
     }
 }
 
+/// Without the reports, the markets of a lost source would be shown as live.
+fn sources_unknown() -> Problem {
+    let why = "they have not been read yet".to_owned();
+    ("states of the sources", why)
+}
+
 async fn in_time<E: std::fmt::Display>(
     what: &'static str,
     reply: impl Future<Output = Result<(), E>>,
@@ -237,20 +244,19 @@ async fn in_time<E: std::fmt::Display>(
 impl HeartbeatTarget {
     async fn publish(
         &self,
-        consumer: Result<(), Problem>,
-        sources: Option<&BTreeMap<Source, SourceStatus>>,
+        sources: Result<&BTreeMap<Source, SourceStatus>, Problem>,
     ) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {
-                consumer?;
+                let sources = sources?;
                 if let Some(problem) = health.problem() {
                     return Err(("cache", problem));
                 }
                 in_time("cache", cache.publish_heartbeat(sources)).await
             }
             HeartbeatTarget::Local { state, feed } => {
-                let status = match &consumer {
-                    Ok(()) => {
+                let status = match &sources {
+                    Ok(_) => {
                         state.set_live();
                         FeedStatus::Live
                     }
@@ -262,7 +268,7 @@ impl HeartbeatTarget {
                 // Without the registry nobody can be notified; the platform monitors its actors and
                 // stops the process.
                 let _ = feed.send(FeedChanged(status)).await;
-                consumer
+                sources.map(drop)
             }
         }
     }

@@ -95,7 +95,7 @@ impl SourceMonitor {
             CompactedEvent::Held(records) => self.record(&records, None),
             CompactedEvent::Published(records) => self.record(&records, Some(Instant::now())),
             CompactedEvent::CaughtUp => {
-                self.watch.caught_up();
+                self.watch.caught_up(Instant::now());
                 if self.log.recovered() {
                     info!("reports about sources are read again");
                 }

@@ -9,8 +9,7 @@
 //!   have no deployment name and are accepted.
 //!
 //! A heartbeat is `{"deployment":…,"processor":…,"sources":{"a":{"state":"live","at":…}}}`. Those of
-//! earlier versions, and of a processor that has not read the reports about sources yet, have no
-//! `sources`.
+//! earlier versions have no `sources`.
 //!
 //! Each of our messages names its deployment. A message that names another deployment is rejected
 //! on every channel.
@@ -27,8 +26,7 @@ use crate::domain::odds::source_status::SourceStatus;
 struct HeartbeatPayload<'a> {
     deployment: &'a str,
     processor: &'a str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    sources: Option<&'a BTreeMap<Source, SourceStatus>>,
+    sources: &'a BTreeMap<Source, SourceStatus>,
 }
 
 /// The channels of a deployment.
@@ -76,7 +74,7 @@ impl Channels {
     pub(super) fn heartbeat(
         &self,
         processor: &str,
-        sources: Option<&BTreeMap<Source, SourceStatus>>,
+        sources: &BTreeMap<Source, SourceStatus>,
     ) -> Result<String, serde_json::Error> {
         serde_json::to_string(&HeartbeatPayload {
             deployment: &self.deployment,

@@ -154,7 +154,7 @@ impl OddsCache for RedisCache {
 
     fn publish_heartbeat(
         &self,
-        sources: Option<&BTreeMap<Source, SourceStatus>>,
+        sources: &BTreeMap<Source, SourceStatus>,
     ) -> BoxFuture<'static, Result<(), CacheError>> {
         let shared = self.shared.clone();
         let heartbeat = shared.channels.heartbeat(&shared.processor, sources);

@@ -632,7 +632,7 @@ async fn heartbeats_skip_original_change_channel() {
     let channel = random_channel();
     let cache = cache_at(&database.url, &channel);
     let mut broadcasts = listening(&cache).await;
-    cache.publish_heartbeat(None).await.unwrap();
+    cache.publish_heartbeat(&BTreeMap::new()).await.unwrap();
     assert!(matches!(
         next(&mut broadcasts).await,
         BroadcastEvent::Alive { is_own: true, .. }
@@ -643,7 +643,7 @@ async fn heartbeats_skip_original_change_channel() {
     let mut client = database.connection();
     let mut alone = client.as_pubsub();
     alone.subscribe(&channel).unwrap();
-    cache.publish_heartbeat(None).await.unwrap();
+    cache.publish_heartbeat(&BTreeMap::new()).await.unwrap();
     cache.write(state(2, 2)).await.unwrap();
     let first: String = alone.get_message().unwrap().get_payload().unwrap();
     assert!(first.contains("\"payload\""), "{first}");
@@ -859,7 +859,7 @@ async fn heartbeats_carry_views_of_sources() {
         .into_iter()
         .zip(&expected)
     {
-        cache.publish_heartbeat(Some(sources)).await.unwrap();
+        cache.publish_heartbeat(sources).await.unwrap();
     }
     let mut views = Vec::new();
     while views.len() < expected.len() {
@@ -889,7 +889,7 @@ async fn deployments_on_one_redis_are_separate() {
     let channel = random_channel();
     let caches = [&one, &other].map(|database| cache_at(&database.url, &channel));
     let mut streams = [listening(&caches[0]).await, listening(&caches[1]).await];
-    caches[0].publish_heartbeat(None).await.unwrap();
+    caches[0].publish_heartbeat(&BTreeMap::new()).await.unwrap();
     caches[0].write(state(1, 1)).await.unwrap();
     caches[1].write(state(2, 2)).await.unwrap();
     for (own, broadcasts) in (1..).zip(&mut streams) {
@@ -953,7 +953,7 @@ async fn disabled_original_channel_is_not_used() {
     assert_eq!(receivers, 1, "only the subscriber of that channel");
     cache.write(state(1, 1)).await.unwrap();
     assert_eq!(next_seqs(&mut broadcasts, 1).await, [Some(1)]);
-    cache.publish_heartbeat(None).await.unwrap();
+    cache.publish_heartbeat(&BTreeMap::new()).await.unwrap();
     assert!(matches!(
         next(&mut broadcasts).await,
         BroadcastEvent::Alive { is_own: true, .. }

@@ -91,6 +91,19 @@ struct Reporters {
     is_established: bool,
 }
 
+impl Reporters {
+    /// Whether the source is lost when `reporter` reports it now. A reporter that has reported the
+    /// source before this process started, and goes on, has lost nothing.
+    fn is_lost_for(&self, reporter: &str, now: Instant, silence: Duration) -> bool {
+        let mut earlier = self
+            .heard
+            .iter()
+            .filter(|(earlier, heard)| earlier.as_str() != reporter || heard.heard_at.is_some());
+        let any = |(_, heard): (&String, &Heard)| heard.counts(now, silence);
+        !self.heard.is_empty() && earlier.clone().next().is_some() && !earlier.any(any)
+    }
+}
+
 /// Maximum number of sources. Reports about further ones are ignored.
 pub const MAX_SOURCES: usize = 1_000;
 /// How long the report of a silent process is remembered if another process reports the source.
@@ -117,13 +130,9 @@ impl SourceReports {
         if self.reports.len() >= MAX_SOURCES && !self.reports.contains_key(&source) {
             return;
         }
-        let silence = self.silence;
         let entry = self.reports.entry(source).or_default();
-        let was_lost = heard_at.is_some_and(|now| {
-            let mut heard = entry.heard.values();
-            !entry.heard.is_empty() && !heard.any(|heard| heard.counts(now, silence))
-        });
-        entry.is_established |= heard_at.is_none() || was_lost || state != SourceState::Recovering;
+        let was_lost = heard_at.is_some_and(|now| entry.is_lost_for(&reporter, now, self.silence));
+        entry.is_established |= was_lost || state != SourceState::Recovering;
         let reporters = &mut entry.heard;
         // Each start of a process is another reporter, so the ones that ended are dropped.
         if let Some(now) = heard_at {

@@ -70,9 +70,9 @@ impl OddsCache for ProbeCache {
 
     fn publish_heartbeat(
         &self,
-        sources: Option<&BTreeMap<Source, SourceStatus>>,
+        sources: &BTreeMap<Source, SourceStatus>,
     ) -> BoxFuture<'static, Result<(), CacheError>> {
-        *self.1.lock().unwrap() = sources.cloned();
+        *self.1.lock().unwrap() = Some(sources.clone());
         self.0.fetch_add(1, Ordering::SeqCst);
         std::future::ready(Ok(())).boxed()
     }
@@ -96,6 +96,36 @@ impl Handler<FeedChanged> for ProbeRegistry {
     }
 }
 
+async fn no_source_is_lost(heartbeat: &Addr<Heartbeat>) {
+    let none = SourcesReported(BTreeMap::new());
+    heartbeat.send(none).await.unwrap();
+}
+
+/// Until the reports have been read, the markets of a lost source could be shown as live.
+#[actix_web::test]
+async fn heartbeat_needs_states_of_sources() {
+    let bus = Arc::new(ProbeBus::default());
+    let cache = Arc::new(ProbeCache::default());
+    let life = Arc::new(LivenessProbe::new());
+    let target = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
+    let group = SubscriptionHealth::joined("g");
+    let signs = (life.clone(), Arc::default());
+    let heartbeat = Heartbeat::new(bus.clone(), signs, group, target).start();
+    until("the bus is pinged", || {
+        life.touch();
+        bus.pings.load(Ordering::SeqCst) >= 3
+    })
+    .await;
+    let beats = || cache.0.load(Ordering::SeqCst);
+    assert_eq!(beats(), 0, "nothing is known about the sources");
+    no_source_is_lost(&heartbeat).await;
+    until("a heartbeat is published", || {
+        life.touch();
+        beats() > 0
+    })
+    .await;
+}
+
 #[actix_web::test]
 async fn heartbeat_needs_bus_group_and_consumer() {
     let bus = Arc::new(ProbeBus::default());
@@ -106,13 +136,14 @@ async fn heartbeat_needs_bus_group_and_consumer() {
     bus.is_away.store(true, Ordering::SeqCst);
     let group = SubscriptionHealth::joining("g");
     let target = HeartbeatTarget::Broadcast(cache.clone(), Arc::default());
-    Heartbeat::new(
+    let heartbeat = Heartbeat::new(
         bus.clone(),
         (life.clone(), Arc::default()),
         group.clone(),
         target,
     )
     .start();
+    no_source_is_lost(&heartbeat).await;
     until("the bus is pinged", || pings() >= 3).await;
     assert_eq!(beats(), 0, "the bus is away");
     bus.is_away.store(false, Ordering::SeqCst);
@@ -145,7 +176,8 @@ async fn heartbeat_needs_selector() {
     let group = SubscriptionHealth::joined("g");
     let signs = || (life.clone(), Arc::default());
     let heartbeat = Heartbeat::new(bus.clone(), signs(), group, target);
-    heartbeat.with_selector(signs(), selector.clone()).start();
+    let heartbeat = heartbeat.with_selector(signs(), selector.clone()).start();
+    no_source_is_lost(&heartbeat).await;
     until("the bus is pinged", || {
         life.touch();
         bus.pings.load(Ordering::SeqCst) >= 3
@@ -175,13 +207,14 @@ async fn local_heartbeat_notifies_own_clients() {
         feed: registry.recipient(),
     };
     let life = Arc::new(LivenessProbe::new());
-    Heartbeat::new(
+    let heartbeat = Heartbeat::new(
         bus.clone(),
         (life.clone(), Arc::default()),
         SubscriptionHealth::joined("g"),
         here,
     )
     .start();
+    no_source_is_lost(&heartbeat).await;
     let last = || recorded.lock().unwrap().last().copied();
     let feed_is = |status| {
         life.touch();

@@ -1,6 +1,6 @@
 //! Decides when the states of the sources are passed on, without actors and I/O.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::domain::ids::Source;
@@ -8,6 +8,10 @@ use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceStat
 
 /// The states are passed on at least this often.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a source that was reported before this process started may take to be reported again.
+/// Reporters do so every second.
+const NEXT_REPORT: Duration = Duration::from_millis(1_500);
 
 /// The states to pass on.
 #[derive(Debug, PartialEq, Eq)]
@@ -21,8 +25,10 @@ pub(super) struct Due {
 /// The reports, and what was passed on.
 pub(super) struct SourceWatch {
     reports: SourceReports,
-    /// Whether everything that the topic held was read. Until then a source may be missing.
-    is_caught_up: bool,
+    /// When everything that the topic held had been read. Until then a source may be missing.
+    caught_up_at: Option<Instant>,
+    /// The sources that were reported before this process started, and not since. They may be live.
+    awaited: BTreeSet<Source>,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
 }
@@ -32,7 +38,8 @@ impl SourceWatch {
     pub(super) fn new(silence: Duration) -> SourceWatch {
         SourceWatch {
             reports: SourceReports::new(silence),
-            is_caught_up: false,
+            caught_up_at: None,
+            awaited: BTreeSet::new(),
             passed_on: BTreeMap::new(),
             passed_on_at: None,
         }
@@ -40,17 +47,29 @@ impl SourceWatch {
 
     /// A report was read; `heard_at` is `None` if it was published before this process started.
     pub(super) fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
+        if heard_at.is_some() {
+            self.awaited.remove(&report.source);
+        } else if self.caught_up_at.is_none() {
+            self.awaited.insert(report.source.clone());
+        }
         self.reports.record(report, heard_at);
     }
 
     /// Everything that the topic held was read.
-    pub(super) fn caught_up(&mut self) {
-        self.is_caught_up = true;
+    pub(super) fn caught_up(&mut self, now: Instant) {
+        self.caught_up_at.get_or_insert(now);
+    }
+
+    /// Whether every source that is still read has had the time to be reported.
+    fn is_decided(&self, now: Instant) -> bool {
+        self.caught_up_at.is_some_and(|caught_up_at| {
+            self.awaited.is_empty() || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
+        })
     }
 
     /// The states, if one has changed or the interval has passed.
     pub(super) fn due(&mut self, now: Instant) -> Option<Due> {
-        if !self.is_caught_up {
+        if !self.is_decided(now) {
             return None;
         }
         let sources = self.reports.all(now);
@@ -102,11 +121,11 @@ mod tests {
         let soon = |millis| start + Duration::from_millis(millis);
         let mut watch = SourceWatch::new(SILENCE);
         assert_eq!(watch.due(start), None, "the topic is not read yet");
-        watch.caught_up();
+        watch.caught_up(start);
         assert_eq!(changed(watch.due(start)), []);
         assert_eq!(watch.due(soon(10)), None);
         watch.record(report("a", Live), Some(soon(20)));
-        watch.record(report("b", Stale), None);
+        watch.record(report("b", Stale), Some(soon(20)));
         let expected = [("a".to_owned(), Live), ("b".to_owned(), Stale)];
         assert_eq!(changed(watch.due(soon(20))), expected);
         watch.record(report("a", Live), Some(soon(30)));
@@ -120,6 +139,35 @@ mod tests {
         let silent = soon(30) + SILENCE;
         let before = silent - Duration::from_millis(1);
         assert_eq!(changed(watch.due(before)), []);
-        assert_eq!(changed(watch.due(silent)), [("a".to_owned(), Stale)]);
+        let both = ["a", "b"].map(|source| (source.to_owned(), Stale));
+        assert_eq!(changed(watch.due(silent)), both[..1]);
+    }
+
+    /// A process that starts while an `ingest` runs does not take its sources for lost.
+    #[test]
+    fn earlier_reports_are_awaited() {
+        use SourceState::{Live, Stale};
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.record(report("a", Live), None);
+        watch.record(report("b", Live), None);
+        watch.caught_up(start);
+        assert_eq!(watch.due(start), None);
+        watch.record(report("a", Live), Some(start));
+        let before = start + NEXT_REPORT - Duration::from_millis(1);
+        assert_eq!(watch.due(before), None, "b may be reported");
+        let expected = [("a".to_owned(), Live), ("b".to_owned(), Stale)];
+        assert_eq!(changed(watch.due(start + NEXT_REPORT)), expected);
+    }
+
+    #[test]
+    fn states_are_passed_on_once_all_are_reported() {
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.record(report("a", SourceState::Live), None);
+        watch.caught_up(start);
+        watch.record(report("a", SourceState::Live), Some(start));
+        let expected = [("a".to_owned(), SourceState::Live)];
+        assert_eq!(changed(watch.due(start)), expected);
     }
 }

@@ -113,3 +113,18 @@ fn new_source_is_reported_once_it_is_live_or_lost() {
     reports.record(report("1", SourceState::Recovering), Some(start));
     assert_eq!(state(&reports, start), Some(SourceState::Recovering));
 }
+
+/// A process may start between two reports of a new source: that is no loss.
+#[test]
+fn new_source_stays_new_for_later_readers() {
+    let now = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Recovering), None);
+    reports.record(report("1", SourceState::Recovering), Some(now));
+    assert_eq!(state(&reports, now), None);
+
+    let mut reports = SourceReports::new(SILENCE);
+    reports.record(report("1", SourceState::Recovering), None);
+    reports.record(report("2", SourceState::Recovering), Some(now));
+    assert_eq!(state(&reports, now), Some(SourceState::Recovering));
+}
