@@ -133,9 +133,9 @@ impl Heartbeat {
         let target = self.target.clone();
         let sources = self.sources.clone();
         let beating = async move {
+            let sources = sources.as_ref().ok_or_else(sources_unknown)?;
             let health = check_consumers(&*bus, &consumers).await;
-            let health = health.and_then(|()| sources.as_ref().ok_or_else(sources_unknown));
-            target.publish(health).await
+            target.publish(health, sources).await
         };
         context.spawn(
             beating
@@ -244,19 +244,20 @@ async fn in_time<E: std::fmt::Display>(
 impl HeartbeatTarget {
     async fn publish(
         &self,
-        sources: Result<&BTreeMap<Source, SourceStatus>, Problem>,
+        consumer: Result<(), Problem>,
+        sources: &BTreeMap<Source, SourceStatus>,
     ) -> Result<(), Problem> {
         match self {
             HeartbeatTarget::Broadcast(cache, health) => {
-                let sources = sources?;
+                consumer?;
                 if let Some(problem) = health.problem() {
                     return Err(("cache", problem));
                 }
                 in_time("cache", cache.publish_heartbeat(sources)).await
             }
             HeartbeatTarget::Local { state, feed } => {
-                let status = match &sources {
-                    Ok(_) => {
+                let status = match &consumer {
+                    Ok(()) => {
                         state.set_live();
                         FeedStatus::Live
                     }
@@ -268,7 +269,7 @@ impl HeartbeatTarget {
                 // Without the registry nobody can be notified; the platform monitors its actors and
                 // stops the process.
                 let _ = feed.send(FeedChanged(status)).await;
-                sources.map(drop)
+                consumer
             }
         }
     }
