@@ -14,7 +14,7 @@ const LIMITS: SessionLimits = SessionLimits {
 
 fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
     let update = market_update("MATCH_001", market, None, seq as i64, 1);
-    Arc::new(UpdateFrame::new(&MarketState { update, seq }))
+    Arc::new(UpdateFrame::new(&Arc::new(MarketState { update, seq })))
 }
 
 fn snapshot(seq: u64) -> Option<SnapshotFrame> {
