@@ -151,10 +151,10 @@ fn apply(criterion: &mut Criterion) -> Outcome<()> {
 }
 
 fn encode(criterion: &mut Criterion) -> Outcome<()> {
-    let state = MarketState {
+    let state = Arc::new(MarketState {
         update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?,
         seq: 17,
-    };
+    });
     criterion.bench_function("encode_record", |bencher| {
         bencher.iter(|| black_box(&state.update).to_json())
     });
@@ -181,10 +181,10 @@ fn publish(criterion: &mut Criterion) -> Outcome<()> {
         fanout.connect(SessionId(id), Sink(Cell::new(0)));
         fanout.subscribe(SessionId(id), &event, None);
     }
-    let state = MarketState {
+    let state = Arc::new(MarketState {
         update: OddsUpdate::from_json(frame("1x2", 1)?.as_bytes())?,
         seq: 17,
-    };
+    });
     let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
     let now = Instant::now();
     criterion.bench_function("publish", |bencher| {

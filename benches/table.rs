@@ -3,8 +3,9 @@
 mod support;
 
 /// In the order in which they are run.
-const BENCHES: [&str; 10] = [
-    "fanout", "idle", "latency", "drain", "rest", "slow", "start", "scale", "money", "pure",
+const BENCHES: [&str; 11] = [
+    "fanout", "idle", "latency", "drain", "rest", "slow", "storm", "start", "scale", "money",
+    "pure",
 ];
 
 fn main() -> support::Outcome<()> {

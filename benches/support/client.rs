@@ -48,13 +48,8 @@ impl Client {
     }
 
     fn upgrade(mut stream: TcpStream, address: SocketAddr, path: &str) -> Outcome<Client> {
-        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(WAIT_LIMIT))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )?;
+        request_upgrade(&mut stream, address, path)?;
         let mut client = Client {
             stream,
             bytes: Vec::new(),
@@ -80,15 +75,9 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a text of at most 125 bytes, masked with zeros.
+    /// Sends a text of at most 125 bytes.
     pub fn send(&mut self, text: &str) -> Outcome<()> {
-        let length = u8::try_from(text.len())
-            .ok()
-            .filter(|length| *length < 126)
-            .ok_or("too long")?;
-        Ok(self
-            .stream
-            .write_all(&[&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat())?)
+        Ok(self.stream.write_all(&masked(text)?)?)
     }
 
     /// The payload of the next frame.
@@ -132,6 +121,25 @@ impl Client {
             }
         }
     }
+}
+
+/// Requests the upgrade to WebSocket.
+pub fn request_upgrade(stream: &mut TcpStream, address: SocketAddr, path: &str) -> Outcome<()> {
+    stream.set_nodelay(true)?;
+    Ok(write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )?)
+}
+
+/// A client's frame with a text of at most 125 bytes, masked with zeros.
+pub fn masked(text: &str) -> Outcome<Vec<u8>> {
+    let length = u8::try_from(text.len())
+        .ok()
+        .filter(|length| *length < 126)
+        .ok_or("too long")?;
+    Ok([&[0x81, 0x80 | length, 0, 0, 0, 0], text.as_bytes()].concat())
 }
 
 /// Start and end of the payload of the first complete server frame.

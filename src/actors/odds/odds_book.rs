@@ -14,6 +14,8 @@ use std::time::Duration;
 use actix::prelude::*;
 use log::debug;
 use prometheus::IntGauge;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 pub(crate) use self::feed::{BookFeed, BusFeed};
 pub(crate) use self::mirror_feed::MirrorFeed;
@@ -24,6 +26,9 @@ use crate::cache::Change;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
 use crate::telemetry::metrics::BookMetrics;
+
+/// How long a snapshot waits for the first read of the store.
+const FIRST_READ_LIMIT: Duration = Duration::from_secs(1);
 
 /// A receiver of changes.
 pub(crate) struct ChangeSubscriber {
@@ -84,6 +89,9 @@ pub(crate) struct OddsBook<F: BookFeed> {
     /// The initial state; taken when the actor starts.
     loaded: Option<LoadedState>,
     scheduled_reload: Option<SpawnHandle>,
+    /// The requests that wait for the first read of the store, while a book that was started from
+    /// the cache alone reads it. Only from a complete book can a client resume.
+    first_read: Option<Vec<oneshot::Sender<()>>>,
 }
 
 impl<F: BookFeed> OddsBook<F> {
@@ -100,7 +108,14 @@ impl<F: BookFeed> OddsBook<F> {
             edges,
             loaded: Some(loaded),
             scheduled_reload: None,
+            first_read: None,
         }
+    }
+
+    fn snapshot(&self) -> Result<Snapshot, ApplyError> {
+        self.state
+            .snapshot()
+            .ok_or_else(|| ApplyError::NotLoaded(self.event_id.clone()))
     }
 
     /// Counts applied and rejected updates and publishes the changes.
@@ -127,6 +142,9 @@ impl<F: BookFeed> OddsBook<F> {
         context: &mut Context<Self>,
     ) -> impl ActorFuture<Self, Output = ()> + use<F> {
         let restored = self.state.reload(loaded);
+        if restored.reload_after != Some(Duration::ZERO) {
+            self.first_read = None;
+        }
         self.publish_restored(restored, context)
     }
 
@@ -172,6 +190,7 @@ impl<F: BookFeed> OddsBook<F> {
             if is_useful {
                 context.spawn(book.load_again());
             } else {
+                book.first_read = None;
                 book.schedule_reload(RELOAD_DELAY, context);
             }
         })
@@ -195,6 +214,8 @@ impl<F: BookFeed> Actor for OddsBook<F> {
         self.edges.metrics.books.inc();
         if let Some(loaded) = self.loaded.take() {
             let restored = self.state.restore(loaded);
+            let is_read_next = restored.reload_after == Some(Duration::ZERO);
+            self.first_read = is_read_next.then(Vec::new);
             let publishing = self.publish_restored(restored, context);
             context.wait(publishing);
         }
@@ -214,12 +235,20 @@ impl<F: BookFeed> Handler<Apply<F::Item>> for OddsBook<F> {
 }
 
 impl<F: BookFeed> Handler<GetSnapshot> for OddsBook<F> {
-    type Result = Result<Snapshot, ApplyError>;
+    type Result = ResponseActFuture<Self, Result<Snapshot, ApplyError>>;
 
     fn handle(&mut self, _: GetSnapshot, _: &mut Context<Self>) -> Self::Result {
-        self.state
-            .snapshot()
-            .ok_or_else(|| ApplyError::NotLoaded(self.event_id.clone()))
+        let Some(waiting) = &mut self.first_read else {
+            return Box::pin(fut::ready(self.snapshot()));
+        };
+        let (done, read) = oneshot::channel();
+        waiting.push(done);
+        let waiting = timeout(FIRST_READ_LIMIT, read).into_actor(self);
+        Box::pin(waiting.map(|_, book, _| {
+            // If the store did not answer in time, later requests do not wait for it.
+            book.first_read = None;
+            book.snapshot()
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use futures_util::future::join_all;
@@ -15,8 +16,11 @@ use crate::actors::odds::messages::BookChanged;
 use crate::domain::ids::EventId;
 use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::domain::streaming::fanout::{Delivery, SourceNotice};
-use crate::domain::streaming::protocol::{CloseReason, FeedStatus, UpdateFrame};
+use crate::domain::streaming::protocol::{CloseReason, EncodingCount, FeedStatus, UpdateFrame};
 use crate::telemetry::metrics::OddsMetrics;
+
+/// How often the encodings are added to their metric.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The actor between the books and the distributors.
 pub struct Registry {
@@ -26,6 +30,7 @@ pub struct Registry {
     ending: Option<CloseReason>,
     feed: FeedStatus,
     restrictions: Arc<CurrentRestrictions>,
+    encodings: EncodingCount,
     metrics: OddsMetrics,
 }
 
@@ -39,6 +44,7 @@ impl Registry {
             ending: None,
             feed: FeedStatus::Live,
             restrictions,
+            encodings: EncodingCount::default(),
             metrics,
         }
     }
@@ -53,7 +59,7 @@ impl Registry {
             .states
             .iter()
             .map(|state| UpdateFrame::restricted(state, &restrictions, has_gap, head))
-            .map(Arc::new);
+            .map(|frame| Arc::new(frame.counted_by(&self.encodings)));
         let sources = changed.restated.iter().flat_map(|it| it.sources.iter());
         let notices = sources
             .map(|(source, status)| SourceNotice::new(event_id, source, *status))
@@ -91,6 +97,13 @@ where
 
 impl Actor for Registry {
     type Context = Context<Self>;
+
+    fn started(&mut self, context: &mut Context<Self>) {
+        context.run_interval(COUNT_INTERVAL, |registry, _| {
+            let encodings = registry.encodings.take();
+            registry.metrics.encodings.inc_by(encodings);
+        });
+    }
 }
 
 impl Handler<Join> for Registry {

@@ -77,6 +77,8 @@ pub struct Session {
     /// Requests not yet sent to the distributor. They are sent in order, one at a time.
     requests: VecDeque<Request>,
     is_requesting: bool,
+    /// Snapshots requested from the books and not answered yet.
+    snapshots_in_flight: u8,
     /// The feed status last sent to the client.
     feed: FeedStatus,
     /// When something was last sent, if the client wants heartbeats.
@@ -114,6 +116,7 @@ impl Session {
             frame_queue: FrameQueue::new(),
             requests: VecDeque::new(),
             is_requesting: false,
+            snapshots_in_flight: 0,
             feed: FeedStatus::Live,
             last_sent: None,
             fragments: None,

@@ -170,6 +170,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
     }
 
     async fn run_session(&mut self, mut socket: Socket) -> Result<Ending, WatchError> {
+        self.view.connected();
         let mut limit = self.options.silence_limit;
         let mut silent_at = Instant::now() + limit;
         // Events whose snapshot was unavailable, and when to request it again.

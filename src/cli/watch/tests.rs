@@ -212,6 +212,36 @@ async fn lost_connection_is_retried_and_reported_once() {
     ");
 }
 
+/// What was stale belongs to a connection: the next one is told again.
+#[tokio::test]
+async fn new_connection_starts_without_stale_sources() {
+    let mut server = Server::start().await;
+    let plan = WatchOptions {
+        count: Some(1),
+        ..server.plan()
+    };
+    let name = plan.url.to_string();
+    let (ended, _, notices) = watch(plan);
+    let lost = r#"{"type":"feed","status":"stale","source":"a","events":["MATCH_001"]}"#;
+    for _ in 0..2 {
+        let mut client = server.client().await;
+        client.send(Message::text(lost)).await.unwrap();
+        client.close(None).await.unwrap();
+    }
+    server.change(1);
+    let mut client = server.client().await;
+    client.send(server.snapshot()).await.unwrap();
+    within(ended).await.unwrap().unwrap();
+    insta::assert_snapshot!(notices.text().replace(&name, "URL"), @r"
+    watch: source a is lost: its markets are suspended
+    watch: URL: the server closed the connection; reconnecting
+    watch: URL: connected
+    watch: source a is lost: its markets are suspended
+    watch: URL: the server closed the connection; reconnecting
+    watch: URL: connected
+    ");
+}
+
 #[tokio::test]
 async fn silent_server_is_reconnected() {
     let mut server = Server::start().await;

@@ -136,6 +136,12 @@ impl View {
         }
     }
 
+    /// A new connection was opened. What was stale is reported again.
+    pub(crate) fn connected(&mut self) {
+        self.is_stale = false;
+        self.stale_sources.clear();
+    }
+
     /// From where an event can be resumed.
     pub(crate) fn token(&self, event_id: &EventId) -> Option<Token> {
         self.events.get(event_id)?.token.clone()

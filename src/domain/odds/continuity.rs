@@ -13,6 +13,8 @@ pub struct Continuity {
     first: Option<u64>,
     /// The last number that every process gives to the same change.
     shared: u64,
+    /// Whether the book may lack markets that are stored.
+    is_partial: bool,
 }
 
 impl Continuity {
@@ -22,6 +24,7 @@ impl Continuity {
             loaded: seq,
             first: None,
             shared: if seq == stored { seq } else { 0 },
+            is_partial: false,
         };
     }
 
@@ -33,16 +36,25 @@ impl Continuity {
         }
     }
 
+    /// The continuity of a book that may lack stored markets: a client can resume from no number.
+    pub fn of_partial_book(self) -> Continuity {
+        Continuity {
+            is_partial: true,
+            ..self
+        }
+    }
+
     /// Whether a client that has everything up to `since` misses only changes with larger numbers;
     /// `head` is the book's last number.
     pub fn covers(&self, since: u64, head: u64) -> bool {
         let is_known = since <= self.loaded || self.first.is_some_and(|first| since >= first);
-        is_known && since <= head
+        is_known && since <= head && !self.is_partial
     }
 
-    /// Whether every process gives the change with the book's last number, `head`, this number.
+    /// Whether every process gives the change with the book's last number, `head`, this number, and
+    /// all changes up to it are in the book.
     pub fn is_shared(&self, head: u64) -> bool {
-        self.shared == head
+        self.shared == head && !self.is_partial
     }
 }
 

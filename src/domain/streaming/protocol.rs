@@ -7,6 +7,7 @@
 //! protocol from then on. The messages of other clients do not change.
 
 mod client_message;
+mod encoding_count;
 mod snapshot;
 mod update_frame;
 
@@ -17,6 +18,7 @@ use serde::Serialize;
 use strum::{IntoStaticStr, VariantNames};
 
 pub use self::client_message::{ClientMessage, ResumePoint, SubscribeRequest};
+pub use self::encoding_count::EncodingCount;
 pub use self::snapshot::{SnapshotExtension, SnapshotView, snapshot_message};
 pub(super) use self::update_frame::Openness;
 pub use self::update_frame::{Form, UpdateFrame};

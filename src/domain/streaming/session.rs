@@ -306,10 +306,11 @@ impl SessionState {
         self.window_messages = self.window_messages.max(counted.min(limit));
     }
 
-    /// Whether the session has used up its allowance of snapshot bytes. A snapshot's size is known
-    /// only once it is sent, so the last one may exceed the limit.
-    fn is_over_snapshot_limit(&mut self, now: Instant) -> bool {
-        let rate = self.limits.max_snapshot_bytes_per_second;
+    /// How long the session waits before it requests the next snapshot, because it has used up its
+    /// allowance of snapshot bytes. A snapshot's size is known only once it is sent, so the last
+    /// one may exceed the limit.
+    pub fn snapshot_delay(&mut self, now: Instant) -> Option<Duration> {
+        let rate = self.limits.max_snapshot_bytes_per_second.max(1);
         let elapsed = now.duration_since(self.snapshots_at).as_millis();
         let allowed =
             u64::try_from(elapsed.saturating_mul(u128::from(rate)) / 1_000).unwrap_or(u64::MAX);
@@ -317,7 +318,18 @@ impl SessionState {
             self.snapshot_bytes = self.snapshot_bytes.saturating_sub(allowed);
             self.snapshots_at = now;
         }
-        self.snapshot_bytes >= rate.saturating_mul(SNAPSHOT_BURST)
+        let burst = rate.saturating_mul(SNAPSHOT_BURST);
+        let excess = self.snapshot_bytes.saturating_add(1).checked_sub(burst)?;
+        (excess > 0).then(|| Duration::from_millis(excess.saturating_mul(1_000).div_ceil(rate)))
+    }
+
+    /// Whether the snapshot of this attempt is still wanted: the subscription was neither ended nor
+    /// requested again.
+    pub fn is_awaited(&self, event_id: &EventId, attempt: Attempt) -> bool {
+        match self.subscriptions.get(event_id) {
+            Some(Subscription::Awaiting(awaiting)) => awaiting.attempt == attempt,
+            _ => false,
+        }
     }
 
     fn subscribe(&mut self, event_id: EventId, now: Instant) -> Vec<Effect> {
@@ -369,7 +381,7 @@ impl SessionState {
         if new > 0 && self.subscriptions.len() + new > most {
             return Err(Refusal::TooManySubscriptions(most));
         }
-        if self.is_over_snapshot_limit(now)
+        if self.snapshot_delay(now).is_some()
             && let Some(event) = events.next()
         {
             return Err(Refusal::SnapshotsLimited {

@@ -14,7 +14,7 @@ use super::fanout::{Delivery, DeliverySink, Fanout, PushError, SessionId};
 use super::protocol::{FeedStatus, SnapshotExtension, SnapshotView, UpdateFrame, snapshot_message};
 use super::session::{Attempt, Effect, SessionLimits, SessionState, SnapshotFrame};
 use crate::domain::ids::{EventId, Source};
-use crate::domain::odds::book::{Book, MarketState};
+use crate::domain::odds::book::{Book, MarketState, Snapshot};
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::source_status::{SourceState, SourceStatus};
 use crate::domain::odds::status::MarketStatus;
@@ -123,7 +123,9 @@ struct World {
     mailbox: Mailbox,
     session: SessionState,
     /// Snapshots that were taken from the book and have not arrived.
-    snapshot: Option<(Attempt, crate::domain::odds::book::Snapshot)>,
+    snapshot: Option<(Attempt, Snapshot)>,
+    /// The market that the book of this process lacks, because the store could not be read.
+    lacking: Option<u8>,
     client: Client,
 }
 
@@ -148,9 +150,10 @@ impl World {
             mailbox: Mailbox::default(),
             session: SessionState::new(LIMITS, now),
             snapshot: None,
+            lacking: None,
             client: Client::default(),
         };
-        world.reconnect(0);
+        world.reconnect(0, None);
         world
     }
 
@@ -234,7 +237,19 @@ impl World {
         };
         self.fanout
             .subscribe(SessionId(self.sessions), &event(), step);
-        self.snapshot = Some((attempt, self.book.snapshot()));
+        self.snapshot = Some((attempt, self.loaded()));
+    }
+
+    /// The book as this process has loaded it.
+    fn loaded(&self) -> Snapshot {
+        let mut snapshot = self.book.snapshot();
+        if let Some(market) = self.lacking {
+            let name = format!("m{market}");
+            let is_loaded = |state: &Arc<MarketState>| state.update.market.to_string() != name;
+            snapshot.markets.retain(is_loaded);
+            snapshot.continuity = snapshot.continuity.of_partial_book();
+        }
+        snapshot
     }
 
     /// The snapshot arrives and is encoded.
@@ -265,8 +280,10 @@ impl World {
         }
     }
 
-    /// The connection is lost, and the client resumes from what it has.
-    fn reconnect(&mut self, conflate_ms: u64) {
+    /// The connection is lost, and the client resumes from what it has, at a process whose book may
+    /// lack a market.
+    fn reconnect(&mut self, conflate_ms: u64, lacking: Option<u8>) {
+        self.lacking = lacking;
         self.fanout.disconnect(SessionId(self.sessions));
         self.sessions += 1;
         self.mailbox = Mailbox::default();
@@ -335,7 +352,7 @@ enum Step {
     Restrict(bool),
     Subscribe(u64, bool),
     Arrive,
-    Reconnect(u64),
+    Reconnect(u64, Option<u8>),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -349,7 +366,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<bool>().prop_map(Step::Restrict),
         1 => (conflate(), any::<bool>()).prop_map(|(millis, resume)| Step::Subscribe(millis, resume)),
         3 => Just(Step::Arrive),
-        1 => conflate().prop_map(Step::Reconnect),
+        1 => (conflate(), proptest::option::of(0_u8..3)).prop_map(|(millis, lacking)| Step::Reconnect(millis, lacking)),
     ]
 }
 
@@ -366,13 +383,16 @@ proptest! {
                 Step::Restrict(is_lost) => world.restrict(is_lost),
                 Step::Subscribe(millis, resume) => world.subscribe(millis, resume),
                 Step::Arrive => world.arrive(),
-                Step::Reconnect(millis) => world.reconnect(millis),
+                Step::Reconnect(millis, lacking) => world.reconnect(millis, lacking),
             }
+        }
+        if world.lacking.is_some() {
+            world.reconnect(0, None);
         }
         world.settle();
         prop_assert_eq!(&world.client.markets, &world.expected());
         // What the client has is enough to resume.
-        world.reconnect(0);
+        world.reconnect(0, None);
         world.settle();
         prop_assert_eq!(&world.client.markets, &world.expected());
     }

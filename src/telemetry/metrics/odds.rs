@@ -20,6 +20,8 @@ role_metrics! {
         stalled: IntGauge = "odds_ws_stalled_sessions",
         /// Changes delivered to sessions
         deliveries: IntCounter = "odds_ws_deliveries_total",
+        /// Changes encoded for clients: once for each form that clients get, however many clients there are
+        encodings: IntCounter = "odds_ws_encodings_total",
         /// Changes replaced by a later one of the same market before a slow client took them
         conflations: IntCounter = "odds_ws_conflations_total",
         /// Subscriptions that clients resumed, by result: recovered (with only what was missed) or replaced (with the whole event)

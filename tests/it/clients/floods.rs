@@ -195,6 +195,46 @@ async fn snapshots_are_limited_by_bytes() {
     .await;
 }
 
+/// The snapshots of one message are limited too: they are sent at the allowed rate.
+#[actix_web::test]
+async fn snapshots_of_one_message_are_limited() {
+    const EVENTS: usize = 30;
+    let (platform, mut supplier) = start(&[("WS_MAX_SNAPSHOT_BYTES_PER_SECOND", "4KiB")]).await;
+    let mut other = RawClient::connect(platform.odds()).await;
+    let ids: Vec<String> = (0..EVENTS).map(|event| format!("E{event:02}")).collect();
+    for id in &ids {
+        supplier.send(change_of(id, "1x2", 1, 5_000)).await;
+    }
+    until("the last event is known", || async {
+        let mut follower = RawClient::connect(platform.odds()).await;
+        follower.send(&subscribe_to(&ids[EVENTS - 1..])).await;
+        let snapshot = follower.next_text().await;
+        (snapshot.payload.len() > 4_000).then_some(())
+    })
+    .await;
+    other.send(&subscribe_to(&ids)).await;
+    let mut snapshots = 0;
+    for _ in 0..100 {
+        other.send(&text(r#"{"type":"ping"}"#)).await;
+        while other.next_text().await.text() != r#"{"type":"pong"}"# {
+            snapshots += 1;
+        }
+    }
+    // A burst of 32 KiB, and what was requested at the same time.
+    assert!(
+        (1..EVENTS / 2).contains(&snapshots),
+        "{snapshots} snapshots"
+    );
+    // The others follow, at 4 KiB a second.
+    let next = other.next_text().await;
+    assert!(next.text().starts_with(r#"{"type":"snapshot""#));
+}
+
+fn subscribe_to(ids: &[String]) -> Vec<u8> {
+    let message = serde_json::json!({"type": "subscribe", "eventIds": ids});
+    text(&message.to_string())
+}
+
 #[rstest]
 #[case::two_byte_length(&[FIN | TEXT, 0xfe, 0, 5])]
 #[case::eight_byte_length(&[FIN | TEXT, 0xff, 0, 0, 0, 0, 0, 0, 0, 5])]

@@ -91,10 +91,20 @@ impl BookCore {
 
     /// The current state. An empty book is valid only if the event is known to have no markets.
     pub(super) fn snapshot(&self, is_stale: bool) -> Option<Snapshot> {
-        (self.is_loaded || !self.book.is_empty()).then(|| Snapshot {
+        if !self.is_loaded && self.book.is_empty() {
+            return None;
+        }
+        let snapshot = self.book.snapshot();
+        let continuity = if self.is_loaded {
+            snapshot.continuity
+        } else {
+            snapshot.continuity.of_partial_book()
+        };
+        Some(Snapshot {
             is_stale,
             validity: self.version.stamp(),
-            ..self.book.snapshot()
+            continuity,
+            ..snapshot
         })
     }
 }

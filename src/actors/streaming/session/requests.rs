@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use actix_web_actors::ws::WebsocketContext;
@@ -23,6 +23,10 @@ use crate::domain::streaming::session::{Attempt, SnapshotFrame};
 
 /// How long to wait for a snapshot before the client is told to subscribe again.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many snapshots of one session are requested at a time. The session is polled only after what
+/// it has sent was written, so this bounds the snapshots in memory for a client that subscribes to
+/// much and reads slowly.
+const MAX_SNAPSHOTS_IN_FLIGHT: u8 = 4;
 
 /// A request to the distributor.
 pub(super) enum Request {
@@ -32,15 +36,29 @@ pub(super) enum Request {
 }
 
 impl Session {
+    /// Sends the next request, unless an earlier one has to be finished first.
     pub(super) fn send_next_request(&mut self, context: &mut WebsocketContext<Self>) {
-        if self.is_requesting {
+        if self.is_requesting || self.snapshots_in_flight >= MAX_SNAPSHOTS_IN_FLIGHT {
             return;
         }
-        let Some(request) = self.requests.pop_front() else {
-            // Free the memory: most sessions subscribe once and stay for hours.
-            self.requests = VecDeque::new();
+        if matches!(self.requests.front(), Some(Request::Subscribe(..)))
+            && let Some(delay) = self.state.snapshot_delay(Instant::now())
+        {
+            self.is_requesting = true;
+            context.run_later(delay, |session, context| {
+                session.is_requesting = false;
+                session.send_next_request(context);
+            });
             return;
-        };
+        }
+        match self.requests.pop_front() {
+            Some(request) => self.send_request(request, context),
+            // Free the memory: most sessions subscribe once and stay for hours.
+            None => self.requests = VecDeque::new(),
+        }
+    }
+
+    fn send_request(&mut self, request: Request, context: &mut WebsocketContext<Self>) {
         self.is_requesting = true;
         let edges = self.edges.clone();
         let id = self.id;
@@ -74,13 +92,15 @@ impl Session {
         };
         context.spawn(call.into_actor(self).map(|subscribed, session, context| {
             session.is_requesting = false;
-            if let Some((event_id, attempt, taken)) = subscribed {
-                if taken {
+            match subscribed {
+                Some((event_id, attempt, true)) => {
                     session.request_snapshot(event_id, attempt, context);
-                } else {
+                }
+                Some((event_id, attempt, false)) => {
                     let effects = session.state.on_snapshot(event_id, attempt, None);
                     session.act(effects, context);
                 }
+                None => {}
             }
             session.send_next_request(context);
         }));
@@ -92,6 +112,11 @@ impl Session {
         attempt: Attempt,
         context: &mut WebsocketContext<Self>,
     ) {
+        // A later request has replaced or ended the subscription.
+        if !self.state.is_awaited(&event_id, attempt) {
+            return;
+        }
+        self.snapshots_in_flight += 1;
         let edges = self.edges.clone();
         let requested = event_id.clone();
         let call = async move {
@@ -103,6 +128,7 @@ impl Session {
             answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
         };
         context.spawn(call.into_actor(self).map(move |answer, session, context| {
+            session.snapshots_in_flight -= 1;
             let snapshot = match answer {
                 Ok(snapshot) => Some(session.encode(&snapshot, attempt)),
                 Err(error) => {

@@ -112,9 +112,10 @@ impl Conflation {
         self.clock.get_or_insert((now, now));
         let mut is_urgent = false;
         for frame in delivery.frames() {
-            let openness = frame.openness.clone();
-            let before = event.openness.insert(frame.market.clone(), openness);
-            is_urgent |= frame.openness.is_less_than(before.as_ref());
+            let openness = frame.openness();
+            let before = event.openness.get(&frame.market);
+            is_urgent |= openness.is_less_than(before);
+            event.openness.insert(frame.market.clone(), openness);
         }
         let mut due = Vec::new();
         for (step, group) in &mut event.groups {

@@ -59,7 +59,10 @@ fn event() -> EventId {
 fn frames(changes: &[(&str, u64)]) -> Delivery {
     let frame = |(market, seq): &(&str, u64)| {
         let update = market_update("E", market, None, *seq as i64, 1);
-        Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
+        Arc::new(UpdateFrame::new(&Arc::new(MarketState {
+            update,
+            seq: *seq,
+        })))
     };
     Delivery::of(changes.iter().map(frame).collect(), false)
 }
@@ -190,7 +193,10 @@ fn statuses(changes: &[(&str, u64, MarketStatus)]) -> Delivery {
     let frame = |(market, seq, status): &(&str, u64, MarketStatus)| {
         let mut update = market_update("E", market, None, *seq as i64, 1);
         update.status = *status;
-        Arc::new(UpdateFrame::new(&MarketState { update, seq: *seq }))
+        Arc::new(UpdateFrame::new(&Arc::new(MarketState {
+            update,
+            seq: *seq,
+        })))
     };
     Delivery::of(changes.iter().map(frame).collect(), false)
 }
@@ -274,10 +280,10 @@ fn suspended_selection_is_not_held_back() {
     let mut update = market_update("E", "a", None, 1, 1);
     let now = Instant::now();
     for (seq, expected) in [(1, 0), (2, 1)] {
-        let state = MarketState {
+        let state = Arc::new(MarketState {
             update: update.clone(),
             seq,
-        };
+        });
         let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
         fanout.publish(&event(), &delivery, now);
         assert_eq!(taken(&client).len(), expected);
@@ -305,10 +311,10 @@ fn withdrawn_selection_is_not_held_back() {
         update.selections[1].status = SelectionStatus::Suspended;
         let now = Instant::now();
         for seq in 1..=2 {
-            let state = MarketState {
+            let state = Arc::new(MarketState {
                 update: update.clone(),
                 seq,
-            };
+            });
             let delivery = Delivery::of(vec![Arc::new(UpdateFrame::new(&state))], false);
             fanout.publish(&event(), &delivery, now);
             // The earlier state of the first one is unknown, so it is sent at once too.

@@ -44,6 +44,8 @@ pub struct ResumePoint {
     pub epoch: Option<String>,
 }
 
+/// The longest `epoch`, in bytes.
+const MAX_EPOCH_BYTES: usize = 64;
 /// The shortest and the longest `heartbeatMs`.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=30_000;
 
@@ -122,11 +124,7 @@ impl WireClientMessage {
     }
 
     fn events(&self) -> Result<BTreeMap<EventId, Option<ResumePoint>>, Refusal> {
-        let epoch = match &self.epoch {
-            None => None,
-            Some(Value::String(epoch)) => Some(epoch.clone()),
-            Some(_) => return Err(Refusal::BadSince("epoch is not a string".to_owned())),
-        };
+        let epoch = self.epoch.as_ref().map(epoch).transpose()?;
         let resume = |since: Option<u64>| {
             let epoch = epoch.clone();
             since.map(|since| ResumePoint { since, epoch })
@@ -184,6 +182,17 @@ fn number(value: &Value) -> Result<u64, Refusal> {
     value
         .as_u64()
         .ok_or_else(|| Refusal::BadSince(format!("not a sequence number: {}", short(value))))
+}
+
+fn epoch(value: &Value) -> Result<String, Refusal> {
+    match value {
+        Value::String(epoch) if epoch.len() <= MAX_EPOCH_BYTES => Ok(epoch.clone()),
+        Value::String(_) => {
+            let why = format!("epoch is longer than {MAX_EPOCH_BYTES} bytes");
+            Err(Refusal::BadSince(why))
+        }
+        _ => Err(Refusal::BadSince("epoch is not a string".to_owned())),
+    }
 }
 
 fn conflation(value: &Value) -> Result<Option<ConflationStep>, Refusal> {

@@ -82,6 +82,7 @@ fn each_refusal_has_its_code() {
         code(r#"{"type":"unsubscribe","eventId":null}"#),
         "BAD_EVENT_ID"
     );
+    let long_epoch = format!(r#""since":1,"epoch":"{}""#, "x".repeat(65));
     for (field, expected) in [
         (r#""conflateMs":-1"#, "BAD_CONFLATE_MS"),
         (r#""conflateMs":120001"#, "BAD_CONFLATE_MS"),
@@ -92,6 +93,7 @@ fn each_refusal_has_its_code() {
         (r#""since":-1"#, "BAD_SINCE"),
         (r#""since":{"E":1}"#, "BAD_SINCE"),
         (r#""since":1,"epoch":7"#, "BAD_SINCE"),
+        (&long_epoch, "BAD_SINCE"),
         (r#""eventIds":["F"]"#, "BAD_EVENT_ID"),
         (r#""since":1,"since":2"#, "BAD_JSON"),
     ] {

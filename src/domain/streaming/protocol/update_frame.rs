@@ -5,10 +5,10 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use bytestring::ByteString;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::text_frame;
+use super::{EncodingCount, text_frame};
 use crate::domain::ids::{EventId, MarketKey, SelectionId};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::restrictions::Restrictions;
@@ -57,7 +57,7 @@ impl Form {
 pub(in crate::domain::streaming) struct Openness {
     status: MarketStatus,
     /// The selections that can be backed while the market is open.
-    offered: Arc<[SelectionId]>,
+    offered: Vec<SelectionId>,
     /// Whether other selections cannot be backed.
     is_partial: bool,
 }
@@ -65,7 +65,7 @@ pub(in crate::domain::streaming) struct Openness {
 impl Openness {
     fn of(state: &MarketState) -> Openness {
         let selections = &state.update.selections;
-        let offered: Arc<[SelectionId]> = selections
+        let offered: Vec<SelectionId> = selections
             .iter()
             .filter(|it| it.status == SelectionStatus::Active && it.price.is_some())
             .map(|it| it.id.clone())
@@ -120,21 +120,22 @@ pub struct UpdateFrame {
     pub seq: u64,
     /// The supplier's time of the change.
     pub updated_at: Timestamp,
-    pub(in crate::domain::streaming) openness: Openness,
+    state: Arc<MarketState>,
     display: Display,
     plain: Encoded,
     /// The other forms, in the order of [`Form`]. Most changes need none.
     others: [OnceLock<Box<Encoded>>; 4],
+    count: Option<EncodingCount>,
 }
 
 impl UpdateFrame {
     /// Encodes the `update` message of a market's new state.
-    pub fn new(state: &MarketState) -> UpdateFrame {
+    pub fn new(state: &Arc<MarketState>) -> UpdateFrame {
         let display = Display {
             is_resumable: true,
             ..Display::default()
         };
-        UpdateFrame::displayed(state, display)
+        UpdateFrame::displayed(state.clone(), display)
     }
 
     /// Encodes the `update` message of a state under these restrictions. `conflated`: whether
@@ -158,10 +159,10 @@ impl UpdateFrame {
                 && Arc::ptr_eq(&shown, state),
             restated_at,
         };
-        UpdateFrame::displayed(&shown, display)
+        UpdateFrame::displayed(shown.into_owned(), display)
     }
 
-    fn displayed(state: &MarketState, display: Display) -> UpdateFrame {
+    fn displayed(state: Arc<MarketState>, display: Display) -> UpdateFrame {
         let update = &state.update;
         let message = WireUpdate {
             stale: display.stale,
@@ -172,11 +173,26 @@ impl UpdateFrame {
             market: update.market.clone(),
             seq: state.seq,
             updated_at: update.revision.updated_at,
-            openness: Openness::of(state),
             display,
             plain: Encoded::new(message.encode(&update.to_json())),
             others: Default::default(),
+            count: None,
+            state,
         }
+    }
+
+    /// Counts the encodings of this frame, including those that clients need later.
+    pub fn counted_by(self, count: &EncodingCount) -> UpdateFrame {
+        count.add();
+        UpdateFrame {
+            count: Some(count.clone()),
+            ..self
+        }
+    }
+
+    /// How much of the market can be bet on. Only conflation needs it, so it is not kept.
+    pub(in crate::domain::streaming) fn openness(&self) -> Openness {
+        Openness::of(&self.state)
     }
 
     /// For a state that was sent before: the last sequence number of the event at that time.
@@ -212,9 +228,7 @@ impl UpdateFrame {
     }
 
     fn encode(&self, form: Form) -> ByteString {
-        let Ok(plain) = serde_json::from_str::<PlainUpdate<'_>>(&self.plain.text) else {
-            return self.plain.text.clone();
-        };
+        self.count.iter().for_each(EncodingCount::add);
         let is_extended = form != Form::Conflated;
         let why = match form {
             Form::Slow => Some("slow"),
@@ -228,7 +242,7 @@ impl UpdateFrame {
             resumable: (is_extended && !self.display.is_resumable).then_some(false),
             ..WireUpdate::plain(&self.event_id, self.seq)
         };
-        message.encode(plain.payload.get())
+        message.encode(&self.state.update.to_json())
     }
 }
 
@@ -245,12 +259,6 @@ impl Encoded {
             text,
         }
     }
-}
-
-#[derive(Deserialize)]
-struct PlainUpdate<'a> {
-    #[serde(borrow)]
-    payload: &'a RawValue,
 }
 
 #[derive(Serialize)]

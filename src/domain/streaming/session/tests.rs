@@ -14,7 +14,7 @@ const LIMITS: SessionLimits = SessionLimits {
 
 fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
     let update = market_update("MATCH_001", market, None, seq as i64, 1);
-    Arc::new(UpdateFrame::new(&MarketState { update, seq }))
+    Arc::new(UpdateFrame::new(&Arc::new(MarketState { update, seq })))
 }
 
 fn snapshot(seq: u64) -> Option<SnapshotFrame> {
@@ -215,6 +215,33 @@ fn snapshots_are_limited_by_size() {
             .count(),
         8
     );
+}
+
+/// The events of one message are all answered, at the allowed rate.
+#[test]
+fn snapshots_of_one_message_wait_for_allowance() {
+    let start = Instant::now();
+    let mut session = SessionState::new(LIMITS, start);
+    let many = r#"{"type":"subscribe","eventIds":["A","B"]}"#;
+    let effects = session.on_text(many, start);
+    let mut attempts = effects.into_iter().map(|effect| match effect {
+        Effect::Subscribe(event_id, attempt, _) => (event_id, attempt),
+        other => panic!("no subscription: {other:?}"),
+    });
+    assert_eq!(session.snapshot_delay(start), None);
+    let (event_id, attempt) = attempts.next().unwrap();
+    assert!(session.is_awaited(&event_id, attempt));
+    let text = ByteString::from("x".repeat(9_999));
+    let large = Some(SnapshotFrame { seq: 1, text });
+    session.on_snapshot(event_id.clone(), attempt, large);
+    assert!(!session.is_awaited(&event_id, attempt), "it was answered");
+    // A burst of 8,000 bytes, then 1,000 a second.
+    let delay = Duration::from_secs(2);
+    assert_eq!(session.snapshot_delay(start), Some(delay));
+    assert_eq!(session.snapshot_delay(start + delay), None);
+    let (event_id, attempt) = attempts.next().unwrap();
+    session.on_text(r#"{"type":"unsubscribe","eventId":"B"}"#, start + delay);
+    assert!(!session.is_awaited(&event_id, attempt), "it was ended");
 }
 
 #[test]
