@@ -1,19 +1,24 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::*;
-use crate::domain::odds::source_status::{SourceState, SourceStatus};
+use crate::domain::ids::EventId;
+use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::update;
 use crate::domain::timestamp::Timestamp;
 
 mod interleavings;
+mod loads;
 mod restarts;
+mod silence;
 
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(5);
+/// Before every update of the tests.
+const EARLY: &str = "2020-01-01T00:00:00Z";
 
 fn rules() -> FailoverRules {
     FailoverRules {
@@ -45,7 +50,12 @@ fn suspended(update: OddsUpdate) -> OddsUpdate {
 /// Selects for one event, on a clock that the test moves.
 struct Rig {
     selection: SourceSelection,
-    reported: BTreeMap<Source, SourceStatus>,
+    reported: BTreeMap<Source, CurrentReports>,
+    /// The number of live periods so far.
+    periods: u64,
+    started: Instant,
+    /// The time of day of the start.
+    clock: Timestamp,
     now: Instant,
     published: Vec<Arc<OddsUpdate>>,
     effects: Vec<Effect>,
@@ -63,37 +73,118 @@ impl Rig {
 
     /// A process that starts, and finds these updates published.
     fn starting(published: &[Arc<OddsUpdate>]) -> Rig {
-        Rig::starting_at(Instant::now(), published)
+        Rig::starting_at(Instant::now(), EARLY.parse().unwrap(), published)
     }
 
-    fn starting_at(now: Instant, published: &[Arc<OddsUpdate>]) -> Rig {
-        let mut selection = SourceSelection::new(rules(), GRACE, now);
-        let event = word("a", 1).event_id;
-        let clock = Timestamp::from_micros(0).unwrap();
-        assert!(selection.needs(&event));
-        selection.load(&event, 0, published.to_vec(), now, clock);
+    fn starting_at(now: Instant, clock: Timestamp, published: &[Arc<OddsUpdate>]) -> Rig {
+        let mut rig = Rig::unloaded(now, clock);
+        rig.load(published, true);
+        rig
+    }
+
+    /// A process that has loaded nothing.
+    fn unloaded(now: Instant, clock: Timestamp) -> Rig {
         Rig {
-            selection,
+            selection: SourceSelection::new(rules(), GRACE, now),
             reported: BTreeMap::new(),
+            periods: 0,
+            started: now,
+            clock,
             now,
-            published: published.to_vec(),
+            published: Vec::new(),
             effects: Vec::new(),
         }
     }
 
+    /// Loads the event. Not complete: the cache or the store could not be read.
+    fn load(&mut self, published: &[Arc<OddsUpdate>], is_complete: bool) {
+        let event = word("a", 1).event_id;
+        let states = PublishedStates {
+            updates: published.to_vec(),
+            is_complete,
+        };
+        self.published.extend_from_slice(published);
+        let clock = self.clock();
+        let effects = self.selection.load(&event, 0, states, self.now, clock);
+        self.record(effects);
+    }
+
+    /// The time of day.
+    fn clock(&self) -> Timestamp {
+        self.clock.later_by(self.now - self.started)
+    }
+
     fn wait(&mut self, seconds: u32) {
-        self.now += seconds * SECOND;
+        self.pass(seconds * SECOND);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
         self.observe();
     }
 
     fn observe(&mut self) {
-        let effects = self.selection.observe(&self.reported, self.now);
+        self.observe_while(true);
+    }
+
+    fn observe_while(&mut self, is_idle: bool) {
+        let clock = self.clock();
+        let selection = &mut self.selection;
+        let effects = selection.observe(&self.reported, is_idle, self.now, clock);
         self.record(effects);
     }
 
     fn report(&mut self, name: &str, state: SourceState) {
-        let status = SourceStatus { state, at: None };
-        self.reported.insert(source(name), status);
+        let periods = match state {
+            SourceState::Live => self.live_periods(name),
+            _ => BTreeSet::new(),
+        };
+        self.set_reported(name, Some(state), periods);
+    }
+
+    /// The live periods that go on when the source is reported as live again.
+    fn live_periods(&mut self, name: &str) -> BTreeSet<LivePeriod> {
+        let known = self.reported.get(&source(name));
+        let known = known.map(|reports| reports.live_periods.clone());
+        known
+            .filter(|periods| !periods.is_empty())
+            .unwrap_or_else(|| {
+                self.periods += 1;
+                [LivePeriod(self.periods)].into()
+            })
+    }
+
+    /// Another reporter reports the source as live.
+    fn replace_reporter(&mut self, name: &str) {
+        self.periods += 1;
+        let periods = [LivePeriod(self.periods)].into();
+        self.set_reported(name, Some(SourceState::Live), periods);
+    }
+
+    /// The reports about these sources do not arrive. The live periods stay in the rig for the next
+    /// report; the selection does not use those of a silent source.
+    fn silence(&mut self, names: &[&str]) {
+        for name in names {
+            if let Some(reports) = self.reported.get_mut(&source(name)) {
+                reports.state = None;
+                reports.is_overdue = true;
+            }
+        }
+        self.observe();
+    }
+
+    fn set_reported(
+        &mut self,
+        name: &str,
+        state: Option<SourceState>,
+        live_periods: BTreeSet<LivePeriod>,
+    ) {
+        let reports = CurrentReports {
+            state,
+            live_periods,
+            is_overdue: false,
+        };
+        self.reported.insert(source(name), reports);
         self.observe();
     }
 
@@ -103,15 +194,32 @@ impl Rig {
 
     fn hear_as(&mut self, update: OddsUpdate, standing: Standing) {
         let heard = self.heard(update, standing);
+        self.receive(heard);
+    }
+
+    fn receive(&mut self, heard: SourceUpdate) {
         let effects = self.selection.receive(heard, self.now);
         self.record(effects);
+    }
+
+    /// Reads a record again that was committed before.
+    fn replay(&mut self, heard: SourceUpdate) {
+        let heard = SourceUpdate {
+            is_replayed: true,
+            ..heard
+        };
+        let effects = self.selection.receive(heard, self.now);
+        assert_eq!(effects, []);
     }
 
     fn heard(&self, update: OddsUpdate, standing: Standing) -> SourceUpdate {
         SourceUpdate {
             update: Arc::new(update),
+            partition: 0,
+            published_at: self.clock(),
             heard_at: self.now,
             standing,
+            is_replayed: false,
         }
     }
 
@@ -361,6 +469,53 @@ fn unreported_source_counts_as_live() {
     assert_eq!(rig.shown(), open(&word("a", 2)));
 }
 
+/// The published state does not show that a market was handed over, so it is kept.
+#[test]
+fn hand_over_is_remembered_while_idle() {
+    let mut rig = Rig::new();
+    rig.hear(word("a", 1));
+    rig.hear_as(suspended(word("a", 2)), Standing::HandedOver);
+    rig.now += 3_600 * SECOND;
+    rig.selection.sweep(SECOND, rig.now);
+    assert_eq!(rig.selection.markets(), 1);
+    rig.hear(word("b", 1));
+    assert_eq!(rig.shown(), open(&word("b", 1)));
+    // Its owner offers it now.
+    rig.selection.sweep(SECOND, rig.now + SECOND);
+    assert_eq!(rig.selection.markets(), 0);
+}
+
+#[test]
+fn remembered_hand_overs_are_bounded() {
+    let mut rig = Rig::new();
+    let clock = rig.clock();
+    let events = MAX_IDLE_HANDED_OVER as u32 + 3;
+    for number in 0..events {
+        let mut handed_over = suspended(word("a", 1));
+        handed_over.event_id = EventId::new(&format!("E{number}")).unwrap();
+        let complete = PublishedStates {
+            updates: Vec::new(),
+            is_complete: true,
+        };
+        let event = handed_over.event_id.clone();
+        let _ = rig.selection.load(&event, 0, complete, rig.now, clock);
+        rig.now += Duration::from_millis(1);
+        let heard = rig.heard(handed_over, Standing::HandedOver);
+        let _ = rig.selection.receive(heard, rig.now);
+    }
+    rig.selection.sweep(SECOND, rig.now + 2 * SECOND);
+    assert_eq!(rig.selection.markets(), MAX_IDLE_HANDED_OVER);
+    let forgotten = |number: u32| {
+        let mut update = word("a", 1);
+        update.event_id = EventId::new(&format!("E{number}")).unwrap();
+        rig.selection.needs(&update)
+    };
+    assert!(
+        forgotten(0) && forgotten(2) && !forgotten(3),
+        "the oldest ones"
+    );
+}
+
 #[test]
 fn idle_and_revoked_events_are_forgotten() {
     let mut rig = Rig::new();
@@ -370,7 +525,7 @@ fn idle_and_revoked_events_are_forgotten() {
     rig.selection.sweep(SECOND, rig.now);
     assert_eq!(rig.selection.markets(), 1);
     rig.selection.sweep(SECOND, rig.now + SECOND);
-    assert!(rig.selection.needs(&word("a", 1).event_id));
+    assert!(rig.selection.needs(&word("a", 1)));
     let mut rig = Rig::new();
     rig.hear(word("a", 1));
     rig.selection.forget(&[0]);

@@ -13,6 +13,10 @@ enum Step {
         standing: Standing,
     },
     State(usize, SourceState),
+    /// The reports about a source do not arrive.
+    Silence(usize),
+    /// Another reporter reports a source as live.
+    OtherReporter(usize),
     Wait(u32),
     /// Another process goes on with what was published and what was said in the last seconds.
     Restart,
@@ -35,7 +39,9 @@ fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         6 => (from.clone(), -2i64..10, standing)
             .prop_map(|(from, ahead, standing)| Step::Word { from, ahead, standing }),
-        2 => (from, state).prop_map(|(from, state)| Step::State(from, state)),
+        2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
+        1 => from.clone().prop_map(Step::Silence),
+        1 => from.prop_map(Step::OtherReporter),
         2 => (1u32..40).prop_map(Step::Wait),
         1 => Just(Step::Restart),
     ]
@@ -66,6 +72,8 @@ impl World {
                 standing,
             } => self.word(from, ahead, standing),
             Step::State(from, state) => self.rig.report(SOURCES[from], state),
+            Step::Silence(source) => self.rig.silence(&[SOURCES[source]]),
+            Step::OtherReporter(source) => self.rig.replace_reporter(SOURCES[source]),
             Step::Wait(seconds) => self.rig.wait(seconds),
             Step::Restart => self.restart(),
         }
@@ -84,12 +92,14 @@ impl World {
 
     fn restart(&mut self) {
         let last = self.rig.published.last().cloned();
-        let mut rig = Rig::starting_at(self.rig.now, last.as_slice());
-        let recent = |heard: &&SourceUpdate| rig.now - heard.heard_at < 35 * SECOND;
-        for heard in self.log.iter().filter(recent) {
-            rig.selection.replay(heard.clone(), rig.now);
+        let mut rig = Rig::starting_at(self.rig.now, self.rig.clock(), last.as_slice());
+        for heard in &self.log {
+            if rig.now - heard.heard_at < 35 * SECOND {
+                rig.replay(heard.clone());
+            }
         }
         rig.reported = std::mem::take(&mut self.rig.reported);
+        rig.periods = self.rig.periods;
         rig.observe();
         self.rig = rig;
     }
@@ -117,6 +127,8 @@ impl World {
         for name in SOURCES {
             self.rig.report(name, SourceState::Live);
         }
+        // A process that has just started sets aside what an earlier one may have handled.
+        self.rig.wait(3);
         for (from, standing) in standings.iter().enumerate() {
             let to_even = 2 - self.clocks[from].rem_euclid(2);
             self.word(from, to_even, *standing);
