@@ -2,6 +2,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::domain::ids::EventId;
 use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
@@ -30,6 +32,26 @@ fn rules() -> FailoverRules {
 
 fn source(name: &str) -> Source {
     Source::new(name).unwrap()
+}
+
+/// A source in a random sequence of steps.
+#[derive(Clone, Copy, Debug)]
+enum Sender {
+    A,
+    B,
+    C,
+}
+
+const SENDERS: [Sender; 3] = [Sender::A, Sender::B, Sender::C];
+
+impl Sender {
+    fn name(self) -> &'static str {
+        ["a", "b", "c"][self as usize]
+    }
+}
+
+fn any_sender() -> impl Strategy<Value = Sender> + Clone {
+    proptest::sample::select(&SENDERS[..])
 }
 
 /// An update of `source` at this second.

@@ -150,21 +150,21 @@ fn repetition_opens_withdrawn_market() {
 enum Step {
     /// A source sends a state: later than its clock by so many seconds, if not 0.
     Word {
-        from: usize,
+        from: Sender,
         ahead: i64,
         standing: Standing,
     },
-    State(usize, SourceState),
-    Silence(usize),
+    State(Sender, SourceState),
+    Silence(Sender),
 }
 
-/// The sources, and how far their clocks are ahead of the platform's, in seconds.
-const SOURCES: [(&str, i64); 3] = [("a", 3), ("b", -5), ("c", 0)];
+/// How far the clocks of the sources are ahead of the platform's, in seconds.
+const CLOCKS: [i64; SENDERS.len()] = [3, -5, 0];
 /// The second of the updates at which the tests start.
 const START: i64 = 1_000;
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let from = 0..SOURCES.len();
+    let from = any_sender();
     let standing = prop_oneof![
         6 => Just(Standing::Current),
         1 => Just(Standing::HandedOver),
@@ -199,8 +199,8 @@ impl Succession {
             second: Rig::unloaded(now, clock),
             log: Vec::new(),
         };
-        for (name, _) in SOURCES {
-            succession.both(|rig| rig.report(name, SourceState::Live));
+        for sender in SENDERS {
+            succession.both(|rig| rig.report(sender.name(), SourceState::Live));
         }
         succession.both(|rig| rig.wait(60));
         succession
@@ -218,17 +218,17 @@ impl Succession {
             rig.observe_while(false);
         });
         match *step {
-            Step::State(source, state) => self.both(|rig| rig.report(SOURCES[source].0, state)),
-            Step::Silence(source) => self.both(|rig| rig.silence(&[SOURCES[source].0])),
+            Step::State(source, state) => self.both(|rig| rig.report(source.name(), state)),
+            Step::Silence(source) => self.both(|rig| rig.silence(&[source.name()])),
             Step::Word {
                 from,
                 ahead,
                 standing,
             } => {
-                let (name, clock) = SOURCES[from];
+                let clock = CLOCKS[from as usize];
                 let passed = self.first.now - self.first.started;
                 let time = START + passed.as_secs() as i64 + clock + ahead;
-                let word = word(name, time);
+                let word = word(from.name(), time);
                 // The same revision always has the same status.
                 let word = if time % 2 == 0 { word } else { suspended(word) };
                 let heard = self.first.heard(word, standing);
@@ -306,13 +306,12 @@ proptest! {
         for heard in waiting {
             succession.second.receive(heard);
         }
-        for (name, _) in SOURCES {
-            succession.both(|rig| rig.report(name, SourceState::Live));
+        for sender in SENDERS {
+            succession.both(|rig| rig.report(sender.name(), SourceState::Live));
         }
         succession.both(|rig| rig.wait(40));
-        for (index, (name, _)) in SOURCES.iter().enumerate() {
-            let time = 2 * START + 2 * index as i64;
-            succession.both(|rig| rig.hear(word(name, time)));
+        for (sender, time) in SENDERS.into_iter().zip(2 * START..) {
+            succession.both(|rig| rig.hear(word(sender.name(), time)));
         }
         let Succession { first, second, .. } = succession;
         prop_assert_eq!(first.shown(), second.shown());
