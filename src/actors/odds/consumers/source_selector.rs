@@ -100,10 +100,14 @@ impl SourceSelector {
     ) -> (DrainableTask, (Arc<LivenessProbe>, Arc<Backlog>)) {
         let now = Instant::now();
         let letters = edges.dead_letters.clone();
+        let mut selection = SourceSelection::new(rules.failover, GRACE, now);
+        if !subscription.is_durable() {
+            selection = selection.on_memory_bus();
+        }
         let selector = SourceSelector {
             dead_letters: DeadLetters::new(letters, &settings, &*subscription, &metrics),
             reader: UpdateReader::new(settings.limits, "selector", metrics.refused.clone()),
-            selection: Mutex::new(SourceSelection::new(rules.failover, GRACE, now)),
+            selection: Mutex::new(selection),
             loaded: Mutex::default(),
             idle_limit: rules.idle_limit,
             next_sweep: Mutex::new(now + SWEEP_INTERVAL),

@@ -110,12 +110,13 @@ pub struct Decision {
 }
 
 impl MarketSources {
-    /// A market whose published state was loaded at `clock`; `is_lost` is whether its source is.
+    /// A market whose published state was loaded; `is_lost` is whether its source is. Records that
+    /// were published before `reread_until` may have been handled by an earlier process.
     pub fn restored(
         update: Arc<OddsUpdate>,
         is_lost: bool,
         now: Instant,
-        clock: Timestamp,
+        reread_until: Option<Timestamp>,
     ) -> MarketSources {
         let standing = if is_lost {
             Standing::Unvouched
@@ -137,7 +138,7 @@ impl MarketSources {
             states: BTreeMap::from([(shown.update.source.clone(), kept)]),
             shown: Some(shown),
             refused: None,
-            reread: Some(Reread::until(clock)),
+            reread: reread_until.map(Reread::until),
         }
     }
 

@@ -59,6 +59,10 @@ pub struct SourceSelection {
     rereads: bool,
     /// The time of the last record of each partition.
     read: BTreeMap<u32, Timestamp>,
+    /// When this process has taken over each partition: an earlier one has handled no later record.
+    taken_over: BTreeMap<u32, Timestamp>,
+    /// Whether an earlier process may have handled records that are read.
+    is_durable: bool,
 }
 
 /// The markets of one event.
@@ -81,6 +85,16 @@ impl SourceSelection {
             held: HeldRecords::default(),
             rereads: false,
             read: BTreeMap::new(),
+            taken_over: BTreeMap::new(),
+            is_durable: true,
+        }
+    }
+
+    /// Reads from a bus that ends with the process, so no earlier one has handled its records.
+    pub fn on_memory_bus(self) -> SourceSelection {
+        SourceSelection {
+            is_durable: false,
+            ..self
         }
     }
 
@@ -127,9 +141,11 @@ impl SourceSelection {
             markets: BTreeMap::new(),
         });
         known.is_complete |= published.is_complete;
+        let taken_over = *self.taken_over.entry(partition).or_insert(clock);
+        let reread_until = self.is_durable.then_some(taken_over);
         for (key, update) in latest {
             let is_lost = self.lives.is_lost(&update.source);
-            let restored = || MarketSources::restored(update, is_lost, now, clock);
+            let restored = || MarketSources::restored(update, is_lost, now, reread_until);
             known.markets.entry(key).or_insert_with(restored);
         }
         self.rereads |= !known.markets.is_empty();
@@ -232,6 +248,8 @@ impl SourceSelection {
             .retain(|_, event| !partitions.contains(&event.partition));
         self.held.forget(partitions);
         self.read
+            .retain(|partition, _| !partitions.contains(partition));
+        self.taken_over
             .retain(|partition, _| !partitions.contains(partition));
     }
 

@@ -27,7 +27,7 @@ pub(super) struct Reread {
 }
 
 impl Reread {
-    /// The published state was loaded at `clock`, so an earlier process has handled no later record.
+    /// The market was taken over at `clock`, so an earlier process has handled no later record.
     pub(super) fn until(clock: Timestamp) -> Reread {
         Reread {
             until: clock.later_by(MAX_CLOCK_DIFFERENCE),

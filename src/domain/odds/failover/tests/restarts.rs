@@ -146,6 +146,27 @@ fn repetition_opens_withdrawn_market() {
     assert_eq!(rig.shown(), open(&word("a", 1)));
 }
 
+/// What the source sends after a restart is new if the bus keeps nothing, or long after the process
+/// has taken over.
+#[test]
+fn repetition_counts_where_nothing_is_read_again() {
+    let mut shown = suspended(word("a", 1));
+    shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
+    let shown = [Arc::new(shown)];
+    let mut rig = Rig::unloaded(Instant::now(), EARLY.parse().unwrap());
+    rig.selection = SourceSelection::new(rules(), GRACE, rig.now).on_memory_bus();
+    rig.load(&shown, true);
+    rig.hear(word("a", 1));
+    assert_eq!(rig.shown(), open(&word("a", 1)));
+
+    let mut rig = Rig::starting(&[]);
+    rig.wait(60);
+    rig.selection.sweep(SECOND, rig.now);
+    rig.load(&shown, true);
+    rig.hear(word("a", 1));
+    assert_eq!(rig.shown(), open(&word("a", 1)));
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// A source sends a state: later than its clock by so many seconds, if not 0.
