@@ -72,7 +72,7 @@ async fn until_shown(odds: &ServerProcess, source: &str, version: i64) {
 }
 
 /// A processor that takes over partitions knows the owner of each market from the database, and what
-/// the other sources said from the bus.
+/// the other sources sent from the bus.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn killed_processor_leaves_failover_to_another() {
@@ -97,7 +97,7 @@ async fn killed_processor_leaves_failover_to_another() {
 
     killed.kill().await;
     reporter.report_first("stale");
-    // The source b says nothing more.
+    // The source b sends nothing more.
     until_shown(&odds, "b", 2).await;
     publish(&updates, "b", 4).await;
     until_shown(&odds, "b", 4).await;

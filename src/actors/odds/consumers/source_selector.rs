@@ -340,7 +340,7 @@ impl BatchHandler for SourceSelector {
     }
 }
 
-/// The updates of a batch as the words of their sources.
+/// The updates of a batch as their sources sent them.
 fn heard(
     batch: &[Record],
     updates: Vec<PositionedUpdate>,

@@ -55,7 +55,7 @@ fn any_sender() -> impl Strategy<Value = Sender> + Clone {
 }
 
 /// An update of `source` at this second.
-fn word(from: &str, time: i64) -> OddsUpdate {
+fn update_of(from: &str, time: i64) -> OddsUpdate {
     OddsUpdate {
         source: source(from),
         ..update(1, time, time)
@@ -120,7 +120,7 @@ impl Rig {
 
     /// Loads the event. Not complete: the cache or the store could not be read.
     fn load(&mut self, published: &[Arc<OddsUpdate>], is_complete: bool) {
-        let event = word("a", 1).event_id;
+        let event = update_of("a", 1).event_id;
         let states = PublishedStates {
             updates: published.to_vec(),
             is_complete,
@@ -210,11 +210,11 @@ impl Rig {
         self.observe();
     }
 
-    fn hear(&mut self, update: OddsUpdate) {
-        self.hear_as(update, Standing::Current);
+    fn read(&mut self, update: OddsUpdate) {
+        self.read_as(update, Standing::Current);
     }
 
-    fn hear_as(&mut self, update: OddsUpdate, standing: Standing) {
+    fn read_as(&mut self, update: OddsUpdate, standing: Standing) {
         let heard = self.heard(update, standing);
         self.receive(heard);
     }
@@ -280,10 +280,10 @@ fn open(update: &OddsUpdate) -> (&str, MarketStatus, u32) {
 fn owner_is_shown_unchanged() {
     let mut rig = Rig::new();
     for time in 1..5 {
-        rig.hear(word("a", 2 * time));
-        rig.hear(word("b", 2 * time + 1));
+        rig.read(update_of("a", 2 * time));
+        rig.read(update_of("b", 2 * time + 1));
     }
-    let expected: Vec<_> = (1..5).map(|time| word("a", 2 * time)).collect();
+    let expected: Vec<_> = (1..5).map(|time| update_of("a", 2 * time)).collect();
     let published: Vec<_> = rig.published.iter().map(|one| (**one).clone()).collect();
     assert_eq!(published, expected);
 }
@@ -292,85 +292,85 @@ fn owner_is_shown_unchanged() {
 #[test]
 fn lost_owner_is_followed_by_next_source() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 10));
-    rig.hear(word("b", 1));
+    rig.read(update_of("a", 10));
+    rig.read(update_of("b", 1));
     rig.report("a", SourceState::Stale);
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
     assert_eq!(rig.count(&Effect::Moved(FailoverCause::Lost)), 1);
-    // Its own revision is earlier than what was published, and so is that of its next word.
-    rig.hear(word("b", 2));
-    assert_eq!(rig.shown(), open(&word("b", 2)));
-    rig.hear(word("b", 20));
-    assert_eq!(**rig.published.last().unwrap(), word("b", 20));
-    // Late words of the lost source change nothing.
-    rig.hear(word("a", 30));
-    assert_eq!(rig.shown(), open(&word("b", 20)));
+    // Its own revision is earlier than what was published, and so is that of its next update.
+    rig.read(update_of("b", 2));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
+    rig.read(update_of("b", 20));
+    assert_eq!(**rig.published.last().unwrap(), update_of("b", 20));
+    // Late updates of the lost source change nothing.
+    rig.read(update_of("a", 30));
+    assert_eq!(rig.shown(), open(&update_of("b", 20)));
 }
 
 #[test]
 fn state_that_is_too_old_does_not_follow() {
     let mut rig = Rig::new();
-    rig.hear(word("b", 1));
-    rig.hear(word("a", 2));
+    rig.read(update_of("b", 1));
+    rig.read(update_of("a", 2));
     rig.wait(30);
     rig.report("a", SourceState::Stale);
     assert_eq!(
         rig.shown(),
-        ("a", MarketStatus::Suspended, price(&word("a", 2)))
+        ("a", MarketStatus::Suspended, price(&update_of("a", 2)))
     );
     assert_eq!(rig.count(&Effect::Refused(FailoverRefusal::TooOld)), 1);
     assert_eq!(rig.count(&Effect::Withdrawn), 1);
-    rig.hear(word("b", 3));
-    assert_eq!(rig.shown(), open(&word("b", 3)));
+    rig.read(update_of("b", 3));
+    assert_eq!(rig.shown(), open(&update_of("b", 3)));
 }
 
 /// F2 and F3: a source gets its markets back after thirty seconds of unbroken life.
 #[test]
 fn market_goes_back_after_unbroken_life() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear(word("b", 2));
+    rig.read(update_of("a", 1));
+    rig.read(update_of("b", 2));
     rig.report("a", SourceState::Stale);
     rig.report("a", SourceState::Live);
-    rig.hear(word("a", 3));
+    rig.read(update_of("a", 3));
     rig.wait(10);
     rig.report("a", SourceState::Stale);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
     rig.report("a", SourceState::Live);
-    rig.hear(word("a", 4));
+    rig.read(update_of("a", 4));
     rig.wait(29);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
     rig.wait(1);
-    assert_eq!(rig.shown(), open(&word("a", 4)));
+    assert_eq!(rig.shown(), open(&update_of("a", 4)));
     assert_eq!(rig.count(&Effect::Moved(FailoverCause::Back)), 1);
 }
 
-/// What a source said before it was lost is not vouched for when it is back.
+/// What a source sent before it was lost does not count when it is back.
 #[test]
-fn market_goes_back_only_after_new_word() {
+fn market_goes_back_only_after_new_update() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear(word("b", 2));
+    rig.read(update_of("a", 1));
+    rig.read(update_of("b", 2));
     rig.report("a", SourceState::Stale);
     rig.report("a", SourceState::Live);
     rig.wait(60);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
-    // A repetition is a word.
-    rig.hear(word("a", 1));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
+    // A repetition is an update.
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
 }
 
 #[test]
-fn withdrawn_market_waits_for_word() {
+fn withdrawn_market_waits_for_update() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.report("a", SourceState::Stale);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.report("a", SourceState::Recovering);
-    rig.hear(word("a", 2));
+    rig.read(update_of("a", 2));
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.report("a", SourceState::Live);
-    assert_eq!(rig.shown(), open(&word("a", 2)));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
     rig.report("a", SourceState::Stale);
     rig.report("a", SourceState::Live);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
@@ -380,24 +380,24 @@ fn withdrawn_market_waits_for_word() {
 #[test]
 fn suspension_is_not_failed_over() {
     let mut rig = Rig::new();
-    rig.hear(word("b", 1));
-    rig.hear(suspended(word("a", 2)));
-    rig.hear(word("b", 3));
+    rig.read(update_of("b", 1));
+    rig.read(suspended(update_of("a", 2)));
+    rig.read(update_of("b", 3));
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
-    rig.hear_as(suspended(word("a", 4)), Standing::Unvouched);
-    assert_eq!(rig.shown(), open(&word("b", 3)), "the platform's own");
+    rig.read_as(suspended(update_of("a", 4)), Standing::Unvouched);
+    assert_eq!(rig.shown(), open(&update_of("b", 3)), "the platform's own");
 }
 
 #[test]
 fn ended_market_is_not_reopened() {
     let mut rig = Rig::new();
-    rig.hear(OddsUpdate {
+    rig.read(OddsUpdate {
         status: MarketStatus::Settled,
-        ..word("a", 1)
+        ..update_of("a", 1)
     });
-    rig.hear(word("b", 2));
+    rig.read(update_of("b", 2));
     rig.report("a", SourceState::Stale);
-    rig.hear(word("b", 3));
+    rig.read(update_of("b", 3));
     assert_eq!(rig.published.len(), 1);
     rig.selection.sweep(3_600 * SECOND, rig.now);
     assert_eq!(rig.selection.markets(), 0);
@@ -407,62 +407,62 @@ fn ended_market_is_not_reopened() {
 #[test]
 fn handed_over_market_moves_or_is_suspended() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear(word("b", 2));
+    rig.read(update_of("a", 1));
+    rig.read(update_of("b", 2));
     rig.wait(100);
-    rig.hear_as(suspended(word("a", 3)), Standing::HandedOver);
-    assert_eq!(rig.shown(), open(&word("b", 2)), "whatever its age");
+    rig.read_as(suspended(update_of("a", 3)), Standing::HandedOver);
+    assert_eq!(rig.shown(), open(&update_of("b", 2)), "at any age");
     assert_eq!(rig.count(&Effect::Moved(FailoverCause::HandedOver)), 1);
-    rig.hear_as(word("b", 4), Standing::HandedOver);
+    rig.read_as(update_of("b", 4), Standing::HandedOver);
     assert_eq!(
         rig.shown(),
-        ("b", MarketStatus::Suspended, price(&word("b", 4)))
+        ("b", MarketStatus::Suspended, price(&update_of("b", 4)))
     );
-    rig.hear(word("a", 5));
-    assert_eq!(rig.shown(), open(&word("a", 5)));
+    rig.read(update_of("a", 5));
+    assert_eq!(rig.shown(), open(&update_of("a", 5)));
 }
 
 /// F6: bets refer to selections by their ids.
 #[test]
 fn other_selections_are_refused() {
     let mut rig = Rig::new();
-    let mut other = word("b", 2);
+    let mut other = update_of("b", 2);
     other.selections.pop();
-    rig.hear(word("a", 1));
-    rig.hear(other.clone());
+    rig.read(update_of("a", 1));
+    rig.read(other.clone());
     rig.report("a", SourceState::Stale);
     assert_eq!(
         rig.shown(),
-        ("a", MarketStatus::Suspended, price(&word("a", 1)))
+        ("a", MarketStatus::Suspended, price(&update_of("a", 1)))
     );
-    other.revision = word("b", 3).revision;
-    rig.hear(other);
+    other.revision = update_of("b", 3).revision;
+    rig.read(other);
     let refused = Effect::Refused(FailoverRefusal::Selections);
     assert_eq!(rig.count(&refused), 1, "once for each cause");
-    rig.hear(word("b", 4));
-    assert_eq!(rig.shown(), open(&word("b", 4)));
+    rig.read(update_of("b", 4));
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
 }
 
 #[test]
 fn unlisted_sources_rank_last() {
     let mut rig = Rig::new();
-    rig.hear(word("d", 1));
-    rig.hear(word("c", 2));
+    rig.read(update_of("d", 1));
+    rig.read(update_of("c", 2));
     assert_eq!(rig.shown().0, "c", "by name");
-    rig.hear(word("b", 3));
+    rig.read(update_of("b", 3));
     assert_eq!(rig.shown().0, "b");
-    rig.hear(word("d", 4));
+    rig.read(update_of("d", 4));
     assert_eq!(rig.shown().0, "b");
 }
 
 #[test]
 fn late_records_and_further_sources_are_dropped() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 2));
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 2));
+    rig.read(update_of("a", 1));
     assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
     for number in 0..MAX_SOURCES {
-        rig.hear(word(&format!("c{number}"), 3));
+        rig.read(update_of(&format!("c{number}"), 3));
     }
     let dropped = Effect::Dropped(DroppedRecord::TooManySources);
     assert_eq!(rig.count(&dropped), 1);
@@ -473,10 +473,10 @@ fn late_records_and_further_sources_are_dropped() {
 fn new_market_of_lost_source_is_suspended() {
     let mut rig = Rig::new();
     rig.report("a", SourceState::Stale);
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     assert_eq!(
         rig.shown(),
-        ("a", MarketStatus::Suspended, price(&word("a", 1)))
+        ("a", MarketStatus::Suspended, price(&update_of("a", 1)))
     );
 }
 
@@ -485,23 +485,23 @@ fn new_market_of_lost_source_is_suspended() {
 fn unreported_source_counts_as_live() {
     let mut rig = Rig::starting(&[]);
     rig.wait(60);
-    rig.hear(word("b", 1));
-    rig.hear(word("a", 2));
+    rig.read(update_of("b", 1));
+    rig.read(update_of("a", 2));
     rig.wait(60);
-    assert_eq!(rig.shown(), open(&word("a", 2)));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
 }
 
 /// The published state does not show that a market was handed over, so it is kept.
 #[test]
 fn hand_over_is_remembered_while_idle() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear_as(suspended(word("a", 2)), Standing::HandedOver);
+    rig.read(update_of("a", 1));
+    rig.read_as(suspended(update_of("a", 2)), Standing::HandedOver);
     rig.now += 3_600 * SECOND;
     rig.selection.sweep(SECOND, rig.now);
     assert_eq!(rig.selection.markets(), 1);
-    rig.hear(word("b", 1));
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    rig.read(update_of("b", 1));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
     // Its owner offers it now.
     rig.selection.sweep(SECOND, rig.now + SECOND);
     assert_eq!(rig.selection.markets(), 0);
@@ -513,7 +513,7 @@ fn remembered_hand_overs_are_bounded() {
     let clock = rig.clock();
     let events = MAX_IDLE_HANDED_OVER as u32 + 3;
     for number in 0..events {
-        let mut handed_over = suspended(word("a", 1));
+        let mut handed_over = suspended(update_of("a", 1));
         handed_over.event_id = EventId::new(&format!("E{number}")).unwrap();
         let complete = PublishedStates {
             updates: Vec::new(),
@@ -528,7 +528,7 @@ fn remembered_hand_overs_are_bounded() {
     rig.selection.sweep(SECOND, rig.now + 2 * SECOND);
     assert_eq!(rig.selection.markets(), MAX_IDLE_HANDED_OVER);
     let forgotten = |number: u32| {
-        let mut update = word("a", 1);
+        let mut update = update_of("a", 1);
         update.event_id = EventId::new(&format!("E{number}")).unwrap();
         rig.selection.needs(&update)
     };
@@ -541,15 +541,15 @@ fn remembered_hand_overs_are_bounded() {
 #[test]
 fn idle_and_revoked_events_are_forgotten() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.selection.forget(&[1]);
     assert_eq!(rig.selection.markets(), 1);
     rig.selection.sweep(SECOND, rig.now);
     assert_eq!(rig.selection.markets(), 1);
     rig.selection.sweep(SECOND, rig.now + SECOND);
-    assert!(rig.selection.needs(&word("a", 1)));
+    assert!(rig.selection.needs(&update_of("a", 1)));
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.selection.forget(&[0]);
     assert_eq!(rig.selection.markets(), 0);
 }

@@ -6,8 +6,8 @@ use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A source says something new, or repeats itself, or says something late.
-    Word {
+    /// A source sends a new update, a repetition or a late one.
+    Update {
         from: Sender,
         ahead: i64,
         standing: Standing,
@@ -18,7 +18,7 @@ enum Step {
     /// Another reporter reports a source as live.
     OtherReporter(Sender),
     Wait(u32),
-    /// Another process goes on with what was published and what was said in the last seconds.
+    /// Another process continues from the published state and the updates of the last seconds.
     Restart,
 }
 
@@ -36,7 +36,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         6 => (from.clone(), -2i64..10, standing)
-            .prop_map(|(from, ahead, standing)| Step::Word { from, ahead, standing }),
+            .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
         2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
         1 => from.clone().prop_map(Step::Silence),
         1 => from.prop_map(Step::OtherReporter),
@@ -64,11 +64,11 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Word {
+            Step::Update {
                 from,
                 ahead,
                 standing,
-            } => self.word(from, ahead, standing),
+            } => self.send(from, ahead, standing),
             Step::State(from, state) => self.rig.report(from.name(), state),
             Step::Silence(source) => self.rig.silence(&[source.name()]),
             Step::OtherReporter(source) => self.rig.replace_reporter(source.name()),
@@ -78,15 +78,19 @@ impl World {
         self.check();
     }
 
-    fn word(&mut self, from: Sender, ahead: i64, standing: Standing) {
+    fn send(&mut self, from: Sender, ahead: i64, standing: Standing) {
         let clock = &mut self.clocks[from as usize];
         let time = *clock + ahead;
         *clock = time.max(*clock);
-        let word = word(from.name(), time);
+        let update = update_of(from.name(), time);
         // The same revision always has the same status.
-        let word = if time % 2 == 0 { word } else { suspended(word) };
-        self.log.push(self.rig.heard(word.clone(), standing));
-        self.rig.hear_as(word, standing);
+        let update = if time % 2 == 0 {
+            update
+        } else {
+            suspended(update)
+        };
+        self.log.push(self.rig.heard(update.clone(), standing));
+        self.rig.read_as(update, standing);
     }
 
     fn restart(&mut self) {
@@ -109,23 +113,23 @@ impl World {
         let Some(shown) = self.rig.published.last() else {
             return;
         };
-        let said = |heard: &&SourceUpdate| {
+        let sent = |heard: &&SourceUpdate| {
             heard.update.source == shown.source && price(&heard.update) == price(shown)
         };
-        let said: Vec<_> = self.log.iter().filter(said).collect();
-        assert!(!said.is_empty());
+        let sent: Vec<_> = self.log.iter().filter(sent).collect();
+        assert!(!sent.is_empty());
         if shown.status != MarketStatus::Open {
             return;
         }
         let is_open = |heard: &&SourceUpdate| heard.update.status == MarketStatus::Open;
-        assert!(said.into_iter().any(|heard| is_open(&heard)));
+        assert!(sent.into_iter().any(|heard| is_open(&heard)));
         let reports = self.rig.reported.get(&shown.source);
         let reported = reports.and_then(|reports| reports.state);
         let is_new = self.rig.now - self.rig.started < 8 * SECOND;
         assert!(is_new || reported.is_none_or(|state| state == SourceState::Live));
     }
 
-    /// Every source is live and says where it stands.
+    /// Every source is live and sends an update with its standing.
     fn settle(&mut self, standings: &[Standing; SENDERS.len()]) {
         for sender in SENDERS {
             self.rig.report(sender.name(), SourceState::Live);
@@ -134,15 +138,14 @@ impl World {
         self.rig.wait(3);
         for (from, standing) in SENDERS.into_iter().zip(standings) {
             let to_even = 2 - self.clocks[from as usize].rem_euclid(2);
-            self.word(from, to_even, *standing);
+            self.send(from, to_even, *standing);
         }
         self.rig.wait(31);
     }
 }
 
 proptest! {
-    /// Whatever happened, and in whatever order: at the end the first source that offers the market
-    /// is shown, with what it said last.
+    /// After any history the first source that offers the market is shown, with its last update.
     #[test]
     fn same_state_after_any_history(
         steps in proptest::collection::vec(any_step(), 0..60),
@@ -159,7 +162,7 @@ proptest! {
         let standings = [standing(handed_over.0), standing(handed_over.1), Standing::Current];
         world.settle(&standings);
         let owner = standings.iter().position(|one| *one == Standing::Current).unwrap();
-        let last = word(SENDERS[owner].name(), world.clocks[owner]);
+        let last = update_of(SENDERS[owner].name(), world.clocks[owner]);
         prop_assert_eq!(world.rig.shown(), open(&last));
     }
 
@@ -172,7 +175,7 @@ proptest! {
         let shown = |times: &[(Sender, i64)]| {
             let mut rig = Rig::new();
             for (from, time) in times {
-                rig.hear(word(from.name(), *time));
+                rig.read(update_of(from.name(), *time));
             }
             let (source, status, price) = rig.shown();
             (source.to_owned(), status, price)

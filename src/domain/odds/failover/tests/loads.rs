@@ -14,15 +14,15 @@ fn unloaded() -> Rig {
 #[test]
 fn records_are_held_until_load() {
     let mut rig = unloaded();
-    rig.hear(word("b", 1));
-    rig.hear(word("a", 2));
+    rig.read(update_of("b", 1));
+    rig.read(update_of("a", 2));
     rig.load(&[], false);
     rig.wait(60);
     assert_eq!(rig.effects, []);
     assert_eq!(rig.selection.held(), 2);
     let closed = OddsUpdate {
         status: MarketStatus::Closed,
-        ..word("a", 3)
+        ..update_of("a", 3)
     };
     rig.load(&[Arc::new(closed)], true);
     assert_eq!(rig.selection.held(), 0);
@@ -34,10 +34,10 @@ fn records_are_held_until_load() {
 fn held_records_are_published_in_order() {
     let mut rig = unloaded();
     for time in 1..4 {
-        rig.hear(word("a", time));
+        rig.read(update_of("a", time));
     }
     rig.load(&[], true);
-    let expected: Vec<_> = (1..4).map(|time| Arc::new(word("a", time))).collect();
+    let expected: Vec<_> = (1..4).map(|time| Arc::new(update_of("a", time))).collect();
     assert_eq!(rig.published, expected);
 }
 
@@ -45,12 +45,12 @@ fn held_records_are_published_in_order() {
 #[test]
 fn incomplete_load_holds_other_markets() {
     let mut rig = unloaded();
-    let mut other = word("a", 2);
+    let mut other = update_of("a", 2);
     other.market.name = "btts".parse().unwrap();
-    rig.load(&[Arc::new(word("a", 1))], false);
-    rig.hear(other.clone());
-    rig.hear(word("a", 3));
-    assert_eq!(rig.shown(), open(&word("a", 3)));
+    rig.load(&[Arc::new(update_of("a", 1))], false);
+    rig.read(other.clone());
+    rig.read(update_of("a", 3));
+    assert_eq!(rig.shown(), open(&update_of("a", 3)));
     assert_eq!(rig.selection.held(), 1);
     let held: Vec<_> = rig.selection.held_events().collect();
     assert_eq!(held, [(&other.event_id, 0)]);
@@ -59,7 +59,7 @@ fn incomplete_load_holds_other_markets() {
 #[test]
 fn held_records_of_revoked_partitions_are_dropped() {
     let mut rig = unloaded();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.selection.forget(&[1]);
     assert_eq!(rig.selection.held(), 1);
     rig.selection.forget(&[0]);

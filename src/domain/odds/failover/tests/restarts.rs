@@ -4,48 +4,48 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A restarted process hears the first reports after a moment.
+/// A restarted process reads the first reports after a moment.
 #[test]
 fn start_does_not_take_sources_for_lost() {
-    let published = [Arc::new(word("a", 1))];
+    let published = [Arc::new(update_of("a", 1))];
     let mut rig = Rig::starting(&published);
     rig.report("a", SourceState::Stale);
-    rig.hear(word("b", 2));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    rig.read(update_of("b", 2));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
     rig.wait(5);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
 }
 
 #[test]
 fn published_owner_stays_after_restart() {
     // The clock of b is late: its state was published with a later revision than its own.
-    let mut shown = word("b", 3);
-    shown.revision.updated_at = word("a", 10).revision.updated_at;
+    let mut shown = update_of("b", 3);
+    shown.revision.updated_at = update_of("a", 10).revision.updated_at;
     let mut rig = Rig::starting(&[Arc::new(shown)]);
     for time in 1..=3 {
-        rig.replay(rig.heard(word("b", time), Standing::Current));
+        rig.replay(rig.heard(update_of("b", time), Standing::Current));
     }
     rig.wait(3);
     assert_eq!(rig.published.len(), 1, "it is published already");
-    rig.hear(word("b", 2));
+    rig.read(update_of("b", 2));
     assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
-    rig.hear(word("b", 4));
-    assert_eq!(rig.shown(), open(&word("b", 4)));
-    assert!(rig.published[1].revision > word("a", 10).revision);
+    rig.read(update_of("b", 4));
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
+    assert!(rig.published[1].revision > update_of("a", 10).revision);
 }
 
 /// Without the replay the next state would be unknown until its source speaks again.
 #[test]
 fn replayed_state_follows_lost_owner() {
-    let mut rig = Rig::starting(&[Arc::new(word("a", 2))]);
-    for word in [word("b", 1), word("a", 1), word("a", 2)] {
-        rig.replay(rig.heard(word, Standing::Current));
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 2))]);
+    for update in [update_of("b", 1), update_of("a", 1), update_of("a", 2)] {
+        rig.replay(rig.heard(update, Standing::Current));
     }
     rig.report("a", SourceState::Live);
     assert_eq!(rig.published.len(), 1);
     rig.report("a", SourceState::Stale);
     rig.wait(3);
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
 }
 
 /// A process takes over partitions while their sources are lost already.
@@ -55,46 +55,46 @@ fn source_lost_before_replay_is_followed() {
     rig.report("a", SourceState::Live);
     rig.report("a", SourceState::Stale);
     rig.selection.forget(&[0]);
-    rig.load(&[Arc::new(word("a", 2))], true);
-    for word in [word("b", 1), word("a", 2)] {
-        rig.replay(rig.heard(word, Standing::Current));
+    rig.load(&[Arc::new(update_of("a", 2))], true);
+    for update in [update_of("b", 1), update_of("a", 2)] {
+        rig.replay(rig.heard(update, Standing::Current));
     }
     rig.wait(3);
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
 }
 
 #[test]
 fn replayed_hand_over_is_remembered() {
-    let shown = Arc::new(suspended(word("a", 2)));
+    let shown = Arc::new(suspended(update_of("a", 2)));
     let mut rig = Rig::starting(std::slice::from_ref(&shown));
     rig.replay(rig.heard((*shown).clone(), Standing::HandedOver));
-    rig.hear(word("b", 1));
+    rig.read(update_of("b", 1));
     rig.wait(3);
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
 }
 
-/// The suspension of a lost source is kept until its next word, although the open state before it
+/// The suspension of a lost source is kept until its next update, although the open state before it
 /// is read again.
 #[test]
 fn replay_does_not_reopen_withdrawn_market() {
-    let mut shown = suspended(word("a", 1));
+    let mut shown = suspended(update_of("a", 1));
     shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
     let mut rig = Rig::starting(&[Arc::new(shown)]);
-    rig.replay(rig.heard(word("a", 1), Standing::Current));
+    rig.replay(rig.heard(update_of("a", 1), Standing::Current));
     rig.report("a", SourceState::Live);
     rig.wait(60);
     assert_eq!(rig.published.len(), 1);
-    rig.hear(word("a", 2));
-    assert_eq!(rig.shown(), open(&word("a", 2)));
+    rig.read(update_of("a", 2));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
 }
 
 /// More may have been published than was loaded. What replaces it is not before the decision.
 #[test]
 fn new_owner_follows_everything_published_before() {
-    let clock = word("a", 100).revision.updated_at;
-    let mut rig = Rig::starting_at(Instant::now(), clock, &[Arc::new(word("a", 5))]);
+    let clock = update_of("a", 100).revision.updated_at;
+    let mut rig = Rig::starting_at(Instant::now(), clock, &[Arc::new(update_of("a", 5))]);
     rig.report("a", SourceState::Live);
-    rig.replay(rig.heard(word("b", 1), Standing::Current));
+    rig.replay(rig.heard(update_of("b", 1), Standing::Current));
     rig.report("a", SourceState::Stale);
     rig.wait(3);
     let published = rig.published.last().unwrap();
@@ -106,14 +106,14 @@ fn new_owner_follows_everything_published_before() {
 /// published once more, although its revision is unknown.
 #[test]
 fn handled_records_are_not_published_again() {
-    let mut rig = Rig::starting(&[Arc::new(word("a", 5))]);
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 5))]);
     for time in [3, 4, 5] {
-        rig.hear(word("a", time));
+        rig.read(update_of("a", time));
     }
     rig.wait(10);
     assert_eq!(rig.published.len(), 1);
-    rig.hear(word("a", 6));
-    assert_eq!(**rig.published.last().unwrap(), word("a", 6));
+    rig.read(update_of("a", 6));
+    assert_eq!(**rig.published.last().unwrap(), update_of("a", 6));
     assert_eq!(rig.published.len(), 2);
 }
 
@@ -121,56 +121,56 @@ fn handled_records_are_not_published_again() {
 /// with a lower revision is not taken for it.
 #[test]
 fn own_revision_belongs_to_published_content() {
-    let mut shown = word("b", 3);
-    shown.revision.updated_at = word("a", 10).revision.updated_at;
+    let mut shown = update_of("b", 3);
+    shown.revision.updated_at = update_of("a", 10).revision.updated_at;
     let mut rig = Rig::starting(&[Arc::new(shown)]);
     for time in 1..=4 {
-        rig.replay(rig.heard(word("b", time), Standing::Current));
+        rig.replay(rig.heard(update_of("b", time), Standing::Current));
     }
     rig.wait(3);
     // It was handled, and the loaded state does not show it.
-    assert_eq!(rig.shown(), open(&word("b", 4)));
-    rig.hear(word("b", 4));
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
+    rig.read(update_of("b", 4));
     assert_eq!(rig.published.len(), 2, "a repetition");
 }
 
 /// A repetition opens a withdrawn market after a restart as it does without one.
 #[test]
 fn repetition_opens_withdrawn_market() {
-    let mut shown = suspended(word("a", 1));
+    let mut shown = suspended(update_of("a", 1));
     shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
     let mut rig = Rig::starting(&[Arc::new(shown)]);
-    rig.replay(rig.heard(word("a", 1), Standing::Current));
+    rig.replay(rig.heard(update_of("a", 1), Standing::Current));
     rig.wait(3);
-    rig.hear(word("a", 1));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
 }
 
 /// What the source sends after a restart is new if the bus keeps nothing, or long after the process
 /// has taken over.
 #[test]
 fn repetition_counts_where_nothing_is_read_again() {
-    let mut shown = suspended(word("a", 1));
+    let mut shown = suspended(update_of("a", 1));
     shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
     let shown = [Arc::new(shown)];
     let mut rig = Rig::unloaded(Instant::now(), EARLY.parse().unwrap());
     rig.selection = SourceSelection::new(rules(), GRACE, rig.now).on_memory_bus();
     rig.load(&shown, true);
-    rig.hear(word("a", 1));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
 
     let mut rig = Rig::starting(&[]);
     rig.wait(60);
     rig.selection.sweep(SECOND, rig.now);
     rig.load(&shown, true);
-    rig.hear(word("a", 1));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
 }
 
 #[derive(Clone, Debug)]
 enum Step {
     /// A source sends a state: later than its clock by so many seconds, if not 0.
-    Word {
+    Update {
         from: Sender,
         ahead: i64,
         standing: Standing,
@@ -198,7 +198,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     ];
     prop_oneof![
         8 => (from.clone(), -2i64..=0, standing)
-            .prop_map(|(from, ahead, standing)| Step::Word { from, ahead, standing }),
+            .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
         2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
         1 => from.prop_map(Step::Silence),
     ]
@@ -214,7 +214,7 @@ struct Succession {
 impl Succession {
     /// Both follow the reports from the beginning.
     fn new() -> Succession {
-        let (now, clock) = (Instant::now(), word("a", START).revision.updated_at);
+        let (now, clock) = (Instant::now(), update_of("a", START).revision.updated_at);
         let mut succession = Succession {
             first: Rig::starting_at(now, clock, &[]),
             second: Rig::unloaded(now, clock),
@@ -241,7 +241,7 @@ impl Succession {
         match *step {
             Step::State(source, state) => self.both(|rig| rig.report(source.name(), state)),
             Step::Silence(source) => self.both(|rig| rig.silence(&[source.name()])),
-            Step::Word {
+            Step::Update {
                 from,
                 ahead,
                 standing,
@@ -249,10 +249,14 @@ impl Succession {
                 let clock = CLOCKS[from as usize];
                 let passed = self.first.now - self.first.started;
                 let time = START + passed.as_secs() as i64 + clock + ahead;
-                let word = word(from.name(), time);
+                let update = update_of(from.name(), time);
                 // The same revision always has the same status.
-                let word = if time % 2 == 0 { word } else { suspended(word) };
-                let heard = self.first.heard(word, standing);
+                let update = if time % 2 == 0 {
+                    update
+                } else {
+                    suspended(update)
+                };
+                let heard = self.first.heard(update, standing);
                 self.log.push(heard.clone());
                 return Some(heard);
             }
@@ -275,7 +279,7 @@ impl Succession {
 }
 
 proptest! {
-    /// Cut anywhere, and whatever of it is read again: a process that takes over publishes what the
+    /// Cut anywhere, with any part read again: a process that takes over publishes what the
     /// first one would have published, with the same revisions, and repeats nothing else.
     #[test]
     fn takeover_changes_no_update(
@@ -332,11 +336,11 @@ proptest! {
         }
         succession.both(|rig| rig.wait(40));
         for (sender, time) in SENDERS.into_iter().zip(2 * START..) {
-            succession.both(|rig| rig.hear(word(sender.name(), time)));
+            succession.both(|rig| rig.read(update_of(sender.name(), time)));
         }
         let Succession { first, second, .. } = succession;
         prop_assert_eq!(first.shown(), second.shown());
-        let last = word("a", 2 * START);
+        let last = update_of("a", 2 * START);
         prop_assert_eq!(first.shown(), open(&last));
     }
 }
