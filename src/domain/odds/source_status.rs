@@ -136,11 +136,13 @@ impl Reporters {
             live_periods: counting(silence)
                 .filter_map(|heard| heard.live_period)
                 .collect(),
-            is_overdue: counting(silence / 2).next().is_none(),
+            is_overdue: counting(REPORT_LIMIT.max(silence / 2)).next().is_none(),
         }
     }
 }
 
+/// A report is not overdue before this time: they come about once a second.
+const REPORT_LIMIT: Duration = Duration::from_millis(1_250);
 /// Maximum number of sources. Reports about further ones are ignored.
 pub const MAX_SOURCES: usize = 1_000;
 /// How long the report of a silent process is remembered if another process reports the source.
