@@ -69,6 +69,9 @@ pub struct CurrentReports {
     pub is_overdue: bool,
 }
 
+/// A report is not overdue before this time: they arrive about once a second.
+const REPORT_LIMIT: Duration = Duration::from_millis(1_250);
+
 /// Identifies a time in which one reporter reports a source as live, and as nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LivePeriod(pub u64);
@@ -123,9 +126,8 @@ impl Reporters {
         let any = |(_, heard): (&String, &Heard)| heard.counts(now, silence);
         !self.heard.is_empty() && earlier.clone().next().is_some() && !earlier.any(any)
     }
-}
 
-impl Reporters {
+    /// What the reports of the last `silence` say.
     fn current(&self, now: Instant, silence: Duration) -> CurrentReports {
         let counting = |silence| {
             let heard = self.heard.values();
@@ -141,8 +143,6 @@ impl Reporters {
     }
 }
 
-/// A report is not overdue before this time: they come about once a second.
-const REPORT_LIMIT: Duration = Duration::from_millis(1_250);
 /// Maximum number of sources. Reports about further ones are ignored.
 pub const MAX_SOURCES: usize = 1_000;
 /// How long the report of a silent process is remembered if another process reports the source.
