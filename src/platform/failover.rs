@@ -8,14 +8,14 @@ use actix::prelude::*;
 use super::StartError;
 use super::processor::ProcessorBuilder;
 use crate::actors::odds::consumers::source_selector::{
-    ReportedSources, SelectorEdges, SelectorRules, SourceSelector,
+    LatestReports, SelectorEdges, SelectorRules, SourceSelector,
 };
 use crate::actors::odds::heartbeat::ConsumerSigns;
-use crate::actors::odds::messages::SourcesReported;
+use crate::actors::odds::messages::ReportsRead;
 use crate::bus::health::SubscriptionHealth;
 use crate::domain::odds::failover::FailoverRules;
 
-/// Mailbox capacity of the receiver of the sources' states.
+/// Mailbox capacity of the receiver of the reports.
 const RECEIVER_MAILBOX: usize = 16;
 /// How much longer than the age limit of a failover a new selector reads back.
 const REPLAY_MARGIN: Duration = Duration::from_secs(5);
@@ -26,8 +26,8 @@ pub(super) struct StartedSelector {
     pub(super) group: SubscriptionHealth,
     /// Whether it keeps up.
     pub(super) signs: ConsumerSigns,
-    /// Receives the states of the sources.
-    pub(super) sources: Recipient<SourcesReported>,
+    /// Receives what is reported about the sources.
+    pub(super) reports: Recipient<ReportsRead>,
 }
 
 impl ProcessorBuilder<'_, '_> {
@@ -42,26 +42,25 @@ impl ProcessorBuilder<'_, '_> {
         let window = rules.failover.max_age.saturating_add(REPLAY_MARGIN);
         let subscription = topic.subscribe_with_replay(&settings.group, window)?;
         let group = subscription.health();
-        let sources = Arc::<ReportedSources>::default();
-        let receiver = sources.receiver();
+        let reports = Arc::<LatestReports>::default();
+        let receiver = reports.receiver();
         let edges = SelectorEdges {
             odds: self.bus.updates.clone(),
             dead_letters: self.bus.dead_letters.clone(),
             published: self.book_source()?,
-            sources,
+            reports,
         };
         let metrics = self.metrics.clone();
         let (task, signs) = SourceSelector::task(settings, subscription, rules, edges, metrics);
         let thread = self.platform.arbiter();
         let platform = &mut self.platform;
-        let receiver = platform.start("selector's sources", &thread, RECEIVER_MAILBOX, receiver);
+        let receiver = platform.start("selector's reports", &thread, RECEIVER_MAILBOX, receiver);
         let selector = self.start_consumer("source selector", &thread, task);
         self.platform.parts.selector = Some(selector);
-        let sources = receiver.recipient();
         Ok(Some(StartedSelector {
             group,
             signs,
-            sources,
+            reports: receiver.recipient(),
         }))
     }
 

@@ -21,7 +21,7 @@ use crate::actors::odds::consumers::dead_letter_consumer::DeadLetterConsumer;
 use crate::actors::odds::consumers::live_consumer::{LiveConsumer, LiveEdges};
 use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
-use crate::actors::odds::messages::{SourcesReported, StoreBatch};
+use crate::actors::odds::messages::{ReportsRead, SourcesReported, StoreBatch};
 use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
 use crate::actors::odds::source_monitor::SourceMonitor;
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
@@ -101,9 +101,9 @@ impl ProcessorBuilder<'_, '_> {
             self.start_heartbeat(signs, live_group.clone(), &cache_health, selector.as_ref());
         // In one process the restrictions follow the reports, otherwise they follow the heartbeats.
         let keeper = shown.as_ref().map(|shown| shown.keeper.clone().recipient());
-        let mut subscribers: Vec<_> = keeper.into_iter().chain([heartbeat]).collect();
-        subscribers.extend(selector.iter().map(|selector| selector.sources.clone()));
-        self.start_source_monitor(subscribers);
+        let subscribers = keeper.into_iter().chain([heartbeat]).collect();
+        let reports = selector.as_ref().map(|selector| selector.reports.clone());
+        self.start_source_monitor(subscribers, reports);
         let store_group = self.start_store_consumer(store_writer.clone())?;
         if !self.bus.keeps_dead_letters() {
             self.start_dead_letter_consumer(store_writer)?;
@@ -133,14 +133,19 @@ impl ProcessorBuilder<'_, '_> {
         Some(ShownBooks { snapshots, keeper })
     }
 
-    /// Starts the monitor of the sources, which reports them to `subscribers`.
-    fn start_source_monitor(&mut self, subscribers: Vec<Recipient<SourcesReported>>) {
+    /// Starts the monitor of the sources, which reports them to `subscribers` and the selector.
+    fn start_source_monitor(
+        &mut self,
+        subscribers: Vec<Recipient<SourcesReported>>,
+        selector: Option<Recipient<ReportsRead>>,
+    ) {
         let monitor = SourceMonitor::new(
             self.bus.source_status.clone(),
             self.platform.settings.cache.source_silence,
             subscribers,
             self.metrics.clone(),
-        );
+        )
+        .with_selector(selector);
         self.platform
             .start("source monitor", &self.live, MONITOR_MAILBOX, monitor);
     }

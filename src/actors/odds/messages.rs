@@ -12,7 +12,7 @@ use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::hold::Hold;
 use crate::domain::odds::restriction_change::RestrictionChange;
-use crate::domain::odds::source_status::SourceStatus;
+use crate::domain::odds::source_status::{CurrentReports, SourceStatus};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::store::StoreError;
@@ -153,6 +153,11 @@ pub struct Restate(pub Arc<RestrictionChange>);
 #[derive(Message, Clone, Debug)]
 #[rtype(result = "()")]
 pub struct SourcesReported(pub BTreeMap<Source, SourceStatus>);
+
+/// Sent by the source monitor to the selector: what is reported about every source.
+#[derive(Message, Clone, Debug)]
+#[rtype(result = "()")]
+pub struct ReportsRead(pub BTreeMap<Source, CurrentReports>);
 
 /// Sent to the keeper of the restrictions: the holds in force, read from the database.
 #[derive(Message, Clone, Debug)]

@@ -16,7 +16,7 @@ use log::{info, warn};
 use strum::VariantArray;
 
 use self::watch::{Due, SourceWatch};
-use super::messages::SourcesReported;
+use super::messages::{ReportsRead, SourcesReported};
 use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Record};
 use crate::domain::json;
 use crate::domain::odds::source_status::{SourceReport, SourceState};
@@ -37,6 +37,7 @@ pub(crate) struct SourceMonitor {
     topic: Arc<dyn CompactedTopic>,
     watch: SourceWatch,
     subscribers: Vec<Recipient<SourcesReported>>,
+    selector: Option<Recipient<ReportsRead>>,
     log: FaultLog,
     metrics: ProcessorMetrics,
 }
@@ -53,9 +54,15 @@ impl SourceMonitor {
             topic,
             watch: SourceWatch::new(silence),
             subscribers,
+            selector: None,
             log: FaultLog::new(),
             metrics,
         }
+    }
+
+    /// Also sends what is reported to the selector, if there is one.
+    pub(crate) fn with_selector(self, selector: Option<Recipient<ReportsRead>>) -> SourceMonitor {
+        SourceMonitor { selector, ..self }
     }
 
     /// Starts a reader.
@@ -122,9 +129,14 @@ impl SourceMonitor {
 
     /// Sends the states if they changed or a second has passed.
     fn pass_on(&mut self) {
-        let Some(Due { sources, changed }) = self.watch.due(Instant::now()) else {
+        let Some(due) = self.watch.due(Instant::now()) else {
             return;
         };
+        let Due {
+            sources,
+            reports,
+            changed,
+        } = due;
         for (source, state) in &changed {
             let was_heard = sources.get(source).is_some_and(|it| it.at.is_some());
             log_state(source.as_str(), *state, was_heard);
@@ -138,6 +150,9 @@ impl SourceMonitor {
         for subscriber in &self.subscribers {
             // If the mailbox is full, the next message within a second says the same.
             let _ = subscriber.try_send(SourcesReported(sources.clone()));
+        }
+        if let Some(selector) = &self.selector {
+            let _ = selector.try_send(ReportsRead(reports));
         }
     }
 }

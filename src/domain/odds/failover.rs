@@ -6,6 +6,7 @@
 //! market back once it has been live long enough. A suspension by the owner is a statement about
 //! the market, so it is shown and never failed over.
 
+mod held;
 mod lives;
 mod market;
 mod selection;
@@ -15,8 +16,8 @@ use std::time::Duration;
 use strum::{IntoStaticStr, VariantNames};
 
 pub use self::lives::SourceLives;
-pub use self::market::{Decision, MarketSources, SourceUpdate, Standing};
-pub use self::selection::{Effect, SourceSelection};
+pub use self::market::{Basis, Decision, MarketSources, SourceUpdate, Standing};
+pub use self::selection::{Effect, MAX_IDLE_HANDED_OVER, PublishedStates, SourceSelection};
 use crate::domain::ids::Source;
 
 /// Maximum number of sources in the order of priority, and of sources of one market.

@@ -3,7 +3,7 @@
 //! Nobody trusts a price that nobody vouches for: each `ingest` reports its sources every second,
 //! and a source that is not reported any more counts as lost.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -56,11 +56,33 @@ pub struct SourceStatus {
     pub at: Option<Timestamp>,
 }
 
+/// What the current reports say about a source. In contrast to [`SourceStatus`] it distinguishes a
+/// source that is reported as not live from one whose reports do not arrive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CurrentReports {
+    /// The best state in the current reports; `None` if there is no current report.
+    pub state: Option<SourceState>,
+    /// The unbroken times of the reporters that report it as live. A reporter that is silent for a
+    /// while and goes on continues the same one.
+    pub live_periods: BTreeSet<LivePeriod>,
+    /// Whether the next report is overdue: the source may be silent already.
+    pub is_overdue: bool,
+}
+
+/// A report is not overdue before this time: they arrive about once a second.
+const REPORT_LIMIT: Duration = Duration::from_millis(1_250);
+
+/// Identifies a time in which one reporter reports a source as live, and as nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LivePeriod(pub u64);
+
 /// A report, and when it arrived.
 #[derive(Clone, Debug)]
 struct Heard {
     state: SourceState,
     at: Timestamp,
+    /// `None` if it was not reported as live.
+    live_period: Option<LivePeriod>,
     /// `None` for a report from before this process started: it shows that the source is reported,
     /// but not that it lives.
     heard_at: Option<Instant>,
@@ -79,6 +101,8 @@ impl Heard {
 pub struct SourceReports {
     silence: Duration,
     reports: BTreeMap<Source, Reporters>,
+    /// The number of live periods so far.
+    periods: u64,
 }
 
 /// The latest report of each reporter of a source.
@@ -102,6 +126,21 @@ impl Reporters {
         let any = |(_, heard): (&String, &Heard)| heard.counts(now, silence);
         !self.heard.is_empty() && earlier.clone().next().is_some() && !earlier.any(any)
     }
+
+    /// What the reports of the last `silence` say.
+    fn current(&self, now: Instant, silence: Duration) -> CurrentReports {
+        let counting = |silence| {
+            let heard = self.heard.values();
+            heard.filter(move |heard| heard.counts(now, silence))
+        };
+        CurrentReports {
+            state: counting(silence).map(|heard| heard.state).max(),
+            live_periods: counting(silence)
+                .filter_map(|heard| heard.live_period)
+                .collect(),
+            is_overdue: counting(REPORT_LIMIT.max(silence / 2)).next().is_none(),
+        }
+    }
 }
 
 /// Maximum number of sources. Reports about further ones are ignored.
@@ -115,11 +154,12 @@ impl SourceReports {
         SourceReports {
             silence,
             reports: BTreeMap::new(),
+            periods: 0,
         }
     }
 
     /// Records a report that arrived at `heard_at`; `None` if it is from before this process
-    /// started. Such a report changes nothing if its reporter was heard since.
+    /// started. Such a report does not replace one that was heard since from its reporter.
     pub fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
         let SourceReport {
             source,
@@ -136,19 +176,26 @@ impl SourceReports {
         let reporters = &mut entry.heard;
         // Each start of a process is another reporter, so the ones that ended are dropped.
         if let Some(now) = heard_at {
-            reporters.retain(|_, heard| {
-                heard
-                    .heard_at
-                    .is_some_and(|heard_at| now.duration_since(heard_at) < FORGET_AFTER)
+            reporters.retain(|earlier, heard| {
+                let is_recent = |at| now.duration_since(at) < FORGET_AFTER;
+                *earlier == reporter || heard.heard_at.is_some_and(is_recent)
             });
         }
-        let was_heard = |heard: &Heard| heard.heard_at.is_some();
-        if heard_at.is_none() && reporters.get(&reporter).is_some_and(was_heard) {
+        let is_live = state == SourceState::Live;
+        let earlier = reporters.get_mut(&reporter);
+        let earlier_period = earlier.as_ref().and_then(|heard| heard.live_period);
+        if let Some(heard) = earlier.filter(|heard| heard.heard_at.is_some())
+            && heard_at.is_none()
+        {
+            heard.live_period = earlier_period.filter(|_| is_live);
             return;
         }
+        self.periods += u64::from(is_live && earlier_period.is_none());
+        let period = earlier_period.unwrap_or(LivePeriod(self.periods));
         let heard = Heard {
             state,
             at,
+            live_period: is_live.then_some(period),
             heard_at,
         };
         reporters.insert(reporter, heard);
@@ -188,6 +235,15 @@ impl SourceReports {
                 let status = self.status_of(reporters, now)?;
                 Some((source.clone(), status))
             })
+            .collect()
+    }
+
+    /// What is reported now about each source in [`SourceReports::all`].
+    pub fn current(&self, now: Instant) -> BTreeMap<Source, CurrentReports> {
+        let known = self.reports.iter();
+        known
+            .filter(|(_, reporters)| self.status_of(reporters, now).is_some())
+            .map(|(source, reporters)| (source.clone(), reporters.current(now, self.silence)))
             .collect()
     }
 }

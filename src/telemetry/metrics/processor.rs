@@ -29,7 +29,7 @@ role_metrics! {
         /// Updates written to the database, history and current state in one transaction
         db_writes: IntCounter = "odds_proc_db_writes_total",
         /// Errors by stage: decode, cache, store, dead_letter, hydrate, apply, publish
-        errors: IntCounterVec = "odds_proc_errors_total" ["stage"] known ["decode", "cache", "store", "dead_letter", "hydrate", "apply", "publish"],
+        errors: IntCounterVec = "odds_proc_errors_total" ["stage"] known ["decode", "cache", "store", "dead_letter", "hydrate", "apply", "publish", "load"],
         /// Updates applied by the books
         applied: IntCounter = "odds_proc_updates_applied_total",
         /// Updates rejected by the books, by reason
@@ -62,6 +62,8 @@ role_metrics! {
         failover_dropped: IntCounterVec = "odds_proc_failover_dropped_total" ["reason"] known DroppedRecord::VARIANTS,
         /// Markets whose sources the selector knows
         failover_markets: IntGauge = "odds_proc_failover_markets",
+        /// Records that the selector holds until the published state of their market is loaded
+        failover_held: IntGauge = "odds_proc_failover_held_records",
         /// Sources that were ever reported, by state. The markets of those that are not live are shown as suspended
         sources: IntGaugeVec = "odds_proc_sources" ["state"] known SourceState::VARIANTS.iter().map(<&'static str>::from),
         /// Reports about sources that could not be read

@@ -59,20 +59,27 @@ async fn publish(topic: &OddsTopic, source: &str, version: i64) {
 
 /// Waits until every event is shown as open, in this version.
 async fn until_shown(odds: &ServerProcess, source: &str, version: i64) {
+    until_shown_as(odds, source, version, "open").await;
+}
+
+async fn until_shown_as(odds: &ServerProcess, source: &str, version: i64, status: &str) {
     for event in 0..EVENTS {
         let url = format!("http://{}/v1/events/E{event}/odds", odds.odds());
-        until(&format!("{source} {version} of E{event}"), || async {
-            let (_, odds) = get_json(&url).await;
-            let odds: &Value = &odds[0];
-            let is_shown = odds["source"] == source && odds["version"] == version;
-            (is_shown && odds["status"] == "open").then_some(())
-        })
+        until(
+            &format!("{source} {version} {status} of E{event}"),
+            || async {
+                let (_, odds) = get_json(&url).await;
+                let odds: &Value = &odds[0];
+                let is_shown = odds["source"] == source && odds["version"] == version;
+                (is_shown && odds["status"] == status).then_some(())
+            },
+        )
         .await;
     }
 }
 
 /// A processor that takes over partitions knows the owner of each market from the database, and what
-/// the other sources said from the bus.
+/// the other sources sent from the bus.
 #[actix_web::test]
 #[ignore = "needs the real engines: make test"]
 async fn killed_processor_leaves_failover_to_another() {
@@ -97,7 +104,7 @@ async fn killed_processor_leaves_failover_to_another() {
 
     killed.kill().await;
     reporter.report_first("stale");
-    // The source b says nothing more.
+    // The source b sends nothing more.
     until_shown(&odds, "b", 2).await;
     publish(&updates, "b", 4).await;
     until_shown(&odds, "b", 4).await;
@@ -105,4 +112,23 @@ async fn killed_processor_leaves_failover_to_another() {
     reporter.report_first("live");
     publish(&updates, "a", 5).await;
     until_shown(&odds, "a", 5).await;
+}
+
+/// The reports about all sources do not arrive for a while, and no source sends anything: the
+/// markets are suspended by those who show them, and as before afterwards.
+#[actix_web::test]
+#[ignore = "needs the real engines: make test"]
+async fn interrupted_reports_leave_quiet_markets_alone() {
+    let cluster = Cluster::new(1, &[("SUPPLIER_PRIORITY", "a,b")]).await;
+    let _processor = cluster.start("processor").await;
+    let odds = cluster.start("odds").await;
+    let updates = OddsTopic::existing(&cluster.folder, "KAFKA_TOPIC_SUPPLIERS");
+    let reporter = Reporter::start(&cluster);
+    publish(&updates, "a", 1).await;
+    publish(&updates, "b", 2).await;
+    until_shown(&odds, "a", 1).await;
+    drop(reporter);
+    until_shown_as(&odds, "a", 1, "suspended").await;
+    let _reporter = Reporter::start(&cluster);
+    until_shown(&odds, "a", 1).await;
 }

@@ -36,9 +36,9 @@ use super::messages::{LeaveSupplier, Publish};
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
 use crate::runtime::backoff::BackoffPolicy;
-use crate::supplier::Decoder;
 use crate::supplier::frame_batch::{FrameBatch, batches};
 use crate::supplier::transport::{self, Connection, Outbound, TransportError};
+use crate::supplier::{Decoder, MarketRevision};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::IngestMetrics;
 
@@ -177,7 +177,10 @@ impl SupplierFeed {
         cause: &dyn std::fmt::Display,
         context: &mut Context<Self>,
     ) {
-        self.gathered.updates.extend(self.decoder.on_unpublished());
+        let suspended = self.decoder.on_unpublished();
+        let unvouched = suspended.iter().map(MarketRevision::of);
+        self.gathered.unvouched.extend(unvouched);
+        self.gathered.updates.extend(suspended);
         self.disconnect("bus", cause, context);
     }
 

@@ -344,3 +344,50 @@ async fn stored_markets_are_checked_before_source_is_live() {
     assert_eq!(suspended[0].status, MarketStatus::Suspended);
     until_state(&mut states, SourceState::Live).await;
 }
+
+/// Refuses the first message, and passes on the others.
+struct RefusingOnce(mpsc::UnboundedSender<Publish>, bool);
+
+impl Actor for RefusingOnce {
+    type Context = Context<Self>;
+}
+
+impl Handler<Publish> for RefusingOnce {
+    type Result = Result<(), BusError>;
+
+    fn handle(&mut self, message: Publish, _: &mut Context<Self>) -> Self::Result {
+        if !std::mem::replace(&mut self.1, true) {
+            return Err(BusError::Unreachable("refused".to_owned()));
+        }
+        self.0.send(message).unwrap();
+        Ok(())
+    }
+}
+
+/// The source did not suspend the market, so another source may offer it.
+#[actix_web::test]
+async fn suspension_after_refused_batch_is_marked_unvouched() {
+    let (sender, mut published) = mpsc::unbounded_channel();
+    let publisher = RefusingOnce(sender, false).start().recipient();
+    let frame = Ok(Inbound::Frame(update(1, 1, 1).to_json().into()));
+    let batch: FrameBatch = [frame].into_iter().collect();
+    SupplierFeed::create(|context| {
+        let mut feed = SupplierFeed::new(
+            "ws://127.0.0.1:9/ws".parse().unwrap(),
+            Settings::parse_from(["test", "--supplier-ping-interval", "100ms"]).suppliers,
+            publisher.clone(),
+            publisher,
+            Duration::ZERO,
+            edges(),
+            IngestMetrics::new().unwrap(),
+        );
+        let stream = context.add_stream(futures_util::stream::iter([batch]));
+        let (outbound, _) = mpsc::channel(1);
+        feed.open_link(stream, outbound);
+        feed
+    });
+    let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;
+    let message = next.unwrap().unwrap();
+    assert_eq!(message.updates[0].status, MarketStatus::Suspended);
+    assert_eq!(message.unvouched, [MarketRevision::of(&message.updates[0])]);
+}

@@ -29,6 +29,11 @@ pub(super) trait BatchHandler: Send + 'static {
         progress: &mut Self::Progress,
     ) -> Result<(), BatchError>;
 
+    /// Whether the position may be committed. A handler that holds records back commits later.
+    fn may_commit(&self) -> bool {
+        true
+    }
+
     /// Learns from records that were committed earlier. Only for a subscription with a replay.
     async fn replay(&self, _: &[Record]) {}
 
@@ -41,6 +46,8 @@ pub(super) struct BatchConsumer<H> {
     reader: GroupReader,
     retry: BatchRetry,
     handler: H,
+    /// The position after the batches that are done.
+    done: Position,
 }
 
 impl<H: BatchHandler> BatchConsumer<H> {
@@ -50,6 +57,7 @@ impl<H: BatchHandler> BatchConsumer<H> {
             retry: BatchRetry::new(&reader, errors),
             reader,
             handler,
+            done: Position::default(),
         }
     }
 
@@ -72,6 +80,7 @@ impl<H: BatchHandler> BatchConsumer<H> {
                 Some(ConsumerEvent::Revoked(partitions)) => {
                     info!(group = self.reader.group(); "partitions {partitions:?} revoked");
                     self.handler.forget(&partitions);
+                    self.done.forget(&partitions);
                 }
                 None if H::WORKS_WHILE_IDLE => self.process(&[]).await,
                 None => {}
@@ -103,7 +112,14 @@ impl<H: BatchHandler> BatchConsumer<H> {
             }
         };
         if is_done {
-            self.reader.commit(&Position::after(batch));
+            self.done.merge(&Position::after(batch));
+            self.commit();
+        }
+    }
+
+    fn commit(&mut self) {
+        if !self.done.is_empty() && self.handler.may_commit() {
+            self.reader.commit(&std::mem::take(&mut self.done));
         }
     }
 

@@ -4,7 +4,7 @@
 //! Only what the odds topic has accepted is committed. [`SourceSelection`] decides; the consumer
 //! loads what was published before, and carries out the decisions.
 
-mod reported_sources;
+mod latest_reports;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use log::{info, warn};
 use parking_lot::Mutex;
 
-pub(crate) use self::reported_sources::ReportedSources;
+pub(crate) use self::latest_reports::LatestReports;
 use super::batch_consumer::{BatchConsumer, BatchHandler};
 use super::batch_retry::BatchError;
 use super::batches_in_flight::oldest_of;
@@ -26,19 +27,28 @@ use crate::bus::update_header::{HANDED_OVER, UNVOUCHED};
 use crate::bus::{NewRecord, Record, Subscription, Topic};
 use crate::domain::ids::EventId;
 use crate::domain::odds::failover::{
-    Effect, FailoverRules, SourceSelection, SourceUpdate, Standing,
+    Effect, FailoverRules, PublishedStates, SourceSelection, SourceUpdate, Standing,
 };
+use crate::domain::odds::plausible::record_age;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::drain::DrainableTask;
 use crate::runtime::liveness::LivenessProbe;
+use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
 
 /// How long after the start a source that was not heard yet is not taken for lost.
 const GRACE: Duration = Duration::from_secs(5);
 /// Maximum number of records per publish call.
 const CHUNK: usize = 500;
+/// Maximum number of records that are held until the published state of their market is loaded. With
+/// more, nothing is read until some are loaded.
+const MAX_HELD: usize = 10_000;
+/// How often failed loads are repeated while other records wait.
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
+/// Maximum number of events whose load is repeated at once.
+const MAX_RETRIES: usize = 500;
 /// How often events that are over or idle are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -50,8 +60,8 @@ pub(crate) struct SelectorEdges {
     pub dead_letters: Arc<dyn Topic>,
     /// Loads what was published before.
     pub published: BookSource,
-    /// The states of the sources.
-    pub sources: Arc<ReportedSources>,
+    /// What is reported about the sources.
+    pub reports: Arc<LatestReports>,
 }
 
 /// When a selector changes the owner of a market, and how long it remembers one.
@@ -68,8 +78,12 @@ pub(crate) struct SourceSelector {
     dead_letters: DeadLetters,
     reader: UpdateReader,
     selection: Mutex<SourceSelection>,
+    /// What follows from held records whose markets were loaded.
+    loaded: Mutex<Vec<Effect>>,
     idle_limit: Duration,
     next_sweep: Mutex<Instant>,
+    next_retry: Mutex<Instant>,
+    load_log: FaultLog,
     life: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     metrics: ProcessorMetrics,
@@ -86,12 +100,19 @@ impl SourceSelector {
     ) -> (DrainableTask, (Arc<LivenessProbe>, Arc<Backlog>)) {
         let now = Instant::now();
         let letters = edges.dead_letters.clone();
+        let mut selection = SourceSelection::new(rules.failover, GRACE, now);
+        if !subscription.is_durable() {
+            selection = selection.on_memory_bus();
+        }
         let selector = SourceSelector {
             dead_letters: DeadLetters::new(letters, &settings, &*subscription, &metrics),
             reader: UpdateReader::new(settings.limits, "selector", metrics.refused.clone()),
-            selection: Mutex::new(SourceSelection::new(rules.failover, GRACE, now)),
+            selection: Mutex::new(selection),
+            loaded: Mutex::default(),
             idle_limit: rules.idle_limit,
             next_sweep: Mutex::new(now + SWEEP_INTERVAL),
+            next_retry: Mutex::new(now),
+            load_log: FaultLog::new(),
             edges,
             life: Arc::new(LivenessProbe::new()),
             backlog: Arc::default(),
@@ -108,10 +129,12 @@ impl SourceSelector {
         let ReadBatch { updates, bad } = self.reader.read(batch, Timestamp::now());
         self.reader.count(&bad);
         self.load(&updates).await;
-        let now = Instant::now();
+        let mut effects = std::mem::take(&mut *self.loaded.lock());
+        let (now, clock) = (Instant::now(), Timestamp::now());
         let mut selection = self.selection.lock();
-        let mut effects = selection.observe(&self.edges.sources.get(), now);
-        for heard in heard(batch, updates) {
+        let reports = self.edges.reports.get();
+        effects.extend(selection.observe(&reports, batch.is_empty(), now, clock));
+        for heard in heard(batch, updates, false) {
             effects.extend(selection.receive(heard, now));
         }
         self.sweep(&mut selection, now);
@@ -125,36 +148,85 @@ impl SourceSelector {
         }
     }
 
-    /// Loads what was published of the events that are not known yet.
+    /// Loads the published states of the markets that are not known yet: those of these updates, and
+    /// those whose records are held. Keeps what follows from the latter for the next decision.
     async fn load(&self, updates: &[PositionedUpdate]) {
         let mut unknown = BTreeSet::new();
         {
             let selection = self.selection.lock();
+            if updates.is_empty() || self.is_retry_due() {
+                let held = selection.held_events().take(MAX_RETRIES);
+                unknown.extend(held.map(|(event, partition)| (event.clone(), partition)));
+            }
             let wanted = updates
                 .iter()
-                .filter(|positioned| selection.needs(&positioned.update.event_id))
+                .filter(|positioned| selection.needs(&positioned.update))
                 .map(|positioned| (positioned.update.event_id.clone(), positioned.partition));
             unknown.extend(wanted);
         }
-        join_all(
-            unknown
-                .iter()
-                .map(|(event, partition)| self.load_event(event, *partition)),
-        )
-        .await;
+        let loads = unknown
+            .iter()
+            .map(|(event, partition)| self.load_event(event, *partition));
+        let effects = join_all(loads).await;
+        self.loaded.lock().extend(effects.into_iter().flatten());
     }
 
-    async fn load_event(&self, event: &EventId, partition: u32) {
+    /// Whether loads that failed are repeated although other records wait: a database that hangs
+    /// holds them up.
+    fn is_retry_due(&self) -> bool {
+        let now = Instant::now();
+        let mut next = self.next_retry.lock();
+        let is_due = now >= *next;
+        if is_due {
+            *next = now + RETRY_INTERVAL;
+        }
+        is_due
+    }
+
+    /// A cache or a store that is away may hold the latest state of a market: what they do not show
+    /// stays unknown.
+    async fn load_event(&self, event: &EventId, partition: u32) -> Vec<Effect> {
         let nothing = ReplayBoundary::NOTHING;
-        // Like a book, it continues without a cache or a database that is down.
         let loaded = self.edges.published.load_for_start(event, nothing).await;
-        let published = loaded
-            .states
-            .iter()
-            .map(|state| Arc::new(state.update.clone()));
+        if !loaded.is_cache_read {
+            return Vec::new();
+        }
+        let states = loaded.states.iter();
+        let published = PublishedStates {
+            updates: states.map(|state| Arc::new(state.update.clone())).collect(),
+            is_complete: loaded.is_complete,
+        };
         let (now, clock) = (Instant::now(), Timestamp::now());
         let mut selection = self.selection.lock();
-        selection.load(event, partition, published, now, clock);
+        selection.load(event, partition, published, now, clock)
+    }
+
+    /// Fails while too many records are held.
+    async fn check_room(&self) -> Result<(), BatchError> {
+        let has_room = || self.selection.lock().held() < MAX_HELD;
+        if has_room() {
+            return Ok(());
+        }
+        self.load(&[]).await;
+        if has_room() {
+            return Ok(());
+        }
+        let reason =
+            format!("the published states of the markets of {MAX_HELD} records cannot be loaded");
+        Err(BatchError::new("load", reason))
+    }
+
+    /// Reports the records that are held.
+    fn report_held(&self) {
+        let held = self.selection.lock().held();
+        self.metrics.failover_held.set(held as i64);
+        if held == 0 {
+            if self.load_log.recovered() {
+                info!("the published states of all markets are loaded");
+            }
+        } else if let Some(repeated) = self.load_log.failed("load") {
+            warn!(held, repeated; "the published state of markets cannot be loaded: their updates are held until it is");
+        }
     }
 
     fn sweep(&self, selection: &mut SourceSelection, now: Instant) {
@@ -186,18 +258,23 @@ impl SourceSelector {
     }
 
     async fn publish(&self, decided: &mut Decided) -> Result<(), BatchError> {
-        while !decided.records.is_empty() {
-            let count = decided.records.len().min(CHUNK);
-            let chunk = decided.records[..count].to_vec();
-            let odds = &self.edges.odds;
-            odds.publish(chunk)
-                .await
-                .map_err(|error| BatchError::new("publish", format!("{}: {error}", odds.name())))?;
-            decided.records.drain(..count);
-        }
+        self.publish_records(&mut decided.records).await?;
         let letters = decided.letters.clone();
         self.dead_letters.publish(letters).await?;
         decided.letters.clear();
+        Ok(())
+    }
+
+    /// Publishes records to the odds topic, and removes those that it has accepted.
+    async fn publish_records(&self, records: &mut Vec<NewRecord>) -> Result<(), BatchError> {
+        let odds = &self.edges.odds;
+        while !records.is_empty() {
+            let count = records.len().min(CHUNK);
+            let published = odds.publish(records[..count].to_vec()).await;
+            published
+                .map_err(|error| BatchError::new("publish", format!("{}: {error}", odds.name())))?;
+            records.drain(..count);
+        }
         Ok(())
     }
 }
@@ -230,13 +307,19 @@ impl BatchHandler for SourceSelector {
         let oldest = (!batch.is_empty()).then(|| oldest_of(batch));
         self.backlog.set(oldest);
         if progress.decided.is_none() {
+            self.check_room().await?;
             progress.decided = Some(self.decide(batch).await);
         }
         if let Some(decided) = &mut progress.decided {
             self.publish(decided).await?;
         }
+        self.report_held();
         self.backlog.set(None);
         Ok(())
+    }
+
+    fn may_commit(&self) -> bool {
+        self.selection.lock().held() == 0
     }
 
     async fn replay(&self, batch: &[Record]) {
@@ -246,8 +329,9 @@ impl BatchHandler for SourceSelector {
         self.load(&updates).await;
         let now = Instant::now();
         let mut selection = self.selection.lock();
-        for heard in heard(batch, updates) {
-            selection.replay(heard, now);
+        for heard in heard(batch, updates, true) {
+            // Nothing is published for it.
+            let _ = selection.receive(heard, now);
         }
     }
 
@@ -256,19 +340,36 @@ impl BatchHandler for SourceSelector {
     }
 }
 
-/// The updates of a batch as the words of their sources.
-fn heard(batch: &[Record], updates: Vec<PositionedUpdate>) -> impl Iterator<Item = SourceUpdate> {
+/// The updates of a batch as their sources sent them.
+fn heard(
+    batch: &[Record],
+    updates: Vec<PositionedUpdate>,
+    is_replayed: bool,
+) -> impl Iterator<Item = SourceUpdate> {
     let mut records = batch.iter();
     updates.into_iter().filter_map(move |positioned| {
         // Both are in bus order, and records without an update are left out.
         let place = (positioned.partition, positioned.position);
         let record = records.find(|record| (record.partition, record.offset) == place)?;
+        let (published_at, heard_at) = published(record);
         Some(SourceUpdate {
             update: Arc::new(positioned.update),
-            heard_at: oldest_of(std::slice::from_ref(record)),
+            partition: record.partition,
+            published_at,
+            heard_at,
             standing: standing(record),
+            is_replayed,
         })
     })
+}
+
+/// When a record was published: by the clock of the bus, and by the one of this process. The current
+/// time if it has no usable timestamp.
+fn published(record: &Record) -> (Timestamp, Instant) {
+    let (now, clock) = (Instant::now(), Timestamp::now());
+    let stamp = record.published_at;
+    let known = stamp.and_then(|at| Some((at, now.checked_sub(record_age(at, clock)?)?)));
+    known.unwrap_or((clock, now))
 }
 
 fn standing(record: &Record) -> Standing {

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::domain::ids::Source;
-use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState, SourceStatus};
+use crate::domain::odds::source_status::{
+    CurrentReports, SourceReport, SourceReports, SourceState, SourceStatus,
+};
 
 /// The states are passed on at least this often.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -18,6 +20,8 @@ const NEXT_REPORT: Duration = Duration::from_millis(1_500);
 pub(super) struct Due {
     /// The state of every source that was ever reported.
     pub sources: BTreeMap<Source, SourceStatus>,
+    /// What is reported about each of them now.
+    pub reports: BTreeMap<Source, CurrentReports>,
     /// Those whose state differs from what was passed on before.
     pub changed: Vec<(Source, SourceState)>,
 }
@@ -86,7 +90,11 @@ impl SourceWatch {
         }
         self.passed_on.extend(changed.iter().cloned());
         self.passed_on_at = Some(now);
-        Some(Due { sources, changed })
+        Some(Due {
+            sources,
+            reports: self.reports.current(now),
+            changed,
+        })
     }
 }
 

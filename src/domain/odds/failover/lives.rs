@@ -1,18 +1,27 @@
 //! Which sources are live, and since when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use crate::domain::ids::Source;
-use crate::domain::odds::source_status::{SourceState, SourceStatus};
+use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 
-/// The life of each source, as this process has seen it. A source that was never reported counts as
-/// live, because an earlier version reports none.
+/// How long the reports of a source must have arrived in time before it takes a market from a source
+/// that is only silent. After an interruption the reports of different sources arrive again one
+/// after the other, within about a second.
+const ON_TIME: Duration = Duration::from_secs(2);
+
+/// The life of each source, as this process reads it from the reports. A source that was never
+/// reported counts as live, because an earlier version reports none.
+///
+/// A source without a current report is silent: nothing is known about it. That is not a loss. If
+/// one of its reporters goes on, and has reported nothing else since, every state that the source
+/// has sent still counts.
 #[derive(Debug)]
 pub struct SourceLives {
     started: Instant,
-    /// A process that has just started has not heard the reports yet. Until then a source counts as
-    /// lost only if it was seen live before.
+    /// A process that has just started has not read the reports yet. Until then a source counts as
+    /// lost or silent only if it was live before.
     trusts_until: Instant,
     failback_after: Duration,
     /// When the lives were observed last.
@@ -21,19 +30,28 @@ pub struct SourceLives {
 }
 
 /// The life of one source.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Life {
-    state: SourceState,
-    /// When it became live.
+    /// The state that was reported last.
+    reported: SourceState,
+    /// Whether there is no current report.
+    is_silent: bool,
+    /// Since when it is live.
     since: Instant,
+    /// Since when its reports arrive in time; `None` while they do not.
+    on_time_since: Option<Instant>,
     /// Whether it was reported as live.
     was_live: bool,
+    /// When it was lost last.
+    lost_at: Option<Instant>,
+    /// The live periods of its reporters when it was reported last.
+    periods: BTreeSet<LivePeriod>,
 }
 
 /// What has changed since the last observation.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Observed {
-    /// Sources that have become worse: what they said before is no longer vouched for.
+    /// The sources whose earlier states do not count any more.
     pub lost: Vec<Source>,
     /// Whether the owners of markets may change.
     pub is_due: bool,
@@ -41,7 +59,7 @@ pub(super) struct Observed {
 
 impl SourceLives {
     /// Knows no source. At first, for `grace`, a source that is not reported as live may only be
-    /// one that was not heard yet.
+    /// one whose report was not read yet.
     pub fn new(failback_after: Duration, grace: Duration, now: Instant) -> SourceLives {
         SourceLives {
             started: now,
@@ -52,61 +70,111 @@ impl SourceLives {
         }
     }
 
-    /// Compares the reported states with the earlier ones.
+    /// Compares the current reports with the earlier ones.
     pub(super) fn observe(
         &mut self,
-        reported: &BTreeMap<Source, SourceStatus>,
+        reported: &BTreeMap<Source, CurrentReports>,
         now: Instant,
     ) -> Observed {
         let mut observed = Observed::default();
-        for (source, status) in reported {
+        for (source, reports) in reported {
             let earlier = self.life(source);
-            let life = self.after(earlier, status.state, now);
-            if life.state < earlier.state {
+            let mut life = self.after(&earlier, reports, now);
+            if life.is_lost_since(&earlier) {
+                life.lost_at = Some(now);
                 observed.lost.push(source.clone());
             }
-            observed.is_due |= life.state != earlier.state;
+            observed.is_due |= !life.counts_like(&earlier);
             self.lives.insert(source.clone(), life);
         }
-        observed.is_due |= self.has_matured(now);
+        observed.is_due |= !observed.lost.is_empty() || self.has_matured(now);
         self.observed = now;
         observed
     }
 
-    /// The life of a source that is now reported with this state.
-    fn after(&self, earlier: Life, reported: SourceState, now: Instant) -> Life {
-        let is_live = reported == SourceState::Live;
-        let is_unheard = !is_live && !earlier.was_live && now < self.trusts_until;
-        let state = if is_unheard { earlier.state } else { reported };
-        let begins = state == SourceState::Live && earlier.state != SourceState::Live;
+    /// The life of a source about which this is reported now.
+    fn after(&self, earlier: &Life, reports: &CurrentReports, now: Instant) -> Life {
+        let is_live = reports.state == Some(SourceState::Live);
+        if !is_live && !earlier.was_live && now < self.trusts_until {
+            return earlier.clone();
+        }
+        let Some(reported) = reports.state else {
+            return Life {
+                is_silent: true,
+                on_time_since: None,
+                ..earlier.clone()
+            };
+        };
+        let goes_on = is_live && earlier.is_live() && earlier.continues(&reports.live_periods);
+        let is_on_time = !reports.is_overdue;
         Life {
-            state,
-            since: if begins { now } else { earlier.since },
+            reported,
+            is_silent: false,
+            since: if goes_on { earlier.since } else { now },
+            on_time_since: is_on_time.then(|| earlier.on_time_since.unwrap_or(now)),
             was_live: earlier.was_live || is_live,
+            lost_at: earlier.lost_at,
+            periods: reports.live_periods.clone(),
         }
     }
 
-    /// Whether a source has been live for long enough since the last observation.
+    /// Whether a source has been live, or on time, for long enough since the last observation.
     fn has_matured(&self, now: Instant) -> bool {
-        let reported = self.lives.values().filter(|life| life.is_live());
-        let starts = reported.map(|life| life.since).chain([self.started]);
-        starts
-            .map(|since| since + self.failback_after)
-            .any(|due| self.observed < due && due <= now)
+        let has_passed = |due: Instant| self.observed < due && due <= now;
+        let is_mature = |since: Instant, on_time_since: Option<Instant>| {
+            has_passed(since + self.failback_after)
+                || on_time_since.is_some_and(|since| has_passed(since + ON_TIME))
+        };
+        let mut live = self.lives.values().filter(|life| life.is_live());
+        is_mature(self.started, Some(self.started))
+            || live.any(|life| is_mature(life.since, life.on_time_since))
     }
 
     fn life(&self, source: &Source) -> Life {
-        let unreported = Life {
-            state: SourceState::Live,
+        let unreported = || Life {
+            reported: SourceState::Live,
+            is_silent: false,
             since: self.started,
+            on_time_since: Some(self.started),
             was_live: false,
+            lost_at: None,
+            periods: BTreeSet::new(),
         };
-        self.lives.get(source).copied().unwrap_or(unreported)
+        self.lives.get(source).cloned().unwrap_or_else(unreported)
     }
 
     /// Whether a source is live.
     pub fn is_live(&self, source: &Source) -> bool {
-        self.life(source).is_live()
+        let life = self.lives.get(source);
+        life.is_none_or(Life::is_live)
+    }
+
+    /// Whether a source was live when it was reported last, and is silent since.
+    pub(super) fn is_only_silent(&self, source: &Source) -> bool {
+        let life = self.lives.get(source);
+        life.is_some_and(|life| life.is_silent && life.reported == SourceState::Live)
+    }
+
+    /// Whether a source is reported as anything but live, so that its earlier states do not count.
+    pub(super) fn is_lost(&self, source: &Source) -> bool {
+        let life = self.lives.get(source);
+        life.is_some_and(|life| life.reported != SourceState::Live)
+    }
+
+    /// Whether a source was lost after this time, as far as this process knows.
+    pub(super) fn was_lost_after(&self, source: &Source, time: Instant) -> bool {
+        let lost_at = self.lives.get(source).and_then(|life| life.lost_at);
+        lost_at.is_some_and(|lost_at| time < lost_at)
+    }
+
+    /// Whether a live source may take a market from one that is only silent: not if its own reports
+    /// do not arrive in time either.
+    pub(super) fn may_replace_silent(&self, source: &Source, now: Instant) -> bool {
+        let since = match self.lives.get(source) {
+            Some(life) => life.on_time_since,
+            None => Some(self.started),
+        };
+        since.is_some_and(|since| now.saturating_duration_since(since) >= ON_TIME)
     }
 
     /// Whether a source has been live for long enough to take a market from a live one.
@@ -117,7 +185,25 @@ impl SourceLives {
 }
 
 impl Life {
-    fn is_live(self) -> bool {
-        self.state == SourceState::Live
+    fn is_live(&self) -> bool {
+        self.reported == SourceState::Live && !self.is_silent
+    }
+
+    /// Whether a reporter that reported the source as live still does, and nothing else since.
+    fn continues(&self, periods: &BTreeSet<LivePeriod>) -> bool {
+        self.periods.is_empty() || !self.periods.is_disjoint(periods)
+    }
+
+    /// Whether what the source sent before `self` does not count any more: it is reported as worse,
+    /// or all reporters that could know of a gap are others.
+    fn is_lost_since(&self, earlier: &Life) -> bool {
+        let is_other = self.is_live() && !earlier.continues(&self.periods);
+        self.reported < earlier.reported || is_other
+    }
+
+    /// Whether both allow the same owners.
+    fn counts_like(&self, other: &Life) -> bool {
+        let owns = |life: &Life| (life.reported, life.is_silent, life.on_time_since.is_some());
+        owns(self) == owns(other)
     }
 }

@@ -1,13 +1,18 @@
 //! The sources of one market, and which of their states is shown.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod choice;
+mod reread;
+
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use self::choice::Target;
+use self::reread::Reread;
 use super::{
     DroppedRecord, FailoverCause, FailoverRefusal, FailoverRules, MAX_SOURCES, SourceLives,
 };
-use crate::domain::ids::{SelectionId, Source};
+use crate::domain::ids::Source;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
@@ -20,21 +25,43 @@ const STEP: Duration = Duration::from_micros(1);
 pub struct SourceUpdate {
     /// The update.
     pub update: Arc<OddsUpdate>,
-    /// When it was published.
+    /// The partition of its record.
+    pub partition: u32,
+    /// When it was published, by the clock of the bus.
+    pub published_at: Timestamp,
+    /// When that was by the clock of this process.
     pub heard_at: Instant,
     /// Whether the source offers this state.
     pub standing: Standing,
+    /// Whether the record was committed before this process read it.
+    pub is_replayed: bool,
 }
 
 /// Whether a source offers its state of a market.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// It is the source's own word.
+    /// The source sent it.
     Current,
     /// The source gives up the market.
     HandedOver,
-    /// The source was lost since its last word, so nobody vouches for the state.
+    /// The source may have missed changes of the market, or was lost since it sent the state. It
+    /// does not count until the next one.
     Unvouched,
+}
+
+/// What a decision depends on, beside the states of the market.
+#[derive(Clone, Copy, Debug)]
+pub struct Basis<'a> {
+    /// When a market changes its owner.
+    pub rules: &'a FailoverRules,
+    /// Which sources are live.
+    pub lives: &'a SourceLives,
+    /// The time of the decision, by the clock of this process.
+    pub now: Instant,
+    /// When the record was published that leads to the decision; without a record the time of day.
+    /// A revision that the platform itself creates has this time, so it does not depend on when,
+    /// or how often, a record is read.
+    pub clock: Timestamp,
 }
 
 /// The latest state of a source.
@@ -54,7 +81,7 @@ struct Shown {
     update: Arc<OddsUpdate>,
     /// The own revision of the source's state.
     own: Option<Revision>,
-    /// Whether the state is open and published as suspended, because nobody offers it.
+    /// Whether the state is open and published as suspended, because no source offers it.
     is_withdrawn: bool,
 }
 
@@ -65,9 +92,8 @@ pub struct MarketSources {
     shown: Option<Shown>,
     /// The last refusal, so that each one is counted once.
     refused: Option<(Source, FailoverRefusal)>,
-    /// A new revision that replaces a published one is not before this time. After a restart more
-    /// may have been published than was loaded.
-    earliest: Option<Timestamp>,
+    /// Of a market that an earlier process has published: its records that are read again.
+    reread: Option<Reread>,
 }
 
 /// What follows from the states of a market.
@@ -83,25 +109,19 @@ pub struct Decision {
     pub is_withdrawn: bool,
 }
 
-/// What is to be shown.
-struct Target {
-    source: Source,
-    /// Whether the source offers its state; it is suspended otherwise.
-    is_offered: bool,
-}
-
 impl MarketSources {
-    /// A market whose published state was loaded at `clock`; `is_live` is whether its source is.
+    /// A market whose published state was loaded; `is_lost` is whether its source is. Records that
+    /// were published before `reread_until` may have been handled by an earlier process.
     pub fn restored(
         update: Arc<OddsUpdate>,
-        is_live: bool,
+        is_lost: bool,
         now: Instant,
-        clock: Timestamp,
+        reread_until: Option<Timestamp>,
     ) -> MarketSources {
-        let standing = if is_live {
-            Standing::Current
-        } else {
+        let standing = if is_lost {
             Standing::Unvouched
+        } else {
+            Standing::Current
         };
         let kept = Kept {
             update: update.clone(),
@@ -118,12 +138,43 @@ impl MarketSources {
             states: BTreeMap::from([(shown.update.source.clone(), kept)]),
             shown: Some(shown),
             refused: None,
-            earliest: Some(clock),
+            reread: reread_until.map(Reread::until),
         }
     }
 
-    /// Keeps a new update as the state of its source.
-    pub fn receive(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
+    /// Receives an update. Returns whether a decision is due: not while records are read again that
+    /// an earlier process may have handled, because the loaded state follows from all of them.
+    pub fn receive(
+        &mut self,
+        mut heard: SourceUpdate,
+        lives: &SourceLives,
+    ) -> Result<bool, DroppedRecord> {
+        let was_handled = heard.is_replayed || self.may_have_handled(&heard);
+        if was_handled
+            && heard.standing == Standing::Current
+            && lives.was_lost_after(&heard.update.source, heard.heard_at)
+        {
+            heard.standing = Standing::Unvouched;
+        }
+        if heard.is_replayed && self.shown.is_none() {
+            // It was published, and the loaded state does not show it.
+            let until = Reread::until(heard.published_at);
+            self.reread.get_or_insert(until);
+        }
+        if was_handled && !self.is_new(&heard) {
+            return self.read_again(heard, lives).map(|()| false);
+        }
+        if !heard.is_replayed {
+            self.finish_reading();
+        }
+        if self.shown.as_ref().is_some_and(|shown| shown.own.is_none()) {
+            self.identify(&heard);
+        }
+        let is_due = !heard.is_replayed;
+        self.keep(heard).map(|()| is_due)
+    }
+
+    fn keep(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
         let source = &heard.update.source;
         let revision = heard.update.revision;
         let earlier = self.states.get(source);
@@ -133,11 +184,8 @@ impl MarketSources {
         if earlier.is_none() && self.states.len() >= MAX_SOURCES {
             return Err(DroppedRecord::TooManySources);
         }
-        let is_repeated = earlier.is_some_and(|kept| kept.own == Some(revision));
-        let update = match earlier {
-            Some(kept) if is_repeated => kept.update.clone(),
-            _ => heard.update.clone(),
-        };
+        let repeated = earlier.filter(|kept| kept.own == Some(revision));
+        let update = repeated.map_or(&heard.update, |kept| &kept.update).clone();
         let kept = Kept {
             update,
             own: Some(revision),
@@ -148,34 +196,15 @@ impl MarketSources {
         Ok(())
     }
 
-    /// Keeps an update that an earlier process has handled. What it published of it was loaded, or
-    /// will be published again.
-    pub fn replay(&mut self, heard: SourceUpdate) {
-        let revision = heard.update.revision;
-        let published = self.shown.as_mut().filter(|shown| {
-            shown.update.source == heard.update.source && revision <= shown.update.revision
-        });
-        let Some(shown) = published else {
-            // Late records and further sources were counted when they were first read.
-            let _ = self.receive(heard);
-            return;
-        };
-        if let Some(kept) = self.states.get_mut(&heard.update.source)
-            && kept.own <= Some(revision)
-        {
-            kept.own = Some(revision);
-            kept.heard_at = heard.heard_at;
-            kept.standing = heard.standing;
-            shown.own = Some(revision);
-        }
-    }
-
-    /// A source was lost: nobody vouches for its state until its next word.
+    /// A source was lost: its state does not count until its next one.
     pub fn lose(&mut self, source: &Source) {
         if let Some(kept) = self.states.get_mut(source)
             && kept.standing == Standing::Current
         {
             kept.standing = Standing::Unvouched;
+        }
+        if let Some(reread) = &mut self.reread {
+            reread.lose(source);
         }
     }
 
@@ -189,20 +218,26 @@ impl MarketSources {
         self.shown.as_ref().is_some_and(Shown::is_ended)
     }
 
+    /// Whether the owner has given up the market, and no other source offers it.
+    pub fn is_handed_over(&self) -> bool {
+        let owner = self.owner().and_then(|owner| self.states.get(owner));
+        owner.is_some_and(|kept| kept.standing == Standing::HandedOver) && !self.is_ended()
+    }
+
     /// Decides which state is shown now, and returns it if it is not published yet.
-    pub fn decide(&mut self, rules: &FailoverRules, lives: &SourceLives, now: Instant) -> Decision {
+    pub fn decide(&mut self, basis: Basis<'_>) -> Decision {
         let mut refused = None;
-        let Some(target) = self.target(rules, lives, now, &mut refused) else {
+        let Some(target) = self.target(basis, &mut refused) else {
             return Decision::default();
         };
         let is_new_refusal = refused.is_some() && refused != self.refused;
         self.refused = refused.clone();
         let moved = match self.owner() {
-            Some(owner) if *owner != target.source => Some(self.cause(owner, lives)),
+            Some(owner) if *owner != target.source => Some(self.cause(owner, basis.lives)),
             _ => None,
         };
         let was_withdrawn = self.shown.as_ref().is_some_and(|shown| shown.is_withdrawn);
-        let publish = self.show(&target);
+        let publish = self.show(&target, basis.clock);
         let is_withdrawn = self.shown.as_ref().is_some_and(|shown| shown.is_withdrawn);
         Decision {
             publish,
@@ -214,90 +249,9 @@ impl MarketSources {
         }
     }
 
-    fn target(
-        &self,
-        rules: &FailoverRules,
-        lives: &SourceLives,
-        now: Instant,
-        refused: &mut Option<(Source, FailoverRefusal)>,
-    ) -> Option<Target> {
-        let mut ranked: Vec<_> = self.states.keys().collect();
-        ranked.sort_by_key(|source| rules.rank(source));
-        let Some(owner) = self.owner() else {
-            let offered = ranked.iter().find(|source| self.is_offered(source, lives));
-            let source = (*offered.or(ranked.first())?).clone();
-            let is_offered = offered.is_some();
-            return Some(Target { source, is_offered });
-        };
-        let is_offered = self.is_offered(owner, lives);
-        let others = ranked.into_iter().filter(|source| *source != owner);
-        let candidates = others
-            .filter(|_| !self.is_ended())
-            .filter(|source| self.is_offered(source, lives))
-            .filter(|source| {
-                !is_offered
-                    || rules.rank(source) < rules.rank(owner) && lives.may_take_back(source, now)
-            });
-        for source in candidates {
-            match self.refusal(owner, source, is_offered, rules, now) {
-                None => {
-                    return Some(Target {
-                        source: source.clone(),
-                        is_offered: true,
-                    });
-                }
-                Some(refusal) => {
-                    refused.get_or_insert((source.clone(), refusal));
-                }
-            }
-        }
-        Some(Target {
-            source: owner.clone(),
-            is_offered,
-        })
-    }
-
-    /// Whether a source is live and offers its state.
-    fn is_offered(&self, source: &Source, lives: &SourceLives) -> bool {
-        let standing = self.states.get(source).map(|kept| kept.standing);
-        standing == Some(Standing::Current) && lives.is_live(source)
-    }
-
-    /// Why a source may not follow the owner. Of an owner that still offers its state or hands the
-    /// market over, the age of the next state does not matter: nothing was missed.
-    fn refusal(
-        &self,
-        owner: &Source,
-        source: &Source,
-        is_offered: bool,
-        rules: &FailoverRules,
-        now: Instant,
-    ) -> Option<FailoverRefusal> {
-        let (held, next) = (self.states.get(owner)?, self.states.get(source)?);
-        let age = now.saturating_duration_since(next.heard_at);
-        let needs_recent = !is_offered && held.standing != Standing::HandedOver;
-        if selections(&held.update) != selections(&next.update) {
-            Some(FailoverRefusal::Selections)
-        } else if needs_recent && age >= rules.max_age {
-            Some(FailoverRefusal::TooOld)
-        } else {
-            None
-        }
-    }
-
-    /// Why the market leaves this owner.
-    fn cause(&self, owner: &Source, lives: &SourceLives) -> FailoverCause {
-        let standing = self.states.get(owner).map(|kept| kept.standing);
-        match standing {
-            _ if self.is_offered(owner, lives) => FailoverCause::Back,
-            Some(Standing::HandedOver) => FailoverCause::HandedOver,
-            _ => FailoverCause::Lost,
-        }
-    }
-
     /// Shows the state of a source. Returns the update, with a revision after everything that was
     /// published, unless exactly this is shown.
-    fn show(&mut self, target: &Target) -> Option<Arc<OddsUpdate>> {
+    fn show(&mut self, target: &Target, clock: Timestamp) -> Option<Arc<OddsUpdate>> {
         let kept = self.states.get(&target.source)?;
         let is_withdrawn = !target.is_offered && kept.update.status == MarketStatus::Open;
         if let Some(shown) = &self.shown
@@ -308,7 +262,7 @@ impl MarketSources {
             return None;
         }
         let own = kept.own;
-        let revision = self.next_revision(own.unwrap_or(kept.update.revision));
+        let revision = self.next_revision(own.unwrap_or(kept.update.revision), clock);
         let update = if revision == kept.update.revision && !is_withdrawn {
             kept.update.clone()
         } else {
@@ -327,16 +281,14 @@ impl MarketSources {
         Some(update)
     }
 
-    /// The revision of the source itself if it is later than the published one, else the next one.
-    fn next_revision(&self, own: Revision) -> Revision {
+    /// The revision of the source itself if it is later than the published one; else the time of the
+    /// decision, or the next one after the published one.
+    fn next_revision(&self, own: Revision, clock: Timestamp) -> Revision {
         match &self.shown {
-            Some(shown) if own <= shown.update.revision => {
-                let next = shown.update.revision.updated_at.later_by(STEP);
-                Revision {
-                    updated_at: self.earliest.map_or(next, |earliest| earliest.max(next)),
-                    version: own.version,
-                }
-            }
+            Some(shown) if own <= shown.update.revision => Revision {
+                updated_at: shown.update.revision.updated_at.later_by(STEP).max(clock),
+                version: own.version,
+            },
             _ => own,
         }
     }
@@ -347,12 +299,4 @@ impl Shown {
         use MarketStatus::{Cancelled, Closed, Settled};
         matches!(self.update.status, Closed | Settled | Cancelled)
     }
-}
-
-fn selections(update: &OddsUpdate) -> BTreeSet<&SelectionId> {
-    update
-        .selections
-        .iter()
-        .map(|selection| &selection.id)
-        .collect()
 }

@@ -4,15 +4,24 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::held::HeldRecords;
 use super::{
-    Decision, DroppedRecord, FailoverCause, FailoverRefusal, FailoverRules, MarketSources,
-    SourceLives, SourceUpdate, Standing,
+    Basis, Decision, DroppedRecord, FailoverCause, FailoverRefusal, FailoverRules, MarketSources,
+    SourceLives, SourceUpdate,
 };
 use crate::domain::ids::{EventId, MarketKey, Source};
 use crate::domain::odds::book::MAX_MARKETS;
-use crate::domain::odds::source_status::SourceStatus;
+use crate::domain::odds::source_status::CurrentReports;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
+
+/// How long after the last record that an earlier process may have handled an idle reader counts as
+/// having read it.
+const IDLE_WAIT: Duration = Duration::from_secs(1);
+/// How long after it records may be read again at most.
+const MAX_WAIT: Duration = Duration::from_secs(10);
+/// Maximum number of events without records that are kept because a market was handed over.
+pub const MAX_IDLE_HANDED_OVER: usize = 10_000;
 
 /// What follows from a record, or from a change of the sources.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,15 +38,31 @@ pub enum Effect {
     Dropped(DroppedRecord),
 }
 
+/// The published states of an event.
+#[derive(Clone, Debug, Default)]
+pub struct PublishedStates {
+    /// The states; a market may have several, of which the latest counts.
+    pub updates: Vec<Arc<OddsUpdate>>,
+    /// Whether a market without a state was never published. It is unknown otherwise.
+    pub is_complete: bool,
+}
+
 /// Selects the shown state of each market.
 #[derive(Debug)]
 pub struct SourceSelection {
     rules: FailoverRules,
     lives: SourceLives,
     events: HashMap<EventId, EventMarkets>,
-    /// Whether markets were loaded or learned of since the last decision about all of them: their
-    /// owners may have been lost before.
-    has_undecided: bool,
+    /// The records of markets whose published state is unknown.
+    held: HeldRecords,
+    /// Whether there are markets whose records may be read again. They are decided about after that.
+    rereads: bool,
+    /// The time of the last record of each partition.
+    read: BTreeMap<u32, Timestamp>,
+    /// When this process has taken over each partition: an earlier one has handled no later record.
+    taken_over: BTreeMap<u32, Timestamp>,
+    /// Whether an earlier process may have handled records that are read.
+    is_durable: bool,
 }
 
 /// The markets of one event.
@@ -45,6 +70,8 @@ pub struct SourceSelection {
 struct EventMarkets {
     partition: u32,
     used_at: Instant,
+    /// Whether the published state of every market is known.
+    is_complete: bool,
     markets: BTreeMap<MarketKey, MarketSources>,
 }
 
@@ -55,26 +82,51 @@ impl SourceSelection {
             lives: SourceLives::new(rules.failback_after, grace, now),
             rules,
             events: HashMap::new(),
-            has_undecided: false,
+            held: HeldRecords::default(),
+            rereads: false,
+            read: BTreeMap::new(),
+            taken_over: BTreeMap::new(),
+            is_durable: true,
         }
     }
 
-    /// Whether the published state of an event must be loaded before its records are received.
-    pub fn needs(&self, event: &EventId) -> bool {
-        !self.events.contains_key(event)
+    /// Reads from a bus that ends with the process, so no earlier one has handled its records.
+    pub fn on_memory_bus(self) -> SourceSelection {
+        SourceSelection {
+            is_durable: false,
+            ..self
+        }
     }
 
-    /// Adds an event with its published states.
+    /// Whether the published state of this update's market is unknown. It must be loaded; until then
+    /// the records of the market are held.
+    pub fn needs(&self, update: &OddsUpdate) -> bool {
+        self.events
+            .get(&update.event_id)
+            .is_none_or(|event| !event.is_complete && !event.markets.contains_key(&update.market))
+    }
+
+    /// The number of records that are held.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The events with records that are held, with the partition of each.
+    pub fn held_events(&self) -> impl Iterator<Item = (&EventId, u32)> {
+        self.held.events()
+    }
+
+    /// Adds the published states of an event, and receives its records that were held for them.
     pub fn load(
         &mut self,
         event: &EventId,
         partition: u32,
-        published: impl IntoIterator<Item = Arc<OddsUpdate>>,
+        published: PublishedStates,
         now: Instant,
         clock: Timestamp,
-    ) {
+    ) -> Vec<Effect> {
         let mut latest = BTreeMap::<MarketKey, Arc<OddsUpdate>>::new();
-        for update in published {
+        for update in published.updates {
             let known = latest
                 .entry(update.market.clone())
                 .or_insert(update.clone());
@@ -82,85 +134,144 @@ impl SourceSelection {
                 *known = update;
             }
         }
-        let markets = latest.into_iter().map(|(key, update)| {
-            let is_live = self.lives.is_live(&update.source);
-            let market = MarketSources::restored(update, is_live, now, clock);
-            (key, market)
-        });
-        let markets = EventMarkets {
+        let known = self.events.entry(event.clone()).or_insert(EventMarkets {
             partition,
             used_at: now,
-            markets: markets.collect(),
-        };
-        self.has_undecided |= !markets.markets.is_empty();
-        self.events.insert(event.clone(), markets);
+            is_complete: false,
+            markets: BTreeMap::new(),
+        });
+        known.is_complete |= published.is_complete;
+        let taken_over = *self.taken_over.entry(partition).or_insert(clock);
+        let reread_until = self.is_durable.then_some(taken_over);
+        for (key, update) in latest {
+            let is_lost = self.lives.is_lost(&update.source);
+            let restored = || MarketSources::restored(update, is_lost, now, reread_until);
+            known.markets.entry(key).or_insert_with(restored);
+        }
+        self.rereads |= !known.markets.is_empty();
+        let held = self.held.take(event);
+        held.into_iter()
+            .flat_map(|heard| self.receive(heard, now))
+            .collect()
     }
 
-    /// Receives a new record of an event that is loaded.
+    /// Receives a record. It is held if the published state of its market is unknown.
     pub fn receive(&mut self, heard: SourceUpdate, now: Instant) -> Vec<Effect> {
-        let SourceSelection {
-            rules,
-            lives,
-            events,
-            ..
-        } = self;
-        let market = match market_of(events, &heard.update, now) {
-            Some(Ok(market)) => market,
-            Some(Err(dropped)) => return vec![Effect::Dropped(dropped)],
-            None => return Vec::new(),
+        if self.needs(&heard.update) {
+            self.held.push(heard);
+            return Vec::new();
+        }
+        self.read.insert(heard.partition, heard.published_at);
+        let (clock, is_replayed) = (heard.published_at, heard.is_replayed);
+        self.rereads |= is_replayed;
+        let market = market_of(&mut self.events, &heard.update, now);
+        let basis = Basis {
+            rules: &self.rules,
+            lives: &self.lives,
+            now,
+            clock,
         };
-        match market.receive(heard) {
-            Ok(()) => effects(market.decide(rules, lives, now)).collect(),
+        let Some(market) = market else {
+            return Vec::new();
+        };
+        let received = market.and_then(|market| {
+            let is_due = market.receive(heard, &self.lives)?;
+            Ok(is_due.then(|| market.decide(basis)))
+        });
+        match received {
+            Ok(decision) => decision.into_iter().flat_map(effects).collect(),
+            // Its effect was counted when it was read first.
+            Err(_) if is_replayed => Vec::new(),
             Err(dropped) => vec![Effect::Dropped(dropped)],
         }
     }
 
-    /// Learns the state of a source from a record that an earlier process has handled.
-    pub fn replay(&mut self, mut heard: SourceUpdate, now: Instant) {
-        let is_live = self.lives.is_live(&heard.update.source);
-        if heard.standing == Standing::Current && !is_live {
-            heard.standing = Standing::Unvouched;
-        }
-        if let Some(Ok(market)) = market_of(&mut self.events, &heard.update, now) {
-            market.replay(heard);
-            self.has_undecided = true;
-        }
-    }
-
-    /// Learns the states of the sources, and decides about all markets if one has changed, or if
-    /// there are markets that were not decided about yet.
+    /// Follows the reports about the sources, and decides about all markets if that may change
+    /// their owners, or if there are markets whose records were read again. `is_idle` is whether no
+    /// record waits to be read.
     pub fn observe(
         &mut self,
-        reported: &BTreeMap<Source, SourceStatus>,
+        reported: &BTreeMap<Source, CurrentReports>,
+        is_idle: bool,
         now: Instant,
+        clock: Timestamp,
     ) -> Vec<Effect> {
         let observed = self.lives.observe(reported, now);
-        let has_undecided = std::mem::take(&mut self.has_undecided);
-        if !observed.is_due && !has_undecided {
+        let has_finished = self.rereads && self.finish_reading(is_idle, clock);
+        if !observed.is_due && !has_finished {
             return Vec::new();
         }
+        let basis = Basis {
+            rules: &self.rules,
+            lives: &self.lives,
+            now,
+            clock,
+        };
         let mut decided = Vec::new();
         let events = self.events.values_mut();
         for market in events.flat_map(|event| event.markets.values_mut()) {
             observed.lost.iter().for_each(|source| market.lose(source));
-            decided.extend(effects(market.decide(&self.rules, &self.lives, now)));
+            if market.rereads_until().is_some() {
+                continue;
+            }
+            decided.extend(effects(market.decide(basis)));
         }
         decided
     }
 
-    /// Forgets the events of partitions that belong to another process now.
+    /// Ends the reading of records that an earlier process may have handled, where later ones are
+    /// read already. Returns whether that was so for a market.
+    fn finish_reading(&mut self, is_idle: bool, clock: Timestamp) -> bool {
+        let mut has_finished = false;
+        self.rereads = false;
+        for event in self.events.values_mut() {
+            let read = self.read.get(&event.partition);
+            for market in event.markets.values_mut() {
+                let Some(until) = market.rereads_until() else {
+                    continue;
+                };
+                let wait = if is_idle { IDLE_WAIT } else { MAX_WAIT };
+                if clock > until.later_by(wait) || read.is_some_and(|read| *read > until) {
+                    market.finish_reading();
+                    has_finished = true;
+                } else {
+                    self.rereads = true;
+                }
+            }
+        }
+        has_finished
+    }
+
+    /// Forgets what belongs to partitions of another process.
     pub fn forget(&mut self, partitions: &[u32]) {
         self.events
             .retain(|_, event| !partitions.contains(&event.partition));
+        self.held.forget(partitions);
+        self.read
+            .retain(|partition, _| !partitions.contains(partition));
+        self.taken_over
+            .retain(|partition, _| !partitions.contains(partition));
     }
 
     /// Forgets events that are over, and those without a record for `idle_limit`. They are loaded
-    /// again with their next record. Until then a lost source is shown as such by the readers.
+    /// again with their next record. The published state does not show that a market was handed
+    /// over, so the [`MAX_IDLE_HANDED_OVER`] latest events with such a market are kept.
     pub fn sweep(&mut self, idle_limit: Duration, now: Instant) {
-        self.events.retain(|_, event| {
+        let mut idle_handed_over = Vec::new();
+        self.events.retain(|id, event| {
             let is_over = event.markets.values().all(MarketSources::is_ended);
-            !is_over && now.saturating_duration_since(event.used_at) < idle_limit
+            let is_idle = now.saturating_duration_since(event.used_at) >= idle_limit;
+            let is_handed_over = event.markets.values().any(MarketSources::is_handed_over);
+            if is_idle && is_handed_over {
+                idle_handed_over.push((event.used_at, id.clone()));
+            }
+            !is_over && (!is_idle || is_handed_over)
         });
+        let excess = idle_handed_over.len().saturating_sub(MAX_IDLE_HANDED_OVER);
+        idle_handed_over.sort_unstable();
+        for (_, id) in idle_handed_over.drain(..excess) {
+            self.events.remove(&id);
+        }
     }
 
     /// The number of markets.

@@ -1,19 +1,26 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use proptest::prelude::*;
+
 use super::*;
-use crate::domain::odds::source_status::{SourceState, SourceStatus};
+use crate::domain::ids::EventId;
+use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::update;
 use crate::domain::timestamp::Timestamp;
 
 mod interleavings;
+mod loads;
 mod restarts;
+mod silence;
 
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(5);
+/// Before every update of the tests.
+const EARLY: &str = "2020-01-01T00:00:00Z";
 
 fn rules() -> FailoverRules {
     FailoverRules {
@@ -27,8 +34,28 @@ fn source(name: &str) -> Source {
     Source::new(name).unwrap()
 }
 
+/// A source in a random sequence of steps.
+#[derive(Clone, Copy, Debug)]
+enum Sender {
+    A,
+    B,
+    C,
+}
+
+const SENDERS: [Sender; 3] = [Sender::A, Sender::B, Sender::C];
+
+impl Sender {
+    fn name(self) -> &'static str {
+        ["a", "b", "c"][self as usize]
+    }
+}
+
+fn any_sender() -> impl Strategy<Value = Sender> + Clone {
+    proptest::sample::select(&SENDERS[..])
+}
+
 /// An update of `source` at this second.
-fn word(from: &str, time: i64) -> OddsUpdate {
+fn update_of(from: &str, time: i64) -> OddsUpdate {
     OddsUpdate {
         source: source(from),
         ..update(1, time, time)
@@ -45,7 +72,12 @@ fn suspended(update: OddsUpdate) -> OddsUpdate {
 /// Selects for one event, on a clock that the test moves.
 struct Rig {
     selection: SourceSelection,
-    reported: BTreeMap<Source, SourceStatus>,
+    reported: BTreeMap<Source, CurrentReports>,
+    /// The number of live periods so far.
+    periods: u64,
+    started: Instant,
+    /// The time of day of the start.
+    clock: Timestamp,
     now: Instant,
     published: Vec<Arc<OddsUpdate>>,
     effects: Vec<Effect>,
@@ -63,55 +95,153 @@ impl Rig {
 
     /// A process that starts, and finds these updates published.
     fn starting(published: &[Arc<OddsUpdate>]) -> Rig {
-        Rig::starting_at(Instant::now(), published)
+        Rig::starting_at(Instant::now(), EARLY.parse().unwrap(), published)
     }
 
-    fn starting_at(now: Instant, published: &[Arc<OddsUpdate>]) -> Rig {
-        let mut selection = SourceSelection::new(rules(), GRACE, now);
-        let event = word("a", 1).event_id;
-        let clock = Timestamp::from_micros(0).unwrap();
-        assert!(selection.needs(&event));
-        selection.load(&event, 0, published.to_vec(), now, clock);
+    fn starting_at(now: Instant, clock: Timestamp, published: &[Arc<OddsUpdate>]) -> Rig {
+        let mut rig = Rig::unloaded(now, clock);
+        rig.load(published, true);
+        rig
+    }
+
+    /// A process that has loaded nothing.
+    fn unloaded(now: Instant, clock: Timestamp) -> Rig {
         Rig {
-            selection,
+            selection: SourceSelection::new(rules(), GRACE, now),
             reported: BTreeMap::new(),
+            periods: 0,
+            started: now,
+            clock,
             now,
-            published: published.to_vec(),
+            published: Vec::new(),
             effects: Vec::new(),
         }
     }
 
+    /// Loads the event. Not complete: the cache or the store could not be read.
+    fn load(&mut self, published: &[Arc<OddsUpdate>], is_complete: bool) {
+        let event = update_of("a", 1).event_id;
+        let states = PublishedStates {
+            updates: published.to_vec(),
+            is_complete,
+        };
+        self.published.extend_from_slice(published);
+        let clock = self.clock();
+        let effects = self.selection.load(&event, 0, states, self.now, clock);
+        self.record(effects);
+    }
+
+    /// The time of day.
+    fn clock(&self) -> Timestamp {
+        self.clock.later_by(self.now - self.started)
+    }
+
     fn wait(&mut self, seconds: u32) {
-        self.now += seconds * SECOND;
+        self.pass(seconds * SECOND);
+    }
+
+    fn pass(&mut self, time: Duration) {
+        self.now += time;
         self.observe();
     }
 
     fn observe(&mut self) {
-        let effects = self.selection.observe(&self.reported, self.now);
+        self.observe_while(true);
+    }
+
+    fn observe_while(&mut self, is_idle: bool) {
+        let clock = self.clock();
+        let selection = &mut self.selection;
+        let effects = selection.observe(&self.reported, is_idle, self.now, clock);
         self.record(effects);
     }
 
     fn report(&mut self, name: &str, state: SourceState) {
-        let status = SourceStatus { state, at: None };
-        self.reported.insert(source(name), status);
+        let periods = match state {
+            SourceState::Live => self.live_periods(name),
+            _ => BTreeSet::new(),
+        };
+        self.set_reported(name, Some(state), periods);
+    }
+
+    /// The live periods that go on when the source is reported as live again.
+    fn live_periods(&mut self, name: &str) -> BTreeSet<LivePeriod> {
+        let known = self.reported.get(&source(name));
+        let known = known.map(|reports| reports.live_periods.clone());
+        known
+            .filter(|periods| !periods.is_empty())
+            .unwrap_or_else(|| {
+                self.periods += 1;
+                [LivePeriod(self.periods)].into()
+            })
+    }
+
+    /// Another reporter reports the source as live.
+    fn replace_reporter(&mut self, name: &str) {
+        self.periods += 1;
+        let periods = [LivePeriod(self.periods)].into();
+        self.set_reported(name, Some(SourceState::Live), periods);
+    }
+
+    /// The reports about these sources do not arrive. The live periods stay in the rig for the next
+    /// report; the selection does not use those of a silent source.
+    fn silence(&mut self, names: &[&str]) {
+        for name in names {
+            if let Some(reports) = self.reported.get_mut(&source(name)) {
+                reports.state = None;
+                reports.is_overdue = true;
+            }
+        }
         self.observe();
     }
 
-    fn hear(&mut self, update: OddsUpdate) {
-        self.hear_as(update, Standing::Current);
+    fn set_reported(
+        &mut self,
+        name: &str,
+        state: Option<SourceState>,
+        live_periods: BTreeSet<LivePeriod>,
+    ) {
+        let reports = CurrentReports {
+            state,
+            live_periods,
+            is_overdue: false,
+        };
+        self.reported.insert(source(name), reports);
+        self.observe();
     }
 
-    fn hear_as(&mut self, update: OddsUpdate, standing: Standing) {
+    fn read(&mut self, update: OddsUpdate) {
+        self.read_as(update, Standing::Current);
+    }
+
+    fn read_as(&mut self, update: OddsUpdate, standing: Standing) {
         let heard = self.heard(update, standing);
+        self.receive(heard);
+    }
+
+    fn receive(&mut self, heard: SourceUpdate) {
         let effects = self.selection.receive(heard, self.now);
         self.record(effects);
+    }
+
+    /// Reads a record again that was committed before.
+    fn replay(&mut self, heard: SourceUpdate) {
+        let heard = SourceUpdate {
+            is_replayed: true,
+            ..heard
+        };
+        let effects = self.selection.receive(heard, self.now);
+        assert_eq!(effects, []);
     }
 
     fn heard(&self, update: OddsUpdate, standing: Standing) -> SourceUpdate {
         SourceUpdate {
             update: Arc::new(update),
+            partition: 0,
+            published_at: self.clock(),
             heard_at: self.now,
             standing,
+            is_replayed: false,
         }
     }
 
@@ -150,10 +280,10 @@ fn open(update: &OddsUpdate) -> (&str, MarketStatus, u32) {
 fn owner_is_shown_unchanged() {
     let mut rig = Rig::new();
     for time in 1..5 {
-        rig.hear(word("a", 2 * time));
-        rig.hear(word("b", 2 * time + 1));
+        rig.read(update_of("a", 2 * time));
+        rig.read(update_of("b", 2 * time + 1));
     }
-    let expected: Vec<_> = (1..5).map(|time| word("a", 2 * time)).collect();
+    let expected: Vec<_> = (1..5).map(|time| update_of("a", 2 * time)).collect();
     let published: Vec<_> = rig.published.iter().map(|one| (**one).clone()).collect();
     assert_eq!(published, expected);
 }
@@ -162,85 +292,85 @@ fn owner_is_shown_unchanged() {
 #[test]
 fn lost_owner_is_followed_by_next_source() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 10));
-    rig.hear(word("b", 1));
+    rig.read(update_of("a", 10));
+    rig.read(update_of("b", 1));
     rig.report("a", SourceState::Stale);
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
     assert_eq!(rig.count(&Effect::Moved(FailoverCause::Lost)), 1);
-    // Its own revision is earlier than what was published, and so is that of its next word.
-    rig.hear(word("b", 2));
-    assert_eq!(rig.shown(), open(&word("b", 2)));
-    rig.hear(word("b", 20));
-    assert_eq!(**rig.published.last().unwrap(), word("b", 20));
-    // Late words of the lost source change nothing.
-    rig.hear(word("a", 30));
-    assert_eq!(rig.shown(), open(&word("b", 20)));
+    // Its own revision is earlier than what was published, and so is that of its next update.
+    rig.read(update_of("b", 2));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
+    rig.read(update_of("b", 20));
+    assert_eq!(**rig.published.last().unwrap(), update_of("b", 20));
+    // Late updates of the lost source change nothing.
+    rig.read(update_of("a", 30));
+    assert_eq!(rig.shown(), open(&update_of("b", 20)));
 }
 
 #[test]
 fn state_that_is_too_old_does_not_follow() {
     let mut rig = Rig::new();
-    rig.hear(word("b", 1));
-    rig.hear(word("a", 2));
+    rig.read(update_of("b", 1));
+    rig.read(update_of("a", 2));
     rig.wait(30);
     rig.report("a", SourceState::Stale);
     assert_eq!(
         rig.shown(),
-        ("a", MarketStatus::Suspended, price(&word("a", 2)))
+        ("a", MarketStatus::Suspended, price(&update_of("a", 2)))
     );
     assert_eq!(rig.count(&Effect::Refused(FailoverRefusal::TooOld)), 1);
     assert_eq!(rig.count(&Effect::Withdrawn), 1);
-    rig.hear(word("b", 3));
-    assert_eq!(rig.shown(), open(&word("b", 3)));
+    rig.read(update_of("b", 3));
+    assert_eq!(rig.shown(), open(&update_of("b", 3)));
 }
 
 /// F2 and F3: a source gets its markets back after thirty seconds of unbroken life.
 #[test]
 fn market_goes_back_after_unbroken_life() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear(word("b", 2));
+    rig.read(update_of("a", 1));
+    rig.read(update_of("b", 2));
     rig.report("a", SourceState::Stale);
     rig.report("a", SourceState::Live);
-    rig.hear(word("a", 3));
+    rig.read(update_of("a", 3));
     rig.wait(10);
     rig.report("a", SourceState::Stale);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
     rig.report("a", SourceState::Live);
-    rig.hear(word("a", 4));
+    rig.read(update_of("a", 4));
     rig.wait(29);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
     rig.wait(1);
-    assert_eq!(rig.shown(), open(&word("a", 4)));
+    assert_eq!(rig.shown(), open(&update_of("a", 4)));
     assert_eq!(rig.count(&Effect::Moved(FailoverCause::Back)), 1);
 }
 
-/// What a source said before it was lost is not vouched for when it is back.
+/// What a source sent before it was lost does not count when it is back.
 #[test]
-fn market_goes_back_only_after_new_word() {
+fn market_goes_back_only_after_new_update() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear(word("b", 2));
+    rig.read(update_of("a", 1));
+    rig.read(update_of("b", 2));
     rig.report("a", SourceState::Stale);
     rig.report("a", SourceState::Live);
     rig.wait(60);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
-    // A repetition is a word.
-    rig.hear(word("a", 1));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
+    // A repetition is an update.
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
 }
 
 #[test]
-fn withdrawn_market_waits_for_word() {
+fn withdrawn_market_waits_for_update() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.report("a", SourceState::Stale);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.report("a", SourceState::Recovering);
-    rig.hear(word("a", 2));
+    rig.read(update_of("a", 2));
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.report("a", SourceState::Live);
-    assert_eq!(rig.shown(), open(&word("a", 2)));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
     rig.report("a", SourceState::Stale);
     rig.report("a", SourceState::Live);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
@@ -250,24 +380,24 @@ fn withdrawn_market_waits_for_word() {
 #[test]
 fn suspension_is_not_failed_over() {
     let mut rig = Rig::new();
-    rig.hear(word("b", 1));
-    rig.hear(suspended(word("a", 2)));
-    rig.hear(word("b", 3));
+    rig.read(update_of("b", 1));
+    rig.read(suspended(update_of("a", 2)));
+    rig.read(update_of("b", 3));
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
-    rig.hear_as(suspended(word("a", 4)), Standing::Unvouched);
-    assert_eq!(rig.shown(), open(&word("b", 3)), "the platform's own");
+    rig.read_as(suspended(update_of("a", 4)), Standing::Unvouched);
+    assert_eq!(rig.shown(), open(&update_of("b", 3)), "the platform's own");
 }
 
 #[test]
 fn ended_market_is_not_reopened() {
     let mut rig = Rig::new();
-    rig.hear(OddsUpdate {
+    rig.read(OddsUpdate {
         status: MarketStatus::Settled,
-        ..word("a", 1)
+        ..update_of("a", 1)
     });
-    rig.hear(word("b", 2));
+    rig.read(update_of("b", 2));
     rig.report("a", SourceState::Stale);
-    rig.hear(word("b", 3));
+    rig.read(update_of("b", 3));
     assert_eq!(rig.published.len(), 1);
     rig.selection.sweep(3_600 * SECOND, rig.now);
     assert_eq!(rig.selection.markets(), 0);
@@ -277,62 +407,62 @@ fn ended_market_is_not_reopened() {
 #[test]
 fn handed_over_market_moves_or_is_suspended() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
-    rig.hear(word("b", 2));
+    rig.read(update_of("a", 1));
+    rig.read(update_of("b", 2));
     rig.wait(100);
-    rig.hear_as(suspended(word("a", 3)), Standing::HandedOver);
-    assert_eq!(rig.shown(), open(&word("b", 2)), "whatever its age");
+    rig.read_as(suspended(update_of("a", 3)), Standing::HandedOver);
+    assert_eq!(rig.shown(), open(&update_of("b", 2)), "at any age");
     assert_eq!(rig.count(&Effect::Moved(FailoverCause::HandedOver)), 1);
-    rig.hear_as(word("b", 4), Standing::HandedOver);
+    rig.read_as(update_of("b", 4), Standing::HandedOver);
     assert_eq!(
         rig.shown(),
-        ("b", MarketStatus::Suspended, price(&word("b", 4)))
+        ("b", MarketStatus::Suspended, price(&update_of("b", 4)))
     );
-    rig.hear(word("a", 5));
-    assert_eq!(rig.shown(), open(&word("a", 5)));
+    rig.read(update_of("a", 5));
+    assert_eq!(rig.shown(), open(&update_of("a", 5)));
 }
 
 /// F6: bets refer to selections by their ids.
 #[test]
 fn other_selections_are_refused() {
     let mut rig = Rig::new();
-    let mut other = word("b", 2);
+    let mut other = update_of("b", 2);
     other.selections.pop();
-    rig.hear(word("a", 1));
-    rig.hear(other.clone());
+    rig.read(update_of("a", 1));
+    rig.read(other.clone());
     rig.report("a", SourceState::Stale);
     assert_eq!(
         rig.shown(),
-        ("a", MarketStatus::Suspended, price(&word("a", 1)))
+        ("a", MarketStatus::Suspended, price(&update_of("a", 1)))
     );
-    other.revision = word("b", 3).revision;
-    rig.hear(other);
+    other.revision = update_of("b", 3).revision;
+    rig.read(other);
     let refused = Effect::Refused(FailoverRefusal::Selections);
     assert_eq!(rig.count(&refused), 1, "once for each cause");
-    rig.hear(word("b", 4));
-    assert_eq!(rig.shown(), open(&word("b", 4)));
+    rig.read(update_of("b", 4));
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
 }
 
 #[test]
 fn unlisted_sources_rank_last() {
     let mut rig = Rig::new();
-    rig.hear(word("d", 1));
-    rig.hear(word("c", 2));
+    rig.read(update_of("d", 1));
+    rig.read(update_of("c", 2));
     assert_eq!(rig.shown().0, "c", "by name");
-    rig.hear(word("b", 3));
+    rig.read(update_of("b", 3));
     assert_eq!(rig.shown().0, "b");
-    rig.hear(word("d", 4));
+    rig.read(update_of("d", 4));
     assert_eq!(rig.shown().0, "b");
 }
 
 #[test]
 fn late_records_and_further_sources_are_dropped() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 2));
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 2));
+    rig.read(update_of("a", 1));
     assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
     for number in 0..MAX_SOURCES {
-        rig.hear(word(&format!("c{number}"), 3));
+        rig.read(update_of(&format!("c{number}"), 3));
     }
     let dropped = Effect::Dropped(DroppedRecord::TooManySources);
     assert_eq!(rig.count(&dropped), 1);
@@ -343,10 +473,10 @@ fn late_records_and_further_sources_are_dropped() {
 fn new_market_of_lost_source_is_suspended() {
     let mut rig = Rig::new();
     rig.report("a", SourceState::Stale);
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     assert_eq!(
         rig.shown(),
-        ("a", MarketStatus::Suspended, price(&word("a", 1)))
+        ("a", MarketStatus::Suspended, price(&update_of("a", 1)))
     );
 }
 
@@ -355,24 +485,71 @@ fn new_market_of_lost_source_is_suspended() {
 fn unreported_source_counts_as_live() {
     let mut rig = Rig::starting(&[]);
     rig.wait(60);
-    rig.hear(word("b", 1));
-    rig.hear(word("a", 2));
+    rig.read(update_of("b", 1));
+    rig.read(update_of("a", 2));
     rig.wait(60);
-    assert_eq!(rig.shown(), open(&word("a", 2)));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
+}
+
+/// The published state does not show that a market was handed over, so it is kept.
+#[test]
+fn hand_over_is_remembered_while_idle() {
+    let mut rig = Rig::new();
+    rig.read(update_of("a", 1));
+    rig.read_as(suspended(update_of("a", 2)), Standing::HandedOver);
+    rig.now += 3_600 * SECOND;
+    rig.selection.sweep(SECOND, rig.now);
+    assert_eq!(rig.selection.markets(), 1);
+    rig.read(update_of("b", 1));
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
+    // Its owner offers it now.
+    rig.selection.sweep(SECOND, rig.now + SECOND);
+    assert_eq!(rig.selection.markets(), 0);
+}
+
+#[test]
+fn remembered_hand_overs_are_bounded() {
+    let mut rig = Rig::new();
+    let clock = rig.clock();
+    let events = MAX_IDLE_HANDED_OVER as u32 + 3;
+    for number in 0..events {
+        let mut handed_over = suspended(update_of("a", 1));
+        handed_over.event_id = EventId::new(&format!("E{number}")).unwrap();
+        let complete = PublishedStates {
+            updates: Vec::new(),
+            is_complete: true,
+        };
+        let event = handed_over.event_id.clone();
+        let _ = rig.selection.load(&event, 0, complete, rig.now, clock);
+        rig.now += Duration::from_millis(1);
+        let heard = rig.heard(handed_over, Standing::HandedOver);
+        let _ = rig.selection.receive(heard, rig.now);
+    }
+    rig.selection.sweep(SECOND, rig.now + 2 * SECOND);
+    assert_eq!(rig.selection.markets(), MAX_IDLE_HANDED_OVER);
+    let forgotten = |number: u32| {
+        let mut update = update_of("a", 1);
+        update.event_id = EventId::new(&format!("E{number}")).unwrap();
+        rig.selection.needs(&update)
+    };
+    assert!(
+        forgotten(0) && forgotten(2) && !forgotten(3),
+        "the oldest ones"
+    );
 }
 
 #[test]
 fn idle_and_revoked_events_are_forgotten() {
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.selection.forget(&[1]);
     assert_eq!(rig.selection.markets(), 1);
     rig.selection.sweep(SECOND, rig.now);
     assert_eq!(rig.selection.markets(), 1);
     rig.selection.sweep(SECOND, rig.now + SECOND);
-    assert!(rig.selection.needs(&word("a", 1).event_id));
+    assert!(rig.selection.needs(&update_of("a", 1)));
     let mut rig = Rig::new();
-    rig.hear(word("a", 1));
+    rig.read(update_of("a", 1));
     rig.selection.forget(&[0]);
     assert_eq!(rig.selection.markets(), 0);
 }

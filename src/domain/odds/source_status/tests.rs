@@ -128,3 +128,50 @@ fn new_source_stays_new_for_later_readers() {
     reports.record(report("2", SourceState::Recovering), Some(now));
     assert_eq!(state(&reports, now), Some(SourceState::Recovering));
 }
+
+/// A reporter that is silent and goes on vouches for everything in between; one that has reported
+/// anything else, or that is another one, does not.
+#[test]
+fn live_period_ends_with_another_state_or_reporter() {
+    use SourceState::{Live, Stale};
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    let mut reports = SourceReports::new(SILENCE);
+    let period = |reports: &SourceReports, now| {
+        let current = reports.current(now).remove(&source()).unwrap();
+        current.live_periods.into_iter().collect::<Vec<_>>()
+    };
+    reports.record(report("1", Live), Some(start));
+    let first = period(&reports, start);
+    assert_eq!(first.len(), 1);
+    assert_eq!(period(&reports, after(3)), []);
+    reports.record(report("1", Live), Some(after(100)));
+    assert_eq!(period(&reports, after(100)), first);
+    reports.record(report("2", Live), Some(after(100)));
+    assert_eq!(period(&reports, after(100)).len(), 2);
+    reports.record(report("1", Stale), Some(after(101)));
+    reports.record(report("1", Live), Some(after(102)));
+    assert!(!period(&reports, after(102)).contains(&first[0]));
+    // The topic is read again, and holds a state that was missed.
+    let before = period(&reports, after(102));
+    reports.record(report("1", Stale), None);
+    reports.record(report("1", Live), Some(after(102)));
+    assert_ne!(period(&reports, after(102)), before);
+}
+
+#[test]
+fn silence_is_no_reported_state() {
+    let start = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    let current = |reports: &SourceReports, now| reports.current(now).remove(&source()).unwrap();
+    reports.record(report("1", SourceState::Stale), Some(start));
+    assert_eq!(current(&reports, start).state, Some(SourceState::Stale));
+    assert!(!current(&reports, start).is_overdue);
+    let late = current(&reports, start + SILENCE / 2);
+    assert_eq!(
+        (late.state, late.is_overdue),
+        (Some(SourceState::Stale), true)
+    );
+    let silent = current(&reports, start + SILENCE);
+    assert_eq!((silent.state, silent.is_overdue), (None, true));
+}

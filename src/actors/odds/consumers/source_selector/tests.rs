@@ -1,13 +1,16 @@
-use super::*;
+use std::sync::atomic::Ordering;
+
 use actix::prelude::*;
 
+use super::*;
+
 use crate::actors::odds::consumers::testing::{future_update, record, settings};
-use crate::actors::odds::messages::SourcesReported;
-use crate::actors::testing::probe_edges;
+use crate::actors::odds::messages::ReportsRead;
+use crate::actors::testing::{ProbeStore, probe_edges};
 use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::{ConsumerEvent, dead_letter};
 use crate::domain::ids::Source;
-use crate::domain::odds::source_status::{SourceState, SourceStatus};
+use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::update;
 use crate::runtime::drain::Drain;
@@ -20,7 +23,8 @@ struct Rig {
     selected: Box<dyn Subscription>,
     dead: EmbeddedTopic,
     selector: Addr<DrainableTask>,
-    sources: Addr<reported_sources::SourcesReceiver>,
+    reports: Addr<latest_reports::ReportsReceiver>,
+    store: Arc<ProbeStore>,
     metrics: ProcessorMetrics,
 }
 
@@ -28,7 +32,7 @@ fn source(name: &str) -> Source {
     Source::new(name).unwrap()
 }
 
-fn word(from: &str, time: i64) -> OddsUpdate {
+fn update_of(from: &str, time: i64) -> OddsUpdate {
     OddsUpdate {
         source: source(from),
         ..update(1, time, time)
@@ -37,18 +41,20 @@ fn word(from: &str, time: i64) -> OddsUpdate {
 
 impl Rig {
     fn new(odds_capacity: usize) -> Rig {
-        let raw = EmbeddedTopic::new("raw", 2, 100);
+        let raw = EmbeddedTopic::new("raw", 2, 20_000);
         let odds = EmbeddedTopic::new("odds", 2, odds_capacity);
         let selected = odds.subscribe("g").unwrap();
         let dead = EmbeddedTopic::new("dead", 1, 100);
         let metrics = ProcessorMetrics::new().unwrap();
-        let reported = Arc::new(ReportedSources::default());
-        let sources = reported.receiver().start();
+        let latest = Arc::new(LatestReports::default());
+        let reports = latest.receiver().start();
+        let probe = probe_edges();
+        let store = probe.store.clone();
         let edges = SelectorEdges {
             odds: Arc::new(odds.clone()),
             dead_letters: Arc::new(dead.clone()),
-            published: Arc::into_inner(probe_edges().edges).unwrap().source,
-            sources: reported,
+            published: Arc::into_inner(probe.edges).unwrap().source,
+            reports: latest,
         };
         let rules = SelectorRules {
             failover: FailoverRules {
@@ -67,7 +73,8 @@ impl Rig {
             selected,
             dead,
             selector: task.start(),
-            sources,
+            reports,
+            store,
             metrics,
         }
     }
@@ -78,9 +85,14 @@ impl Rig {
     }
 
     async fn report(&self, name: &str, state: SourceState) {
-        let status = SourceStatus { state, at: None };
-        let states = [(source(name), status)].into();
-        self.sources.send(SourcesReported(states)).await.unwrap();
+        let is_live = state == SourceState::Live;
+        let reports = CurrentReports {
+            state: Some(state),
+            live_periods: is_live.then_some(LivePeriod(1)).into_iter().collect(),
+            is_overdue: false,
+        };
+        let reports = [(source(name), reports)].into();
+        self.reports.send(ReportsRead(reports)).await.unwrap();
     }
 
     async fn next(&mut self) -> OddsUpdate {
@@ -98,13 +110,13 @@ impl Rig {
 async fn lost_source_is_replaced_without_another_record() {
     let mut rig = Rig::new(100);
     rig.report("a", SourceState::Live).await;
-    rig.send(word("a", 2)).await;
-    rig.send(word("b", 1)).await;
-    assert_eq!(rig.next().await, word("a", 2));
+    rig.send(update_of("a", 2)).await;
+    rig.send(update_of("b", 1)).await;
+    assert_eq!(rig.next().await, update_of("a", 2));
     until("both are known", || rig.raw.depth() == 0).await;
     rig.report("a", SourceState::Stale).await;
     let shown = rig.next().await;
-    assert_eq!(shown.selections, word("b", 1).selections);
+    assert_eq!(shown.selections, update_of("b", 1).selections);
     assert_eq!(
         (shown.source, shown.status),
         (source("b"), MarketStatus::Open)
@@ -117,14 +129,14 @@ async fn lost_source_is_replaced_without_another_record() {
 #[actix_web::test]
 async fn handed_over_market_is_read_from_header() {
     let mut rig = Rig::new(100);
-    let mut last = record(word("a", 3).to_json());
+    let mut last = record(update_of("a", 3).to_json());
     let header = (HANDED_OVER.to_owned(), Bytes::from_static(b"1"));
     last.headers.push(header);
-    rig.send(word("a", 1)).await;
-    rig.send(word("b", 2)).await;
+    rig.send(update_of("a", 1)).await;
+    rig.send(update_of("b", 2)).await;
     rig.raw.publish(vec![last]).await.unwrap();
-    assert_eq!(rig.next().await, word("a", 1));
-    assert_eq!(rig.next().await, word("b", 2));
+    assert_eq!(rig.next().await, update_of("a", 1));
+    assert_eq!(rig.next().await, update_of("b", 2));
 }
 
 /// A record is committed only after the odds topic has accepted what follows from it.
@@ -132,13 +144,13 @@ async fn handed_over_market_is_read_from_header() {
 async fn full_odds_topic_holds_records_back() {
     let mut rig = Rig::new(1);
     for time in 1..=5 {
-        rig.send(word("a", time)).await;
+        rig.send(update_of("a", time)).await;
     }
     until("the topic is full", || rig.odds.depth() == 1).await;
     assert!(rig.raw.depth() > 0);
     let drained = rig.selector.send(Drain);
     for time in 1..=5 {
-        assert_eq!(rig.next().await, word("a", time));
+        assert_eq!(rig.next().await, update_of("a", time));
     }
     drained.await.unwrap();
     assert_eq!(rig.raw.depth(), 0);
@@ -150,8 +162,8 @@ async fn unreadable_records_become_dead_letters() {
     let mut letters = rig.dead.subscribe("g").unwrap();
     let payloads = ["{garbage".to_owned(), future_update(1).to_json()];
     rig.raw.publish(payloads.map(record).into()).await.unwrap();
-    rig.send(word("a", 1)).await;
-    assert_eq!(rig.next().await, word("a", 1));
+    rig.send(update_of("a", 1)).await;
+    assert_eq!(rig.next().await, update_of("a", 1));
     rig.selector.send(Drain).await.unwrap();
     let ConsumerEvent::Records(dead) = letters.next_batch(9, Duration::ZERO).await.unwrap() else {
         panic!("revoked")
@@ -168,12 +180,12 @@ async fn unreadable_records_become_dead_letters() {
 }
 
 #[test]
-fn words_carry_their_headers() {
+fn updates_carry_their_headers() {
     let records: Vec<_> = ["", HANDED_OVER, UNVOUCHED]
         .into_iter()
         .zip(0..)
         .map(|(header, offset)| {
-            let mut record = record(word("a", 1).to_json());
+            let mut record = record(update_of("a", 1).to_json());
             let header = (header.to_owned(), Bytes::from_static(b"1"));
             record.headers.push(header);
             Record {
@@ -186,13 +198,45 @@ fn words_carry_their_headers() {
         .collect();
     // The first record has no readable update.
     let positioned = |position| PositionedUpdate {
-        update: word("a", 1),
+        update: update_of("a", 1),
         partition: 0,
         position,
     };
-    let heard: Vec<_> = heard(&records, vec![positioned(1), positioned(2)])
+    let heard: Vec<_> = heard(&records, vec![positioned(1), positioned(2)], false)
         .map(|heard| heard.standing)
         .collect();
     assert_eq!(heard, [Standing::HandedOver, Standing::Unvouched]);
     assert_eq!(standing(&records[0]), Standing::Current);
+}
+
+/// While the database is away it is unknown whether, and how, a market was published.
+#[actix_web::test]
+async fn records_wait_for_published_state() {
+    let mut rig = Rig::new(100);
+    rig.store.down.store(true, Ordering::SeqCst);
+    rig.send(update_of("a", 1)).await;
+    rig.send(update_of("a", 2)).await;
+    until("both are held", || rig.metrics.failover_held.get() == 2).await;
+    assert_eq!((rig.raw.depth(), rig.odds.depth()), (2, 0), "not committed");
+    rig.store.down.store(false, Ordering::SeqCst);
+    assert_eq!(rig.next().await, update_of("a", 1));
+    assert_eq!(rig.next().await, update_of("a", 2));
+    until("all is committed", || rig.raw.depth() == 0).await;
+    assert_eq!(rig.metrics.failover_held.get(), 0);
+}
+
+/// The records that are held are bounded: with more, nothing is read.
+#[actix_web::test]
+async fn too_many_held_records_stop_the_reading() {
+    let mut rig = Rig::new(20_000);
+    rig.store.down.store(true, Ordering::SeqCst);
+    let records = (0..MAX_HELD as i64 + 20).map(|time| record(update_of("a", time).to_json()));
+    rig.raw.publish(records.collect()).await.unwrap();
+    let failed = rig.metrics.errors.with_label_values(&["load"]);
+    until("nothing more is held", || failed.get() > 0).await;
+    assert_eq!(rig.metrics.failover_held.get(), MAX_HELD as i64);
+    rig.store.down.store(false, Ordering::SeqCst);
+    for time in 0..MAX_HELD as i64 + 20 {
+        assert_eq!(rig.next().await, update_of("a", time));
+    }
 }

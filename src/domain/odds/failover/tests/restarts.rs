@@ -1,50 +1,51 @@
 //! A process that takes over the markets of another one.
 
+use proptest::prelude::*;
+
 use super::*;
 
-/// A restarted process hears the first reports after a moment.
+/// A restarted process reads the first reports after a moment.
 #[test]
 fn start_does_not_take_sources_for_lost() {
-    let published = [Arc::new(word("a", 1))];
+    let published = [Arc::new(update_of("a", 1))];
     let mut rig = Rig::starting(&published);
     rig.report("a", SourceState::Stale);
-    rig.hear(word("b", 2));
-    assert_eq!(rig.shown(), open(&word("a", 1)));
+    rig.read(update_of("b", 2));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
     rig.wait(5);
-    assert_eq!(rig.shown(), open(&word("b", 2)));
+    assert_eq!(rig.shown(), open(&update_of("b", 2)));
 }
 
 #[test]
 fn published_owner_stays_after_restart() {
     // The clock of b is late: its state was published with a later revision than its own.
-    let mut shown = word("b", 3);
-    shown.revision = word("a", 10).revision;
+    let mut shown = update_of("b", 3);
+    shown.revision.updated_at = update_of("a", 10).revision.updated_at;
     let mut rig = Rig::starting(&[Arc::new(shown)]);
     for time in 1..=3 {
-        let heard = rig.heard(word("b", time), Standing::Current);
-        rig.selection.replay(heard, rig.now);
+        rig.replay(rig.heard(update_of("b", time), Standing::Current));
     }
-    rig.wait(1);
+    rig.wait(3);
     assert_eq!(rig.published.len(), 1, "it is published already");
-    rig.hear(word("b", 2));
+    rig.read(update_of("b", 2));
     assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
-    rig.hear(word("b", 4));
-    assert_eq!(rig.shown(), open(&word("b", 4)));
-    assert!(rig.published[1].revision > word("a", 10).revision);
+    rig.read(update_of("b", 4));
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
+    assert!(rig.published[1].revision > update_of("a", 10).revision);
 }
 
 /// Without the replay the next state would be unknown until its source speaks again.
 #[test]
 fn replayed_state_follows_lost_owner() {
-    let mut rig = Rig::starting(&[Arc::new(word("a", 2))]);
-    for word in [word("b", 1), word("a", 1), word("a", 2)] {
-        let heard = rig.heard(word, Standing::Current);
-        rig.selection.replay(heard, rig.now);
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 2))]);
+    for update in [update_of("b", 1), update_of("a", 1), update_of("a", 2)] {
+        rig.replay(rig.heard(update, Standing::Current));
     }
     rig.report("a", SourceState::Live);
     assert_eq!(rig.published.len(), 1);
     rig.report("a", SourceState::Stale);
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    rig.wait(3);
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
 }
 
 /// A process takes over partitions while their sources are lost already.
@@ -53,61 +54,293 @@ fn source_lost_before_replay_is_followed() {
     let mut rig = Rig::starting(&[]);
     rig.report("a", SourceState::Live);
     rig.report("a", SourceState::Stale);
-    let event = word("a", 1).event_id;
-    let clock = Timestamp::from_micros(0).unwrap();
-    let shown = Arc::new(word("a", 2));
-    rig.published.push(shown.clone());
-    rig.selection.load(&event, 0, [shown], rig.now, clock);
-    for word in [word("b", 1), word("a", 2)] {
-        let heard = rig.heard(word, Standing::Current);
-        rig.selection.replay(heard, rig.now);
+    rig.selection.forget(&[0]);
+    rig.load(&[Arc::new(update_of("a", 2))], true);
+    for update in [update_of("b", 1), update_of("a", 2)] {
+        rig.replay(rig.heard(update, Standing::Current));
     }
-    rig.observe();
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    rig.wait(3);
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
 }
 
 #[test]
 fn replayed_hand_over_is_remembered() {
-    let shown = Arc::new(suspended(word("a", 2)));
+    let shown = Arc::new(suspended(update_of("a", 2)));
     let mut rig = Rig::starting(std::slice::from_ref(&shown));
-    let heard = rig.heard((*shown).clone(), Standing::HandedOver);
-    rig.selection.replay(heard, rig.now);
-    rig.hear(word("b", 1));
-    assert_eq!(rig.shown(), open(&word("b", 1)));
+    rig.replay(rig.heard((*shown).clone(), Standing::HandedOver));
+    rig.read(update_of("b", 1));
+    rig.wait(3);
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
 }
 
-/// The suspension of a lost source is kept until its next word, although the open state before it
+/// The suspension of a lost source is kept until its next update, although the open state before it
 /// is read again.
 #[test]
 fn replay_does_not_reopen_withdrawn_market() {
-    let mut shown = suspended(word("a", 1));
+    let mut shown = suspended(update_of("a", 1));
     shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
     let mut rig = Rig::starting(&[Arc::new(shown)]);
-    let heard = rig.heard(word("a", 1), Standing::Current);
-    rig.selection.replay(heard, rig.now);
+    rig.replay(rig.heard(update_of("a", 1), Standing::Current));
     rig.report("a", SourceState::Live);
     rig.wait(60);
     assert_eq!(rig.published.len(), 1);
-    rig.hear(word("a", 2));
-    assert_eq!(rig.shown(), open(&word("a", 2)));
+    rig.read(update_of("a", 2));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
 }
 
-/// More may have been published than was loaded. What replaces it is not before the start.
+/// More may have been published than was loaded. What replaces it is not before the decision.
 #[test]
 fn new_owner_follows_everything_published_before() {
-    let now = Instant::now();
-    let clock = word("a", 100).revision.updated_at;
-    let lives = SourceLives::new(SECOND, GRACE, now);
-    let mut market = MarketSources::restored(Arc::new(word("a", 5)), true, now, clock);
-    let heard = SourceUpdate {
-        update: Arc::new(word("b", 1)),
-        heard_at: now,
-        standing: Standing::Current,
-    };
-    market.receive(heard).unwrap();
-    market.lose(&source("a"));
-    let decision = market.decide(&rules(), &lives, now);
-    let published = decision.publish.unwrap();
+    let clock = update_of("a", 100).revision.updated_at;
+    let mut rig = Rig::starting_at(Instant::now(), clock, &[Arc::new(update_of("a", 5))]);
+    rig.report("a", SourceState::Live);
+    rig.replay(rig.heard(update_of("b", 1), Standing::Current));
+    rig.report("a", SourceState::Stale);
+    rig.wait(3);
+    let published = rig.published.last().unwrap();
     assert_eq!(published.source, source("b"));
-    assert_eq!(published.revision.updated_at, clock);
+    assert!(published.revision.updated_at > clock);
+}
+
+/// What was handled and not committed is read again. An older price of the owner must not be
+/// published once more, although its revision is unknown.
+#[test]
+fn handled_records_are_not_published_again() {
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 5))]);
+    for time in [3, 4, 5] {
+        rig.read(update_of("a", time));
+    }
+    rig.wait(10);
+    assert_eq!(rig.published.len(), 1);
+    rig.read(update_of("a", 6));
+    assert_eq!(**rig.published.last().unwrap(), update_of("a", 6));
+    assert_eq!(rig.published.len(), 2);
+}
+
+/// The state that was published with a later revision is found by its content: an earlier record
+/// with a lower revision is not taken for it.
+#[test]
+fn own_revision_belongs_to_published_content() {
+    let mut shown = update_of("b", 3);
+    shown.revision.updated_at = update_of("a", 10).revision.updated_at;
+    let mut rig = Rig::starting(&[Arc::new(shown)]);
+    for time in 1..=4 {
+        rig.replay(rig.heard(update_of("b", time), Standing::Current));
+    }
+    rig.wait(3);
+    // It was handled, and the loaded state does not show it.
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
+    rig.read(update_of("b", 4));
+    assert_eq!(rig.published.len(), 2, "a repetition");
+}
+
+/// A repetition opens a withdrawn market after a restart as it does without one.
+#[test]
+fn repetition_opens_withdrawn_market() {
+    let mut shown = suspended(update_of("a", 1));
+    shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
+    let mut rig = Rig::starting(&[Arc::new(shown)]);
+    rig.replay(rig.heard(update_of("a", 1), Standing::Current));
+    rig.wait(3);
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
+}
+
+/// What the source sends after a restart is new if the bus keeps nothing, or long after the process
+/// has taken over.
+#[test]
+fn repetition_counts_where_nothing_is_read_again() {
+    let mut shown = suspended(update_of("a", 1));
+    shown.revision.updated_at = shown.revision.updated_at.later_by(Duration::from_micros(1));
+    let shown = [Arc::new(shown)];
+    let mut rig = Rig::unloaded(Instant::now(), EARLY.parse().unwrap());
+    rig.selection = SourceSelection::new(rules(), GRACE, rig.now).on_memory_bus();
+    rig.load(&shown, true);
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
+
+    let mut rig = Rig::starting(&[]);
+    rig.wait(60);
+    rig.selection.sweep(SECOND, rig.now);
+    rig.load(&shown, true);
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown(), open(&update_of("a", 1)));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A source sends a state: later than its clock by so many seconds, if not 0.
+    Update {
+        from: Sender,
+        ahead: i64,
+        standing: Standing,
+    },
+    State(Sender, SourceState),
+    Silence(Sender),
+}
+
+/// How far the clocks of the sources are ahead of the platform's, in seconds.
+const CLOCKS: [i64; SENDERS.len()] = [3, -5, 0];
+/// The second of the updates at which the tests start.
+const START: i64 = 1_000;
+
+fn any_step() -> impl Strategy<Value = Step> {
+    let from = any_sender();
+    let standing = prop_oneof![
+        6 => Just(Standing::Current),
+        1 => Just(Standing::HandedOver),
+        1 => Just(Standing::Unvouched),
+    ];
+    let state = prop_oneof![
+        1 => Just(SourceState::Stale),
+        1 => Just(SourceState::Recovering),
+        2 => Just(SourceState::Live),
+    ];
+    prop_oneof![
+        8 => (from.clone(), -2i64..=0, standing)
+            .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
+        2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
+        1 => from.prop_map(Step::Silence),
+    ]
+}
+
+/// A process that selects from the beginning, and one that takes over from it.
+struct Succession {
+    first: Rig,
+    second: Rig,
+    log: Vec<SourceUpdate>,
+}
+
+impl Succession {
+    /// Both follow the reports from the beginning.
+    fn new() -> Succession {
+        let (now, clock) = (Instant::now(), update_of("a", START).revision.updated_at);
+        let mut succession = Succession {
+            first: Rig::starting_at(now, clock, &[]),
+            second: Rig::unloaded(now, clock),
+            log: Vec::new(),
+        };
+        for sender in SENDERS {
+            succession.both(|rig| rig.report(sender.name(), SourceState::Live));
+        }
+        succession.both(|rig| rig.wait(60));
+        succession
+    }
+
+    fn both(&mut self, act: impl Fn(&mut Rig)) {
+        act(&mut self.first);
+        act(&mut self.second);
+    }
+
+    /// Takes a step. Returns the record to read, if there is one.
+    fn step(&mut self, step: &Step, millis: u64) -> Option<SourceUpdate> {
+        self.both(|rig| {
+            rig.now += Duration::from_millis(millis);
+            rig.observe_while(false);
+        });
+        match *step {
+            Step::State(source, state) => self.both(|rig| rig.report(source.name(), state)),
+            Step::Silence(source) => self.both(|rig| rig.silence(&[source.name()])),
+            Step::Update {
+                from,
+                ahead,
+                standing,
+            } => {
+                let clock = CLOCKS[from as usize];
+                let passed = self.first.now - self.first.started;
+                let time = START + passed.as_secs() as i64 + clock + ahead;
+                let update = update_of(from.name(), time);
+                // The same revision always has the same status.
+                let update = if time % 2 == 0 {
+                    update
+                } else {
+                    suspended(update)
+                };
+                let heard = self.first.heard(update, standing);
+                self.log.push(heard.clone());
+                return Some(heard);
+            }
+        }
+        None
+    }
+
+    /// The second process takes over. The last records of the log are not committed.
+    fn hand_over(&mut self, uncommitted: usize) {
+        let last = self.first.published.last().cloned();
+        self.second.load(last.as_slice(), true);
+        let committed = self.log.len().saturating_sub(uncommitted);
+        let (committed, rest) = self.log.split_at(committed);
+        committed
+            .iter()
+            .for_each(|heard| self.second.replay(heard.clone()));
+        rest.iter()
+            .for_each(|heard| self.second.receive(heard.clone()));
+    }
+}
+
+proptest! {
+    /// Cut anywhere, with any part read again: a process that takes over publishes what the
+    /// first one would have published, with the same revisions, and repeats nothing else.
+    #[test]
+    fn takeover_changes_no_update(
+        before in proptest::collection::vec((any_step(), 1u64..500), 0..30),
+        uncommitted in 0usize..6,
+        after in proptest::collection::vec((any_step(), 1u64..500), 0..20),
+    ) {
+        let mut succession = Succession::new();
+        for (step, millis) in &before {
+            if let Some(heard) = succession.step(step, *millis) {
+                succession.first.receive(heard);
+            }
+        }
+        let published = succession.first.published.len();
+        succession.hand_over(uncommitted);
+        succession.both(|rig| rig.wait(3));
+        for (step, millis) in &after {
+            if let Some(heard) = succession.step(step, *millis) {
+                succession.both(|rig| rig.receive(heard.clone()));
+            }
+        }
+        let Succession { first, second, .. } = succession;
+        let loaded = usize::from(published > 0);
+        prop_assert_eq!(&second.published[loaded..], &first.published[published..]);
+    }
+
+    /// The same if records wait that the first process did not handle: at the end both show the same.
+    #[test]
+    fn takeover_with_backlog_ends_alike(
+        steps in proptest::collection::vec((any_step(), 1u64..500), 1..40),
+        cut in 0usize..40,
+        uncommitted in 0usize..6,
+    ) {
+        let mut succession = Succession::new();
+        let mut waiting = Vec::new();
+        for (index, (step, millis)) in steps.iter().enumerate() {
+            if index == cut {
+                succession.hand_over(uncommitted);
+            }
+            let Some(heard) = succession.step(step, *millis) else { continue };
+            succession.first.receive(heard.clone());
+            if index >= cut {
+                waiting.push(heard);
+            }
+        }
+        if steps.len() <= cut {
+            succession.hand_over(uncommitted);
+        }
+        for heard in waiting {
+            succession.second.receive(heard);
+        }
+        for sender in SENDERS {
+            succession.both(|rig| rig.report(sender.name(), SourceState::Live));
+        }
+        succession.both(|rig| rig.wait(40));
+        for (sender, time) in SENDERS.into_iter().zip(2 * START..) {
+            succession.both(|rig| rig.read(update_of(sender.name(), time)));
+        }
+        let Succession { first, second, .. } = succession;
+        prop_assert_eq!(first.shown(), second.shown());
+        let last = update_of("a", 2 * START);
+        prop_assert_eq!(first.shown(), open(&last));
+    }
 }
