@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-examples check-migrations compose-secrets bench audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-examples check-migrations compose-secrets bench faults audit audit-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -97,6 +97,22 @@ bench: ## Run all benches and print one table (about 20 minutes; `cargo bench --
 		echo "== $$bench"; $(CARGO) bench --locked --quiet --bench "$$bench" || failed="$$failed $$bench"; done; \
 		$(CARGO) bench --locked --quiet --bench table; \
 		test -z "$$failed" || { echo "failed:$$failed" >&2; exit 1; }'
+
+# How often each fault is made, and how many faults are made at once. A scenario mostly waits, and has
+# its own processes.
+FAULT_RUNS ?= 20
+FAULT_JOBS ?= 3
+FAULT_ROWS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tmp/faults.md
+
+faults: nextest ## Make each fault FAULT_RUNS times (20) on real engines, and print what clients see as a table (about 15 minutes)
+	@mkdir -p $(dir $(FAULT_ROWS)) && : > $(FAULT_ROWS)
+	@TEST_ENGINES=real FAULT_RUNS=$(FAULT_RUNS) FAULT_ROWS=$(FAULT_ROWS) scripts/engines with \
+		$(CARGO) nextest run --locked --no-fail-fast --test it --run-ignored only --test-threads $(FAULT_JOBS) \
+		-E 'test(/^survive::lost_source::faults::/)'; failed=$$?; \
+		echo '| fault | runs | clients know: median | worst | bets taken after that, by the clients | by the supplier | prices are live again: median | worst |'; \
+		echo '|---|---|---|---|---|---|---|---|'; \
+		sort $(FAULT_ROWS); \
+		exit $$failed
 
 # ADVISORIES=if-reachable does not fail if the advisory database cannot be fetched; it says so.
 ADVISORIES ?= required

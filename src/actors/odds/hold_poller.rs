@@ -1,4 +1,5 @@
-//! Reads the holds in force once a second. If they cannot be read, those last read stay in force.
+//! Reads the holds in force once a second. If they cannot be read, those last read stay in force. A
+//! read that hangs is left, and the next one does not wait for it.
 //!
 //! This is for showing what is held. A bet does not depend on it: the transaction that places a bet
 //! reads the holds itself.
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::prelude::*;
+use tokio::sync::Semaphore;
 
 use super::messages::HoldsLoaded;
 use crate::domain::odds::hold::Hold;
@@ -21,8 +23,11 @@ use crate::telemetry::metrics::OddsMetrics;
 
 /// How often the holds are read.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A read that takes longer counts as failed.
+/// A read that takes longer has failed, and is not waited for any more.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How many reads may run at once. A read that is not waited for any more keeps its thread until the
+/// database ends it.
+const MAX_READS: usize = 4;
 
 /// Whether the holds are known.
 #[derive(Debug)]
@@ -64,8 +69,9 @@ pub(crate) struct HoldPoller {
     health: Arc<HoldHealth>,
     metrics: OddsMetrics,
     known: KnownHolds,
-    /// When the read in flight began.
-    reading_since: Option<Timestamp>,
+    /// Whether a read is waited for.
+    is_reading: bool,
+    turns: Arc<Semaphore>,
 }
 
 impl HoldPoller {
@@ -87,7 +93,8 @@ impl HoldPoller {
             health: Arc::new(health),
             metrics,
             known: KnownHolds::default(),
-            reading_since: None,
+            is_reading: false,
+            turns: Arc::new(Semaphore::new(MAX_READS)),
         }
     }
 
@@ -100,21 +107,16 @@ impl HoldPoller {
         let now = self.clock.now();
         // Holds also end while the database cannot be read.
         self.send(now);
-        if let Some(since) = self.reading_since {
-            if since.later_by(READ_TIMEOUT) <= now {
-                let problem = format!("the database has not responded for {READ_TIMEOUT:?}");
-                self.health.reads.record_failure(&problem);
-            }
+        if std::mem::replace(&mut self.is_reading, true) {
             return;
         }
-        self.reading_since = Some(now);
-        let store = self.store.clone();
-        let reading = blocking(move || store.holds(Some(now))).into_actor(self);
-        context.spawn(reading.map(|read, poller, _| poller.finish(read)));
+        let reading = read(self.store.clone(), now, self.turns.clone(), READ_TIMEOUT);
+        let finished = reading.into_actor(self);
+        context.spawn(finished.map(|read, poller, _| poller.finish(read)));
     }
 
     fn finish(&mut self, read: Result<Vec<StoredHold>, StoreError>) {
-        self.reading_since = None;
+        self.is_reading = false;
         self.health.reads.record(&read);
         match read {
             Ok(stored) => {
@@ -138,6 +140,28 @@ impl HoldPoller {
             self.known.sent = Some(holds);
         }
     }
+}
+
+/// Reads the holds in force, within a time limit. Waiting for a turn is part of that time.
+async fn read(
+    store: Arc<dyn HoldStore>,
+    now: Timestamp,
+    turns: Arc<Semaphore>,
+    limit: Duration,
+) -> Result<Vec<StoredHold>, StoreError> {
+    let reading = async {
+        let turn = turns.acquire_owned().await;
+        blocking(move || {
+            let _turn = turn;
+            store.holds(Some(now))
+        })
+        .await
+    };
+    let late = |_| StoreError::Unavailable(format!("the database has not responded for {limit:?}"));
+    tokio::time::timeout(limit, reading)
+        .await
+        .map_err(late)
+        .flatten()
 }
 
 impl Actor for HoldPoller {

@@ -1,12 +1,13 @@
 //! Rows of holds.
 
-use diesel::Queryable;
+use diesel::{Queryable, Selectable};
 
 use super::{Time, line, line_text, parsed, unreadable};
 use crate::domain::ids::MarketKey;
 use crate::domain::odds::hold::{Hold, HoldScope};
 use crate::store::StoreError;
 use crate::store::holds::{HoldStep, StoredHold};
+use crate::store::sqlite::schema::holds;
 
 /// The columns of a scope.
 pub(in crate::store) struct ScopeColumns<'a> {
@@ -41,7 +42,8 @@ impl<'a> ScopeColumns<'a> {
 }
 
 /// A hold.
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = holds)]
 pub(in crate::store) struct HoldRow {
     id: i64,
     scope: String,

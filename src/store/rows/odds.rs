@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use diesel::sql_types::{BigInt, Nullable, Text};
-use diesel::{Queryable, QueryableByName};
+use diesel::{Queryable, QueryableByName, Selectable};
 use log::warn;
 
 use super::{Time, line, parsed, unsigned};
@@ -15,11 +15,13 @@ use crate::domain::odds::update::{OddsUpdate, Revision, read_selections};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::Heads;
 use crate::store::events::EventSummary;
+use crate::store::sqlite::schema::{odds_current, odds_history};
 use crate::store::{HistoryCursor, HistoryEntry, StoreError, StoredDeadLetter};
 use crate::telemetry::log_limit::LogLimit;
 
 /// The current state of a market.
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = odds_current)]
 pub(in crate::store) struct MarketRow {
     market: String,
     line: String,
@@ -82,7 +84,8 @@ pub(in crate::store) fn read_open_markets(rows: Vec<(String, MarketRow)>) -> Vec
 }
 
 /// An update in the history of a market.
-#[derive(Queryable)]
+#[derive(Queryable, Selectable)]
+#[diesel(table_name = odds_history)]
 pub(in crate::store) struct HistoryRow {
     id: i64,
     status: String,

@@ -16,40 +16,6 @@ use crate::store::holds::{HoldOrder, HoldStep, HoldStore, Released, StoredHold};
 use crate::store::rows::holds::{HoldRow, ScopeColumns};
 use crate::store::rows::{read_all, unsigned};
 
-/// The columns of [`HoldRow`].
-type Columns = (
-    holds::id,
-    holds::scope,
-    holds::source,
-    holds::event_id,
-    holds::market,
-    holds::line,
-    holds::selection,
-    holds::until,
-    holds::reason,
-    holds::created_by,
-    holds::created_at,
-    holds::release_reason,
-    holds::released_by,
-    holds::released_at,
-);
-const COLUMNS: Columns = (
-    holds::id,
-    holds::scope,
-    holds::source,
-    holds::event_id,
-    holds::market,
-    holds::line,
-    holds::selection,
-    holds::until,
-    holds::reason,
-    holds::created_by,
-    holds::created_at,
-    holds::release_reason,
-    holds::released_by,
-    holds::released_at,
-);
-
 impl HoldStore for SqliteStore {
     fn set_hold(&self, order: &HoldOrder) -> Result<i64, StoreError> {
         self.connections.write(|connection| set(connection, order))
@@ -67,8 +33,8 @@ impl HoldStore for SqliteStore {
                 .execute(connection)?;
             let row = holds::table
                 .find(id)
-                .select(COLUMNS)
-                .first::<HoldRow>(connection)
+                .select(HoldRow::as_select())
+                .first(connection)
                 .optional()?;
             Ok(Released::of(row.map(HoldRow::read).transpose()?, step))
         })
@@ -78,7 +44,7 @@ impl HoldStore for SqliteStore {
         self.read(|connection| match in_force_at {
             Some(at) => stored_in_force(connection, at),
             None => {
-                let rows = holds::table.order(holds::id).select(COLUMNS);
+                let rows = holds::table.order(holds::id).select(HoldRow::as_select());
                 read_all(rows.load(connection)?, HoldRow::read)
             }
         })
@@ -107,7 +73,7 @@ fn stored_in_force(
         .filter(holds::released_at.is_null())
         .filter(has_not_ended)
         .order(holds::id)
-        .select(COLUMNS);
+        .select(HoldRow::as_select());
     read_all(rows.load(connection)?, HoldRow::read)
 }
 

@@ -8,7 +8,7 @@ mod holds;
 mod migrate;
 mod money;
 mod read;
-mod schema;
+pub(in crate::store) mod schema;
 #[cfg(test)]
 mod tests;
 mod write;

@@ -16,7 +16,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery, NamePart};
 use crate::store::failure::Failure;
 use crate::store::rows::odds::{
-    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets, read_open_markets,
+    DeadLetterRow, EventIdRow, EventRow, HistoryRow, MarketRow, event_id, read_markets,
+    read_open_markets,
 };
 use crate::store::rows::{line_text, read_all, row_limit};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
@@ -28,19 +29,7 @@ pub(super) fn event(
 ) -> Result<Vec<Arc<MarketState>>, Failure> {
     let rows = odds_current::table
         .filter(odds_current::event_id.eq(event_id.as_str()))
-        .select((
-            odds_current::market,
-            odds_current::line,
-            odds_current::status,
-            odds_current::in_play,
-            odds_current::selections,
-            odds_current::source,
-            odds_current::version,
-            odds_current::updated_at,
-            odds_current::home_team,
-            odds_current::away_team,
-            odds_current::seq,
-        ))
+        .select(MarketRow::as_select())
         .load(connection)?;
     read_markets(rows, event_id)
 }
@@ -77,22 +66,7 @@ pub(super) fn open_markets(
             odds_current::line,
         ))
         .limit(row_limit(query.limit))
-        .select((
-            odds_current::event_id,
-            (
-                odds_current::market,
-                odds_current::line,
-                odds_current::status,
-                odds_current::in_play,
-                odds_current::selections,
-                odds_current::source,
-                odds_current::version,
-                odds_current::updated_at,
-                odds_current::home_team,
-                odds_current::away_team,
-                odds_current::seq,
-            ),
-        ))
+        .select((odds_current::event_id, MarketRow::as_select()))
         .load(connection)?;
     Ok(read_open_markets(rows))
 }
@@ -179,15 +153,7 @@ pub(super) fn history(
             odds_history::id,
         ))
         .limit(row_limit(query.limit))
-        .select((
-            odds_history::id,
-            odds_history::status,
-            odds_history::in_play,
-            odds_history::selections,
-            odds_history::source,
-            odds_history::version,
-            odds_history::updated_at,
-        ))
+        .select(HistoryRow::as_select())
         .into_boxed();
     // A cursor after `from` is sufficient without `from`. Given both conditions, SQLite may start
     // each page at `from`.

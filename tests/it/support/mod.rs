@@ -27,7 +27,7 @@ pub use platform::TestPlatform;
 pub use port::ReservedPort;
 pub use private::{PrivateEngine, free_port};
 pub use process::{LoggedChild, ServerProcess, command};
-pub use proxy::{CuttableTcpProxy, SlowTcpProxy, TcpProxy};
+pub use proxy::{CuttableTcpProxy, Direction, SlowTcpProxy, TcpProxy};
 pub use steady::SteadySupplier;
 pub use supplier::{FakeSupplier, PATIENT, SupplierLink};
 pub use topic::{KeyAndPayload, OddsTopic, Positions, positions};

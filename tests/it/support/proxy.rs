@@ -134,11 +134,26 @@ async fn delayed(
     let _ = to.shutdown().await;
 }
 
-/// A proxy for a network that can be cut: then no byte passes in either direction, and no
-/// connection is closed. What was sent meanwhile arrives when the network is back, as with TCP.
+/// A direction of a network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From those who connect to the server.
+    ToServer,
+    /// From the server to those who connected.
+    FromServer,
+}
+
+impl Direction {
+    /// Both directions.
+    pub const BOTH: &'static [Direction] = &[Direction::ToServer, Direction::FromServer];
+}
+
+/// A proxy for a network that can be cut in one or both directions: then no byte passes there, and
+/// no connection is closed. New connections are made but not passed on. What was sent meanwhile
+/// arrives when the network is back, as with TCP.
 pub struct CuttableTcpProxy {
     address: SocketAddr,
-    is_cut: watch::Sender<bool>,
+    cut: watch::Sender<&'static [Direction]>,
     open: JoinHandle<()>,
 }
 
@@ -148,31 +163,27 @@ impl CuttableTcpProxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let to = to.to_owned();
-        let (is_cut, network) = watch::channel(false);
+        let (cut, network) = watch::channel(&[][..]);
         let open = tokio::spawn(async move {
             while let Ok((inside, _)) = listener.accept().await {
                 tokio::spawn(forward(inside, to.clone(), network.clone()));
             }
         });
-        CuttableTcpProxy {
-            address,
-            is_cut,
-            open,
-        }
+        CuttableTcpProxy { address, cut, open }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Cuts the network.
-    pub fn cut(&self) {
-        self.is_cut.send_replace(true);
+    /// Cuts the network in these directions.
+    pub fn cut(&self, directions: &'static [Direction]) {
+        self.cut.send_replace(directions);
     }
 
     /// Ends the cut.
     pub fn restore(&self) {
-        self.is_cut.send_replace(false);
+        self.cut.send_replace(&[]);
     }
 }
 
@@ -182,8 +193,12 @@ impl Drop for CuttableTcpProxy {
     }
 }
 
-async fn forward(inside: TcpStream, to: String, mut network: watch::Receiver<bool>) {
-    if network.wait_for(|is_cut| !is_cut).await.is_err() {
+/// The directions in which a network is cut.
+type Network = watch::Receiver<&'static [Direction]>;
+
+async fn forward(inside: TcpStream, to: String, mut network: Network) {
+    // A handshake needs both directions.
+    if network.wait_for(|cut| cut.is_empty()).await.is_err() {
         return;
     }
     let Ok(outside) = TcpStream::connect(&to).await else {
@@ -192,21 +207,28 @@ async fn forward(inside: TcpStream, to: String, mut network: watch::Receiver<boo
     let (from_inside, to_inside) = inside.into_split();
     let (from_outside, to_outside) = outside.into_split();
     tokio::join!(
-        pass(from_inside, to_outside, network.clone()),
-        pass(from_outside, to_inside, network),
+        pass(
+            from_inside,
+            to_outside,
+            network.clone(),
+            Direction::ToServer
+        ),
+        pass(from_outside, to_inside, network, Direction::FromServer),
     );
 }
 
-/// Copies bytes while the network is not cut. Ends with the proxy.
+/// Copies bytes while the network is not cut in this direction. Ends with the proxy.
 async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
-    mut network: watch::Receiver<bool>,
+    mut network: Network,
+    direction: Direction,
 ) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let count = from.read(&mut buffer).await.unwrap_or(0);
-        if network.wait_for(|is_cut| !is_cut).await.is_err() {
+        let passes = |cut: &&[Direction]| !cut.contains(&direction);
+        if network.wait_for(passes).await.is_err() {
             return;
         }
         if count == 0 || to.write_all(&buffer[..count]).await.is_err() {
@@ -214,4 +236,23 @@ async fn pass(
             return;
         }
     }
+}
+
+#[tokio::test]
+async fn one_way_cut_holds_one_direction() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let network = CuttableTcpProxy::to(&server.local_addr().unwrap().to_string()).await;
+    let mut client = TcpStream::connect(network.address()).await.unwrap();
+    let (mut served, _) = server.accept().await.unwrap();
+    let mut byte = [0];
+    network.cut(&[Direction::FromServer]);
+    served.write_all(b"a").await.unwrap();
+    client.write_all(b"b").await.unwrap();
+    served.read_exact(&mut byte).await.unwrap();
+    assert_eq!(&byte, b"b");
+    let error = client.try_read(&mut byte).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+    network.restore();
+    client.read_exact(&mut byte).await.unwrap();
+    assert_eq!(&byte, b"a");
 }

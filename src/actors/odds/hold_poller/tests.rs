@@ -1,3 +1,7 @@
+use std::sync::atomic::AtomicUsize;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
 use parking_lot::Mutex;
 use pretty_assertions::assert_eq;
 
@@ -153,30 +157,118 @@ async fn holds_stay_in_force_while_unreadable() {
     assert_eq!(fixture.metrics.holds.get(), 0);
 }
 
-/// No further read starts while one is in flight.
+/// Locks the answer, so that reads wait, until it is dropped.
+struct HeldAnswer(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl HeldAnswer {
+    /// On another thread, because the test goes on.
+    fn hold(answer: &Arc<Mutex<Answer>>) -> HeldAnswer {
+        let answer = answer.clone();
+        let (locked, is_locked) = channel();
+        let (release, released) = channel::<()>();
+        let holding = std::thread::spawn(move || {
+            let _locked = answer.lock();
+            locked.send(()).unwrap();
+            let _ = released.recv();
+        });
+        is_locked.recv().unwrap();
+        HeldAnswer(Some((release, holding)))
+    }
+}
+
+impl Drop for HeldAnswer {
+    fn drop(&mut self) {
+        if let Some((release, holding)) = self.0.take() {
+            drop(release);
+            holding.join().unwrap();
+        }
+    }
+}
+
 #[actix_web::test]
 async fn slow_read_counts_as_failed() {
-    let fixture = Fixture::start(Ok(Vec::new()));
-    fixture.until_received(&[&[]]).await;
-    let answer = fixture.answer.clone();
-    // Released on another thread: the reads of the poller wait for it.
-    let (release, released) = std::sync::mpsc::channel::<()>();
-    let holding = std::thread::spawn(move || {
-        let _locked = answer.lock();
-        released.recv().unwrap();
-    });
+    let fixture = Fixture::start(Ok(vec![stored(1, Some(at(60))), stored(2, None)]));
+    fixture.until_received(&[&[1, 2]]).await;
+    let held = HeldAnswer::hold(&fixture.answer);
     until("the database responds too slowly", || {
-        let mut now = fixture.clock.lock();
-        *now = now.later_by(Duration::from_millis(100));
-        fixture.health.problem().is_some()
+        fixture.metrics.hold_read_errors.get() > 0
     })
     .await;
-    release.send(()).unwrap();
-    holding.join().unwrap();
+    assert!(fixture.health.problem().is_some());
+    *fixture.clock.lock() = at(60);
+    fixture.until_received(&[&[1, 2], &[2]]).await;
+    drop(held);
     until("the database responds again", || {
         fixture.health.problem().is_none()
     })
     .await;
+}
+
+/// Its first read never ends.
+struct HangingStore {
+    reads: AtomicUsize,
+    end: Mutex<Receiver<()>>,
+}
+
+impl HoldStore for HangingStore {
+    fn set_hold(&self, _: &HoldOrder) -> Result<i64, StoreError> {
+        unreachable!()
+    }
+
+    fn release_hold(&self, _: i64, _: &HoldStep) -> Result<Released, StoreError> {
+        unreachable!()
+    }
+
+    fn holds(&self, _: Option<Timestamp>) -> Answer {
+        if self.reads.fetch_add(1, Ordering::Relaxed) == 0 {
+            let _ = self.end.lock().recv();
+        }
+        Ok(Vec::new())
+    }
+
+    fn count_open_markets(&self, _: &HoldScope) -> Result<u64, StoreError> {
+        unreachable!()
+    }
+}
+
+/// The next try does not wait for a read that hangs.
+#[actix_web::test]
+async fn read_that_never_returns_is_repeated() {
+    let (end, ended) = channel();
+    let store = Arc::new(HangingStore {
+        reads: AtomicUsize::new(0),
+        end: Mutex::new(ended),
+    });
+    let received: Arc<Mutex<Vec<Vec<i64>>>> = Arc::default();
+    let metrics = OddsMetrics::new().unwrap();
+    let keeper = ProbeKeeper(received.clone()).start().recipient();
+    let clock = Clock::of(|| at(0));
+    let poller = HoldPoller::new(store, keeper, clock, metrics.clone());
+    let health = poller.health();
+    poller.start();
+    until("holds from the second read", || received.lock().len() == 1).await;
+    assert_eq!(metrics.hold_read_errors.get(), 1);
+    assert_eq!(health.problem(), None);
+    drop(end);
+}
+
+#[actix_web::test]
+async fn hanging_reads_take_few_threads() {
+    let answer = Arc::new(Mutex::new(Ok(Vec::new())));
+    let store = Arc::new(FixedStore(answer.clone()));
+    let turns = Arc::new(Semaphore::new(MAX_READS));
+    let held = HeldAnswer::hold(&answer);
+    for _ in 0..2 * MAX_READS {
+        let limit = Duration::from_millis(20);
+        let failed = read(store.clone(), at(0), turns.clone(), limit).await;
+        let failed = failed.unwrap_err().to_string();
+        assert!(failed.contains("has not responded for 20ms"), "{failed}");
+    }
+    // The test, and one for each read that was started.
+    assert!(Arc::strong_count(&store) <= 1 + MAX_READS);
+    drop(held);
+    let read = read(store, at(0), turns, READ_TIMEOUT).await;
+    assert_eq!(read.unwrap(), []);
 }
 
 #[actix_web::test]

@@ -29,12 +29,19 @@ pub struct Attempt {
     pub sent: Instant,
     /// `200`, or status and code, such as `409 MARKET_STALE`.
     pub answer: String,
+    /// The id of the bet, if it was accepted.
+    pub bet_id: Option<String>,
 }
 
 impl Attempt {
     /// Whether the bet was accepted.
     pub fn is_accepted(&self) -> bool {
         self.answer == "200"
+    }
+
+    /// Whether the bet was refused because nobody vouches for its price.
+    pub fn is_refused(&self) -> bool {
+        REFUSALS.contains(&self.answer.as_str())
     }
 }
 
@@ -51,7 +58,7 @@ impl Bettor {
         let deposit =
             json!({"userId": "bettor", "amount_cents": 100_000_000, "external_ref": "first"});
         let url = format!("http://{}/wallet/deposit", money.wallet());
-        let answer = post(&http, &url, &deposit).await;
+        let (answer, _) = post(&http, &url, &deposit).await;
         assert_eq!(answer, "200");
         let table = BetTable {
             http,
@@ -80,6 +87,13 @@ impl Bettor {
         sent.cloned().collect()
     }
 
+    /// The ids of all bets that were accepted.
+    pub fn accepted(&self) -> Vec<String> {
+        let attempts = self.attempts.lock();
+        let ids = attempts.iter().filter_map(|attempt| attempt.bet_id.clone());
+        ids.collect()
+    }
+
     /// The number of answers of each kind since a moment.
     pub fn answers(&self, since: Instant) -> BTreeMap<String, usize> {
         let mut answers = BTreeMap::new();
@@ -94,10 +108,9 @@ impl Bettor {
         let mut tried = self.since(since);
         tried.retain(|attempt| events.contains(&attempt.event));
         assert!(!tried.is_empty(), "no bet was tried");
-        let is_refused = |attempt: &Attempt| REFUSALS.contains(&attempt.answer.as_str());
         let others: Vec<_> = tried
             .iter()
-            .filter(|attempt| !is_refused(attempt))
+            .filter(|attempt| !attempt.is_refused())
             .map(|attempt| (&attempt.event, attempt.sent - since, &attempt.answer))
             .collect();
         assert!(
@@ -134,11 +147,13 @@ impl BetTable {
             "stake_cents": 100, "odd_value": price,
         });
         let sent = Instant::now();
-        let answer = post(&self.http, &format!("http://{}/bets", self.bets), &body).await;
+        let url = format!("http://{}/bets", self.bets);
+        let (answer, body) = post(&self.http, &url, &body).await;
         Some(Attempt {
             event: event.to_owned(),
             sent,
             answer,
+            bet_id: body["betId"].as_str().map(str::to_owned),
         })
     }
 
@@ -150,18 +165,19 @@ impl BetTable {
     }
 }
 
-/// Posts a body; the answer is its status, and its code if there is one.
-async fn post(http: &reqwest::Client, url: &str, body: &Value) -> String {
+/// Posts a body. Returns the status of the answer, with its code if there is one, and its body.
+async fn post(http: &reqwest::Client, url: &str, body: &Value) -> (String, Value) {
     let request = http.post(url).header("Content-Type", "application/json");
     let answer = match request.body(body.to_string()).send().await {
         Ok(answer) => answer,
-        Err(error) => return format!("no answer: {error:?}"),
+        Err(error) => return (format!("no answer: {error:?}"), Value::Null),
     };
     let status = answer.status().as_u16();
     let body: Value =
         serde_json::from_str(&answer.text().await.unwrap_or_default()).unwrap_or_default();
-    match body["code"].as_str() {
+    let answer = match body["code"].as_str() {
         Some(code) => format!("{status} {code}"),
         None => status.to_string(),
-    }
+    };
+    (answer, body)
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use super::QUIET;
+use super::bet_supplier::BetSupplier;
 use super::bettor::Bettor;
 use super::viewer::Viewer;
 use crate::support::{Cluster, DEADLINE, ServerProcess, get_json, until};
@@ -26,6 +28,7 @@ pub struct Scene {
     pub cluster: Cluster,
     pub viewers: [Viewer; 2],
     pub bettor: Bettor,
+    pub supplier: BetSupplier,
     events: Vec<String>,
     processor: ServerProcess,
     odds: ServerProcess,
@@ -39,10 +42,24 @@ impl Scene {
         Scene::start_in(cluster, events).await
     }
 
-    async fn start_in(cluster: Cluster, events: &[&str]) -> Scene {
+    /// Starts `ingest`, and waits until its source is reported and every market is open.
+    pub async fn start_ingest(&self) -> ServerProcess {
+        let started = Instant::now();
+        let ingest = self.cluster.start("ingest").await;
+        self.until_open("start", started).await;
+        self.until_reported().await;
+        ingest
+    }
+
+    async fn start_in(mut cluster: Cluster, events: &[&str]) -> Scene {
         let events: Vec<String> = events.iter().map(|event| (*event).to_owned()).collect();
+        let supplier = BetSupplier::start();
+        cluster.set("SUPPLIER_URL", supplier.url());
         let processor = cluster.start("processor").await;
-        let (odds, money) = tokio::join!(cluster.start("odds"), cluster.start("bets,wallet"));
+        let (odds, money) = tokio::join!(
+            cluster.start("odds"),
+            cluster.start("bets,wallet,confirmation")
+        );
         let viewers = [
             Viewer::plain(odds.odds(), &events).await,
             Viewer::extended(odds.odds(), &events).await,
@@ -52,6 +69,7 @@ impl Scene {
             cluster,
             viewers,
             bettor,
+            supplier,
             events,
             processor,
             odds,
@@ -76,9 +94,9 @@ impl Scene {
         Scene::start_in(cluster, &events).await
     }
 
-    /// Waits until both clients and REST show that no price is trusted. No bet that is sent after
-    /// the clients know may be accepted.
-    pub async fn until_lost(&self, what: &str, since: Instant, fault: Fault) {
+    /// Waits until both clients and REST show that no price is trusted, and until bets on each event
+    /// were answered since the clients know. Returns when the clients know.
+    pub async fn until_lost(&self, what: &str, since: Instant, fault: Fault) -> Instant {
         let is_known = |viewer: &Viewer| match fault {
             Fault::Source => viewer.shows_lost(&self.events),
             Fault::Engine => viewer.shows_distrust(&self.events),
@@ -92,7 +110,6 @@ impl Scene {
         .await;
         let rest_knows = Instant::now();
         self.until_tried(known, REFUSED).await;
-        self.bettor.check_refused(known, &self.events);
         let before = self.bettor.since(since);
         let last = before
             .iter()
@@ -104,16 +121,18 @@ impl Scene {
             rest_knows - since,
             self.bettor.answers(known)
         );
+        known
     }
 
     /// Waits until both clients and REST show every market as open, and a bet on each is accepted.
-    pub async fn until_open(&self, what: &str, since: Instant) {
-        self.until_open_of(what, since, &self.events).await;
+    /// Returns when the clients see it.
+    pub async fn until_open(&self, what: &str, since: Instant) -> Instant {
+        self.until_open_of(what, since, &self.events).await
     }
 
     /// Waits until a report about the source has arrived: one that was never reported is judged by
     /// its updates alone.
-    pub async fn until_reported(&self) {
+    async fn until_reported(&self) {
         until("the source is reported", || async {
             let live = "odds_proc_sources{state=\"live\"}";
             let count = self.processor.metric("processor", live).await;
@@ -123,7 +142,7 @@ impl Scene {
     }
 
     /// The same for some of the events.
-    pub async fn until_open_of(&self, what: &str, since: Instant, events: &[String]) {
+    pub async fn until_open_of(&self, what: &str, since: Instant, events: &[String]) -> Instant {
         self.until_shown(&format!("{what}: clients see open markets"), |viewer| {
             viewer.shows_open(events)
         })
@@ -150,6 +169,7 @@ impl Scene {
             known - since,
             since.elapsed()
         );
+        known
     }
 
     /// Waits until this many bets on each event were tried since a moment.
@@ -190,6 +210,27 @@ impl Scene {
             })
             .await;
         }
+    }
+
+    /// Panics if the quiet market was shown in another way than before, or refused a bet.
+    pub async fn check_quiet(&self, what: &str, since: Instant) {
+        self.until_tried(Instant::now(), 10).await;
+        let mut bets = self.bettor.since(since);
+        bets.retain(|bet| bet.event == QUIET);
+        let refused: Vec<_> = bets
+            .iter()
+            .filter(|bet| !bet.is_accepted())
+            .map(|bet| (bet.sent - since, &bet.answer))
+            .collect();
+        for viewer in &self.viewers {
+            assert_eq!(viewer.history(QUIET, since), [], "{what}; {refused:?}");
+        }
+        assert!(refused.is_empty(), "{what}: {refused:?}");
+        eprintln!(
+            "{what}: all {} bets on the quiet market are accepted",
+            bets.len()
+        );
+        self.check();
     }
 
     fn url(&self, event: &str) -> String {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
@@ -24,6 +25,7 @@ const INTERVAL: Duration = Duration::from_millis(200);
 pub struct Source {
     supplier: Arc<FakeSupplier>,
     markets: Arc<Mutex<Markets>>,
+    is_paused: Arc<AtomicBool>,
     tasks: [JoinHandle<()>; 2],
 }
 
@@ -39,14 +41,16 @@ impl Source {
             markets.insert((*event).to_owned(), frame(event, 1));
         }
         let markets = Arc::new(Mutex::new(markets));
+        let is_paused = Arc::new(AtomicBool::new(false));
         let (version, versions) = watch::channel(1);
         let tasks = [
-            tokio::spawn(change(markets.clone(), version)),
+            tokio::spawn(change(markets.clone(), version, is_paused.clone())),
             tokio::spawn(accept(supplier.clone(), markets.clone(), versions)),
         ];
         Source {
             supplier,
             markets,
+            is_paused,
             tasks,
         }
     }
@@ -54,6 +58,11 @@ impl Source {
     /// `host:port`.
     pub fn address(&self) -> String {
         self.supplier.address().to_string()
+    }
+
+    /// Stops or continues the changes. While they are stopped it only answers pings.
+    pub fn pause(&self, is_paused: bool) {
+        self.is_paused.store(is_paused, Ordering::Relaxed);
     }
 
     /// Never sends an event again, not even to a new connection.
@@ -72,9 +81,16 @@ fn frame(event: &str, version: i64) -> String {
     original_frame(event, &Timestamp::now().to_string(), version)
 }
 
-async fn change(markets: Arc<Mutex<Markets>>, version: watch::Sender<i64>) {
+async fn change(
+    markets: Arc<Mutex<Markets>>,
+    version: watch::Sender<i64>,
+    is_paused: Arc<AtomicBool>,
+) {
     loop {
         tokio::time::sleep(INTERVAL).await;
+        if is_paused.load(Ordering::Relaxed) {
+            continue;
+        }
         let next = *version.borrow() + 1;
         markets
             .lock()

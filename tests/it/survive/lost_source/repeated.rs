@@ -1,0 +1,179 @@
+//! Makes a fault again and again, and sums up what clients see of it: a row of the table in
+//! `docs/failure-modes.md`, which `make faults` prints.
+
+use std::fmt;
+use std::io::Write;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use super::bettor::Attempt;
+use super::scene::{Fault, Scene};
+use crate::support::{Database, until};
+
+/// A step of a fault.
+#[derive(Clone, Copy, Debug)]
+pub enum Step {
+    /// It begins.
+    Begin,
+    /// It ends.
+    End,
+}
+
+/// What one run of a fault showed.
+struct Run {
+    until_known: Duration,
+    until_live: Duration,
+    /// From when both clients know until the fault ends.
+    known: [Instant; 2],
+    /// The bets that were sent and answered meanwhile.
+    tried: Vec<Attempt>,
+}
+
+impl Scene {
+    /// Makes a fault `FAULT_RUNS` times, which is once by default. `make` carries out a step, and
+    /// returns the moment from which the clients' times count. Panics if a run went wrong.
+    pub async fn repeat(
+        &self,
+        name: &str,
+        fault: Fault,
+        mut make: impl AsyncFnMut(Step) -> Instant,
+    ) {
+        let mut runs = Vec::new();
+        for number in 1..=wanted_runs() {
+            let what = format!("{name}, run {number}");
+            let began = make(Step::Begin).await;
+            let known = self.until_lost(&what, began, fault).await;
+            let tried = self.bettor.since(known);
+            let ending = Instant::now();
+            let ended = make(Step::End).await;
+            let live = self.until_open(&what, ended).await;
+            runs.push(Run {
+                until_known: known - began,
+                until_live: live - ended,
+                known: [known, ending],
+                tried,
+            });
+        }
+        self.until_settled().await;
+        self.judge(name, &runs);
+    }
+
+    /// Waits until the supplier knows of every bet that was placed so far.
+    async fn until_settled(&self) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let undecided = format!(
+            "SELECT (SELECT count(*) FROM bets WHERE status = 'PENDING_CONFIRMATION' AND placed_at <= {at})
+                + (SELECT count(*) FROM supplier_cancels WHERE done_at IS NULL AND created_at <= {at}) AS number",
+            at = format_args!("to_timestamp({})", now.as_secs_f64()),
+        );
+        let database = Database::of_cluster(&self.cluster);
+        let accepted = self.bettor.accepted();
+        until("the supplier knows of every bet", || async {
+            let are_heard = accepted.iter().all(|bet| self.supplier.has_heard(bet));
+            (are_heard && database.number(&undecided) == 0).then_some(())
+        })
+        .await;
+    }
+
+    fn judge(&self, name: &str, runs: &[Run]) {
+        let tried: Vec<&Attempt> = runs.iter().flat_map(|run| &run.tried).collect();
+        let taken = tried.iter().filter(|bet| bet.is_accepted()).count();
+        let heard = runs
+            .iter()
+            .flat_map(|run| self.supplier.placed_between(run.known[0], run.known[1]));
+        let heard: Vec<_> = heard.collect();
+        let row = Row {
+            name,
+            until_known: runs.iter().map(|run| run.until_known).collect(),
+            tried: tried.len(),
+            taken,
+            heard: heard.len(),
+            until_live: runs.iter().map(|run| run.until_live).collect(),
+        };
+        eprintln!("{row}");
+        save(&row);
+        assert_eq!(
+            (taken, &heard[..]),
+            (0, &[][..]),
+            "{name}: bets were taken after the clients knew"
+        );
+        let others: Vec<_> = tried.iter().filter(|bet| !bet.is_refused()).collect();
+        assert!(others.is_empty(), "{name}: unexpected answers: {others:?}");
+    }
+}
+
+/// `FAULT_RUNS`: how often each fault is made.
+fn wanted_runs() -> usize {
+    std::env::var("FAULT_RUNS").map_or(1, |runs| runs.parse().unwrap())
+}
+
+/// Adds a row to the file `FAULT_ROWS`, if there is one.
+fn save(row: &Row) {
+    let Some(path) = std::env::var_os("FAULT_ROWS") else {
+        return;
+    };
+    let file = std::fs::File::options()
+        .append(true)
+        .create(true)
+        .open(path);
+    file.unwrap()
+        .write_all(format!("{row}\n").as_bytes())
+        .unwrap();
+}
+
+/// All runs of a fault.
+struct Row<'a> {
+    name: &'a str,
+    until_known: Vec<Duration>,
+    /// The bets that were tried while the clients knew, and how many the platform took by the
+    /// clients' records, and by the supplier's.
+    tried: usize,
+    taken: usize,
+    heard: usize,
+    until_live: Vec<Duration>,
+}
+
+impl fmt::Display for Row<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [known, known_worst] = median_and_worst(&self.until_known);
+        let [live, live_worst] = median_and_worst(&self.until_live);
+        let Row {
+            name,
+            tried,
+            taken,
+            heard,
+            ..
+        } = self;
+        let runs = self.until_known.len();
+        write!(
+            out,
+            "| {name} | {runs} | {known:.1} s | {known_worst:.1} s | {taken} of {tried} | {heard} | {live:.1} s | {live_worst:.1} s |"
+        )
+    }
+}
+
+/// In seconds.
+fn median_and_worst(times: &[Duration]) -> [f64; 2] {
+    let mut seconds: Vec<f64> = times.iter().map(Duration::as_secs_f64).collect();
+    seconds.sort_by(f64::total_cmp);
+    let middle = seconds.len() / 2;
+    let median = match seconds.len() % 2 {
+        0 => (seconds[middle - 1] + seconds[middle]) / 2.0,
+        _ => seconds[middle],
+    };
+    [median, seconds[seconds.len() - 1]]
+}
+
+#[test]
+fn row_has_median_and_worst() {
+    let seconds = |all: &[u64]| all.iter().copied().map(Duration::from_secs).collect();
+    let row = Row {
+        name: "Redis is killed",
+        until_known: seconds(&[4, 1, 2, 9]),
+        tried: 40,
+        taken: 0,
+        heard: 1,
+        until_live: seconds(&[3, 1, 2]),
+    };
+    let expected = "| Redis is killed | 4 | 3.0 s | 9.0 s | 0 of 40 | 1 | 2.0 s | 3.0 s |";
+    assert_eq!(row.to_string(), expected);
+}
