@@ -199,6 +199,12 @@ pub trait Topic: Send + Sync {
         self.subscribe(group)
     }
 
+    /// Like [`Topic::subscribe`], for work that is not urgent: records wait a moment for others, so
+    /// that the bus answers few large requests instead of one for each record.
+    fn subscribe_in_bulk(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        self.subscribe(group)
+    }
+
     /// Records of this process that are waiting: on the embedded bus for the slowest group, on
     /// Kafka for the broker to accept them.
     fn depth(&self) -> usize;

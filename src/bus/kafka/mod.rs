@@ -130,12 +130,16 @@ struct KafkaTopic {
 
 impl KafkaTopic {
     fn member(&self, group: &str, replay: Option<Duration>) -> Result<KafkaSubscription, BusError> {
+        self.read_as(MemberState::new(&self.topic.name, group, replay))
+    }
+
+    fn read_as(&self, member: MemberState) -> Result<KafkaSubscription, BusError> {
         let Inner {
             clients,
             producers,
             monitor,
         } = &*self.inner;
-        let member = Arc::new(MemberState::new(&self.topic.name, group, replay));
+        let member = Arc::new(member);
         let last_error = producers.events.last_error.clone();
         let ended = Reader::start(
             clients.clone(),
@@ -195,6 +199,12 @@ impl Topic for KafkaTopic {
         window: Duration,
     ) -> Result<Box<dyn Subscription>, BusError> {
         Ok(Box::new(self.member(group, Some(window))?))
+    }
+
+    fn subscribe_in_bulk(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        let mut member = MemberState::new(&self.topic.name, group, None);
+        member.is_bulk = true;
+        Ok(Box::new(self.read_as(member)?))
     }
 
     fn depth(&self) -> usize {
