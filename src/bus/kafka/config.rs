@@ -19,9 +19,8 @@ pub(super) const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 /// Room for the protocol overhead of a record.
 const OVERHEAD_BYTES: usize = 16 * 1024;
 
-/// How long a broker gathers records for a member whose work is not urgent, and how many bytes. At
-/// 1,000 updates per second, answering each record at once cost Kafka and PostgreSQL more than all
-/// other work on them.
+/// How long a broker gathers records for a member whose work is not urgent, and how many bytes.
+/// Answering each record at once would cost a request, and often a transaction, per record.
 const BULK_WAIT: Duration = Duration::from_millis(50);
 const BULK_BYTES: usize = 64 * 1024;
 
@@ -88,13 +87,10 @@ impl Clients {
             // The partitioner of Java clients, not librdkafka's default: a key maps to the same
             // partition for every writer.
             .set("partitioner", "murmur2_random")
-            // Records published together are queued within a fraction of this time. A longer linger
-            // only adds delay: the publisher waits for the acknowledgement, and records that arrive
-            // meanwhile form the next batch.
-            .set(
-                "linger.ms",
-                std::env::var("TMP_LINGER").unwrap_or("1".to_owned()),
-            )
+            // A record waits for no other. librdkafka rounds up to whole milliseconds, which would
+            // be a third of the way to a client; a dense stream is gathered before it is published,
+            // and what arrives while five requests are in flight forms the next one.
+            .set("linger.ms", "0")
             // Retries as long as Kafka is unavailable.
             .set("message.timeout.ms", "0")
             // Reports the known brokers: see `events`.

@@ -60,9 +60,9 @@ role_metrics! {
         /// Changes rejected by the books of this role, by reason
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::VARIANTS,
         /// Records read from the odds topic, if this role follows it
-        followed: IntCounter = "odds_followed_records_total",
+        followed: IntCounter = "odds_mirror_records_total",
         /// Records of the followed odds topic that the books of this role do not apply, by path and reason
-        followed_refused: IntCounterVec = "odds_followed_records_refused_total" ["path", "reason"] known refused_records(),
+        followed_refused: IntCounterVec = "odds_mirror_records_refused_total" ["path", "reason"] known refused_records(),
         /// Failed reads of the cache or the database by the books of this role
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
         /// Holds in force, as last read
