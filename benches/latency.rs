@@ -12,7 +12,9 @@
 //! counted.
 //!
 //! Run with `scripts/engines with cargo bench --bench latency`. Settings: `BENCH_SECONDS` per run,
-//! `BENCH_ROUNDS`, and every setting of the server under its own name.
+//! `BENCH_ROUNDS`, and every setting of the server under its own name. `BENCH_STAGES=1` measures
+//! only the split, stage by stage: observers read the odds topic and the broadcasts beside the
+//! platform. They take CPU time themselves, so compare stages with each other, not with other runs.
 
 mod support;
 
@@ -34,6 +36,7 @@ use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::client::{Client, frame, updated_at};
 use support::engines::{Folder, kafka_admin};
+use support::observers::Observers;
 use support::server::Server;
 use support::supplier::{Feed, Supplier, update};
 use support::table::{Row, median, print};
@@ -51,8 +54,14 @@ const BUSY: f64 = 0.5;
 fn main() -> Outcome<()> {
     need_engines("latency")?;
     let seconds = setting("BENCH_SECONDS", 4)?;
-    let rounds = setting("BENCH_ROUNDS", 3)?;
+    let rounds = setting("BENCH_ROUNDS", 5)?;
     let warm_up = setting("BENCH_WARM_UP", 20)?;
+    if setting("BENCH_STAGES", 0)? > 0 {
+        let folder = Folder::on_real_engines();
+        let mut side = start_split(&folder, warm_up)?;
+        side.observers = Some(Observers::start(&folder)?);
+        return print("stages", &measure_stages(&mut side, rounds, seconds)?);
+    }
     machine::pin(machine::CLIENT_CORE)?;
     let mut rows = Vec::new();
     {
@@ -70,28 +79,15 @@ fn main() -> Outcome<()> {
             "sockets alone",
             rounds,
             seconds,
-            [None, Some(5.0), None],
+            [[None, None], [None, Some(5.0)], [None, None]],
         )?);
     }
     machine::unpin()?;
     {
         let folder = Folder::on_real_engines();
-        let mut side = Platform::start(
-            "split in four",
-            &folder,
-            &["ingest", "processor", "odds", "odds"],
-            None,
-        )?;
-        machine::unpin()?;
-        run(
-            &mut side,
-            Load {
-                rate: 1_000,
-                seconds: warm_up,
-            },
-        )?;
+        let mut side = start_split(&folder, warm_up)?;
         let mut bare = Bare::sockets_and_topic(&folder)?;
-        let targets = [None, Some(20.0), Some(100.0)];
+        let targets = [[None, None], [Some(3.0), Some(12.0)], [None, Some(100.0)]];
         rows.extend(measure(
             &mut side,
             &mut bare,
@@ -104,18 +100,63 @@ fn main() -> Outcome<()> {
     print("latency", &rows)
 }
 
-/// Measures each rate on both sides, alternating.
+/// Starts four processes, on all cores, and lets the broker warm up.
+fn start_split(folder: &Folder, warm_up: u64) -> Outcome<Platform> {
+    let roles = ["ingest", "processor", "odds", "odds"];
+    let mut side = Platform::start("split in four", folder, &roles, None)?;
+    machine::unpin()?;
+    let load = Load {
+        rate: 1_000,
+        seconds: warm_up,
+    };
+    run(&mut side, load)?;
+    Ok(side)
+}
+
+/// Measures the time to each stage at each rate, and the CPU time of each process.
+fn measure_stages(platform: &mut Platform, rounds: u64, seconds: u64) -> Outcome<Vec<Row>> {
+    let mut rows = Vec::new();
+    for rate in RATES {
+        let cpu = platform.cpu()?;
+        let mut runs = Vec::new();
+        for _ in 0..rounds {
+            runs.push(run(platform, Load { rate, seconds })?);
+        }
+        let elapsed: f64 = runs.iter().map(|run| run.seconds).sum();
+        let shares = platform.cpu()?.into_iter().zip(cpu);
+        let shares = shares.map(|((role, now), (_, before))| {
+            let share = (now - before).as_secs_f64() / elapsed * 100.0;
+            format!("{role} {share:.0} %")
+        });
+        let shares: Vec<_> = shares.collect();
+        let names = runs[0].stages.iter().map(|(name, _)| *name);
+        for (stage, name) in names.enumerate() {
+            for quantile in [0.5, 0.99] {
+                let of = |run: &Run| run.stages[stage].1.value_at_quantile(quantile) as f64;
+                let value = median(runs.iter().map(of).collect()) / 1_000.0;
+                let figure = format!("{rate} updates/s, {name}, p{:.0}", quantile * 100.0);
+                rows.push(Row::new(figure, value, "ms"));
+            }
+        }
+        let remark = format!("{}; of a core: {}", remark_of(&runs), shares.join(", "));
+        let last = rows.pop().map(|row| row.remark(remark));
+        rows.extend(last);
+    }
+    Ok(rows)
+}
+
+/// Measures each rate on both sides, alternating. `targets` are for p50 and p99 of each rate.
 fn measure(
     platform: &mut Platform,
     bare: &mut Bare,
     beside: &str,
     rounds: u64,
     seconds: u64,
-    targets: [Option<f64>; 3],
+    targets: [[Option<f64>; 2]; 3],
 ) -> Outcome<Vec<Row>> {
     let name = platform.name;
     let mut rows = Vec::new();
-    for (rate, target) in RATES.into_iter().zip(targets) {
+    for (rate, targets) in RATES.into_iter().zip(targets) {
         let mut ours = Vec::new();
         let mut alone = Vec::new();
         for _ in 0..rounds {
@@ -129,7 +170,8 @@ fn measure(
             )?);
         }
         let remark = remark_of(&ours);
-        for (figure, quantile) in [("p50", 0.5), ("p99", 0.99)] {
+        let figures = [("p50", 0.5), ("p99", 0.99)];
+        for ((figure, quantile), target) in figures.into_iter().zip(targets) {
             let of =
                 |runs: &[Run]| median(runs.iter().map(|run| run.milliseconds(quantile)).collect());
             let row = Row::new(
@@ -138,10 +180,14 @@ fn measure(
                 "ms",
             );
             let row = row.beside(beside, of(&alone));
-            rows.push(match target.filter(|_| figure == "p99") {
-                Some(most) => row.itself_at_most(most).remark(remark.clone()),
-                None if figure == "p99" => row.remark(remark.clone()),
+            let row = match target {
+                Some(most) => row.itself_at_most(most),
                 None => row,
+            };
+            rows.push(if figure == "p99" {
+                row.remark(remark.clone())
+            } else {
+                row
             });
         }
         let (missing, conflated) = ours.iter().fold((0, 0), |(missing, conflated), run| {
@@ -199,7 +245,10 @@ impl Load {
 
 /// The result of a run.
 struct Run {
+    seconds: f64,
     delays: Histogram<u64>,
+    /// The delays up to each stage, the socket last; none unless the stages are observed.
+    stages: Vec<(&'static str, Histogram<u64>)>,
     missing: u64,
     conflated: u64,
     late_p99: f64,
@@ -220,9 +269,14 @@ trait Side {
     /// first.
     fn readers(&mut self) -> Vec<(Client, usize)>;
     fn give_back(&mut self, readers: Vec<Client>);
+    /// The delays up to each observed stage since the last call.
+    fn stages(&self) -> Vec<(&'static str, Histogram<u64>)> {
+        Vec::new()
+    }
 }
 
 fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
+    side.stages();
     let cpu = machine::cpu("self")?;
     let busy = machine::busy()?;
     let began = Instant::now();
@@ -249,8 +303,12 @@ fn run(side: &mut impl Side, load: Load) -> Outcome<Run> {
     }
     side.give_back(clients);
     let elapsed = began.elapsed().as_secs_f64();
+    let mut stages = side.stages();
+    stages.push(("read from the socket", delays.clone()));
     Ok(Run {
+        seconds: elapsed,
         delays,
+        stages,
         missing,
         conflated,
         late_p99: lateness.value_at_quantile(0.99) as f64 / 1_000.0,
@@ -355,7 +413,9 @@ fn name_of(event: usize) -> String {
 /// The real platform.
 struct Platform {
     name: &'static str,
-    _servers: Vec<Server>,
+    /// Each process with its roles.
+    servers: Vec<(&'static str, Server)>,
+    observers: Option<Observers>,
     feed: Feed,
     clients: Vec<Client>,
 }
@@ -366,20 +426,24 @@ impl Platform {
     fn start(
         name: &'static str,
         folder: &Folder,
-        roles: &[&str],
+        roles: &[&'static str],
         core: Option<usize>,
     ) -> Outcome<Platform> {
         let supplier = Supplier::listen()?;
         let url = supplier.url()?;
         // The bench clients do not answer pings.
         let variables = [("SUPPLIER_URLS", &*url), ("WS_SILENCE_LIMIT", "1h")];
-        let start = |roles: &&str| Server::start(roles, folder, &variables, core);
-        let servers = roles.iter().map(start).collect::<Outcome<Vec<_>>>()?;
+        let mut servers = Vec::new();
+        for roles in roles {
+            servers.push((*roles, Server::start(roles, folder, &variables, core)?));
+        }
         let feed = supplier.accept()?;
-        servers.iter().try_for_each(Server::until_ready)?;
+        servers
+            .iter()
+            .try_for_each(|(_, server)| server.until_ready())?;
         let addresses: Vec<_> = servers
             .iter()
-            .filter_map(|server| server.odds().ok())
+            .filter_map(|(_, server)| server.odds().ok())
             .collect();
         let mut clients = Vec::new();
         for place in 0..CLIENTS {
@@ -391,7 +455,8 @@ impl Platform {
         }
         let mut platform = Platform {
             name,
-            _servers: servers,
+            servers,
+            observers: None,
             feed,
             clients,
         };
@@ -404,9 +469,24 @@ impl Platform {
         )?;
         Ok(platform)
     }
+
+    /// The CPU time of each process so far.
+    fn cpu(&self) -> Outcome<Vec<(&'static str, Duration)>> {
+        let servers = self.servers.iter();
+        servers
+            .map(|(roles, server)| Ok((*roles, server.cpu()?)))
+            .collect()
+    }
 }
 
 impl Side for Platform {
+    fn stages(&self) -> Vec<(&'static str, Histogram<u64>)> {
+        self.observers
+            .as_ref()
+            .map(Observers::take)
+            .unwrap_or_default()
+    }
+
     fn send(&mut self, updates: Vec<(usize, String)>) -> Outcome<()> {
         self.feed
             .send(updates.into_iter().map(|(_, update)| update))

@@ -160,9 +160,14 @@ pub fn frame(bytes: &[u8]) -> Option<(usize, usize)> {
 
 /// The `updated_at` of an update, in microseconds since the epoch. `None` if it has none.
 pub fn updated_at(content: &[u8]) -> Option<i64> {
-    let text = std::str::from_utf8(content)
-        .ok()
-        .filter(|text| text.starts_with(r#"{"type":"update""#))?;
+    content
+        .starts_with(br#"{"type":"update""#)
+        .then(|| due_of(content))?
+}
+
+/// The `updated_at` in any text that contains an update.
+pub fn due_of(content: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(content).ok()?;
     let (_, rest) = text.split_once(r#""updated_at":""#)?;
     Some(rest.split('"').next()?.parse::<Timestamp>().ok()?.micros())
 }

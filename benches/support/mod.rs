@@ -6,6 +6,7 @@ pub mod client;
 pub mod client_pool;
 pub mod http;
 pub mod machine;
+pub mod observers;
 pub mod server;
 pub mod supplier;
 pub mod table;

@@ -199,6 +199,19 @@ pub trait Topic: Send + Sync {
         self.subscribe(group)
     }
 
+    /// Like [`Topic::subscribe`], for work that is not urgent: records wait a moment for others, so
+    /// that the bus answers few large requests instead of one for each record.
+    fn subscribe_in_bulk(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        self.subscribe(group)
+    }
+
+    /// Reads every partition beside a group, without joining it: first what the group has not
+    /// committed yet, then what is published. Only on a bus that several processes share.
+    fn follow(&self, group: &str) -> Result<Box<dyn CompactedReader>, BusError> {
+        let text = format!("{} cannot be followed beside {group}", self.name());
+        Err(BusError::Refused(text))
+    }
+
     /// Records of this process that are waiting: on the embedded bus for the slowest group, on
     /// Kafka for the broker to accept them.
     fn depth(&self) -> usize;
@@ -245,7 +258,7 @@ pub trait CompactedTopic: Send + Sync {
     fn read(&self) -> Result<Box<dyn CompactedReader>, BusError>;
 }
 
-/// A reader of a compacted topic. Reconnects by itself.
+/// A reader of all partitions of a topic, without a group. Reconnects by itself.
 pub trait CompactedReader: Send {
     /// Waits for the next event. Cancel safe: dropping the future loses nothing.
     fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>>;
@@ -255,6 +268,7 @@ pub trait CompactedReader: Send {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CompactedEvent {
     /// Records that the topic held when the reader started. Later ones of the same key may follow.
+    /// If the topic is followed, only those that the group had not committed.
     Held(Vec<Record>),
     /// Everything that the topic held has been read.
     CaughtUp,

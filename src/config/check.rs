@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::input::{ConfigError, ConfigExit, ConfigInput};
-use super::settings::{PortSettings, Role, Settings, SupplierSettings};
+use super::settings::{OddsFeed, PortSettings, Role, Settings, SupplierSettings};
 use super::values::supplier_url;
 use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};
 use crate::domain::odds::failover::MAX_SOURCES;
@@ -16,6 +16,9 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     wrong.extend(amounts(&settings, &input));
     wrong.extend(equal_names(&settings, &input));
     wrong.extend(priority(&settings.suppliers, &input));
+    if settings.cache.odds_feed == Some(OddsFeed::Kafka) && settings.bus.kafka_brokers.is_none() {
+        wrong.push(input.error("ODDS_FEED", "redis, or KAFKA_BROKERS"));
+    }
     wrong.extend(equal_ports(&roles, &settings.ports, &input));
     let engines = engines::choose(&settings, &input)
         .map_err(|errors| wrong.extend(errors))

@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::address::{postgres, redis};
 use super::input::{ConfigError, ConfigInput};
 use super::kafka;
-use super::settings::{BusSettings, Role, Settings, StoreSettings};
+use super::settings::{BusSettings, OddsFeed, Role, Settings, StoreSettings};
 
 /// The bus selected by the settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +55,14 @@ pub struct Engines {
 }
 
 impl Engines {
+    /// Whether the roles that show prices follow the odds topic: it is on Kafka, other processes
+    /// broadcast its changes, and the setting does not rule it out.
+    pub fn follows_topic(&self, feed: Option<OddsFeed>) -> bool {
+        self.bus == BusEngine::Kafka
+            && matches!(self.cache, CacheEngine::Redis(_))
+            && feed != Some(OddsFeed::Redis)
+    }
+
     /// One line per engine, without secrets.
     pub fn summary(&self) -> String {
         let [bus, cache, database] = self.names();

@@ -15,7 +15,7 @@ pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
-pub use self::storage::{CacheSettings, StoreSettings};
+pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
 pub use self::suppliers::{SimulatedMarket, SimulatorSettings, SupplierSettings};
 use super::limits::LimitSettings;
 

@@ -6,6 +6,7 @@ mod checks;
 mod confirmation;
 mod engines;
 mod failover;
+mod follower;
 mod holds;
 mod ingest;
 mod money;
@@ -180,7 +181,9 @@ impl Platform {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
         let mut builder = PlatformBuilder::new(&config.settings);
-        let uses_bus = config.runs_any(&USING_BUS);
+        let feed = config.settings.cache.odds_feed;
+        let follows_topic = config.runs(Role::Odds) && config.engines.follows_topic(feed);
+        let uses_bus = config.runs_any(&USING_BUS) || follows_topic;
         let bus = uses_bus.then(|| Bus::open(config)).transpose()?;
         // Start the simulator before its users: its bound address is the default supplier address.
         if config.runs(Role::Simulator) {

@@ -23,6 +23,7 @@ use crate::actors::odds::restriction_keeper::{KeeperEdges, RestrictionKeeper};
 use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
 use crate::actors::streaming::session::SessionEdges;
+use crate::bus::Topic;
 use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
@@ -161,8 +162,10 @@ impl PlatformBuilder<'_> {
         let shown = match broadcasts {
             Some(broadcasts) => {
                 checks.push(check_cache(cache));
+                let follows = config.engines.follows_topic(self.settings.cache.odds_feed);
+                let topic = bus.filter(|_| follows).map(|bus| &bus.updates);
                 Some(self.for_role(reader, |builder| {
-                    builder.start_mirror(&odds, broadcasts, cache, &stores.read)
+                    builder.start_mirror(&odds, broadcasts, topic, cache, &stores.read)
                 }))
             }
             None => books,
@@ -204,11 +207,12 @@ impl PlatformBuilder<'_> {
         Ok(prices)
     }
 
-    /// Starts mirror books that follow the books of the processors.
+    /// Starts mirror books that follow the books of the processors, and `topic` if there is one.
     fn start_mirror(
         &mut self,
         odds: &OddsRuntime,
         broadcasts: Box<dyn BroadcastStream>,
+        topic: Option<&Arc<dyn Topic>>,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
     ) -> ShownBooks {
@@ -239,6 +243,10 @@ impl PlatformBuilder<'_> {
         let router = self.start("mirror router", thread, HUB_MAILBOX, router);
         // An `ingest` or a processor of an earlier version may run, and reports no sources.
         let keeper = self.start_keeper(odds, router.clone().recipient(), 0);
+        let broadcasts = match topic {
+            Some(topic) => self.start_follower(odds, topic, &router, broadcasts),
+            None => broadcasts,
+        };
         self.start_listener(odds, broadcasts, &router, &keeper);
         let snapshots = router.recipient();
         ShownBooks { snapshots, keeper }

@@ -280,7 +280,7 @@ impl ProcessorBuilder<'_, '_> {
         let topic = &self.bus.updates;
         let group = self.platform.settings.bus.kafka_group_store.clone();
         let settings = self.consumer_settings(group, topic, self.batch_wait());
-        let subscription = topic.subscribe(&settings.group)?;
+        let subscription = topic.subscribe_in_bulk(&settings.group)?;
         let health = subscription.health();
         let dead_letters = self.bus.dead_letters.clone();
         let metrics = self.metrics.clone();

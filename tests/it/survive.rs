@@ -4,6 +4,7 @@ mod believed;
 mod damaged;
 mod failover;
 mod flood;
+mod followed;
 mod fresh;
 mod groups;
 mod kafka_away;

@@ -24,7 +24,7 @@ use super::book_source::{LoadedState, ReplayBoundary};
 use super::messages::{
     Apply, ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, PartitionsRevoked,
 };
-use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, OddsBook};
+use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, MirrorInput, OddsBook};
 use crate::domain::ids::EventId;
 use crate::runtime::actor;
 
@@ -88,7 +88,9 @@ impl<F: BookFeed> BookRouter<F> {
         let book = OddsBook::new(event_id.clone(), self.edges.clone(), boundary, loaded);
         // Unbounded, so that updates stay in order: the live path bounds them, and clients wait for
         // their replies.
-        self.books.insert(event_id, actor::start_here(0, book))
+        let is_ahead = book.is_ahead();
+        self.books
+            .insert(event_id, actor::start_here(0, book), is_ahead)
     }
 
     /// Loads the state of an event and starts its book. Messages wait until then.
@@ -222,7 +224,17 @@ impl Handler<InOrder<ApplyBroadcasts>> for BookRouter<MirrorFeed> {
     type Result = ();
 
     fn handle(&mut self, batch: InOrder<ApplyBroadcasts>, context: &mut Context<Self>) {
-        self.apply_in_order(batch.message.0, batch.done, context);
+        let broadcasts = batch.message.0.into_iter().map(MirrorInput::Broadcast);
+        self.apply_in_order(broadcasts.collect(), batch.done, context);
+    }
+}
+
+impl Handler<InOrder<ApplyUpdates>> for BookRouter<MirrorFeed> {
+    type Result = ();
+
+    fn handle(&mut self, batch: InOrder<ApplyUpdates>, context: &mut Context<Self>) {
+        let records = batch.message.0.into_iter().map(MirrorInput::Record);
+        self.apply_in_order(records.collect(), batch.done, context);
     }
 }
 

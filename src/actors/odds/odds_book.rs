@@ -3,6 +3,7 @@
 mod bus_book;
 mod doubts;
 mod feed;
+mod lead;
 mod mirror_book;
 mod mirror_feed;
 mod restate;
@@ -18,6 +19,8 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 pub(crate) use self::feed::{BookFeed, BusFeed};
+pub(crate) use self::lead::IsAhead;
+pub(crate) use self::mirror_book::MirrorInput;
 pub(crate) use self::mirror_feed::MirrorFeed;
 use self::state::{Applied, BookState, RELOAD_DELAY, Restored};
 use super::book_source::{BookSource, LoadedState, ReplayBoundary};
@@ -116,6 +119,11 @@ impl<F: BookFeed> OddsBook<F> {
         self.state
             .snapshot()
             .ok_or_else(|| ApplyError::NotLoaded(self.event_id.clone()))
+    }
+
+    /// Shows whether the cache lacks state of this book.
+    pub(crate) fn is_ahead(&self) -> IsAhead {
+        self.state.is_ahead()
     }
 
     /// Counts applied and rejected updates and publishes the changes.

@@ -9,7 +9,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::Inner;
-use super::compacted_reader::{KafkaCompactedReader, ReadingThread};
+use super::compacted_reader::{KafkaCompactedReader, ReadingThread, Start};
 use super::producer::{DeliveryToken, ProducerHandle};
 use super::publisher::send;
 use super::topics::{TopicKind, TopicState};
@@ -62,7 +62,7 @@ impl CompactedTopic for KafkaCompactedTopic {
     }
 
     fn read(&self) -> Result<Box<dyn CompactedReader>, BusError> {
-        let events = ReadingThread::start(self.inner.clone(), self.topic())?;
+        let events = ReadingThread::start(self.inner.clone(), self.topic(), Start::Beginning)?;
         Ok(Box::new(KafkaCompactedReader::new(events)))
     }
 }

@@ -1,7 +1,7 @@
-//! The reading thread of a compacted topic: it reads every partition from the beginning, without a
-//! group, and continues where it was after a failure.
+//! The reading thread of a compacted topic, or of a topic that is followed: it reads every
+//! partition, without a group, and continues where it was after a failure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ use crate::telemetry::role;
 
 /// The group name that librdkafka requires; nothing joins or commits under it.
 const GROUP: &str = "sports-bet-states";
+/// Timeout for the positions of a group.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a poll waits for records.
 const POLL_TIMEOUT: Duration = Duration::from_millis(100);
 /// Delay before reading is tried again.
@@ -73,12 +75,24 @@ impl ClientContext for ReadingEvents {
 
 impl ConsumerContext for ReadingEvents {}
 
+/// Where the thread starts.
+pub(super) enum Start {
+    /// At the beginning of the topic.
+    Beginning,
+    /// Where this group has committed, or at the beginning of a partition without a commit, where
+    /// the group starts, too.
+    Beside(String),
+}
+
 /// The state of the thread. It ends when the reader is dropped.
 pub(super) struct ReadingThread {
     inner: Arc<Inner>,
     topic: Arc<TopicState>,
+    start: Start,
     events: mpsc::Sender<CompactedEvent>,
     is_caught_up: bool,
+    /// The partitions whose end has not been reached since the consumer was created.
+    behind: BTreeSet<u32>,
     /// The next offset of each partition.
     next: BTreeMap<u32, u64>,
     log: FaultLog,
@@ -91,14 +105,17 @@ impl ReadingThread {
     pub(super) fn start(
         inner: Arc<Inner>,
         topic: Arc<TopicState>,
+        start: Start,
     ) -> Result<mpsc::Receiver<CompactedEvent>, BusError> {
         let (events, received) = mpsc::channel(MAX_EVENTS);
         let name = format!("kafka {}", topic.name);
         let reading = ReadingThread {
             inner,
             topic,
+            start,
             events,
             is_caught_up: false,
+            behind: BTreeSet::new(),
             next: BTreeMap::new(),
             log: FaultLog::new(),
         };
@@ -132,7 +149,8 @@ impl ReadingThread {
     }
 
     fn read(&mut self) -> Result<ReaderIsGone, BusError> {
-        if !self.is_caught_up && self.read_held()?.is_some() {
+        let is_held_first = matches!(self.start, Start::Beginning) && !self.is_caught_up;
+        if is_held_first && self.read_held()?.is_some() {
             return Ok(ReaderIsGone);
         }
         let consumer = self.consumer()?;
@@ -163,10 +181,18 @@ impl ReadingThread {
     }
 
     /// A consumer of everything after what was read.
-    fn consumer(&self) -> Result<BaseConsumer<ReadingEvents>, BusError> {
+    fn consumer(&mut self) -> Result<BaseConsumer<ReadingEvents>, BusError> {
         let name = self.topic.name.as_str();
         let events = self.inner.producers.events.clone();
-        let mut config = self.inner.clients.reader(GROUP);
+        let mut config = match &self.start {
+            Start::Beginning => self.inner.clients.reader(GROUP),
+            Start::Beside(group) => {
+                let mut config = self.inner.clients.reader(group);
+                // Shows when the end of a partition is reached.
+                config.set("enable.partition.eof", "true");
+                config
+            }
+        };
         // Reports the known brokers: see `events`.
         config.set("statistics.interval.ms", "1000");
         let context = ReadingEvents {
@@ -181,29 +207,57 @@ impl ReadingThread {
                 "the topic {name} is missing"
             )));
         }
+        let failed = |error: KafkaError| unavailable(&events, &error);
         let mut list = TopicPartitionList::new();
-        for partition in partitions {
-            let next = self.next.get(&partition);
-            let offset = next.map_or(Offset::Beginning, |next| Offset::Offset(*next as i64));
-            list.add_partition_offset(name, partition as i32, offset)
-                .map_err(|error| unavailable(&events, &error))?;
+        for partition in &partitions {
+            let next = self.next.get(partition);
+            let offset = next.map_or(Offset::Invalid, |next| Offset::Offset(*next as i64));
+            list.add_partition_offset(name, *partition as i32, offset)
+                .map_err(failed)?;
         }
-        consumer
-            .assign(&list)
-            .map_err(|error| unavailable(&events, &error))?;
+        let list = self.with_starts(&consumer, list).map_err(failed)?;
+        consumer.assign(&list).map_err(failed)?;
+        self.behind = partitions.into_iter().collect();
         Ok(consumer)
+    }
+
+    /// The partitions, with an offset where nothing was read yet.
+    fn with_starts(
+        &self,
+        consumer: &BaseConsumer<ReadingEvents>,
+        list: TopicPartitionList,
+    ) -> Result<TopicPartitionList, KafkaError> {
+        let mut starts = TopicPartitionList::new();
+        let committed = match self.start {
+            Start::Beginning => list.clone(),
+            Start::Beside(_) => consumer.committed_offsets(list.clone(), ANSWER_TIMEOUT)?,
+        };
+        for (read, committed) in list.elements().iter().zip(committed.elements()) {
+            committed.error()?;
+            let offset = [read.offset(), committed.offset()]
+                .into_iter()
+                .find(|offset| *offset != Offset::Invalid)
+                .unwrap_or(Offset::Beginning);
+            starts.add_partition_offset(read.topic(), read.partition(), offset)?;
+        }
+        Ok(starts)
     }
 
     /// Delivers what is published until the reader is dropped or the consumer fails.
     fn follow(&mut self, consumer: &BaseConsumer<ReadingEvents>) -> Result<ReaderIsGone, BusError> {
         while !self.events.is_closed() {
             let mut records = Vec::new();
+            let mut is_caught_up = self.is_caught_up;
             let mut timeout = POLL_TIMEOUT;
             while records.len() < MAX_RECORDS
                 && let Some(polled) = consumer.poll(timeout)
             {
                 match polled {
                     Ok(message) => records.push(read_record(&message)),
+                    Err(KafkaError::PartitionEOF(partition)) => {
+                        self.behind.remove(&(partition as u32));
+                        is_caught_up |= self.behind.is_empty();
+                    }
                     Err(error) if is_failed(&error) => {
                         return Err(BusError::Unavailable(error.to_string()));
                     }
@@ -212,7 +266,17 @@ impl ReadingThread {
                 }
                 timeout = Duration::ZERO;
             }
-            if let Err(gone) = self.deliver(records, CompactedEvent::Published) {
+            let event = if self.is_caught_up {
+                CompactedEvent::Published
+            } else {
+                CompactedEvent::Held
+            };
+            let mut delivered = self.deliver(records, event);
+            if is_caught_up && !self.is_caught_up {
+                self.is_caught_up = true;
+                delivered = delivered.and_then(|()| self.send(CompactedEvent::CaughtUp));
+            }
+            if let Err(gone) = delivered {
                 return Ok(gone);
             }
             if consumer.context().brokers.has_lost_brokers() {

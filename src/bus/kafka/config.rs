@@ -19,6 +19,11 @@ pub(super) const MAX_RECORD_BYTES: usize = 2 * 1024 * 1024;
 /// Room for the protocol overhead of a record.
 const OVERHEAD_BYTES: usize = 16 * 1024;
 
+/// How long a broker gathers records for a member whose work is not urgent, and how many bytes.
+/// Answering each record at once would cost a request, and often a transaction, per record.
+const BULK_WAIT: Duration = Duration::from_millis(50);
+const BULK_BYTES: usize = 64 * 1024;
+
 /// Builds the configuration of each client.
 #[derive(Clone)]
 pub(super) struct Clients {
@@ -82,13 +87,10 @@ impl Clients {
             // The partitioner of Java clients, not librdkafka's default: a key maps to the same
             // partition for every writer.
             .set("partitioner", "murmur2_random")
-            // Records published together are queued within a fraction of this time. A longer linger
-            // only adds delay: the publisher waits for the acknowledgement, and records that arrive
-            // meanwhile form the next batch.
-            .set(
-                "linger.ms",
-                std::env::var("TMP_LINGER").unwrap_or("1".to_owned()),
-            )
+            // A record waits for no other. librdkafka rounds up to whole milliseconds, which would
+            // be a third of the way to a client; a dense stream is gathered before it is published,
+            // and what arrives while five requests are in flight forms the next one.
+            .set("linger.ms", "0")
             // Retries as long as Kafka is unavailable.
             .set("message.timeout.ms", "0")
             // Reports the known brokers: see `events`.
@@ -134,6 +136,15 @@ impl Clients {
             // Only for the log line that reports a new topic id: see `events`.
             .set("debug", "topic")
             .set_log_level(RDKafkaLogLevel::Debug);
+        config
+    }
+
+    /// A group member whose work is not urgent.
+    pub(super) fn bulk_consumer(&self, group: &str) -> ClientConfig {
+        let mut config = self.consumer(group);
+        config
+            .set("fetch.min.bytes", BULK_BYTES.to_string())
+            .set("fetch.wait.max.ms", BULK_WAIT.as_millis().to_string());
         config
     }
 

@@ -32,6 +32,8 @@ pub(super) struct MemberState {
     pub(super) group: String,
     /// What was published this long before the group's position is read again.
     pub(super) replay: Option<Duration>,
+    /// Whether records may wait for others, so that the broker answers fewer requests.
+    pub(super) is_bulk: bool,
     pub(super) health: SubscriptionHealth,
     inbox: Mutex<Inbox>,
     /// Notified when an event was put into the inbox.
@@ -50,6 +52,7 @@ impl MemberState {
             topic: topic.to_owned(),
             group: group.to_owned(),
             replay,
+            is_bulk: false,
             health: SubscriptionHealth::joining(group),
             inbox: Mutex::new(Inbox::new(LIMITS)),
             filled: Notify::new(),

@@ -19,7 +19,7 @@ use crate::bus::health::SubscriptionHealth;
 use crate::bus::suite::{
     bounded, enqueue_batches, held, next, publish_compacted, record, take, value, values,
 };
-use crate::bus::{CompactedEvent, NewRecord, Topic, dead_letter};
+use crate::bus::{CompactedEvent, CompactedReader, NewRecord, Topic, dead_letter};
 use crate::config::settings::BusSettings;
 
 /// The defaults with the shortest session timeout that the mock accepts.
@@ -413,6 +413,48 @@ async fn states_are_dropped_while_kafka_is_away() {
             }
         }
         assert_eq!(read, [1, 9]);
+    })
+    .await;
+}
+
+/// The values that a follower reads until the last of `expected`.
+async fn followed(reader: &mut Box<dyn CompactedReader>, expected: &[u32]) {
+    let mut read = Vec::new();
+    while read.last() != expected.last() {
+        let event = reader.next().await.unwrap();
+        if let CompactedEvent::Held(records) | CompactedEvent::Published(records) = event {
+            read.extend(records.iter().map(value));
+        }
+    }
+    assert_eq!(read, expected);
+}
+
+/// A follower reads what the group has not committed, and then all partitions. It takes none from
+/// the group, and loses nothing while the broker is away.
+#[tokio::test]
+async fn follower_reads_beside_the_group() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("t", 2, 1).unwrap();
+        let bus = KafkaBus::new(&short_session(&kafka.bootstrap_servers()), "test").unwrap();
+        let topic = bus.topic("t");
+        let mut group = topic.subscribe("g").unwrap();
+        let records = (0..3).map(|value| record("k", value)).collect();
+        topic.publish(records).await.unwrap();
+        take(&mut group, 2).await;
+        group.close().await;
+        let mut follower = topic.follow("g").unwrap();
+        followed(&mut follower, &[2]).await;
+        while follower.next().await.unwrap() != CompactedEvent::CaughtUp {}
+        topic.publish(vec![record("k", 3)]).await.unwrap();
+        followed(&mut follower, &[3]).await;
+        kafka.broker_down(1).unwrap();
+        let publishing = topic.publish(vec![record("k", 4)]);
+        kafka.broker_up(1).unwrap();
+        publishing.await.unwrap();
+        followed(&mut follower, &[4]).await;
+        let mut group = topic.subscribe("g").unwrap();
+        assert_eq!(values(&take(&mut group, 3).await), (2..5).collect());
     })
     .await;
 }

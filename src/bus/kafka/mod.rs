@@ -36,6 +36,7 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 use self::compacted::KafkaCompactedTopic;
+use self::compacted_reader::{KafkaCompactedReader, ReadingThread, Start};
 use self::config::Clients;
 use self::events::Events;
 use self::member_state::MemberState;
@@ -45,7 +46,9 @@ use self::reader::Reader;
 pub(crate) use self::scan::Scan;
 use self::subscription::KafkaSubscription;
 use self::topics::{TopicConfig, TopicKind, TopicMonitor, TopicState};
-use super::{Acknowledgement, BusError, CompactedTopic, NewRecord, Subscription, Topic};
+use super::{
+    Acknowledgement, BusError, CompactedReader, CompactedTopic, NewRecord, Subscription, Topic,
+};
 use crate::config::settings::BusSettings;
 use crate::telemetry::role;
 
@@ -130,12 +133,16 @@ struct KafkaTopic {
 
 impl KafkaTopic {
     fn member(&self, group: &str, replay: Option<Duration>) -> Result<KafkaSubscription, BusError> {
+        self.read_as(MemberState::new(&self.topic.name, group, replay))
+    }
+
+    fn read_as(&self, member: MemberState) -> Result<KafkaSubscription, BusError> {
         let Inner {
             clients,
             producers,
             monitor,
         } = &*self.inner;
-        let member = Arc::new(MemberState::new(&self.topic.name, group, replay));
+        let member = Arc::new(member);
         let last_error = producers.events.last_error.clone();
         let ended = Reader::start(
             clients.clone(),
@@ -195,6 +202,18 @@ impl Topic for KafkaTopic {
         window: Duration,
     ) -> Result<Box<dyn Subscription>, BusError> {
         Ok(Box::new(self.member(group, Some(window))?))
+    }
+
+    fn subscribe_in_bulk(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        let mut member = MemberState::new(&self.topic.name, group, None);
+        member.is_bulk = true;
+        Ok(Box::new(self.read_as(member)?))
+    }
+
+    fn follow(&self, group: &str) -> Result<Box<dyn CompactedReader>, BusError> {
+        let start = Start::Beside(group.to_owned());
+        let events = ReadingThread::start(self.inner.clone(), self.topic.clone(), start)?;
+        Ok(Box::new(KafkaCompactedReader::new(events)))
     }
 
     fn depth(&self) -> usize {

@@ -68,7 +68,11 @@ impl Reader {
 
     fn consumer(&self) -> Result<BaseConsumer<ReaderEvents>, BusError> {
         let member = self.member.clone();
-        let config = self.clients.consumer(&member.group);
+        let config = if member.is_bulk {
+            self.clients.bulk_consumer(&member.group)
+        } else {
+            self.clients.consumer(&member.group)
+        };
         let events = ReaderEvents::new(member, self.topic.clone(), self.last_error.clone());
         BaseConsumer::from_config_and_context(&config, events)
             .map_err(|error| BusError::Refused(error.to_string()))

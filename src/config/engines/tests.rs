@@ -53,6 +53,26 @@ fn each_address_selects_its_engine() {
 }
 
 #[test]
+fn topic_is_followed_unless_ruled_out() {
+    let follows = |variables: &[(&str, &str)]| {
+        let config = Config::from_variables(variables).unwrap();
+        config
+            .engines
+            .follows_topic(config.settings.cache.odds_feed)
+    };
+    let kafka = ("KAFKA_BROKERS", "kafka:9092");
+    let redis = ("REDIS_ADDR", "localhost:6379");
+    assert!(follows(&[kafka, redis]));
+    assert!(follows(&[kafka, redis, ("ODDS_FEED", "kafka")]));
+    assert!(!follows(&[kafka, redis, ("ODDS_FEED", "redis")]));
+    assert!(!follows(&[kafka]), "there is one process");
+    insta::assert_snapshot!(
+        wrong(&[("ODDS_FEED", "kafka")]),
+        @r##"ODDS_FEED: got "kafka", want redis, or KAFKA_BROKERS"##
+    );
+}
+
+#[test]
 fn unusable_addresses_are_rejected_and_masked() {
     insta::assert_snapshot!(wrong(&[
             ("KAFKA_BROKERS", "kafka"),

@@ -3,13 +3,22 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use secrecy::SecretString;
 
 use crate::config::values::{
     deployment, duration, duration_above_a_second, duration_above_zero, duration_from_two_seconds,
     secret, whole,
 };
+
+/// How changes reach the roles that show prices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OddsFeed {
+    /// By the odds topic and by the broadcasts of the processors.
+    Kafka,
+    /// By the broadcasts of the processors alone.
+    Redis,
+}
 
 /// Settings of the cache and the books.
 #[derive(Args, Clone, Debug)]
@@ -46,6 +55,11 @@ pub struct CacheSettings {
     /// second. Must be the same in all processes of a deployment
     #[arg(long, env, value_parser = duration_from_two_seconds, default_value = "3s")]
     pub source_silence: Duration,
+    /// How changes reach odds and bets: kafka (they read the odds topic themselves, beside the
+    /// broadcasts of the processors, which is faster) or redis (the broadcasts alone, for processes
+    /// without access to Kafka). By default kafka if KAFKA_BROKERS is set
+    #[arg(long, env, value_enum)]
+    pub odds_feed: Option<OddsFeed>,
     /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]
     pub cache_ttl: Duration,

@@ -300,6 +300,15 @@ impl Book {
             .collect()
     }
 
+    /// Another process gives the state of this market the number `seq`. If that is the last number
+    /// of this book, every process gives it to the same change.
+    pub fn agree(&mut self, market: &MarketKey, seq: u64) {
+        let held = self.markets.get(market).map(|state| state.seq);
+        if held == Some(seq) && self.seq == seq {
+            self.continuity.advance(seq, seq);
+        }
+    }
+
     /// Whether every process gives the last change the same sequence number.
     pub fn is_shared(&self) -> bool {
         self.continuity.is_shared(self.seq)

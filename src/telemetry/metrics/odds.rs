@@ -7,6 +7,7 @@ use super::books::BookMetrics;
 use super::registry::role_metrics;
 use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
+use crate::domain::odds::update::DecodeError;
 use crate::domain::streaming::protocol::{CloseReason, Refusal};
 
 role_metrics! {
@@ -60,6 +61,10 @@ role_metrics! {
         mirror_applied: IntCounter = "odds_mirror_updates_applied_total",
         /// Changes rejected by the books of this role, by reason
         mirror_rejected: IntCounterVec = "odds_mirror_updates_rejected_total" ["reason"] known Rejection::VARIANTS,
+        /// Records read from the odds topic, if this role follows it
+        followed: IntCounter = "odds_mirror_records_total",
+        /// Records of the followed odds topic that the books of this role do not apply, by path and reason
+        followed_refused: IntCounterVec = "odds_mirror_records_refused_total" ["path", "reason"] known refused_records(),
         /// Failed reads of the cache or the database by the books of this role
         mirror_hydrate_errors: IntCounter = "odds_mirror_hydrate_errors_total",
         /// Holds in force, as last read
@@ -77,6 +82,12 @@ role_metrics! {
         /// Requests refused before routing, by code: a foreign Host, a page of a foreign origin
         refused: IntCounterVec = "odds_http_refused_total" ["code"],
     }
+}
+
+/// Each reason for which a record of the odds topic is not applied.
+fn refused_records() -> impl Iterator<Item = [&'static str; 2]> {
+    let reasons = DecodeError::VARIANTS.iter().chain(Implausible::VARIANTS);
+    reasons.map(|reason| ["follower", *reason])
 }
 
 impl OddsMetrics {

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use log::warn;
 use tokio::time::Instant;
 
-use crate::actors::odds::odds_book::{BookFeed, OddsBook};
+use crate::actors::odds::odds_book::{BookFeed, IsAhead, OddsBook};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 
@@ -20,15 +20,17 @@ pub(super) struct RunningBook<F: BookFeed> {
     partition: Option<u32>,
     in_flight: usize,
     last_used: Instant,
+    is_ahead: IsAhead,
 }
 
 impl<F: BookFeed> RunningBook<F> {
-    fn new(book: Addr<OddsBook<F>>) -> RunningBook<F> {
+    fn new(book: Addr<OddsBook<F>>, is_ahead: IsAhead) -> RunningBook<F> {
         RunningBook {
             book,
             partition: None,
             in_flight: 0,
             last_used: Instant::now(),
+            is_ahead,
         }
     }
 
@@ -42,6 +44,11 @@ impl<F: BookFeed> RunningBook<F> {
         self.last_used = Instant::now();
         self.in_flight += 1;
         send(&self.book)
+    }
+
+    /// Whether a message is in flight, or what would be loaded again is older than the book.
+    fn is_needed(&self) -> bool {
+        self.in_flight > 0 || self.is_ahead.get()
     }
 
     /// Returns the address for one message that the caller sends later. It counts as in flight from
@@ -92,10 +99,11 @@ impl<F: BookFeed> RunningBooks<F> {
         &mut self,
         event_id: &EventId,
         book: Addr<OddsBook<F>>,
+        is_ahead: IsAhead,
     ) -> &mut RunningBook<F> {
         self.books
             .entry(event_id.clone())
-            .insert_entry(RunningBook::new(book))
+            .insert_entry(RunningBook::new(book, is_ahead))
             .into_mut()
     }
 
@@ -112,23 +120,24 @@ impl<F: BookFeed> RunningBooks<F> {
         }
     }
 
-    /// Drops idle books and outdated states. A book stops when its last address is dropped.
+    /// Drops idle books, unless they are ahead of the cache, and outdated states. A book stops when
+    /// its last address is dropped.
     pub(super) fn drop_idle(&mut self) {
         let now = Instant::now();
         let limit = self.idle_limit;
         self.books.retain(|_, running| {
-            running.in_flight > 0 || now.duration_since(running.last_used) < limit
+            running.is_needed() || now.duration_since(running.last_used) < limit
         });
         self.revoked
             .retain(|_, revoked| now.duration_since(revoked.since) < limit);
     }
 
-    /// Drops a book unless a message is in flight.
+    /// Drops a book unless it is needed.
     pub(super) fn drop_unused(&mut self, event_id: &EventId) {
         if self
             .books
             .get(event_id)
-            .is_some_and(|running| running.in_flight == 0)
+            .is_some_and(|running| !running.is_needed())
         {
             self.books.remove(event_id);
         }

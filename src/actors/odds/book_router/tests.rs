@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 use super::reload::RELOADS_AT_ONCE;
 use super::*;
 use crate::actors::odds::messages::ReloadBooks;
+use crate::actors::odds::odds_book::IsAhead;
 use crate::actors::odds::odds_book::tests::End;
 use crate::actors::testing::{ProbeEdges, bus_edges, mirror_edges, probe_edges};
 use crate::cache::embedded::EmbeddedCache;
@@ -16,7 +17,7 @@ use crate::domain::odds::update::testing::*;
 use crate::domain::streaming::protocol::{
     ResumePoint, SnapshotExtension, SnapshotView, snapshot_message,
 };
-use crate::testing::until_async;
+use crate::testing::{until, until_async};
 
 /// The live path sends its batches as [`InOrder`]; a plain message is enough for tests.
 impl<F: BookFeed> Handler<Apply<F::Item>> for BookRouter<F> {
@@ -24,6 +25,19 @@ impl<F: BookFeed> Handler<Apply<F::Item>> for BookRouter<F> {
 
     fn handle(&mut self, batch: Apply<F::Item>, context: &mut Context<Self>) -> Self::Result {
         self.apply(batch.0, context)
+    }
+}
+
+/// Drops idle books now.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct DropIdle;
+
+impl<F: BookFeed> Handler<DropIdle> for BookRouter<F> {
+    type Result = ();
+
+    fn handle(&mut self, _: DropIdle, _: &mut Context<Self>) {
+        self.books.drop_idle();
     }
 }
 
@@ -370,6 +384,10 @@ fn broadcast(event: u32, time: i64, seq: u64) -> Broadcast {
     }
 }
 
+fn heard(broadcasts: impl IntoIterator<Item = Broadcast>) -> Apply<MirrorInput> {
+    Apply(broadcasts.into_iter().map(MirrorInput::from).collect())
+}
+
 fn cached(event: u32, market: &str, time: i64, seq: u64) -> Vec<Arc<MarketState>> {
     let update = market_update(&format!("MATCH_{event:03}"), market, None, time, 1);
     vec![Arc::new(MarketState { update, seq })]
@@ -385,9 +403,9 @@ async fn mirror_publishes_each_broadcast_once() {
         broadcast(1, 2, 11),
         broadcast(1, 1, 10),
     ];
-    router.send(Apply(batch)).await.unwrap().unwrap();
+    router.send(heard(batch)).await.unwrap().unwrap();
     router
-        .send(Apply(vec![broadcast(1, 3, 4)]))
+        .send(heard([broadcast(1, 3, 4)]))
         .await
         .unwrap()
         .unwrap();
@@ -416,7 +434,7 @@ async fn mirror_marks_conflation_per_change() {
         broadcast(1, 6, 702),
         broadcast(1, 7, 703),
     ];
-    router.send(Apply(published)).await.unwrap().unwrap();
+    router.send(heard(published)).await.unwrap().unwrap();
     assert_eq!(
         probe
             .published
@@ -441,8 +459,8 @@ async fn starting_mirror_loses_no_broadcast() {
         seq: 3,
     });
     // Both wait in the mailbox of the book while its state is loaded.
-    let first = router.send(Apply(vec![broadcast(1, 5, 20)]));
-    let second = router.send(Apply(vec![broadcast(1, 6, 21)]));
+    let first = router.send(heard([broadcast(1, 5, 20)]));
+    let second = router.send(heard([broadcast(1, 6, 21)]));
     let (first, second) = futures_util::future::join(first, second).await;
     first.unwrap().unwrap();
     second.unwrap().unwrap();
@@ -472,7 +490,7 @@ async fn starting_mirror_loses_no_broadcast() {
 async fn reload_publishes_missed_changes_once() {
     let (probe, router, cache) = mirror();
     let batch = vec![broadcast(1, 5, 20), broadcast(2, 5, 30)];
-    router.send(Apply(batch)).await.unwrap().unwrap();
+    router.send(heard(batch)).await.unwrap().unwrap();
     probe.published.lock().unwrap().clear();
     cache.write(cached(1, "1x2", 9, 25)).await.unwrap();
     cache.write(cached(2, "1x2", 4, 29)).await.unwrap();
@@ -625,10 +643,8 @@ async fn reloads_are_bounded_and_failures_repeated() {
     let probe = mirror_edges(Arc::new(Slow(cache.clone())));
     let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
     let count = 8 * RELOADS_AT_ONCE;
-    let batch = (0..count as u32)
-        .map(|event| broadcast(event, 1, 1))
-        .collect();
-    router.send(Apply(batch)).await.unwrap().unwrap();
+    let batch = (0..count as u32).map(|event| broadcast(event, 1, 1));
+    router.send(heard(batch)).await.unwrap().unwrap();
     // Each book loads its state once more soon after its start.
     until_async("all books are loaded again", async || {
         cache.reads.load(Ordering::SeqCst) == 2 * count
@@ -710,7 +726,7 @@ async fn mirrors_do_not_wait_for_store() {
     );
     assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
     router
-        .send(Apply(vec![broadcast(1, 6, 21)]))
+        .send(heard([broadcast(1, 6, 21)]))
         .await
         .unwrap()
         .unwrap();
@@ -781,7 +797,9 @@ async fn stopped_book_is_an_error_and_restarts() {
     let boundary = ReplayBoundary::NOTHING;
     let loaded = probe.edges.source.load_for_start(&gone, boundary).await;
     let address = OddsBook::new(id(1), probe.edges, boundary, loaded).start();
-    router.books.insert(&gone, address.clone());
+    router
+        .books
+        .insert(&gone, address.clone(), IsAhead::default());
     address.send(End).await.unwrap();
     let router = router.start();
     let answer = router.send(Apply(vec![positioned(1, 1, 0)])).await.unwrap();
@@ -807,7 +825,7 @@ async fn unknown_flood_does_not_delay_updates() {
 #[actix_web::test]
 async fn unknown_flood_does_not_delay_broadcasts() {
     let (probe, _, _) = mirror();
-    check_unknown_flood(probe, |event, at| broadcast(event, 1, at + 1)).await;
+    check_unknown_flood(probe, |event, at| broadcast(event, 1, at + 1).into()).await;
 }
 
 async fn check_unknown_flood<F: BookFeed>(
@@ -975,11 +993,11 @@ async fn hanging_read_blocks_one_event() {
 async fn nonexistent_events_delay_no_suspension() {
     let (probe, router, _) = mirror();
     probe.store.held.lock().unwrap().push("MATCH_0");
-    let made_up = (1..=50).map(|event| broadcast(event, 1, 1)).collect();
-    let flood = router.send(Apply(made_up));
+    let made_up = (1..=50).map(|event| broadcast(event, 1, 1));
+    let flood = router.send(heard(made_up));
     // No store read completes before this.
     router
-        .send(Apply(vec![broadcast(60, 1, 1)]))
+        .send(heard([broadcast(60, 1, 1)]))
         .await
         .unwrap()
         .unwrap();
@@ -1074,7 +1092,7 @@ async fn partial_mirror_is_not_resumed() {
     let (probe, router) = partial(mirror_edges).await;
     let apply = async |seq| {
         let update = broadcast(1, seq as i64, seq);
-        router.send(Apply(vec![update])).await.unwrap().unwrap();
+        router.send(heard([update])).await.unwrap().unwrap();
     };
     apply(22).await;
     assert!(!resumes(&router).await);
@@ -1092,7 +1110,7 @@ async fn first_client_of_mirror_resumes() {
         cache.write(cached(1, "1x2", 5, 21)).await.unwrap();
         if is_broadcast_first {
             let update = broadcast(1, 22, 22);
-            router.send(Apply(vec![update])).await.unwrap().unwrap();
+            router.send(heard([update])).await.unwrap().unwrap();
         }
         assert!(resumes(&router).await);
         assert!(probe.store.reads.load(Ordering::SeqCst) <= 1);
@@ -1112,4 +1130,26 @@ async fn hanging_store_delays_first_snapshot_only() {
         assert_eq!(snapshot().await.unwrap().unwrap().seq, 21);
     }
     probe.store.held.lock().unwrap().clear();
+}
+
+/// An idle book is kept until its change is broadcast: what the cache holds is older than what
+/// clients have seen.
+#[actix_web::test]
+async fn book_ahead_of_cache_is_kept() {
+    let (probe, _, _) = mirror();
+    let router = BookRouter::new(probe.edges.clone(), Duration::ZERO).start();
+    let record = positioned(1, 5, 9);
+    let sent = InOrder::send(&router.clone().recipient(), ApplyUpdates(vec![record]));
+    sent.await.unwrap();
+    router.send(DropIdle).await.unwrap();
+    assert_eq!(probe.metrics.books.get(), 1);
+    router
+        .send(heard([broadcast(1, 5, 10)]))
+        .await
+        .unwrap()
+        .unwrap();
+    router.send(DropIdle).await.unwrap();
+    until("the book is dropped", || probe.metrics.books.get() == 0).await;
+    let published = probe.published.lock().unwrap().clone();
+    assert_eq!(published, [("1x2".to_owned(), 10)], "once");
 }

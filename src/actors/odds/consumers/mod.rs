@@ -15,6 +15,7 @@ pub(crate) mod source_selector;
 pub(crate) mod store_consumer;
 #[cfg(test)]
 mod testing;
+pub(crate) mod topic_follower;
 mod update_reader;
 
 pub(crate) use self::group_reader::ConsumerSettings;

@@ -36,9 +36,9 @@ pub(crate) enum Verification {
 pub(super) struct Doubts {
     /// The markets in doubt; at most as many as the book holds.
     markets: BTreeSet<MarketKey>,
-    /// The highest sequence number read from the cache or the store so far. An older broadcast with
-    /// a higher number contradicts the book: a valid broadcast is published when the cache accepts
-    /// it, and the cache accepts later revisions only.
+    /// The highest sequence number read from the cache, the store or the odds topic so far. An older
+    /// broadcast or record with a higher number contradicts the book: a valid broadcast is published
+    /// when the cache accepts it, and the cache accepts later revisions only.
     read_seq: u64,
     /// When the last comparison started.
     last_started: Option<Instant>,

@@ -1,16 +1,59 @@
 //! The book of a process that serves clients: it mirrors the broadcasts of processors, and the
-//! cache corrects it.
+//! cache corrects it. Records of the odds topic may reach it before their broadcasts.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::doubts::Doubts;
 pub(super) use super::doubts::Verification;
+use super::lead::{IsAhead, Lead};
 use super::state::{Applied, BookCore, BookState, RELOAD_DELAY, Restored, conflated};
 use crate::actors::odds::book_source::{CachedState, LoadedState, ReplayBoundary};
 use crate::cache::{Broadcast, Change};
 use crate::domain::ids::EventId;
-use crate::domain::odds::book::Snapshot;
+use crate::domain::odds::book::{MarketState, Rejection, Snapshot};
+use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
+
+/// An input of a mirror.
+#[derive(Debug)]
+pub(crate) enum MirrorInput {
+    /// A change that a processor has published. The cache holds it.
+    Broadcast(Broadcast),
+    /// A record of the odds topic. No processor may have read it yet.
+    Record(PositionedUpdate),
+}
+
+impl MirrorInput {
+    /// The update.
+    pub(super) fn update(&self) -> &OddsUpdate {
+        match self {
+            MirrorInput::Broadcast(broadcast) => &broadcast.update,
+            MirrorInput::Record(record) => &record.update,
+        }
+    }
+
+    /// The sequence number that processors give to the change. A broadcast of the original has
+    /// none.
+    fn seq(&self) -> Option<u64> {
+        match self {
+            MirrorInput::Broadcast(broadcast) => broadcast.seq,
+            MirrorInput::Record(record) => Some(record.position.saturating_add(1)),
+        }
+    }
+}
+
+impl From<Broadcast> for MirrorInput {
+    fn from(broadcast: Broadcast) -> MirrorInput {
+        MirrorInput::Broadcast(broadcast)
+    }
+}
+
+impl From<PositionedUpdate> for MirrorInput {
+    fn from(record: PositionedUpdate) -> MirrorInput {
+        MirrorInput::Record(record)
+    }
+}
 
 /// The state of a book that follows broadcasts.
 pub(crate) struct MirrorBook {
@@ -18,6 +61,8 @@ pub(crate) struct MirrorBook {
     boundary: ReplayBoundary,
     /// The markets to compare with the cache.
     doubts: Doubts,
+    /// The markets that the cache may not hold yet.
+    lead: Lead,
 }
 
 /// The effects of a comparison with the cache.
@@ -36,28 +81,69 @@ impl MirrorBook {
             core: BookCore::new(event_id),
             boundary,
             doubts: Doubts::default(),
+            lead: Lead::default(),
         }
     }
 
-    /// Applies broadcasts and collects the markets to compare with the cache.
-    pub(crate) fn apply(&mut self, broadcasts: Vec<Broadcast>, now: Timestamp) -> Applied {
+    /// Applies broadcasts and records, and collects the markets to compare with the cache.
+    pub(crate) fn apply(
+        &mut self,
+        inputs: impl IntoIterator<Item = impl Into<MirrorInput>>,
+        now: Timestamp,
+    ) -> Applied {
         let latest = Doubts::latest(now);
         let mut applied = Applied::default();
-        for broadcast in broadcasts {
-            let seq = broadcast.seq;
-            let market = broadcast.update.market.clone();
-            let revision = broadcast.update.revision;
-            let differs = self.core.book.contradicts(&broadcast.update);
-            let outcome = self.core.book.mirror(broadcast.update, seq);
-            let held = self.core.book.revision_of(&market).unwrap_or(revision);
-            let contradicts = differs || self.doubts.is_unexplained(&outcome, seq);
-            self.doubts.consider(market, held, contradicts, latest);
-            // A change with another number than the published one arrived out of order.
-            let is_late = outcome.is_ok() && !self.core.book.is_shared();
-            applied.add(outcome, broadcast.conflated || is_late);
+        for input in inputs {
+            self.apply_one(input.into(), latest, &mut applied);
         }
         self.core.version.changed();
         applied
+    }
+
+    fn apply_one(&mut self, input: MirrorInput, latest: Timestamp, applied: &mut Applied) {
+        let seq = input.seq();
+        let market = input.update().market.clone();
+        let revision = input.update().revision;
+        let differs = self.core.book.contradicts(input.update());
+        let was_ahead = self.lead.contains(&market);
+        let (update, conflated, is_record) = match input {
+            MirrorInput::Broadcast(broadcast) => {
+                self.lead.confirm(&market, revision);
+                (broadcast.update, broadcast.conflated, false)
+            }
+            MirrorInput::Record(record) => (record.update, false, true),
+        };
+        let outcome = self.core.book.mirror(update, seq);
+        match (&outcome, seq) {
+            (Ok(_), _) if is_record => self.lead.applied(market.clone(), revision),
+            (Err(Rejection::Duplicate), Some(seq)) if !is_record => {
+                self.core.book.agree(&market, seq);
+            }
+            _ => {}
+        }
+        let held = self.core.book.revision_of(&market).unwrap_or(revision);
+        let contradicts = differs || self.doubts.is_unexplained(&outcome, seq);
+        self.doubts.consider(market, held, contradicts, latest);
+        if is_record {
+            // Nobody can forge it, so it explains that later broadcasts are older than the book.
+            self.doubts.record_read(seq.unwrap_or_default());
+        }
+        // One of a record and its broadcast is always rejected.
+        if outcome.is_err() && (is_record || was_ahead) {
+            return;
+        }
+        // A broadcast with another number than the published one arrived out of order. Records are
+        // read in order.
+        let is_late = !is_record && outcome.is_ok() && !self.core.book.is_shared();
+        applied.add(outcome, conflated || is_late);
+    }
+
+    /// The cache holds these states.
+    fn confirm(&mut self, states: &[Arc<MarketState>]) {
+        for state in states {
+            let update = &state.update;
+            self.lead.confirm(&update.market, update.revision);
+        }
     }
 
     /// When to compare the book with the cache after a batch.
@@ -70,8 +156,8 @@ impl MirrorBook {
         self.doubts.start_verification(now);
     }
 
-    /// Accepts the cached state of the markets in doubt. The cache is written atomically before
-    /// each broadcast. If the cache could not be read, the doubts stay; every market is stale
+    /// Accepts the cached state of the markets in doubt, except of those that are ahead of it. The
+    /// cache is written atomically before each broadcast. If the cache could not be read, the doubts stay; every market is stale
     /// meanwhile.
     pub(crate) fn verify(&mut self, cached: &CachedState, now: Timestamp) -> Verified {
         if !cached.is_read {
@@ -81,7 +167,9 @@ impl MirrorBook {
             };
         }
         self.doubts.record_read(cached.largest_seq());
-        let markets = self.doubts.take_markets();
+        self.confirm(&cached.states);
+        let mut markets = self.doubts.take_markets();
+        markets.retain(|market| !self.lead.contains(market));
         let latest = Doubts::latest(now);
         let corrected = self.core.book.correct(&markets, &cached.states, latest);
         if !corrected.is_empty() {
@@ -100,6 +188,7 @@ impl MirrorBook {
 
     fn record_load(&mut self, loaded: &LoadedState) {
         self.doubts.record_read(loaded.read_seq);
+        self.confirm(&loaded.states);
         self.core.is_cache_read = loaded.is_cache_read;
     }
 }
@@ -143,6 +232,10 @@ impl BookState for MirrorBook {
         self.core.is_cache_read
     }
 
+    fn is_ahead(&self) -> IsAhead {
+        self.lead.is_ahead()
+    }
+
     /// A mirror shows the cached state and is stale if it could not be read: the store lags behind
     /// it.
     fn snapshot(&self) -> Option<Snapshot> {
@@ -150,5 +243,7 @@ impl BookState for MirrorBook {
     }
 }
 
+#[cfg(test)]
+mod following;
 #[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
-//! Feeds books with the broadcasts of other processes, and compares them with the cache.
+//! Feeds books with the broadcasts of other processes and with records of the odds topic, and
+//! compares them with the cache.
 
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use log::warn;
 
 use super::OddsBook;
 use super::feed::{ApplyResponse, BookFeed};
-use super::mirror_book::{MirrorBook, Verification};
+use super::mirror_book::{MirrorBook, MirrorInput, Verification};
 use crate::actors::odds::book_source::ReplayBoundary;
 use crate::actors::odds::messages::{ApplyError, ReloadBook};
 use crate::cache::Broadcast;
@@ -18,22 +19,26 @@ use crate::domain::timestamp::Timestamp;
 pub(crate) struct MirrorFeed;
 
 impl BookFeed for MirrorFeed {
-    type Item = Broadcast;
+    type Item = MirrorInput;
     type State = MirrorBook;
 
-    fn event_id(item: &Broadcast) -> &EventId {
-        &item.update.event_id
+    fn event_id(item: &MirrorInput) -> &EventId {
+        &item.update().event_id
     }
 
-    fn partition(_: &Broadcast) -> Option<u32> {
+    /// Mirrors are of all partitions, and none is revoked.
+    fn partition(_: &MirrorInput) -> Option<u32> {
         None
     }
 
-    /// Everything before the broadcast is loaded; a broadcast without a number sets no boundary.
-    fn boundary(&self, first: &Broadcast) -> ReplayBoundary {
-        match first.seq {
-            Some(seq) => ReplayBoundary::after(seq.saturating_sub(1), true),
-            None => ReplayBoundary::NOTHING,
+    /// Everything before a broadcast is loaded, unless it has no number. Before a record everything
+    /// is loaded: the broadcasts may be ahead of it.
+    fn boundary(&self, first: &MirrorInput) -> ReplayBoundary {
+        match first {
+            MirrorInput::Broadcast(Broadcast { seq: Some(seq), .. }) => {
+                ReplayBoundary::after(seq.saturating_sub(1), true)
+            }
+            MirrorInput::Broadcast(_) | MirrorInput::Record(_) => ReplayBoundary::NOTHING,
         }
     }
 
@@ -43,7 +48,7 @@ impl BookFeed for MirrorFeed {
 
     fn apply(
         book: &mut OddsBook<Self>,
-        items: Vec<Broadcast>,
+        items: Vec<MirrorInput>,
         context: &mut Context<OddsBook<Self>>,
     ) -> ApplyResponse<Self> {
         let applied = book.state.apply(items, Timestamp::now());

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lead::IsAhead;
 use crate::actors::odds::book_source::{LoadedState, ReplayBoundary};
 use crate::cache::Change;
 use crate::domain::ids::EventId;
@@ -55,6 +56,12 @@ pub(crate) trait BookState: Send + Unpin + 'static {
 
     /// Whether the last load could read the cache.
     fn is_cache_read(&self) -> bool;
+
+    /// Shows whether the cache lacks state of this book. Only for mirrors: books that are fed from
+    /// the bus write the cache, and their records are committed afterwards.
+    fn is_ahead(&self) -> IsAhead {
+        IsAhead::default()
+    }
 
     /// The current state; `None` if the book is empty and the event may have markets.
     fn snapshot(&self) -> Option<Snapshot>;

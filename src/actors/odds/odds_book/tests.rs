@@ -92,7 +92,7 @@ impl Fixture {
             conflated: false,
         };
         self.book
-            .send(Apply(vec![broadcast]))
+            .send(Apply(vec![broadcast.into()]))
             .await
             .unwrap()
             .unwrap();

@@ -95,6 +95,7 @@ fn configurations_are_valid_and_hide_password() {
         clients.admin(),
         clients.producer(),
         clients.consumer("g"),
+        clients.bulk_consumer("g"),
         clients.reader("g"),
     ] {
         assert!(config.create_native_config().is_ok());
