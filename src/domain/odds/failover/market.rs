@@ -148,6 +148,30 @@ impl MarketSources {
         Ok(())
     }
 
+    /// `ingest` has suspended the market, so the state of the source does not count until its next
+    /// update. The source has not sent this one, so its revision is not compared with later ones.
+    pub fn suspend(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
+        let source = &heard.update.source;
+        let Some(kept) = self.states.get(source) else {
+            if self.states.len() >= MAX_SOURCES {
+                return Err(DroppedRecord::TooManySources);
+            }
+            let kept = Kept {
+                update: heard.update.clone(),
+                own: None,
+                heard_at: heard.heard_at,
+                standing: Standing::Unvouched,
+            };
+            self.states.insert(source.clone(), kept);
+            return Ok(());
+        };
+        if kept.own > Some(heard.update.revision) {
+            return Err(DroppedRecord::Late);
+        }
+        self.lose(source);
+        Ok(())
+    }
+
     /// Keeps an update that an earlier process has handled. What it published of it was loaded, or
     /// will be published again.
     pub fn replay(&mut self, heard: SourceUpdate) {

@@ -109,7 +109,12 @@ impl SourceSelection {
             Some(Err(dropped)) => return vec![Effect::Dropped(dropped)],
             None => return Vec::new(),
         };
-        match market.receive(heard) {
+        let received = if heard.standing == Standing::Unvouched {
+            market.suspend(heard)
+        } else {
+            market.receive(heard)
+        };
+        match received {
             Ok(()) => effects(market.decide(rules, lives, now)).collect(),
             Err(dropped) => vec![Effect::Dropped(dropped)],
         }
@@ -117,6 +122,14 @@ impl SourceSelection {
 
     /// Learns the state of a source from a record that an earlier process has handled.
     pub fn replay(&mut self, mut heard: SourceUpdate, now: Instant) {
+        if heard.standing == Standing::Unvouched {
+            if let Some(Ok(market)) = market_of(&mut self.events, &heard.update, now) {
+                // Late records and further sources were counted when they were first read.
+                let _ = market.suspend(heard);
+                self.has_undecided = true;
+            }
+            return;
+        }
         let is_live = self.lives.is_live(&heard.update.source);
         if heard.standing == Standing::Current && !is_live {
             heard.standing = Standing::Unvouched;

@@ -273,6 +273,34 @@ fn ended_market_is_not_reopened() {
     assert_eq!(rig.selection.markets(), 0);
 }
 
+/// `ingest` may know only a published revision of the market, so its suspensions do not count as
+/// what the source has sent.
+#[test]
+fn source_is_compared_with_its_own_revisions() {
+    let mut rig = Rig::new();
+    rig.hear(word("a", 1));
+    rig.hear_as(suspended(word("a", 90)), Standing::Unvouched);
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+    rig.hear(word("a", 1));
+    assert_eq!(rig.shown(), open(&word("a", 1)), "its last word, again");
+    rig.hear_as(suspended(word("a", 90)), Standing::Unvouched);
+    rig.hear(word("a", 3));
+    assert_eq!(rig.shown(), open(&word("a", 3)));
+    // The same after a restart, without a word of the source.
+    let shown = rig.published.last().cloned();
+    let mut rig = Rig::starting(shown.as_slice());
+    rig.hear_as(suspended(word("a", 90)), Standing::Unvouched);
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+    rig.hear(word("a", 3));
+    assert_eq!(rig.shown(), open(&word("a", 3)));
+    // A source that is not known.
+    rig.hear_as(suspended(word("b", 90)), Standing::Unvouched);
+    rig.report("a", SourceState::Live);
+    rig.report("a", SourceState::Stale);
+    rig.hear(word("b", 4));
+    assert_eq!(rig.shown(), open(&word("b", 4)));
+}
+
 /// F5: a source that gives up a market is followed by the next one that offers it.
 #[test]
 fn handed_over_market_moves_or_is_suspended() {
