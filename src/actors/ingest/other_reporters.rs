@@ -190,10 +190,7 @@ mod tests {
         assert!(!others.is_live_elsewhere(&source(), after(100)));
         assert!(!others.is_decided(&source(), after(2_000)));
         let unknown = Source::new("b").unwrap();
-        assert!(
-            others.is_decided(&unknown, after(100)),
-            "reported by nobody"
-        );
+        assert!(others.is_decided(&unknown, after(100)), "not reported");
         assert!(others.is_decided(&source(), after(2_600)));
         others.record(CompactedEvent::Published(vec![held]), after(3_000));
         assert!(others.is_live_elsewhere(&source(), after(3_100)));
