@@ -21,8 +21,8 @@ use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery};
 use crate::store::{
-    BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, PruneReport, Store, StoreError,
-    StoredDeadLetter,
+    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+    UnfinishedMarketsQuery,
 };
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -87,7 +87,10 @@ impl Store for ProbeStore {
             .unwrap_or_default())
     }
 
-    fn open_markets(&self, _: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+    fn unfinished_markets(
+        &self,
+        _: &UnfinishedMarketsQuery,
+    ) -> Result<Vec<OddsUpdate>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -7,6 +7,7 @@ pub(crate) mod embedded_compacted;
 pub(crate) mod health;
 pub(crate) mod kafka;
 pub(crate) mod progress;
+pub(crate) mod source_report;
 #[cfg(test)]
 mod suite;
 pub(crate) mod update_header;

@@ -11,6 +11,7 @@ use super::checks::{check_bus, check_suppliers};
 use super::engines::Bus;
 use super::{StartError, role_metrics};
 use crate::actors::ingest::bus_publisher::BusPublisher;
+use crate::actors::ingest::local_feeds::LocalFeeds;
 use crate::actors::ingest::other_reporters::OtherReporters;
 use crate::actors::ingest::source_reporter::SourceReporter;
 use crate::actors::ingest::supplier_feed::{SourceEdges, SupplierFeed};
@@ -96,6 +97,7 @@ impl PlatformBuilder<'_> {
         SourceEdges {
             reporter: reporter.recipient(),
             others,
+            local: Arc::new(LocalFeeds::default()),
             store,
         }
     }

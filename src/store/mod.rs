@@ -79,9 +79,9 @@ pub struct HistoryQuery {
     pub limit: usize,
 }
 
-/// Selects open markets of a source.
+/// Selects open and suspended markets of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OpenMarketsQuery {
+pub struct UnfinishedMarketsQuery {
     /// The source of their current state.
     pub source: Source,
     /// Returns the markets after this one: the last one of the previous page.
@@ -90,7 +90,7 @@ pub struct OpenMarketsQuery {
     pub limit: usize,
 }
 
-impl OpenMarketsQuery {
+impl UnfinishedMarketsQuery {
     /// Event, market and line that the page comes after, as stored.
     fn after_texts(&self) -> (&str, &str, String) {
         match &self.after {
@@ -160,9 +160,12 @@ pub trait Store: Send + Sync {
     /// The current state of an event's markets; empty for an unknown event.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
 
-    /// The current state of open markets, ordered by event and market; a page with fewer markets
-    /// than the limit is the last one.
-    fn open_markets(&self, query: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError>;
+    /// The current state of a source's open and suspended markets, ordered by event and market; an
+    /// empty page is the last one.
+    fn unfinished_markets(
+        &self,
+        query: &UnfinishedMarketsQuery,
+    ) -> Result<Vec<OddsUpdate>, StoreError>;
 
     /// Events, ordered by id.
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;

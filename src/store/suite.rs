@@ -41,7 +41,7 @@ macro_rules! store_suite {
         #[case::event_pages($crate::store::suite::event_pages_name_the_teams)]
         #[case::event_details($crate::store::suite::events::event_details_are_kept)]
         #[case::event_filters($crate::store::suite::events::filters_agree_with_the_model)]
-        #[case::open_markets($crate::store::suite::open_markets_are_paged_by_source)]
+        #[case::unfinished_markets($crate::store::suite::unfinished_markets_are_paged_by_source)]
         #[case::dead_letters($crate::store::suite::dead_letters_keep_every_byte)]
         #[case::prune($crate::store::suite::prune_removes_bounded_oldest_rows)]
         #[case::refused_batch($crate::store::suite::rejected_batch_leaves_nothing)]
@@ -134,8 +134,8 @@ fn without_details(update: &OddsUpdate) -> OddsUpdate {
     }
 }
 
-/// Only the open markets of the source, in pages that are complete and do not overlap.
-pub(super) fn open_markets_are_paged_by_source(store: &dyn Store) {
+/// Only the open and suspended markets of the source, in pages that are complete and do not overlap.
+pub(super) fn unfinished_markets_are_paged_by_source(store: &dyn Store) {
     let of = |source: &str| Source::new(source).unwrap();
     let market = |event: &str, name: &str, line, source: &str, status| OddsUpdate {
         source: of(source),
@@ -148,23 +148,23 @@ pub(super) fn open_markets_are_paged_by_source(store: &dyn Store) {
         market("PAGED_1", "total", Some("1.5"), "paged", open),
         market("PAGED_1", "total", Some("2.5"), "paged", open),
         market("PAGED_2", "1x2", None, "paged", open),
+        market("PAGED_2", "btts", None, "paged", MarketStatus::Suspended),
     ];
     let others = [
-        market("PAGED_2", "btts", None, "paged", MarketStatus::Suspended),
         market("PAGED_2", "total", None, "paged", MarketStatus::Closed),
         market("PAGED_3", "1x2", None, "other", open),
     ];
     let all = wanted.iter().cloned().chain(others);
     store.write_updates(&positioned(0, all)).unwrap();
-    for limit in 1..6 {
-        let mut query = OpenMarketsQuery {
+    for limit in 1..7 {
+        let mut query = UnfinishedMarketsQuery {
             source: of("paged"),
             after: None,
             limit,
         };
         let mut read = Vec::new();
         loop {
-            let page = store.open_markets(&query).unwrap();
+            let page = store.unfinished_markets(&query).unwrap();
             assert!(page.len() <= limit);
             let Some(last) = page.last() else { break };
             query.after = Some((last.event_id.clone(), last.market.clone()));

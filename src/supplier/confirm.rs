@@ -125,7 +125,7 @@ pub(crate) trait BetSupplier: Send + Sync {
     /// Asks whether the supplier accepts the bet.
     fn confirm(&self, bet: &Bet) -> BoxFuture<'static, Result<Answer, SupplierError>>;
 
-    /// Asks the supplier to cancel a bet, whatever its state.
+    /// Asks the supplier to cancel a bet, in any state.
     fn cancel(
         &self,
         bet_id: BetId,

@@ -38,17 +38,23 @@ pub trait Decoder: Send {
     /// shut out every genuine change after it.
     fn refuse_after(&mut self, latest: Timestamp);
 
-    /// The sources heard and how far each vouches for its data on this connection; bounded. Silence
-    /// is for the caller to judge.
+    /// The sources heard and their states on this connection; bounded. Silence is for the caller to
+    /// judge.
     fn sources(&self) -> Vec<(Source, SourceState)>;
 
     /// Called when the supplier has been silent for too long for its prices to count as live. No
-    /// open market is vouched for until the supplier speaks again.
+    /// open market is confirmed until the supplier speaks again.
     fn record_silence(&mut self);
 
+    /// Called when a source has been silent for too long while its connection is not. Its open
+    /// markets are not confirmed until the source speaks again.
+    fn record_source_silence(&mut self, source: &Source) {
+        let _ = source;
+    }
+
     /// Called when the connection ends; `missed` means that the transport dropped a message. The
-    /// open markets that an incompletely received message may have changed are not vouched for
-    /// until the next connection.
+    /// open markets that an incompletely received message may have changed are not confirmed until
+    /// the next connection.
     fn record_loss(&mut self, missed: bool);
 
     /// Called when the supplier speaks after a silence. Nothing is lost on an unbroken connection:
@@ -57,18 +63,25 @@ pub trait Decoder: Send {
         Vec::new()
     }
 
+    /// Called when a source speaks after [`Decoder::record_source_silence`]. Returns the openings of
+    /// the markets that were suspended because of that.
+    fn on_source_resumed(&mut self, source: &Source) -> Vec<OddsUpdate> {
+        let _ = source;
+        Vec::new()
+    }
+
     /// Called when the supplier has not finished a recovery in time: it is not waited for any more,
-    /// and a market is not vouched for until it is sent again. Returns whether one was running.
+    /// and a market is not confirmed until it is sent again. Returns whether one was running.
     fn give_up_recovery(&mut self) -> bool {
         false
     }
 
-    /// Adds markets that are open in the database. Those that the supplier has not sent on this
-    /// connection are not vouched for until it does. Returns the number of those that are new.
-    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> usize;
+    /// Adds markets that are open or suspended in the database. Open ones that the supplier has not
+    /// sent on this connection are not confirmed until it does.
+    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> AddedMarkets;
 
-    /// Suspends the open markets that are not vouched for, except those of spared sources: another
-    /// process vouches for them. Called again and again, because that may end.
+    /// Suspends the open markets that are not confirmed, except those of spared sources: another
+    /// process has them live. Called again and again, because that may end.
     fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate>;
 
     /// Called when the bus did not accept a batch of decoded updates. Returns the updates to
@@ -91,6 +104,25 @@ pub trait Decoder: Send {
     }
 }
 
+/// What follows from the markets of the database.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct AddedMarkets {
+    /// The number of open markets that are new, because the supplier has not sent them.
+    pub unsent: usize,
+    /// Changes of markets that the supplier has sent, and that readers keep in another state because
+    /// an earlier process has suspended or opened them.
+    pub updates: Vec<OddsUpdate>,
+}
+
+/// The source that a frame comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FrameSource {
+    /// The source speaks for itself even when nothing changes, so its silence means that it is lost.
+    Alive(Source),
+    /// Any other message of it.
+    Message(Source),
+}
+
 /// The content of a frame.
 #[derive(Default)]
 pub struct Decoded {
@@ -104,6 +136,8 @@ pub struct Decoded {
     pub handed_over: Vec<MarketRevision>,
     /// The number of updates that are older than what their source said before.
     pub late: u64,
+    /// The source that sent the frame, if it names one.
+    pub heard: Option<FrameSource>,
     /// The supplier has sent everything that was missed before the connection.
     pub is_recovered: bool,
     /// Nothing in the frame could be read, so it does not show that the prices are live.
@@ -113,6 +147,8 @@ pub struct Decoded {
 /// Identifies an update of a market.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct MarketRevision {
+    /// The source.
+    pub source: Source,
     /// The event.
     pub event_id: EventId,
     /// The market.
@@ -125,6 +161,7 @@ impl MarketRevision {
     /// Identifies this update.
     pub fn of(update: &OddsUpdate) -> MarketRevision {
         MarketRevision {
+            source: update.source.clone(),
             event_id: update.event_id.clone(),
             market: update.market.clone(),
             revision: update.revision,
@@ -140,6 +177,7 @@ impl fmt::Debug for Decoded {
             .field("refused", &self.refused)
             .field("handed_over", &self.handed_over)
             .field("late", &self.late)
+            .field("heard", &self.heard)
             .field("is_recovered", &self.is_recovered)
             .field("is_unreadable", &self.is_unreadable)
             .finish()
@@ -185,7 +223,10 @@ impl Endpoint {
     /// Creates a decoder for the endpoint's wire format.
     pub fn decoder(&self, settings: &SupplierSettings) -> Box<dyn Decoder> {
         match self {
-            Endpoint::Native(_) => Box::new(native::NativeDecoder::new(settings.supplier_recovery)),
+            Endpoint::Native(_) => Box::new(native::NativeDecoder::new(
+                settings.supplier_recovery,
+                !settings.supplier_priority.is_empty(),
+            )),
             Endpoint::Betfair { .. } => Box::new(betfair::BetfairDecoder::new(settings)),
         }
     }
@@ -199,7 +240,7 @@ pub(crate) mod testing {
 
     use super::*;
 
-    /// Suspends what nobody else vouches for.
+    /// Suspends what is not confirmed, as if no other process reads the source.
     pub(crate) trait SuspendAlone: Decoder {
         fn on_stale(&mut self) -> Vec<OddsUpdate> {
             self.record_silence();

@@ -1,26 +1,25 @@
 //! The native format: one JSON update per frame, text or binary.
 
+mod by_market;
 mod market;
 mod messages;
 mod recovery;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use self::by_market::ByMarket;
 pub(super) use self::market::next_revision;
-use self::market::{OpenMarket, Trust};
+use self::market::{OpenMarket, OwnRevisions, Received, Trust, may_follow, revision_after};
 use self::messages::{Alive, BetStop, Named, NativeMessage, without_handover};
 use self::recovery::{Answer, Recovery};
-use super::{Decoded, Decoder, FrameFault, Refused, future_time_detail};
-use crate::domain::ids::{EventId, MarketKey, Source};
+use super::{AddedMarkets, Decoded, Decoder, FrameFault, FrameSource, Refused, future_time_detail};
+use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::status::MarketStatus;
-use crate::domain::odds::update::{DecodeError, OddsUpdate};
+use crate::domain::odds::update::{DecodeError, OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// The maximum number of open markets tracked for suspension when the supplier is gone. Markets
-/// beyond this limit stay unchanged.
-const MAX_TRACKED: usize = 100_000;
 /// The maximum number of sources of one connection whose state is reported.
 pub(crate) const MAX_SOURCES: usize = 32;
 /// A recovery overlaps with what was received before: updates of one source need not arrive in the
@@ -30,9 +29,11 @@ const RECOVERY_OVERLAP: Duration = Duration::from_secs(10);
 /// Decodes the native format. It tracks the open markets so that it can suspend them.
 #[derive(Debug, Default)]
 pub struct NativeDecoder {
-    open: HashMap<EventId, HashMap<MarketKey, OpenMarket>>,
-    /// The number of markets in `open`.
-    tracked: usize,
+    open: ByMarket<OpenMarket>,
+    /// The revisions of suspensions that the source's next update may have to follow: those in the
+    /// database, and bet stops.
+    suspended: ByMarket<Revision>,
+    own_revisions: OwnRevisions,
     latest: Option<Timestamp>,
     /// Rejected updates without a readable event: each may concern any market.
     unnamed: u64,
@@ -41,21 +42,25 @@ pub struct NativeDecoder {
     recovery: Recovery,
     /// The sources heard, and the latest time that each has named.
     sources: BTreeMap<Source, Timestamp>,
+    /// The sources that are silent while their connection is not.
+    silent: BTreeSet<Source>,
     /// Markets without [`Trust::Vouched`] may exist.
     has_unvouched: bool,
 }
 
 impl NativeDecoder {
     /// A decoder that requests what was missed after each connect, if `requests_recovery`.
-    pub(crate) fn new(requests_recovery: bool) -> NativeDecoder {
+    /// `is_selected` is whether a selector reads the updates.
+    pub(crate) fn new(requests_recovery: bool, is_selected: bool) -> NativeDecoder {
         NativeDecoder {
             recovery: Recovery::new(requests_recovery),
+            own_revisions: if is_selected {
+                OwnRevisions::Repeated
+            } else {
+                OwnRevisions::Later
+            },
             ..NativeDecoder::default()
         }
-    }
-
-    fn markets(&mut self) -> impl Iterator<Item = &mut OpenMarket> {
-        self.open.values_mut().flat_map(HashMap::values_mut)
     }
 
     fn hear(&mut self, source: &Source, time: Timestamp) {
@@ -66,7 +71,7 @@ impl NativeDecoder {
         }
     }
 
-    /// Everything up to this time is known, whatever the source.
+    /// Everything up to this time is known of every source.
     fn known_until(&self) -> Option<Timestamp> {
         let earliest = self.sources.values().min()?;
         Some(earliest.earlier_by(RECOVERY_OVERLAP))
@@ -83,76 +88,44 @@ impl NativeDecoder {
                 .then(|| super::MarketRevision::of(&update))
                 .into_iter()
                 .collect(),
+            heard: Some(FrameSource::Message(update.source.clone())),
             updates: vec![update],
             late: u64::from(is_late),
             ..Decoded::default()
         }
     }
 
-    /// Tracks an update, and returns whether it is late. An update sent after we suspended its
-    /// market opens the market, even if it repeats the last one. It then needs a revision after the
-    /// suspension's, or it would count as old.
+    /// Tracks an update, and returns it as it is published, and whether it is late.
     fn track(&mut self, mut update: OddsUpdate) -> (OddsUpdate, bool) {
-        let supplier_revision = update.revision;
-        let connection = self.connection;
-        let known = self
-            .open
-            .get_mut(&update.event_id)
-            .and_then(|markets| markets.get_mut(&update.market));
-        let is_known = known.is_some();
-        if let Some(market) = known {
-            if market.is_late(supplier_revision) {
-                let is_own = market.shown.source == update.source;
-                return (update, is_own);
+        let revision = update.revision;
+        if let Some(market) = self.open.get_mut(&update) {
+            match market.receive(&mut update, self.connection) {
+                Received::Late => return (update, true),
+                Received::Repeated => return (update, false),
+                Received::Changed => {}
             }
-            if supplier_revision == market.supplier_revision {
-                let opens_again =
-                    market.shown.status == MarketStatus::Suspended && !market.in_doubt;
-                if !market.in_doubt {
-                    market.repeated(connection);
+        } else if let Some(suspended) = self.suspended.get(&update) {
+            if revision < *suspended {
+                if !may_follow(*suspended, revision) {
+                    return (update, true);
                 }
-                if !opens_again {
-                    return (update, false);
-                }
+                update.revision = revision_after(*suspended, revision.version);
             }
-            if supplier_revision <= market.shown.revision {
-                update.revision = next_revision(market.shown.revision);
-            }
+            self.suspended.remove(&update);
         }
         if update.status == MarketStatus::Open {
-            if is_known || self.tracked < MAX_TRACKED {
-                self.tracked += usize::from(!is_known);
-                let market = OpenMarket {
-                    supplier_revision,
-                    shown: update.clone(),
-                    in_doubt: false,
-                    unnamed_before: self.unnamed,
-                    heard_on: connection,
-                    trust: Trust::Vouched,
-                };
-                self.insert(market);
-            }
-        } else if is_known {
-            self.forget(&update);
+            let market = OpenMarket::sent(
+                revision,
+                update.clone(),
+                self.unnamed,
+                self.connection,
+                self.own_revisions,
+            );
+            self.open.insert(&update, market);
+        } else {
+            self.open.remove(&update);
         }
         (update, false)
-    }
-
-    fn insert(&mut self, market: OpenMarket) {
-        self.open
-            .entry(market.shown.event_id.clone())
-            .or_default()
-            .insert(market.shown.market.clone(), market);
-    }
-
-    fn forget(&mut self, update: &OddsUpdate) {
-        let Some(markets) = self.open.get_mut(&update.event_id) else {
-            return;
-        };
-        self.tracked -= usize::from(markets.remove(&update.market).is_some());
-        if markets.is_empty() {
-            self.open.remove(&update.event_id);
-        }
     }
 
     /// Suspends the open markets that a rejected update may concern: it may have been a suspension.
@@ -161,15 +134,9 @@ impl NativeDecoder {
             self.unnamed += 1;
             return Vec::new();
         };
-        let markets = self.open.get_mut(&named.event).into_iter().flatten();
-        let suspend = |(key, market): (&MarketKey, &mut OpenMarket)| {
-            if !named.matches(key) {
-                return None;
-            }
-            market.in_doubt = true;
-            market.suspend()
-        };
-        markets.filter_map(suspend).collect()
+        let markets = self.open.of_event(&named.event, named.source.as_ref());
+        let concerned = markets.filter(|(key, _)| named.matches(key));
+        concerned.filter_map(|(_, market)| market.doubt()).collect()
     }
 
     fn refuse(&mut self, reason: &'static str, detail: String, frame: &[u8]) -> Decoded {
@@ -194,19 +161,22 @@ impl NativeDecoder {
 
     fn on_message(&mut self, message: NativeMessage, frame: &[u8]) -> Decoded {
         match message {
-            NativeMessage::Alive(Alive { at, source }) => {
-                if let Some(source) = source.filter(|_| self.is_plausible(at)) {
-                    self.hear(&source, at);
-                }
-                Decoded::default()
-            }
+            NativeMessage::Alive(alive) => self.on_alive(alive),
             NativeMessage::Recovered(recovered) => self.on_recovered(&recovered.request),
             NativeMessage::BetStop(stop) => self.on_bet_stop(&stop, frame),
         }
     }
 
-    fn is_plausible(&self, time: Timestamp) -> bool {
-        future_time_detail(time, self.latest).is_none()
+    /// A time in the future is not noted: it would hide what was missed. The source is heard anyway.
+    fn on_alive(&mut self, Alive { at, source }: Alive) -> Decoded {
+        let is_plausible = future_time_detail(at, self.latest).is_none();
+        if let Some(source) = source.as_ref().filter(|_| is_plausible) {
+            self.hear(source, at);
+        }
+        Decoded {
+            heard: source.map(FrameSource::Alive),
+            ..Decoded::default()
+        }
     }
 
     /// Opens the markets that have not changed while they were not watched.
@@ -215,15 +185,22 @@ impl NativeDecoder {
             return Decoded::default();
         };
         let connection = self.connection;
-        let unchanged = self.markets().filter(|market| {
+        let silent = &self.silent;
+        let unchanged = self.open.values_mut().filter(|market| {
             answer == Answer::Changes
                 && market.trust != Trust::Stored
                 && market.heard_on != connection
         });
+        let mut opened = Vec::new();
+        for market in unchanged {
+            if silent.contains(&market.shown.source) {
+                market.missed_nothing(connection);
+            } else {
+                opened.extend(market.vouch(connection));
+            }
+        }
         Decoded {
-            updates: unchanged
-                .filter_map(|market| market.vouch(connection))
-                .collect(),
+            updates: opened,
             is_recovered: true,
             ..Decoded::default()
         }
@@ -237,29 +214,57 @@ impl NativeDecoder {
         if let Some(source) = &stop.source {
             self.hear(source, revision.updated_at);
         }
-        let markets = self.open.get(&stop.event_id).into_iter().flatten();
-        let stopped = markets.filter(|(key, market)| {
-            stop.concerns(key, &market.shown.source) && market.supplier_revision <= revision
-        });
+        let markets = self.open.of_event(&stop.event_id, stop.source.as_ref());
+        let stopped = markets
+            .filter(|(key, market)| stop.concerns(key) && market.source_revision <= Some(revision));
         let updates: Vec<_> = stopped
-            .map(|(_, market)| OddsUpdate {
-                status: MarketStatus::Suspended,
-                revision: revision.max(next_revision(market.shown.revision)),
-                ..market.shown.clone()
-            })
+            .map(|(_, market)| market.stopped(revision))
             .collect();
-        updates.iter().for_each(|update| self.forget(update));
+        for update in &updates {
+            self.open.remove(update);
+            self.suspended.insert(update, update.revision);
+        }
         Decoded {
             updates,
+            heard: stop.source.clone().map(FrameSource::Message),
             ..Decoded::default()
         }
+    }
+
+    /// Adds a market that is not ended in the database. Returns whether the source has not sent it,
+    /// and the update that opens or suspends it if the database has a later suspension or opening of
+    /// ours.
+    fn add_row(&mut self, row: OddsUpdate) -> (bool, Option<OddsUpdate>) {
+        let is_selected = self.own_revisions == OwnRevisions::Repeated;
+        if let Some(market) = self.open.get_mut(&row) {
+            let is_sent = market.trust != Trust::Stored;
+            // A selector's revisions say nothing about what the source has sent.
+            if row.revision <= market.shown.revision || (is_sent && is_selected) {
+                return (false, None);
+            }
+            let is_own = |known| may_follow(row.revision, known);
+            if is_sent && market.source_revision.is_some_and(is_own) {
+                return (false, market.adopt(&row));
+            }
+            self.open.remove(&row);
+        }
+        if row.status != MarketStatus::Open {
+            if !is_selected {
+                self.suspended.insert(&row, row.revision);
+            }
+            return (false, None);
+        }
+        let market = OpenMarket::stored(row.clone(), self.unnamed, self.own_revisions);
+        let is_added = self.open.insert(&row, market);
+        self.suspended.remove(&row);
+        (is_added, None)
     }
 }
 
 impl Decoder for NativeDecoder {
     fn on_connected(&mut self) -> Vec<String> {
         self.connection += 1;
-        for market in self.markets() {
+        for market in self.open.values_mut() {
             if market.trust == Trust::Silent {
                 market.trust = Trust::Missed;
             }
@@ -303,7 +308,18 @@ impl Decoder for NativeDecoder {
 
     fn record_silence(&mut self) {
         let connection = self.connection;
-        self.markets().for_each(|market| market.silence(connection));
+        let markets = self.open.values_mut();
+        markets.for_each(|market| market.silence(connection));
+        self.has_unvouched = true;
+    }
+
+    fn record_source_silence(&mut self, source: &Source) {
+        let connection = self.connection;
+        let markets = self.open.values_mut();
+        markets
+            .filter(|market| market.shown.source == *source)
+            .for_each(|market| market.silence(connection));
+        self.silent.insert(source.clone());
         self.has_unvouched = true;
     }
 
@@ -312,12 +328,17 @@ impl Decoder for NativeDecoder {
 
     fn on_resumed(&mut self) -> Vec<OddsUpdate> {
         let connection = self.connection;
-        let silent = self
-            .markets()
-            .filter(|market| market.trust == Trust::Silent);
-        silent
+        let resumed = self.open.values_mut().filter(|market| {
+            market.trust == Trust::Silent && !self.silent.contains(&market.shown.source)
+        });
+        resumed
             .filter_map(|market| market.vouch(connection))
             .collect()
+    }
+
+    fn on_source_resumed(&mut self, source: &Source) -> Vec<OddsUpdate> {
+        self.silent.remove(source);
+        self.on_resumed()
     }
 
     fn give_up_recovery(&mut self) -> bool {
@@ -326,7 +347,7 @@ impl Decoder for NativeDecoder {
         }
         self.recovery.give_up();
         let connection = self.connection;
-        for market in self.markets() {
+        for market in self.open.values_mut() {
             if market.heard_on != connection && market.trust == Trust::Vouched {
                 market.trust = Trust::Missed;
             }
@@ -335,26 +356,14 @@ impl Decoder for NativeDecoder {
         true
     }
 
-    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> usize {
-        let mut added = 0;
-        for update in stored {
-            let known = self
-                .open
-                .get(&update.event_id)
-                .and_then(|markets| markets.get(&update.market));
-            if known.is_some_and(|market| {
-                market.trust == Trust::Vouched || market.shown.revision >= update.revision
-            }) {
-                continue;
-            }
-            if known.is_none() && self.tracked >= MAX_TRACKED {
-                break;
-            }
-            self.tracked += usize::from(known.is_none());
-            self.insert(OpenMarket::stored(update, self.unnamed));
-            added += 1;
+    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> AddedMarkets {
+        let mut added = AddedMarkets::default();
+        for row in stored {
+            let (is_unsent, update) = self.add_row(row);
+            added.unsent += usize::from(is_unsent);
+            added.updates.extend(update);
         }
-        self.has_unvouched |= added > 0;
+        self.has_unvouched = true;
         added
     }
 
@@ -364,7 +373,8 @@ impl Decoder for NativeDecoder {
         }
         let mut spared = false;
         let suspended = self
-            .markets()
+            .open
+            .values_mut()
             .filter(|market| market.trust != Trust::Vouched)
             .filter(|market| {
                 let is_spared = is_spared(&market.shown.source);
@@ -383,19 +393,17 @@ impl Decoder for NativeDecoder {
 
     fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
         let unconfirmed = self
-            .markets()
+            .open
+            .values_mut()
             .filter(|market| market.unnamed_before < refusals);
-        let suspend = |market: &mut OpenMarket| {
-            market.in_doubt = true;
-            market.suspend()
-        };
-        unconfirmed.filter_map(suspend).collect()
+        unconfirmed.filter_map(OpenMarket::doubt).collect()
     }
 
     // The supplier does not resend everything. The suspensions may be unpublished too, so all are
     // sent.
     fn on_unpublished(&mut self) -> Vec<OddsUpdate> {
-        self.markets()
+        self.open
+            .values_mut()
             .map(|market| {
                 let _ = market.suspend();
                 market.trust = Trust::Missed;

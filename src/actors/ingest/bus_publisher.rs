@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 use super::messages::Publish;
 use crate::bus::{BusError, NewRecord, Topic};
 use crate::bus::{dead_letter, update_header};
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::supplier::MarketRevision;
 use crate::telemetry::metrics::IngestMetrics;
@@ -108,7 +109,10 @@ fn update_records(message: &Publish) -> Vec<NewRecord> {
         let headers = marks
             .iter()
             .filter(|(_, marked)| {
-                !marked.is_empty() && marked.contains(&MarketRevision::of(update))
+                // The suspension of a market may have the revision of its open state.
+                !marked.is_empty()
+                    && update.status != MarketStatus::Open
+                    && marked.contains(&MarketRevision::of(update))
             })
             .map(|(header, _)| ((*header).to_owned(), Bytes::from_static(b"1")));
         NewRecord {
@@ -154,7 +158,10 @@ mod tests {
         let mut dead_group = dead.subscribe("g").unwrap();
         let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
         let sent = update(1, 1, 1);
-        let (given_up, silent) = (update(2, 1, 1), update(3, 1, 1));
+        let [given_up, silent] = [2, 3].map(|event| OddsUpdate {
+            status: MarketStatus::Suspended,
+            ..update(event, 1, 1)
+        });
         let message = Publish {
             updates: vec![sent.clone(), given_up.clone(), silent.clone()],
             dead_letters: vec![letter()],

@@ -23,7 +23,7 @@ pub(crate) struct Publish {
     pub dead_letters: Vec<DeadLetter>,
     /// The updates with which a source gives up its market.
     pub handed_over: Vec<MarketRevision>,
-    /// The updates with which the feed itself suspends a market that nobody vouches for.
+    /// The updates with which the feed itself suspends a market that no source confirms.
     pub unvouched: Vec<MarketRevision>,
 }
 
@@ -34,8 +34,17 @@ pub(crate) struct SourcesHeard {
     /// Identifies the feed, in this start of the process.
     pub reporter: Arc<str>,
     /// The sources.
-    pub sources: Vec<(Source, SourceState)>,
-    /// Until when they have vouched for their data.
+    pub sources: Vec<HeardSource>,
+}
+
+/// The state of a source, as a feed hears it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HeardSource {
+    /// The source.
+    pub source: Source,
+    /// Its state.
+    pub state: SourceState,
+    /// Until when its data is confirmed.
     pub at: Timestamp,
 }
 

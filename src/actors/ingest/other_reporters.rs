@@ -1,13 +1,15 @@
 //! What other processes report about the sources, as read from the topic of source states.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use log::warn;
 use parking_lot::Mutex;
 
-use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Record};
+use crate::bus::{
+    BusError, CompactedEvent, CompactedReader, CompactedTopic, Record, source_report,
+};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState};
 use crate::telemetry::log_limit::LogLimit;
@@ -20,16 +22,14 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 /// The reports of the other processes. Shared by the feeds of this one: two feeds of one process are
-/// different suppliers, even if their updates name the same source, so neither vouches for the
-/// markets of the other.
+/// different suppliers, even if their updates name the same source, so their own reports do not
+/// count.
 #[derive(Debug)]
 pub(crate) struct OtherReporters {
     started: Instant,
     /// The prefix of this process's reporters.
     process: String,
     silence: Duration,
-    /// The feeds of this process that hear a source.
-    feeds: Mutex<BTreeMap<Source, BTreeSet<Arc<str>>>>,
     state: Mutex<State>,
 }
 
@@ -52,7 +52,6 @@ impl OtherReporters {
             started: now,
             process: format!("{:016x}-", fastrand::u64(..)),
             silence,
-            feeds: Mutex::default(),
             state: Mutex::new(State {
                 reports: SourceReports::new(silence),
                 held: BTreeSet::new(),
@@ -66,22 +65,6 @@ impl OtherReporters {
     /// An id for the reports of a feed of this process.
     pub(crate) fn new_reporter(&self) -> Arc<str> {
         format!("{}{:08x}", self.process, fastrand::u32(..)).into()
-    }
-
-    /// Records that a feed of this process hears a source.
-    pub(crate) fn heard_by(&self, reporter: &Arc<str>, source: &Source) {
-        let mut feeds = self.feeds.lock();
-        let feeds = feeds.entry(source.clone()).or_default();
-        if !feeds.contains(reporter) {
-            feeds.insert(reporter.clone());
-        }
-    }
-
-    /// Whether several feeds of this process hear the source. Which of them hears a market that an
-    /// earlier process left open is not known.
-    pub(crate) fn is_shared(&self, source: &Source) -> bool {
-        let feeds = self.feeds.lock();
-        feeds.get(source).is_some_and(|feeds| feeds.len() > 1)
     }
 
     /// Whether another process has the source live.
@@ -160,19 +143,18 @@ impl OtherReporters {
 /// The report in a record; a record that cannot be read is logged and skipped.
 fn read_report(record: &Record) -> Option<SourceReport> {
     static LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
-    let read = serde_json::from_slice(&record.record.payload);
-    read.map_err(|error| {
-        if let Some(repeated) = LOG.check("malformed") {
-            warn!(offset = record.offset, repeated; "skipping a malformed state of a source: {error}");
-        }
-    })
-    .ok()
+    source_report::read(record)
+        .inspect_err(|error| {
+            if let Some(repeated) = LOG.check("malformed") {
+                warn!(offset = record.offset, repeated; "skipping a malformed state of a source: {error}");
+            }
+        })
+        .ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::ingest::source_reporter::report_record;
     use crate::domain::timestamp::Timestamp;
 
     const SILENCE: Duration = Duration::from_secs(3);
@@ -188,7 +170,7 @@ mod tests {
             partition: 0,
             offset: 0,
             published_at: None,
-            record: report_record(&report),
+            record: source_report::record_of(&report),
         }
     }
 
@@ -208,10 +190,7 @@ mod tests {
         assert!(!others.is_live_elsewhere(&source(), after(100)));
         assert!(!others.is_decided(&source(), after(2_000)));
         let unknown = Source::new("b").unwrap();
-        assert!(
-            others.is_decided(&unknown, after(100)),
-            "reported by nobody"
-        );
+        assert!(others.is_decided(&unknown, after(100)), "not reported");
         assert!(others.is_decided(&source(), after(2_600)));
         others.record(CompactedEvent::Published(vec![held]), after(3_000));
         assert!(others.is_live_elsewhere(&source(), after(3_100)));

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use self::report_book::ReportBook;
 use super::messages::SourcesHeard;
-use crate::bus::{BusError, CompactedTopic, NewRecord};
-use crate::domain::odds::source_status::{SourceReport, SourceState};
+use crate::bus::{BusError, CompactedTopic, source_report};
+use crate::domain::odds::source_status::SourceState;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::IngestMetrics;
 
@@ -36,7 +36,7 @@ pub(crate) struct SourceReporter {
 }
 
 impl SourceReporter {
-    /// Publishes to `topic`. A feed that reports nothing for `silence` vouches for nothing.
+    /// Publishes to `topic`. The sources of a feed that reports nothing for `silence` are stale.
     pub(crate) fn new(
         topic: Arc<dyn CompactedTopic>,
         silence: Duration,
@@ -69,7 +69,9 @@ impl SourceReporter {
             return;
         }
         self.is_publishing = true;
-        let publishing = self.topic.publish(due.iter().map(report_record).collect());
+        let publishing = self
+            .topic
+            .publish(due.iter().map(source_report::record_of).collect());
         context.spawn(
             publishing
                 .into_actor(self)
@@ -95,15 +97,6 @@ impl SourceReporter {
         } else if let Some(repeated) = self.log.failed("publish") {
             warn!(repeated; "cannot publish the states of sources, so their markets count as stale: {failure}");
         }
-    }
-}
-
-/// The record of a report.
-pub(crate) fn report_record(report: &SourceReport) -> NewRecord {
-    NewRecord {
-        key: format!("{}/{}", report.source, report.reporter).into(),
-        payload: serde_json::to_vec(report).unwrap_or_default().into(),
-        headers: Vec::new(),
     }
 }
 

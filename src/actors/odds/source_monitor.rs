@@ -17,9 +17,10 @@ use strum::VariantArray;
 
 use self::watch::{Due, SourceWatch};
 use super::messages::{ReportsRead, SourcesReported};
-use crate::bus::{BusError, CompactedEvent, CompactedReader, CompactedTopic, Record};
-use crate::domain::json;
-use crate::domain::odds::source_status::{SourceReport, SourceState};
+use crate::bus::{
+    BusError, CompactedEvent, CompactedReader, CompactedTopic, Record, source_report,
+};
+use crate::domain::odds::source_status::SourceState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -113,7 +114,7 @@ impl SourceMonitor {
 
     fn record(&mut self, records: &[Record], heard_at: Option<Instant>) {
         for record in records {
-            match report_of(record) {
+            match source_report::read(record) {
                 Ok(report) => self.watch.record(report, heard_at),
                 Err(error) => self.reject(&error),
             }
@@ -155,11 +156,6 @@ impl SourceMonitor {
             let _ = selector.try_send(ReportsRead(reports));
         }
     }
-}
-
-/// The report of a record.
-fn report_of(record: &Record) -> Result<SourceReport, serde_json::Error> {
-    json::from_slice(&record.record.payload)
 }
 
 /// Logs a change. A source that has not been heard yet is no fault: its next report follows within a

@@ -30,8 +30,8 @@ use self::connections::{Connections, Share};
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{
-    BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, PruneReport, Store, StoreError,
-    StoredDeadLetter,
+    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+    UnfinishedMarketsQuery,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -198,9 +198,12 @@ impl Store for PgStore {
             .run(|connection| read::event(connection, event_id))
     }
 
-    fn open_markets(&self, query: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+    fn unfinished_markets(
+        &self,
+        query: &UnfinishedMarketsQuery,
+    ) -> Result<Vec<OddsUpdate>, StoreError> {
         self.readers()?
-            .run(|connection| read::open_markets(connection, query))
+            .run(|connection| read::unfinished_markets(connection, query))
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {

@@ -14,10 +14,13 @@ use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::store::events::{EventPage, EventQuery, NamePart};
 use crate::store::failure::Failure;
 use crate::store::rows::odds::{
-    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets, read_open_markets,
+    DeadLetterRow, EventIdRow, EventRow, HistoryRow, event_id, read_markets,
+    read_unfinished_markets,
 };
 use crate::store::rows::{line_text, pg_time, read_all, row_limit};
-use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
+use crate::store::{
+    HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter, UnfinishedMarketsQuery,
+};
 
 statement! {
     /// The markets of an event.
@@ -32,12 +35,12 @@ statement! {
 }
 
 statement! {
-    /// Open markets of a source. Both conditions on the status: the index holds unfinished markets.
-    OpenMarkets<'a> returns (Text, (Text, Text, Text, Bool, Text, Text, BigInt, Timestamptz, Text, Text, BigInt)):
+    /// Open and suspended markets of a source.
+    UnfinishedMarkets<'a> returns (Text, (Text, Text, Text, Bool, Text, Text, BigInt, Timestamptz, Text, Text, BigInt)):
     "SELECT event_id, market, line, status, in_play, selections::text, source, version, updated_at,
         home_team, away_team, seq
     FROM odds_current
-    WHERE status IN ('open', 'suspended') AND status = 'open' AND source = " { source: &'a str as Text } "
+    WHERE status IN ('open', 'suspended') AND source = " { source: &'a str as Text } "
         AND (event_id, market, line) > (" { event_id: &'a str as Text } ", " { market: &'a str as Text } ", "
         { line: &'a str as Text } ")
     ORDER BY event_id, market, line LIMIT " { limit: i64 as BigInt } ""
@@ -138,20 +141,20 @@ pub(super) fn stream_epoch(connection: &mut PgConnection) -> Result<String, Fail
     Ok(epoch)
 }
 
-/// A page of a source's open markets.
-pub(super) fn open_markets(
+/// A page of a source's unfinished markets.
+pub(super) fn unfinished_markets(
     connection: &mut PgConnection,
-    query: &OpenMarketsQuery,
+    query: &UnfinishedMarketsQuery,
 ) -> Result<Vec<OddsUpdate>, Failure> {
     let (event_id, market, line) = query.after_texts();
-    let page = OpenMarkets {
+    let page = UnfinishedMarkets {
         source: query.source.as_str(),
         event_id,
         market,
         line: &line,
         limit: row_limit(query.limit),
     };
-    Ok(read_open_markets(page.load(connection)?))
+    Ok(read_unfinished_markets(page.load(connection)?))
 }
 
 /// A page of events.

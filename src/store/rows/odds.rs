@@ -69,13 +69,13 @@ pub(in crate::store) fn read_markets<E: From<StoreError>>(
 
 /// Reads markets of any events, in the order of the rows. A row that cannot be read is skipped: no
 /// book can load it either, so no bet is accepted on it.
-pub(in crate::store) fn read_open_markets(rows: Vec<(String, MarketRow)>) -> Vec<OddsUpdate> {
+pub(in crate::store) fn read_unfinished_markets(rows: Vec<(String, MarketRow)>) -> Vec<OddsUpdate> {
     static LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
     let read = |(id, row): (String, MarketRow)| {
         let state = event_id(&id).and_then(|id| row.read(&id));
         let warn = |error: StoreError| {
-            if let Some(repeated) = LOG.check("open market") {
-                warn!(event = id.as_str(), repeated; "skipping an open market that cannot be read: {error}");
+            if let Some(repeated) = LOG.check("market") {
+                warn!(event = id.as_str(), repeated; "skipping a market that cannot be read: {error}");
             }
         };
         state.map_err(warn).ok().map(|state| state.update.clone())

@@ -24,8 +24,8 @@ pub use self::database_lock::DatabaseLock;
 use self::error::ERRORS;
 use super::events::{EventPage, EventQuery};
 use super::{
-    BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, PruneReport, Store, StoreError,
-    StoredDeadLetter,
+    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
+    UnfinishedMarketsQuery,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -134,8 +134,11 @@ impl Store for SqliteStore {
         self.read(|connection| read::event(connection, event_id))
     }
 
-    fn open_markets(&self, query: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
-        self.read(|connection| read::open_markets(connection, query))
+    fn unfinished_markets(
+        &self,
+        query: &UnfinishedMarketsQuery,
+    ) -> Result<Vec<OddsUpdate>, StoreError> {
+        self.read(|connection| read::unfinished_markets(connection, query))
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {

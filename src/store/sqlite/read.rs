@@ -17,10 +17,12 @@ use crate::store::events::{EventPage, EventQuery, NamePart};
 use crate::store::failure::Failure;
 use crate::store::rows::odds::{
     DeadLetterRow, EventIdRow, EventRow, HistoryRow, MarketRow, event_id, read_markets,
-    read_open_markets,
+    read_unfinished_markets,
 };
 use crate::store::rows::{line_text, read_all, row_limit};
-use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
+use crate::store::{
+    HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter, UnfinishedMarketsQuery,
+};
 
 /// The markets of an event, ordered by key.
 pub(super) fn event(
@@ -41,10 +43,10 @@ pub(super) fn stream_epoch(connection: &mut SqliteConnection) -> Result<String, 
         .first(connection)?)
 }
 
-/// A page of a source's open markets.
-pub(super) fn open_markets(
+/// A page of a source's unfinished markets.
+pub(super) fn unfinished_markets(
     connection: &mut SqliteConnection,
-    query: &OpenMarketsQuery,
+    query: &UnfinishedMarketsQuery,
 ) -> Result<Vec<OddsUpdate>, Failure> {
     let (event_id, market, line) = query.after_texts();
     let after = sql::<Bool>("(event_id, market, line) > (")
@@ -55,9 +57,7 @@ pub(super) fn open_markets(
         .bind::<Text, _>(line)
         .sql(")");
     let rows = odds_current::table
-        // Both conditions on the status: the index holds unfinished markets.
         .filter(odds_current::status.eq_any(["open", "suspended"]))
-        .filter(odds_current::status.eq("open"))
         .filter(odds_current::source.eq(query.source.as_str()))
         .filter(after)
         .order((
@@ -68,7 +68,7 @@ pub(super) fn open_markets(
         .limit(row_limit(query.limit))
         .select((odds_current::event_id, MarketRow::as_select()))
         .load(connection)?;
-    Ok(read_open_markets(rows))
+    Ok(read_unfinished_markets(rows))
 }
 
 const EVENT_IDS: &str = "

@@ -20,9 +20,9 @@ use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::native::next_revision;
-use crate::supplier::{Decoded, Decoder, FrameFault, future_time_detail};
+use crate::supplier::{AddedMarkets, Decoded, Decoder, FrameFault, future_time_detail};
 
-/// The `status` of a message whose data the stream does not vouch for.
+/// The `status` of a message whose data the stream reports as unreliable.
 const UNRELIABLE: i64 = 503;
 /// The size limit of the segments of one message, in frames of the maximum size.
 const MAX_SEGMENTS: usize = 64;
@@ -34,12 +34,12 @@ pub(crate) struct BetfairDecoder {
     clocks: Clocks,
     segments: Segments,
     markets: Markets,
-    /// The stream does not vouch for its data, or has been silent for too long.
+    /// The stream reports its data as unreliable, or has been silent for too long.
     unreliable: bool,
     /// Changes of unidentified markets were lost.
     gap: bool,
     /// The stream was silent for too long, or its connection ended amid a message; the markets are
-    /// not suspended for that as long as another process vouches for them.
+    /// not suspended for that as long as another process has the stream live.
     silent: bool,
     lost: bool,
     /// The image of this connection, or all that changed since the last one, has been received.
@@ -202,7 +202,7 @@ impl BetfairDecoder {
         let unreliable = messages
             .iter()
             .any(|message| message.status == Some(UNRELIABLE));
-        // A heartbeat between segments does not vouch for the segments still to come, and its
+        // A heartbeat between segments does not confirm the segments still to come, and its
         // position is ahead of the applied changes.
         let is_whole = self.segments.is_empty();
         self.set_trust((self.unreliable && !is_whole) || unreliable, gap, changes);
@@ -243,7 +243,7 @@ impl BetfairDecoder {
         !self.unreliable && !self.gap
     }
 
-    /// While the stream does not vouch for its data, or changes are missing, every open market is
+    /// While the stream reports its data as unreliable, or changes are missing, every open market is
     /// shown as suspended.
     fn set_trust(&mut self, unreliable: bool, gap: bool, changes: &mut Changes) {
         let before = self.is_trusted();
@@ -305,7 +305,7 @@ impl Decoder for BetfairDecoder {
         source().map(|source| (source, state)).into_iter().collect()
     }
 
-    // Equivalent to the stream not vouching for its data; its next message, even a heartbeat,
+    // Equivalent to unreliable data; the stream's next message, even a heartbeat,
     // clears this.
     fn record_silence(&mut self) {
         self.silent = true;
@@ -320,15 +320,19 @@ impl Decoder for BetfairDecoder {
         self.segments.clear();
     }
 
-    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> usize {
+    // An image has the time of its connection, so it opens what an earlier process has suspended.
+    fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> AddedMarkets {
         let before = self.stored.len();
-        let absent = stored
-            .into_iter()
-            .filter(|update| !self.markets.holds(&update.event_id));
+        let absent = stored.into_iter().filter(|update| {
+            update.status == MarketStatus::Open && !self.markets.holds(&update.event_id)
+        });
         for update in absent {
             self.stored.insert(update.event_id.clone(), update);
         }
-        self.stored.len() - before
+        AddedMarkets {
+            unsent: self.stored.len() - before,
+            updates: Vec::new(),
+        }
     }
 
     fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {

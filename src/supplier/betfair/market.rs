@@ -199,7 +199,7 @@ impl Market {
     }
 
     /// The update with the current state, if it differs from the one clients see. `reliable` means
-    /// that the stream vouches for its data. The time never goes back, so no update is older than
+    /// that the data of the stream is reliable. The time never goes back, so no update is older than
     /// one published before.
     pub(crate) fn publish(
         &mut self,

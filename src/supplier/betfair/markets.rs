@@ -99,7 +99,7 @@ impl Markets {
     }
 
     /// Suspends the markets with a lost change. Runs after all changes of the frame: the lost change
-    /// may contradict whatever else the frame says about the market.
+    /// may contradict the rest of the frame.
     pub(super) fn suspend_lost(&mut self, changes: &mut Changes) {
         for id in std::mem::take(&mut changes.lost) {
             let Some(market) = self.held.get_mut(&id) else {

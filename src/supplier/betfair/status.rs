@@ -14,7 +14,7 @@ pub(super) fn check(
         return Ok(());
     }
     let code = status.error_code.as_deref().unwrap_or_default();
-    // A fresh image works whatever was wrong with the subscription.
+    // A fresh image works for any fault of the subscription.
     if code == "INVALID_CLOCK" || status.id == Some(SUBSCRIPTION) {
         *clocks = Clocks::default();
     }

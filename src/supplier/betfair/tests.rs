@@ -697,7 +697,7 @@ fn stored_market_absent_from_image_is_suspended() {
         &mut decoder,
         &mcm(2_000, IMAGE, &[change(201, "OPEN", "3")]),
     );
-    assert_eq!(decoder.add_stored(stored.clone()), 1);
+    assert_eq!(decoder.add_stored(stored.clone()).unsent, 1);
     assert!(decoder.suspend_unvouched(&|_| true).is_empty());
     let suspended = decoder.suspend_unvouched(&|_| false);
     let seen: Vec<_> = suspended

@@ -65,12 +65,9 @@ impl BetStop {
         }
     }
 
-    pub(super) fn concerns(&self, market: &MarketKey, source: &Source) -> bool {
-        let is_named = self
-            .markets
-            .as_ref()
-            .is_none_or(|names| names.contains(&market.name));
-        is_named && self.source.as_ref().is_none_or(|named| named == source)
+    pub(super) fn concerns(&self, market: &MarketKey) -> bool {
+        let names = self.markets.as_ref();
+        names.is_none_or(|names| names.contains(&market.name))
     }
 }
 
@@ -123,6 +120,7 @@ pub(super) fn without_handover(frame: &[u8]) -> Option<Vec<u8>> {
 /// value.
 pub(super) struct Named {
     pub event: EventId,
+    pub source: Option<Source>,
     market: Option<MarketName>,
     line: Option<Option<Line>>,
 }
@@ -134,6 +132,8 @@ struct WireNames<'a> {
     market: Option<&'a RawValue>,
     #[serde(default, borrow)]
     line: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    source: Option<&'a RawValue>,
 }
 
 impl Named {
@@ -141,6 +141,9 @@ impl Named {
         let wire: WireNames<'_> = serde_json::from_slice(frame).ok()?;
         Some(Named {
             event: wire.event_id,
+            source: wire
+                .source
+                .and_then(|text| serde_json::from_str(text.get()).ok()),
             market: wire
                 .market
                 .and_then(|text| serde_json::from_str(text.get()).ok()),

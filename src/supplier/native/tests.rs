@@ -1,6 +1,10 @@
+mod restart;
+mod sources;
+
 use proptest::prelude::Strategy as _;
 
 use super::*;
+use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, Rejection};
 use crate::domain::odds::update::Revision;
 use crate::domain::odds::update::testing::{market_update, update};
@@ -339,7 +343,7 @@ fn new_connection_opens_market_by_market() {
 
 #[test]
 fn recovery_opens_unchanged_markets() {
-    let mut decoder = NativeDecoder::new(true);
+    let mut decoder = NativeDecoder::new(true, false);
     assert_eq!(
         decoder.on_connected(),
         [r#"{"request":"r1","type":"recover"}"#]
@@ -386,7 +390,7 @@ fn recovery_opens_unchanged_markets() {
 /// A source that stops answering is treated like one that never did.
 #[test]
 fn unanswered_recovery_ends_market_by_market() {
-    let mut decoder = NativeDecoder::new(true);
+    let mut decoder = NativeDecoder::new(true, false);
     decoder.on_connected();
     assert!(!decoder.give_up_recovery(), "it may know no recovery");
     message(&mut decoder, r#"{"type":"recovered","request":"r1"}"#);
@@ -433,11 +437,15 @@ fn stored_markets_wait_for_supplier() {
     let mut quiet = market("quiet", 10);
     quiet.revision = next_revision(next_revision(quiet.revision));
     let stored = vec![market("sent", 9), quiet.clone()];
-    assert_eq!(decoder.add_stored(stored.clone()), 1);
+    assert_eq!(decoder.add_stored(stored.clone()).unsent, 1);
     let suspended = decoder.suspend_unvouched(&|_| false);
     assert_eq!(statuses(&suspended), [("quiet", SUSPENDED)]);
     assert!(suspended[0].revision > quiet.revision);
-    assert_eq!(decoder.add_stored(stored), 0, "the database lags behind");
+    assert_eq!(
+        decoder.add_stored(stored),
+        AddedMarkets::default(),
+        "the database lags behind"
+    );
     let late = decoder
         .on_frame(market("quiet", 9).to_json().as_bytes())
         .unwrap();
@@ -580,7 +588,7 @@ proptest::proptest! {
     /// For any order of messages, silences, reconnects and recoveries, the state that readers see
     /// of a market is open only if nothing about it can have been missed, or it is spared.
     #[test]
-    fn open_market_is_vouched_for(
+    fn open_market_is_confirmed(
         steps in proptest::collection::vec(proptest::prop_oneof![
             (0_usize..3, proptest::bool::ANY).prop_map(|(market, new)| Step::Send(market, new)),
             proptest::strategy::Just(Step::Silence),
@@ -590,7 +598,7 @@ proptest::proptest! {
             proptest::bool::ANY.prop_map(Step::Spare),
         ], 1..60)
     ) {
-        let mut decoder = NativeDecoder::new(true);
+        let mut decoder = NativeDecoder::new(true, false);
         decoder.on_connected();
         let mut book = Book::new(EventId::new("MATCH_001").unwrap());
         let (mut position, mut connection, mut time) = (0, 1, 10);

@@ -165,3 +165,45 @@ async fn stop_during_flood_loses_nothing() {
         "without a hole"
     );
 }
+
+/// The feed has suspended the market, and the supplier sends it unchanged after a restart.
+#[actix_web::test]
+async fn unchanged_market_opens_after_restart() {
+    let supplier = FakeSupplier::start().await;
+    let url = supplier.url();
+    let quick = [
+        ("SUPPLIER_STALE_AFTER", "1s"),
+        ("SUPPLIER_PING_INTERVAL", "50ms"),
+    ];
+    let variables = TestPlatform::fed(&url, &quick);
+    let platform = TestPlatform::start(&variables).await;
+    let is_shown = |platform: &TestPlatform, status: &'static str| {
+        let url = platform.url("/v1/events/M/odds");
+        async move {
+            until(status, || async {
+                let (_, odds) = get_json(&url).await;
+                (odds[0]["status"] == status).then_some(())
+            })
+            .await
+        }
+    };
+    let frame = original_frame("M", &at(1), 1);
+    let mut link = supplier.accept().await;
+    link.send(frame.clone()).await;
+    is_shown(&platform, "open").await;
+    // The supplier answers no ping.
+    let suspended = "odds_ingest_suspended_as_stale_total";
+    platform
+        .until_metric(Role::Ingest, suspended, |count| count == 1.0)
+        .await;
+    let folder = platform.stop().await;
+    drop(link);
+    let stored = Database::of(&folder).history("M", market_key("1x2", None));
+    assert_eq!(stored.len(), 2, "the update and its suspension");
+
+    let platform = TestPlatform::start_in(folder, &variables).await;
+    let link = LiveLink::accept(&supplier).await;
+    link.send(frame);
+    is_shown(&platform, "open").await;
+    platform.stop().await;
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::actors::ingest::messages::SourcesHeard;
+use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::domain::timestamp::Timestamp;
@@ -17,7 +17,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// The latest states of the sources, as the feeds report them.
 #[derive(Debug)]
 pub(super) struct ReportBook {
-    /// A feed that reports nothing for this long vouches for nothing.
+    /// What a feed has reported counts for this long.
     silence: Duration,
     entries: BTreeMap<(Source, Arc<str>), Entry>,
 }
@@ -41,12 +41,12 @@ impl ReportBook {
 
     /// Records what a feed reports.
     pub(super) fn record(&mut self, heard: SourcesHeard, now: Instant) {
-        for (source, state) in heard.sources {
+        for HeardSource { source, state, at } in heard.sources {
             let key = (source, heard.reporter.clone());
             let published = self.entries.get(&key).and_then(|entry| entry.published);
             let entry = Entry {
                 state,
-                at: heard.at,
+                at,
                 heard_at: now,
                 published,
             };
@@ -106,8 +106,11 @@ mod tests {
     fn heard(state: SourceState) -> SourcesHeard {
         SourcesHeard {
             reporter: "r".into(),
-            sources: vec![(Source::new("a").unwrap(), state)],
-            at: Timestamp::now(),
+            sources: vec![HeardSource {
+                source: Source::new("a").unwrap(),
+                state,
+                at: Timestamp::now(),
+            }],
         }
     }
 
@@ -132,7 +135,7 @@ mod tests {
 
     /// A feed that waits for the bus reads nothing, so nothing that it heard before is current.
     #[test]
-    fn silent_feed_vouches_for_nothing() {
+    fn report_of_silent_feed_becomes_stale() {
         let start = Instant::now();
         let mut book = ReportBook::new(SILENCE);
         book.record(heard(SourceState::Live), start);
@@ -142,7 +145,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the feeds report, the last published state is never more than a second old, and
+        /// For any reports of the feeds, the last published state is never more than a second old, and
         /// equals the current one.
         #[test]
         fn published_state_is_current(steps in proptest::collection::vec((0_u64..3_000, 0_usize..4), 1..60)) {

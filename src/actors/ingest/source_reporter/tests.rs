@@ -4,17 +4,22 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::*;
+use crate::actors::ingest::messages::HeardSource;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
-use crate::bus::{BusError, CompactedEvent, CompactedReader};
+use crate::bus::{CompactedEvent, CompactedReader, NewRecord};
 use crate::domain::ids::Source;
+use crate::domain::odds::source_status::SourceReport;
 use crate::domain::timestamp::Timestamp;
 use crate::testing::until;
 
 fn heard(state: SourceState) -> SourcesHeard {
     SourcesHeard {
         reporter: "r".into(),
-        sources: vec![(Source::new("a").unwrap(), state)],
-        at: Timestamp::from_micros(1_700_000_000_000_000).unwrap(),
+        sources: vec![HeardSource {
+            source: Source::new("a").unwrap(),
+            state,
+            at: Timestamp::from_micros(1_700_000_000_000_000).unwrap(),
+        }],
     }
 }
 

@@ -102,6 +102,9 @@ impl SupplierFeed {
         } else {
             self.on_reply(now);
         }
+        if let Some(from) = &decoded.heard {
+            self.on_heard(from, now);
+        }
         self.metrics.late.inc_by(decoded.late);
         if decoded.is_recovered {
             self.metrics

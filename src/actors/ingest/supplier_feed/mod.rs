@@ -12,6 +12,7 @@ mod frames;
 mod publish_plan;
 mod reconnects;
 mod refusal_log;
+mod source_clocks;
 mod sources;
 mod store_checks;
 mod timers;
@@ -108,7 +109,7 @@ impl SupplierFeed {
             is_new: true,
             log: FaultLog::new(),
             refusal_log: RefusalLog::default(),
-            sources: FeedSources::new(sources),
+            sources: FeedSources::new(sources, timeouts.stale_after),
             gathered: Publish::default(),
             metrics,
         }
@@ -219,6 +220,7 @@ impl SupplierFeed {
         if self.timers.become_stale(now) {
             self.decoder.record_silence();
         }
+        self.check_source_clocks(now);
         self.suspend_unvouched(Cause::Unvouched);
         if let Some(refusals) = self.timers.end_unnamed_period(now) {
             self.suspend_unconfirmed(refusals);
@@ -275,6 +277,7 @@ impl SupplierFeed {
         // Pauses the stream as well: nothing is read while the bus is full.
         context.wait(waiting.into_actor(self).map(move |(), feed, _| {
             feed.timers.exclude_wait(started.elapsed());
+            feed.sources.exclude_wait(started.elapsed());
         }));
     }
 }
@@ -318,7 +321,7 @@ impl StreamHandler<FrameBatch> for SupplierFeed {
 }
 
 impl Handler<LeaveSupplier> for SupplierFeed {
-    // Atomic: nothing more is published meanwhile, also not by a timer.
+    // Atomic: nothing more is published until then, also not by a timer.
     type Result = AtomicResponse<Self, ()>;
 
     fn handle(&mut self, _: LeaveSupplier, context: &mut Context<Self>) -> Self::Result {

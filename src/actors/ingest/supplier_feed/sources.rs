@@ -1,5 +1,5 @@
 //! What a feed does about its sources: it reports their states, and suspends the open markets that
-//! nobody vouches for.
+//! no source confirms.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,16 +9,19 @@ use log::{info, warn};
 use tokio::time::Instant;
 
 use super::SupplierFeed;
+use super::source_clocks::SourceClocks;
 use super::store_checks::StoreChecks;
-use crate::actors::ingest::messages::SourcesHeard;
+use crate::actors::ingest::local_feeds::{LocalFeed, LocalFeeds};
+use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceState;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::blocking::blocking;
-use crate::store::{OpenMarketsQuery, Store, StoreError};
-use crate::supplier::MarketRevision;
+use crate::store::{Store, StoreError, UnfinishedMarketsQuery};
+use crate::supplier::{FrameSource, MarketRevision};
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 
 /// How long a supplier may take to send what was missed.
@@ -27,7 +30,7 @@ const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// Markets per read of the database.
 const PAGE: usize = 1_000;
-/// The maximum number of open markets of a source that are read.
+/// The maximum number of unfinished markets of a source that are read.
 const MAX_MARKETS: usize = 100_000;
 
 /// What a feed needs for its sources.
@@ -35,9 +38,11 @@ const MAX_MARKETS: usize = 100_000;
 pub(crate) struct SourceEdges {
     /// Receives the states of the sources.
     pub reporter: Recipient<SourcesHeard>,
-    /// What other feeds and processes report.
+    /// What other processes report.
     pub others: Arc<OtherReporters>,
-    /// The database with the markets that an earlier process left open, if this process has one.
+    /// The feeds of this process.
+    pub local: Arc<LocalFeeds>,
+    /// The database with the markets that an earlier process has left, if this process has one.
     pub store: Option<Arc<dyn Store>>,
 }
 
@@ -46,24 +51,31 @@ pub(super) struct FeedSources {
     edges: SourceEdges,
     /// Identifies this feed, in this start of the process.
     reporter: Arc<str>,
+    /// This feed among those of the process.
+    local: LocalFeed,
     checks: StoreChecks,
+    clocks: SourceClocks,
     /// What was last reported.
     reported: Vec<(Source, SourceState)>,
-    /// Until when the supplier has vouched for its prices.
-    vouched_at: Timestamp,
+    /// When the supplier was last live.
+    live_at: Timestamp,
     report_at: Instant,
     recovering_since: Option<Instant>,
     store_log: FaultLog,
 }
 
 impl FeedSources {
-    pub(super) fn new(edges: SourceEdges) -> FeedSources {
+    /// A source with a clock of its own is stale after a silence of `stale_after`.
+    pub(super) fn new(edges: SourceEdges, stale_after: Duration) -> FeedSources {
+        let reporter = edges.others.new_reporter();
         FeedSources {
             checks: StoreChecks::new(edges.store.is_some()),
-            reporter: edges.others.new_reporter(),
+            local: edges.local.join(reporter.clone()),
+            clocks: SourceClocks::new(stale_after),
+            reporter,
             edges,
             reported: Vec::new(),
-            vouched_at: Timestamp::now(),
+            live_at: Timestamp::now(),
             report_at: Instant::now(),
             recovering_since: None,
             store_log: FaultLog::new(),
@@ -79,8 +91,13 @@ impl FeedSources {
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
             || others.is_isolated(now.into_std())
-            || (!is_silent && others.is_shared(source))
+            || (!is_silent && self.local.is_shared(source))
             || others.is_live_elsewhere(source, now.into_std())
+    }
+
+    /// Excludes time that the feed spent waiting for the bus from the silence of the sources.
+    pub(super) fn exclude_wait(&mut self, wait: Duration) {
+        self.clocks.exclude_wait(wait);
     }
 
     fn is_pending(&self, source: &Source, now: Instant) -> bool {
@@ -98,53 +115,82 @@ pub(super) enum Cause {
 }
 
 impl SupplierFeed {
-    /// Records that the supplier vouches for its prices, and opens what was suspended only because
-    /// it was silent.
+    /// Records that the supplier is live, and opens what was suspended only because it was silent.
     pub(super) fn on_live(&mut self, was_stale: bool) {
-        self.sources.vouched_at = Timestamp::now();
-        if !was_stale {
-            return;
+        self.sources.live_at = Timestamp::now();
+        if was_stale {
+            let opened = self.decoder.on_resumed();
+            self.open_again(opened);
         }
-        let opened = self.decoder.on_resumed();
+    }
+
+    /// Records which source a frame comes from.
+    pub(super) fn on_heard(&mut self, from: &FrameSource, now: Instant) {
+        let clock = self.sources.live_at;
+        if let Some(source) = self.sources.clocks.heard(from, now, clock) {
+            let opened = self.decoder.on_source_resumed(source);
+            self.open_again(opened);
+        }
+    }
+
+    fn open_again(&mut self, opened: Vec<OddsUpdate>) {
         if !opened.is_empty() {
-            info!(supplier = self.status.supplier.as_str(), markets = opened.len(); "markets opened again: the supplier was silent, but its connection lost nothing");
+            info!(supplier = self.status.supplier.as_str(), markets = opened.len(); "markets opened again: their source was silent, but its connection lost nothing");
             self.gathered.updates.extend(opened);
         }
     }
 
-    /// Suspends the open markets that nobody vouches for.
+    /// Judges the sources with a clock of their own.
+    pub(super) fn check_source_clocks(&mut self, now: Instant) {
+        for source in self.sources.clocks.become_stale(now) {
+            self.decoder.record_source_silence(&source);
+        }
+    }
+
+    /// Whether the source, or its whole connection, is silent for too long.
+    fn is_silent(&self, source: &Source) -> bool {
+        self.timers.is_stale() || self.sources.clocks.is_stale(source)
+    }
+
+    /// Suspends the open markets that no source confirms.
     pub(super) fn suspend_unvouched(&mut self, cause: Cause) {
         let now = Instant::now();
         let sources = &self.sources;
-        let is_silent = self.timers.is_stale();
-        let suspended = self
-            .decoder
-            .suspend_unvouched(&|source| sources.is_spared(source, is_silent, now));
+        let timers = &self.timers;
+        let suspended = self.decoder.suspend_unvouched(&|source| {
+            let is_silent = timers.is_stale() || sources.clocks.is_stale(source);
+            sources.is_spared(source, is_silent, now)
+        });
         if suspended.is_empty() {
             return;
         }
-        self.log_suspended(cause, suspended.len());
+        self.log_suspended(cause, &suspended);
         let unvouched = suspended.iter().map(MarketRevision::of);
         self.gathered.unvouched.extend(unvouched);
         self.gathered.updates.extend(suspended);
     }
 
-    fn log_suspended(&self, cause: Cause, markets: usize) {
+    fn log_suspended(&self, cause: Cause, suspended: &[OddsUpdate]) {
         let supplier = self.status.supplier.as_str();
         let metrics = &self.metrics;
-        match cause {
-            Cause::Loss(reason) => {
-                metrics.suspended_after_loss.inc_by(markets as u64);
-                warn!(supplier, reason, markets; "markets suspended: changes are missing");
-            }
-            Cause::Unvouched if self.timers.is_stale() => {
-                metrics.suspended_as_stale.inc_by(markets as u64);
-                warn!(supplier, markets; "markets suspended: nothing readable received for {:?}", self.settings.supplier_stale_after);
-            }
-            Cause::Unvouched => {
-                metrics.suspended_unsent.inc_by(markets as u64);
-                warn!(supplier, markets; "markets suspended: the supplier has not sent them since it was connected");
-            }
+        let markets = suspended.len();
+        if let Cause::Loss(reason) = cause {
+            metrics.suspended_after_loss.inc_by(markets as u64);
+            warn!(supplier, reason, markets; "markets suspended: changes are missing");
+            return;
+        }
+        let silent = suspended
+            .iter()
+            .filter(|update| self.is_silent(&update.source));
+        let stale = silent.count();
+        if stale > 0 {
+            metrics.suspended_as_stale.inc_by(stale as u64);
+            warn!(supplier, markets = stale; "markets suspended: nothing readable received from their source for {:?}", self.settings.supplier_stale_after);
+        }
+        let unsent = markets - stale;
+        if unsent > 0 {
+            metrics.suspended_unsent.inc_by(unsent as u64);
+            warn!(supplier, markets = unsent; "markets suspended: the supplier has not sent them since it was connected");
         }
     }
 
@@ -153,12 +199,10 @@ impl SupplierFeed {
     pub(super) fn watch_sources(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
         let heard = self.decoder.sources();
-        for (source, _) in &heard {
-            self.sources
-                .edges
-                .others
-                .heard_by(&self.sources.reporter, source);
-        }
+        let (timers, clocks) = (&self.timers, &self.sources.clocks);
+        let speaking = heard.iter().map(|(source, _)| source);
+        let speaking = speaking.filter(|source| !timers.is_stale() && !clocks.is_stale(source));
+        self.sources.local.hears(speaking);
         self.limit_recovery(&heard, now);
         let checked: Vec<_> = heard
             .iter()
@@ -176,35 +220,38 @@ impl SupplierFeed {
         self.report(states, now);
     }
 
-    fn state_of(
-        &self,
-        source: Source,
-        decoded: SourceState,
-        now: Instant,
-    ) -> (Source, SourceState) {
+    fn state_of(&self, source: Source, decoded: SourceState, now: Instant) -> HeardSource {
         let is_recovering = decoded == SourceState::Live && self.sources.is_pending(&source, now);
-        let state = if self.timers.is_stale() {
+        let state = if self.is_silent(&source) {
             SourceState::Stale
         } else if is_recovering {
             SourceState::Recovering
         } else {
             decoded
         };
-        (source, state)
+        let at = self.sources.clocks.heard_at(&source);
+        HeardSource {
+            source,
+            state,
+            at: at.unwrap_or(self.sources.live_at),
+        }
     }
 
-    fn report(&mut self, states: Vec<(Source, SourceState)>, now: Instant) {
-        if states.is_empty() {
+    fn report(&mut self, sources: Vec<HeardSource>, now: Instant) {
+        if sources.is_empty() {
             return;
         }
+        let states: Vec<_> = sources
+            .iter()
+            .map(|heard| (heard.source.clone(), heard.state))
+            .collect();
         let is_changed = states != self.sources.reported;
         if !is_changed && now < self.sources.report_at {
             return;
         }
         let message = SourcesHeard {
             reporter: self.sources.reporter.clone(),
-            sources: states.clone(),
-            at: self.sources.vouched_at,
+            sources,
         };
         // A full mailbox is no fault: the next check reports again.
         if self.sources.edges.reporter.try_send(message).is_err() {
@@ -253,13 +300,13 @@ impl SupplierFeed {
         }
     }
 
-    /// Reads the open markets of a source from the database.
+    /// Reads the unfinished markets of a source from the database.
     fn read_store(&mut self, source: Source, context: &mut Context<Self>) {
         let Some(store) = self.sources.edges.store.clone() else {
             return;
         };
         let of = source.clone();
-        let reading = blocking(move || open_markets(&*store, &of));
+        let reading = blocking(move || unfinished_markets(&*store, &of));
         context.spawn(reading.into_actor(self).map(move |read, feed, context| {
             feed.on_stored(&source, read);
             feed.suspend_unvouched(Cause::Unvouched);
@@ -271,39 +318,39 @@ impl SupplierFeed {
     fn on_stored(&mut self, source: &Source, read: Result<Vec<OddsUpdate>, StoreError>) {
         let now = Instant::now();
         match read {
-            Ok(stored) => {
-                let is_shared = self.sources.edges.others.is_shared(source);
-                let new = if is_shared {
-                    0
-                } else {
-                    self.decoder.add_stored(stored)
-                };
-                self.sources.checks.succeeded(source, new, now);
+            Ok(mut stored) => {
+                if self.sources.local.is_shared(source) {
+                    // Open ones may be what the other feed has sent.
+                    stored.retain(|update| update.status != MarketStatus::Open);
+                }
+                let added = self.decoder.add_stored(stored);
+                self.sources.checks.succeeded(source, added.unsent, now);
+                self.gathered.updates.extend(added.updates);
                 if self.sources.store_log.recovered() {
-                    info!("the open markets of the source {source} are read again");
+                    info!("the stored markets of the source {source} are read again");
                 }
             }
             Err(failure) => {
                 self.metrics.store_checks_failed.inc();
                 self.sources.checks.failed(source, now);
                 if let Some(repeated) = self.sources.store_log.failed("read") {
-                    warn!(repeated; "cannot read the open markets of the source {source}, which are shown as stale until then: {failure}");
+                    warn!(repeated; "cannot read the stored markets of the source {source}, which are shown as stale until then: {failure}");
                 }
             }
         }
     }
 }
 
-/// The open markets of a source.
-fn open_markets(store: &dyn Store, source: &Source) -> Result<Vec<OddsUpdate>, StoreError> {
-    let mut query = OpenMarketsQuery {
+/// The open and suspended markets of a source.
+fn unfinished_markets(store: &dyn Store, source: &Source) -> Result<Vec<OddsUpdate>, StoreError> {
+    let mut query = UnfinishedMarketsQuery {
         source: source.clone(),
         after: None,
         limit: PAGE,
     };
     let mut markets: Vec<OddsUpdate> = Vec::new();
     while markets.len() < MAX_MARKETS {
-        let page = store.open_markets(&query)?;
+        let page = store.unfinished_markets(&query)?;
         let Some(last) = page.last() else { break };
         query.after = Some((last.event_id.clone(), last.market.clone()));
         markets.extend(page);

@@ -1,6 +1,6 @@
-//! Decides when the open markets of a source are read from the database: after this process has
-//! first heard the source, because what an earlier process left open may have ended meanwhile. Time
-//! is an argument.
+//! Decides when the stored markets of a source are read from the database: after this process has
+//! first heard the source, because what an earlier process left open may have ended since. Time is an
+//! argument.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
 /// The database may lag behind the bus, so it is read several times.
 const MIN_READS: u32 = 3;
-/// The maximum number of reads, however many markets they find.
+/// The maximum number of reads, even if they still find markets.
 const MAX_READS: u32 = 10;
 /// The time between two reads.
 const READ_INTERVAL: Duration = Duration::from_secs(5);
@@ -121,7 +121,7 @@ impl StoreChecks {
             .is_some_and(|until| now < until)
     }
 
-    /// Whether markets of the source that nobody vouches for may still be open: it has not been
+    /// Whether markets that the source does not confirm may still be open: it has not been
     /// checked, or what was found has not been suspended yet.
     pub(super) fn is_pending(&self, source: &Source, now: Instant) -> bool {
         let is_unread = self
@@ -202,8 +202,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the reads find and however they fail, a source is pending until the first
-        /// success and the grace after it, and the reads end.
+        /// For any results of the reads, a source is pending until the first success and the grace
+        /// after it, and the reads end.
         #[test]
         fn checks_end(results in proptest::collection::vec(proptest::option::of(0_usize..3), 0..60)) {
             let mut now = Instant::now();

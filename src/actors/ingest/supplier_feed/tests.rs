@@ -3,11 +3,12 @@ use futures_util::StreamExt as _;
 
 use super::publish_plan::DENSE_BATCH;
 use super::*;
-use crate::actors::ingest::messages::SourcesHeard;
+use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
-use crate::actors::ingest::source_reporter::report_record;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::bus::source_report;
 use crate::bus::{BusError, CompactedTopic as _};
+use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::*;
@@ -64,6 +65,7 @@ fn edges() -> SourceEdges {
             Duration::from_secs(3),
             std::time::Instant::now(),
         )),
+        local: Arc::default(),
         store: None,
     }
 }
@@ -198,7 +200,7 @@ impl Handler<SourcesHeard> for Recorder {
     type Result = ();
 
     fn handle(&mut self, heard: SourcesHeard, _: &mut Context<Self>) {
-        for (_, state) in heard.sources {
+        for HeardSource { state, .. } in heard.sources {
             let _ = self.0.send(state);
         }
     }
@@ -234,6 +236,7 @@ fn feed_after_update(
     let edges = SourceEdges {
         reporter: Recorder(recorder).start().recipient(),
         others: others.clone(),
+        local: Arc::default(),
         store,
     };
     let settings = Settings::parse_from([&["test"], arguments].concat()).suppliers;
@@ -268,7 +271,7 @@ fn others(topic: &Arc<EmbeddedCompactedTopic>) -> Arc<OtherReporters> {
 
 /// One of several watchers does not decide alone. When the others are gone, it does.
 #[actix_web::test]
-async fn markets_that_others_vouch_for_stay_open() {
+async fn markets_that_others_have_live_stay_open() {
     let topic = Arc::new(EmbeddedCompactedTopic::default());
     let others = others(&topic);
     let source = update(1, 1, 1).source;
@@ -286,7 +289,10 @@ async fn markets_that_others_vouch_for_stay_open() {
         let topic = topic.clone();
         actix::spawn(async move {
             loop {
-                topic.publish(vec![report_record(&report)]).await.unwrap();
+                topic
+                    .publish(vec![source_report::record_of(&report)])
+                    .await
+                    .unwrap();
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         })
@@ -390,4 +396,115 @@ async fn suspension_after_refused_batch_is_marked_unvouched() {
     let message = next.unwrap().unwrap();
     assert_eq!(message.updates[0].status, MarketStatus::Suspended);
     assert_eq!(message.unvouched, [MarketRevision::of(&message.updates[0])]);
+}
+
+/// Passes on the states of each source.
+struct SourceRecorder(mpsc::UnboundedSender<Vec<HeardSource>>);
+
+impl Actor for SourceRecorder {
+    type Context = Context<Self>;
+}
+
+impl Handler<SourcesHeard> for SourceRecorder {
+    type Result = ();
+
+    fn handle(&mut self, heard: SourcesHeard, _: &mut Context<Self>) {
+        let _ = self.0.send(heard.sources);
+    }
+}
+
+/// A connection with an update of two sources each, and then an `alive` of one of them every 50 ms.
+fn shared_connection() -> impl futures_util::Stream<Item = FrameBatch> {
+    let named = |name: &str, event| OddsUpdate {
+        source: Source::new(name).unwrap(),
+        ..update(event, 1, 1)
+    };
+    let alive =
+        |name: &str| format!(r#"{{"type":"alive","at":"2026-01-01T00:00:00Z","source":"{name}"}}"#);
+    let first = [
+        named("dies", 1).to_json(),
+        alive("dies"),
+        named("lives", 2).to_json(),
+        alive("lives"),
+    ];
+    let batch = |frames: &[String]| -> FrameBatch {
+        let frames = frames.iter().cloned();
+        frames
+            .map(|frame| Ok(Inbound::Frame(frame.into())))
+            .collect()
+    };
+    let later = batch(&[alive("lives")]);
+    let first = futures_util::stream::iter([batch(&first)]);
+    first.chain(futures_util::stream::unfold((), move |()| {
+        let frame = match &later[0] {
+            Ok(Inbound::Frame(frame)) => frame.clone(),
+            _ => unreachable!(),
+        };
+        async move {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Some((vec![Ok(Inbound::Frame(frame))], ()))
+        }
+    }))
+}
+
+/// The connection is live, and one of its sources is not.
+#[actix_web::test]
+async fn dead_source_of_live_connection_is_stale() {
+    let (sender, mut published) = mpsc::unbounded_channel();
+    let publisher = RefusingPublisher(sender, true).start().recipient();
+    let (recorder, mut states) = mpsc::unbounded_channel();
+    let arguments = [
+        "test",
+        "--supplier-stale-after",
+        "500ms",
+        "--supplier-ping-interval",
+        "100ms",
+    ];
+    let edges = SourceEdges {
+        reporter: SourceRecorder(recorder).start().recipient(),
+        others: others(&Arc::default()),
+        ..edges()
+    };
+    SupplierFeed::create(|context| {
+        let mut feed = SupplierFeed::new(
+            "ws://127.0.0.1:9/ws".parse().unwrap(),
+            Settings::parse_from(arguments).suppliers,
+            publisher.clone(),
+            publisher,
+            Duration::ZERO,
+            edges,
+            IngestMetrics::new().unwrap(),
+        );
+        let stream = context.add_stream(Box::pin(shared_connection()));
+        let (outbound, _) = mpsc::channel(1);
+        feed.open_link(stream, outbound);
+        feed
+    });
+    assert_eq!(next_published(&mut published).await.len(), 2);
+    let suspended = next_published(&mut published).await;
+    let seen: Vec<_> = suspended
+        .iter()
+        .map(|update| (update.source.as_str(), update.status))
+        .collect();
+    assert_eq!(seen, [("dies", MarketStatus::Suspended)]);
+    let reported = async {
+        loop {
+            let mut heard = states.recv().await.unwrap();
+            heard.sort_by_key(|heard| heard.source.clone());
+            if heard[0].state == SourceState::Stale {
+                break heard;
+            }
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(20), reported);
+    let heard = heard.await.unwrap();
+    assert_eq!(
+        (heard[0].source.as_str(), heard[1].source.as_str()),
+        ("dies", "lives")
+    );
+    assert_eq!(heard[1].state, SourceState::Live);
+    assert!(
+        heard[0].at < heard[1].at,
+        "each has its own time: {heard:?}"
+    );
 }

@@ -8,6 +8,7 @@ use super::*;
 use crate::bus::NewRecord;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::domain::ids::Source;
+use crate::domain::odds::source_status::SourceReport;
 use crate::domain::timestamp::Timestamp;
 use crate::testing::until;
 

@@ -10,7 +10,9 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::update;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::store::events::{EventPage, EventQuery};
-use crate::store::{BatchReport, HistoryEntry, HistoryQuery, OpenMarketsQuery, StoredDeadLetter};
+use crate::store::{
+    BatchReport, HistoryEntry, HistoryQuery, StoredDeadLetter, UnfinishedMarketsQuery,
+};
 
 /// A store that records the writes and how many of them run concurrently.
 #[derive(Default)]
@@ -61,7 +63,10 @@ impl Store for ProbeStore {
         Ok(Vec::new())
     }
 
-    fn open_markets(&self, _: &OpenMarketsQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+    fn unfinished_markets(
+        &self,
+        _: &UnfinishedMarketsQuery,
+    ) -> Result<Vec<OddsUpdate>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -150,6 +150,9 @@ impl MarketSources {
         lives: &SourceLives,
     ) -> Result<bool, DroppedRecord> {
         let was_handled = heard.is_replayed || self.may_have_handled(&heard);
+        if heard.standing == Standing::Unvouched {
+            return self.receive_suspension(heard, was_handled);
+        }
         if was_handled
             && heard.standing == Standing::Current
             && lives.was_lost_after(&heard.update.source, heard.heard_at)
@@ -174,6 +177,17 @@ impl MarketSources {
         self.keep(heard).map(|()| is_due)
     }
 
+    fn receive_suspension(
+        &mut self,
+        heard: SourceUpdate,
+        was_handled: bool,
+    ) -> Result<bool, DroppedRecord> {
+        if !was_handled {
+            self.finish_reading();
+        }
+        self.suspend(heard).map(|()| !was_handled)
+    }
+
     fn keep(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
         let source = &heard.update.source;
         let revision = heard.update.revision;
@@ -193,6 +207,30 @@ impl MarketSources {
             standing: heard.standing,
         };
         self.states.insert(source.clone(), kept);
+        Ok(())
+    }
+
+    /// `ingest` has suspended the market, so the state of the source does not count until its next
+    /// update. The source has not sent this one, so its revision is not compared with later ones.
+    fn suspend(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
+        let source = &heard.update.source;
+        let Some(kept) = self.states.get(source) else {
+            if self.states.len() >= MAX_SOURCES {
+                return Err(DroppedRecord::TooManySources);
+            }
+            let kept = Kept {
+                update: heard.update.clone(),
+                own: None,
+                heard_at: heard.heard_at,
+                standing: Standing::Unvouched,
+            };
+            self.states.insert(source.clone(), kept);
+            return Ok(());
+        };
+        if kept.own > Some(heard.update.revision) {
+            return Err(DroppedRecord::Late);
+        }
+        self.lose(source);
         Ok(())
     }
 

@@ -403,6 +403,39 @@ fn ended_market_is_not_reopened() {
     assert_eq!(rig.selection.markets(), 0);
 }
 
+/// `ingest` may know only a published revision of the market, so its suspensions do not count as
+/// what the source has sent.
+#[test]
+fn source_is_compared_with_its_own_revisions() {
+    let mut rig = Rig::new();
+    rig.read(update_of("a", 1));
+    rig.read_as(suspended(update_of("a", 90)), Standing::Unvouched);
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+    rig.read(update_of("a", 1));
+    assert_eq!(
+        rig.shown(),
+        open(&update_of("a", 1)),
+        "its last update, again"
+    );
+    rig.read_as(suspended(update_of("a", 90)), Standing::Unvouched);
+    rig.read(update_of("a", 3));
+    assert_eq!(rig.shown(), open(&update_of("a", 3)));
+    // The same after a restart, without an update of the source.
+    let shown = rig.published.last().cloned();
+    let mut rig = Rig::starting(shown.as_slice());
+    rig.wait(3);
+    rig.read_as(suspended(update_of("a", 90)), Standing::Unvouched);
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+    rig.read(update_of("a", 3));
+    assert_eq!(rig.shown(), open(&update_of("a", 3)));
+    // A source that is not known.
+    rig.read_as(suspended(update_of("b", 90)), Standing::Unvouched);
+    rig.report("a", SourceState::Live);
+    rig.report("a", SourceState::Stale);
+    rig.read(update_of("b", 4));
+    assert_eq!(rig.shown(), open(&update_of("b", 4)));
+}
+
 /// F5: a source that gives up a market is followed by the next one that offers it.
 #[test]
 fn handed_over_market_moves_or_is_suspended() {

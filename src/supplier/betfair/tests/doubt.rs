@@ -458,7 +458,7 @@ fn older_image_suspends_until_caught_up() {
 }
 
 proptest! {
-    /// The entry with the highest version counts, whatever the order and segmentation of an image.
+    /// The entry with the highest version counts, in any order and segmentation of an image.
     #[test]
     fn version_order_does_not_matter(
         versions in proptest::sample::subsequence((1u32..9).collect::<Vec<_>>(), 1..8).prop_shuffle(),
@@ -491,7 +491,7 @@ proptest! {
         prop_assert_eq!(updates, expected);
     }
 
-    /// Whatever replaces a valid delta, the earlier price is not on offer after a rejection.
+    /// If anything replaces a valid delta, the earlier price is not on offer after a rejection.
     #[test]
     fn damaged_delta_leaves_no_refused_market_open(at in any::<proptest::sample::Index>(), byte in 0x20u8..0x7f) {
         let mut bytes = mcm(11, "", &[r#"{"id":"1.1","rc":[{"id":11,"hc":0,"batb":[[0,2.0,10]],"ltp":2.5}]}"#.to_owned()]).into_bytes();
