@@ -3,5 +3,5 @@
 
 /// Its source gives up the market.
 pub(crate) const HANDED_OVER: &str = "handed_over";
-/// `ingest` suspends the market, because its source does not vouch for it.
-pub(crate) const UNVOUCHED: &str = "unvouched";
+/// `ingest` suspends the market, because its source does not confirm it.
+pub(crate) const UNCONFIRMED: &str = "unconfirmed";

@@ -82,7 +82,7 @@ pub trait Decoder: Send {
 
     /// Suspends the open markets that are not confirmed, except those of spared sources: another
     /// process has them live. Called again and again, because that may end.
-    fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate>;
+    fn suspend_unconfirmed(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate>;
 
     /// Called when the bus did not accept a batch of decoded updates. Returns the updates to
     /// publish as soon as possible: the suspension of the markets that may have been in the batch.
@@ -98,7 +98,7 @@ pub trait Decoder: Send {
 
     /// Suspends the open markets without a readable update since [`Decoder::unnamed_refusals`]
     /// returned `refusals`.
-    fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
+    fn suspend_after_refusals(&mut self, refusals: u64) -> Vec<OddsUpdate> {
         let _ = refusals;
         Vec::new()
     }
@@ -244,12 +244,12 @@ pub(crate) mod testing {
     pub(crate) trait SuspendAlone: Decoder {
         fn on_stale(&mut self) -> Vec<OddsUpdate> {
             self.record_silence();
-            self.suspend_unvouched(&|_| false)
+            self.suspend_unconfirmed(&|_| false)
         }
 
         fn on_lost(&mut self, missed: bool) -> Vec<OddsUpdate> {
             self.record_loss(missed);
-            self.suspend_unvouched(&|_| false)
+            self.suspend_unconfirmed(&|_| false)
         }
     }
 

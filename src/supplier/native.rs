@@ -44,8 +44,8 @@ pub struct NativeDecoder {
     sources: BTreeMap<Source, Timestamp>,
     /// The sources that are silent while their connection is not.
     silent: BTreeSet<Source>,
-    /// Markets without [`Trust::Vouched`] may exist.
-    has_unvouched: bool,
+    /// Markets without [`Trust::Confirmed`] may exist.
+    has_unconfirmed: bool,
 }
 
 impl NativeDecoder {
@@ -196,7 +196,7 @@ impl NativeDecoder {
             if silent.contains(&market.shown.source) {
                 market.missed_nothing(connection);
             } else {
-                opened.extend(market.vouch(connection));
+                opened.extend(market.confirm(connection));
             }
         }
         Decoded {
@@ -310,7 +310,7 @@ impl Decoder for NativeDecoder {
         let connection = self.connection;
         let markets = self.open.values_mut();
         markets.for_each(|market| market.silence(connection));
-        self.has_unvouched = true;
+        self.has_unconfirmed = true;
     }
 
     fn record_source_silence(&mut self, source: &Source) {
@@ -320,7 +320,7 @@ impl Decoder for NativeDecoder {
             .filter(|market| market.shown.source == *source)
             .for_each(|market| market.silence(connection));
         self.silent.insert(source.clone());
-        self.has_unvouched = true;
+        self.has_unconfirmed = true;
     }
 
     // Each frame is a full market, so a missed frame does not affect later ones.
@@ -332,7 +332,7 @@ impl Decoder for NativeDecoder {
             market.trust == Trust::Silent && !self.silent.contains(&market.shown.source)
         });
         resumed
-            .filter_map(|market| market.vouch(connection))
+            .filter_map(|market| market.confirm(connection))
             .collect()
     }
 
@@ -348,11 +348,11 @@ impl Decoder for NativeDecoder {
         self.recovery.give_up();
         let connection = self.connection;
         for market in self.open.values_mut() {
-            if market.heard_on != connection && market.trust == Trust::Vouched {
+            if market.heard_on != connection && market.trust == Trust::Confirmed {
                 market.trust = Trust::Missed;
             }
         }
-        self.has_unvouched = true;
+        self.has_unconfirmed = true;
         true
     }
 
@@ -363,19 +363,19 @@ impl Decoder for NativeDecoder {
             added.unsent += usize::from(is_unsent);
             added.updates.extend(update);
         }
-        self.has_unvouched = true;
+        self.has_unconfirmed = true;
         added
     }
 
-    fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {
-        if !self.has_unvouched {
+    fn suspend_unconfirmed(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {
+        if !self.has_unconfirmed {
             return Vec::new();
         }
         let mut spared = false;
         let suspended = self
             .open
             .values_mut()
-            .filter(|market| market.trust != Trust::Vouched)
+            .filter(|market| market.trust != Trust::Confirmed)
             .filter(|market| {
                 let is_spared = is_spared(&market.shown.source);
                 spared |= is_spared;
@@ -383,7 +383,7 @@ impl Decoder for NativeDecoder {
             })
             .filter_map(OpenMarket::suspend)
             .collect();
-        self.has_unvouched = spared;
+        self.has_unconfirmed = spared;
         suspended
     }
 
@@ -391,7 +391,7 @@ impl Decoder for NativeDecoder {
         self.unnamed
     }
 
-    fn suspend_unconfirmed(&mut self, refusals: u64) -> Vec<OddsUpdate> {
+    fn suspend_after_refusals(&mut self, refusals: u64) -> Vec<OddsUpdate> {
         let unconfirmed = self
             .open
             .values_mut()

@@ -101,8 +101,8 @@ fn update_records(message: &Publish) -> Vec<NewRecord> {
             message.handed_over.iter().cloned().collect(),
         ),
         (
-            update_header::UNVOUCHED,
-            message.unvouched.iter().cloned().collect(),
+            update_header::UNCONFIRMED,
+            message.unconfirmed.iter().cloned().collect(),
         ),
     ];
     let record = |update: &OddsUpdate| {
@@ -166,13 +166,13 @@ mod tests {
             updates: vec![sent.clone(), given_up.clone(), silent.clone()],
             dead_letters: vec![letter()],
             handed_over: vec![MarketRevision::of(&given_up)],
-            unvouched: vec![MarketRevision::of(&silent)],
+            unconfirmed: vec![MarketRevision::of(&silent)],
         };
         publisher.send(message).await.unwrap().unwrap();
         let mut records = next(&mut update_group).await;
         records.sort_by_key(|read| read.record.key.clone());
         assert_eq!(records[1].header(update_header::HANDED_OVER), Some("1"));
-        assert_eq!(records[2].header(update_header::UNVOUCHED), Some("1"));
+        assert_eq!(records[2].header(update_header::UNCONFIRMED), Some("1"));
         let read = records.remove(0);
         assert_eq!(&read.record.key[..], b"MATCH_001");
         assert!(read.record.headers.is_empty());

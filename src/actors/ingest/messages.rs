@@ -24,7 +24,7 @@ pub(crate) struct Publish {
     /// The updates with which a source gives up its market.
     pub handed_over: Vec<MarketRevision>,
     /// The updates with which the feed itself suspends a market that no source confirms.
-    pub unvouched: Vec<MarketRevision>,
+    pub unconfirmed: Vec<MarketRevision>,
 }
 
 /// Feed to source reporter: the state of each source that the feed hears.

@@ -261,7 +261,7 @@ pub enum BetRefusal {
         /// Its status.
         status: MarketStatus,
     },
-    /// Nobody vouches for the source of the market, so its price may be stale.
+    /// The source of the market is not live, so its price may be stale.
     #[error("the supplier of the market is not heard, so its price may be stale")]
     MarketStale,
     /// The selection is not active, or has no price.

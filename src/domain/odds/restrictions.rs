@@ -1,5 +1,5 @@
-//! What the platform restricts whatever the feed says: markets of sources that nobody vouches for,
-//! and markets that an operator holds.
+//! What the platform restricts, independently of the state that the source sends: markets of sources
+//! that are not live, and markets that an operator holds.
 //!
 //! A restricted market is shown as suspended, and no bet on it is accepted. The restriction changes
 //! neither the stored state nor its sequence number, so every process shows the same as soon as it
@@ -26,7 +26,7 @@ pub struct Restrictions {
     pub sources: BTreeMap<Source, SourceStatus>,
     /// The lowest sequence number of a market that is trusted although its source was never
     /// reported. On the embedded bus every source that speaks is reported, so a market whose last
-    /// change is from before this process started is vouched for by nobody. 0 if an `ingest` of an
+    /// change is from before this process started is not confirmed. 0 if an `ingest` of an
     /// earlier version may run: its sources are judged by their updates alone.
     pub unreported_from: u64,
     /// The holds in force.
@@ -36,7 +36,7 @@ pub struct Restrictions {
 /// Why a market is restricted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Restriction {
-    /// Nobody vouches for its source: the price may be stale.
+    /// Its source is not live: the price may be stale.
     Stale,
     /// An operator holds it.
     Held,
@@ -49,7 +49,7 @@ impl Restrictions {
         status.is_some_and(|status| status.state != SourceState::Live)
     }
 
-    /// Whether nobody vouches for a market at the moment. A market that has ended is not stale: it
+    /// Whether the state of a market is not confirmed now. A market that has ended is not stale: it
     /// offers nothing.
     pub fn is_stale(&self, market: &MarketState) -> bool {
         if market.update.status.has_ended() {
@@ -60,7 +60,7 @@ impl Restrictions {
         self.is_lost(source) || market.seq < self.unreported_from && is_unreported()
     }
 
-    /// Whether every market is shown as with `other`. How recently a live source has vouched for its
+    /// Whether every market is shown as with `other`. How recently a live source has confirmed its
     /// data does not matter.
     pub fn shows_like(&self, other: &Restrictions) -> bool {
         self.unreported_from == other.unreported_from
@@ -75,8 +75,8 @@ impl Restrictions {
         })
     }
 
-    /// Until when a source has vouched for its data, if it is reported.
-    pub fn vouched_until(&self, source: &Source) -> Option<Timestamp> {
+    /// Until when a source has confirmed its data, if it is reported.
+    pub fn confirmed_until(&self, source: &Source) -> Option<Timestamp> {
         self.sources.get(source)?.at
     }
 

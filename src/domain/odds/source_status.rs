@@ -1,7 +1,7 @@
 //! The state of a source, as the processes that read it report it.
 //!
-//! Nobody trusts a price that nobody vouches for: each `ingest` reports its sources every second,
-//! and a source that is not reported any more counts as lost.
+//! Each `ingest` reports its sources every second. A source that is not reported any more counts as
+//! lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ use crate::domain::unknown_variant::UnknownVariant;
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_source_state)]
 pub enum SourceState {
-    /// It is silent, not connected, or does not vouch for its data.
+    /// It is silent, not connected, or does not confirm its data.
     Stale,
     /// It speaks again, but has not yet sent everything that was missed.
     Recovering,
@@ -42,7 +42,7 @@ pub struct SourceReport {
     pub reporter: String,
     /// Its state.
     pub state: SourceState,
-    /// Until when the source has vouched for its data, by the reporter's clock.
+    /// Until when the source has confirmed its data, by the reporter's clock.
     pub at: Timestamp,
 }
 
@@ -51,7 +51,7 @@ pub struct SourceReport {
 pub struct SourceStatus {
     /// Its state.
     pub state: SourceState,
-    /// Until when the source has vouched for its data. `None` if it has not since this process
+    /// Until when the source has confirmed its data. `None` if it has not since this process
     /// started.
     pub at: Option<Timestamp>,
 }

@@ -109,7 +109,7 @@ struct OddsBody<'a> {
     seq: Option<u64>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
-    /// Until when the source has vouched for the odds, if it is lost.
+    /// Until when the source has confirmed the odds, if it is lost.
     #[serde(skip_serializing_if = "Option::is_none")]
     as_of: Option<Timestamp>,
 }

@@ -16,18 +16,20 @@ pub(super) struct ShownMarket {
     pub state: Arc<MarketState>,
     /// Whether its price may be stale.
     pub is_stale: bool,
-    /// Until when its source has vouched for it, if the source is lost.
+    /// Until when its source has confirmed it, if the source is lost.
     pub as_of: Option<Timestamp>,
 }
 
 impl ShownMarket {
     fn new(state: &Arc<MarketState>, restrictions: &Restrictions, is_stale: bool) -> ShownMarket {
         let source = &state.update.source;
-        let is_unvouched = restrictions.is_stale(state);
+        let is_unconfirmed = restrictions.is_stale(state);
         ShownMarket {
             state: restrictions.shown(state).into_owned(),
-            is_stale: is_stale || is_unvouched,
-            as_of: restrictions.vouched_until(source).filter(|_| is_unvouched),
+            is_stale: is_stale || is_unconfirmed,
+            as_of: restrictions
+                .confirmed_until(source)
+                .filter(|_| is_unconfirmed),
         }
     }
 }

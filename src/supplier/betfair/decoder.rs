@@ -335,9 +335,9 @@ impl Decoder for BetfairDecoder {
         }
     }
 
-    fn suspend_unvouched(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {
-        let has_unvouched = self.silent || self.lost || !self.stored.is_empty();
-        if !has_unvouched || source().is_some_and(|source| is_spared(&source)) {
+    fn suspend_unconfirmed(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {
+        let has_unconfirmed = self.silent || self.lost || !self.stored.is_empty();
+        if !has_unconfirmed || source().is_some_and(|source| is_spared(&source)) {
             return Vec::new();
         }
         let mut changes = Changes::default();

@@ -698,15 +698,15 @@ fn stored_market_absent_from_image_is_suspended() {
         &mcm(2_000, IMAGE, &[change(201, "OPEN", "3")]),
     );
     assert_eq!(decoder.add_stored(stored.clone()).unsent, 1);
-    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
-    let suspended = decoder.suspend_unvouched(&|_| false);
+    assert!(decoder.suspend_unconfirmed(&|_| true).is_empty());
+    let suspended = decoder.suspend_unconfirmed(&|_| false);
     let seen: Vec<_> = suspended
         .iter()
         .map(|update| (update.event_id.as_str(), update.status))
         .collect();
     assert_eq!(seen, [("1.200", MarketStatus::Suspended)]);
     assert!(suspended[0].revision > stored[0].revision);
-    assert!(decoder.suspend_unvouched(&|_| false).is_empty());
+    assert!(decoder.suspend_unconfirmed(&|_| false).is_empty());
     let again = frame(&mut decoder, &mcm(3_000, "", &[change(200, "OPEN", "4")])).updates;
     assert_eq!(again[0].status, MarketStatus::Open);
     assert!(again[0].revision > suspended[0].revision);
@@ -718,11 +718,11 @@ fn spared_stream_is_suspended_later_or_not_at_all() {
     let mut decoder = decoder();
     frame(&mut decoder, &mcm(1, IMAGE, &[change(1, "OPEN", "3")]));
     decoder.record_silence();
-    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
+    assert!(decoder.suspend_unconfirmed(&|_| true).is_empty());
     assert_eq!(state(&decoder), SourceState::Stale);
     frame(&mut decoder, &mcm(2, r#","ct":"HEARTBEAT""#, &[]));
-    assert!(decoder.suspend_unvouched(&|_| false).is_empty());
+    assert!(decoder.suspend_unconfirmed(&|_| false).is_empty());
     decoder.record_loss(true);
-    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
-    assert_eq!(decoder.suspend_unvouched(&|_| false).len(), 1);
+    assert!(decoder.suspend_unconfirmed(&|_| true).is_empty());
+    assert_eq!(decoder.suspend_unconfirmed(&|_| false).len(), 1);
 }

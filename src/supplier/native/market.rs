@@ -12,7 +12,7 @@ const MAX_OWN_MICROS: i64 = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
     /// Every change of it arrives.
-    Vouched,
+    Confirmed,
     /// The source is silent since its last message about the market; nothing is lost unless the
     /// connection ends.
     Silent,
@@ -87,7 +87,7 @@ impl OpenMarket {
             in_doubt: false,
             unnamed_before,
             heard_on: connection,
-            trust: Trust::Vouched,
+            trust: Trust::Confirmed,
             own_revisions,
         }
     }
@@ -148,7 +148,7 @@ impl OpenMarket {
         self.shown.revision = stored.revision;
         if self.in_doubt {
             self.suspend()
-        } else if self.trust == Trust::Vouched {
+        } else if self.trust == Trust::Confirmed {
             self.show(MarketStatus::Suspended, MarketStatus::Open)
         } else {
             None
@@ -158,7 +158,7 @@ impl OpenMarket {
     /// Records that the source sent its last update again.
     fn repeated(&mut self, connection: u64) {
         self.heard_on = connection;
-        self.trust = Trust::Vouched;
+        self.trust = Trust::Confirmed;
     }
 
     /// Records that nothing about it was missed, while its source is silent.
@@ -169,7 +169,7 @@ impl OpenMarket {
 
     /// Records that the source is silent.
     pub(super) fn silence(&mut self, connection: u64) {
-        if self.trust == Trust::Vouched {
+        if self.trust == Trust::Confirmed {
             self.trust = if self.heard_on == connection {
                 Trust::Silent
             } else {
@@ -217,7 +217,7 @@ impl OpenMarket {
 
     /// Records that its last state is valid, and opens it if it was suspended; `None` if it is open
     /// or in doubt.
-    pub(super) fn vouch(&mut self, connection: u64) -> Option<OddsUpdate> {
+    pub(super) fn confirm(&mut self, connection: u64) -> Option<OddsUpdate> {
         if self.in_doubt {
             return None;
         }

@@ -258,8 +258,8 @@ fn unnamed_refusal_suspends_unconfirmed_markets() {
     }
     assert_eq!(decoder.unnamed_refusals(), 3);
     read(&mut decoder, &market_update("B", "1x2", None, 11, 1));
-    assert_eq!(names(decoder.suspend_unconfirmed(3)), ["A"]);
-    assert_eq!(names(decoder.suspend_unconfirmed(3)), [""; 0], "once");
+    assert_eq!(names(decoder.suspend_after_refusals(3)), ["A"]);
+    assert_eq!(names(decoder.suspend_after_refusals(3)), [""; 0], "once");
     let repeated = read(&mut decoder, &market_update("A", "1x2", None, 10, 1));
     assert_eq!(
         repeated.revision.updated_at,
@@ -267,7 +267,7 @@ fn unnamed_refusal_suspends_unconfirmed_markets() {
         "the same update opens nothing"
     );
     decoder.on_frame(b"{garbage").unwrap();
-    assert_eq!(names(decoder.suspend_unconfirmed(4)), ["B"]);
+    assert_eq!(names(decoder.suspend_after_refusals(4)), ["B"]);
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn unanswered_recovery_ends_market_by_market() {
     assert!(decoder.give_up_recovery());
     assert_eq!(decoder.sources()[0].1, SourceState::Live);
     assert_eq!(
-        statuses(&decoder.suspend_unvouched(&|_| false)),
+        statuses(&decoder.suspend_unconfirmed(&|_| false)),
         [("b", SUSPENDED)]
     );
     let late = message(&mut decoder, r#"{"type":"recovered","request":"r2"}"#);
@@ -415,15 +415,15 @@ fn spared_markets_are_suspended_later() {
     read(&mut decoder, &market("a", 10));
     read(&mut decoder, &market("b", 10));
     decoder.record_silence();
-    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
+    assert!(decoder.suspend_unconfirmed(&|_| true).is_empty());
     decoder.on_connected();
     read(&mut decoder, &market("a", 11));
-    assert!(decoder.suspend_unvouched(&|_| true).is_empty());
+    assert!(decoder.suspend_unconfirmed(&|_| true).is_empty());
     assert_eq!(
-        statuses(&decoder.suspend_unvouched(&|_| false)),
+        statuses(&decoder.suspend_unconfirmed(&|_| false)),
         [("b", SUSPENDED)]
     );
-    assert!(decoder.suspend_unvouched(&|_| false).is_empty(), "once");
+    assert!(decoder.suspend_unconfirmed(&|_| false).is_empty(), "once");
 }
 
 /// What an earlier process left open is suspended unless the supplier sends it, and the supplier's
@@ -438,7 +438,7 @@ fn stored_markets_wait_for_supplier() {
     quiet.revision = next_revision(next_revision(quiet.revision));
     let stored = vec![market("sent", 9), quiet.clone()];
     assert_eq!(decoder.add_stored(stored.clone()).unsent, 1);
-    let suspended = decoder.suspend_unvouched(&|_| false);
+    let suspended = decoder.suspend_unconfirmed(&|_| false);
     assert_eq!(statuses(&suspended), [("quiet", SUSPENDED)]);
     assert!(suspended[0].revision > quiet.revision);
     assert_eq!(
@@ -647,7 +647,7 @@ proptest::proptest! {
                 }
                 Step::Spare(spared) => is_spared = spared,
             }
-            updates.extend(decoder.suspend_unvouched(&|_| is_spared));
+            updates.extend(decoder.suspend_unconfirmed(&|_| is_spared));
             for update in updates {
                 position += 1;
                 let _ = book.apply(update, position);

@@ -5,7 +5,7 @@ use sports_bet_platform::config::settings::Role;
 use super::*;
 use crate::support::{are_real, original_frame};
 
-/// Odds without what depends on whether their source vouches for them.
+/// Odds without what depends on whether their source is live.
 fn without_trust(odds: &[Value]) -> Vec<Value> {
     let mut odds = odds.to_vec();
     for market in &mut odds {

@@ -1,5 +1,5 @@
-//! Nobody trusts a price that nobody vouches for, whatever fails between the supplier and the
-//! clients: from the moment the clients know, no bet is accepted.
+//! Something fails between the supplier and the clients. From the moment the clients know, no bet is
+//! accepted.
 
 mod bet_supplier;
 mod bettor;

@@ -48,15 +48,15 @@ impl SupplierFeed {
             .unnamed_refusals(self.decoder.unnamed_refusals(), Instant::now());
     }
 
-    pub(super) fn suspend_unconfirmed(&mut self, refusals: u64) {
-        let suspended = self.decoder.suspend_unconfirmed(refusals);
+    pub(super) fn suspend_after_refusals(&mut self, refusals: u64) {
+        let suspended = self.decoder.suspend_after_refusals(refusals);
         if !suspended.is_empty() {
             self.metrics
                 .suspended_as_stale
                 .inc_by(suspended.len() as u64);
             warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update without an event could not be decoded, and these were not updated for {:?}", self.settings.supplier_stale_after);
-            let unvouched = suspended.iter().map(MarketRevision::of);
-            self.gathered.unvouched.extend(unvouched);
+            let unconfirmed = suspended.iter().map(MarketRevision::of);
+            self.gathered.unconfirmed.extend(unconfirmed);
             self.gathered.updates.extend(suspended);
         }
         self.record_unnamed_refusals();

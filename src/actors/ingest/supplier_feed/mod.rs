@@ -167,7 +167,7 @@ impl SupplierFeed {
         self.status.set_connected(false);
         self.decoder
             .record_loss(reason == TransportError::FrameTooLarge(0).reason());
-        self.suspend_unvouched(Cause::Loss(reason));
+        self.suspend_unconfirmed(Cause::Loss(reason));
         self.schedule_reconnect(reason, cause, context);
     }
 
@@ -179,8 +179,8 @@ impl SupplierFeed {
         context: &mut Context<Self>,
     ) {
         let suspended = self.decoder.on_unpublished();
-        let unvouched = suspended.iter().map(MarketRevision::of);
-        self.gathered.unvouched.extend(unvouched);
+        let unconfirmed = suspended.iter().map(MarketRevision::of);
+        self.gathered.unconfirmed.extend(unconfirmed);
         self.gathered.updates.extend(suspended);
         self.disconnect("bus", cause, context);
     }
@@ -221,9 +221,9 @@ impl SupplierFeed {
             self.decoder.record_silence();
         }
         self.check_source_clocks(now);
-        self.suspend_unvouched(Cause::Unvouched);
+        self.suspend_unconfirmed(Cause::Unconfirmed);
         if let Some(refusals) = self.timers.end_unnamed_period(now) {
-            self.suspend_unconfirmed(refusals);
+            self.suspend_after_refusals(refusals);
         }
         if self.timers.is_silent(now) {
             let cause = format!(
@@ -260,7 +260,9 @@ impl SupplierFeed {
                         feed.gathered
                             .handed_over
                             .extend(repeat_if_refused.handed_over);
-                        feed.gathered.unvouched.extend(repeat_if_refused.unvouched);
+                        feed.gathered
+                            .unconfirmed
+                            .extend(repeat_if_refused.unconfirmed);
                         feed.disconnect_unpublished(&error, context);
                     }
                 }),

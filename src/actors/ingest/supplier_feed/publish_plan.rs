@@ -31,7 +31,7 @@ impl PublishPlan {
             updates,
             dead_letters,
             handed_over,
-            unvouched,
+            unconfirmed,
         } = content;
         if updates.is_empty() && dead_letters.is_empty() {
             return None;
@@ -44,7 +44,7 @@ impl PublishPlan {
         let repeat_if_refused = Publish {
             updates: unopened,
             handed_over: handed_over.clone(),
-            unvouched: unvouched.clone(),
+            unconfirmed: unconfirmed.clone(),
             ..Publish::default()
         };
         Some(PublishPlan {
@@ -57,7 +57,7 @@ impl PublishPlan {
             updates: Publish {
                 updates,
                 handed_over,
-                unvouched,
+                unconfirmed,
                 ..Publish::default()
             },
         })

@@ -111,7 +111,7 @@ pub(super) enum Cause {
     /// A connection ended amid a message.
     Loss(&'static str),
     /// Any other: silence, a recovery without end, or the start of this process.
-    Unvouched,
+    Unconfirmed,
 }
 
 impl SupplierFeed {
@@ -153,11 +153,11 @@ impl SupplierFeed {
     }
 
     /// Suspends the open markets that no source confirms.
-    pub(super) fn suspend_unvouched(&mut self, cause: Cause) {
+    pub(super) fn suspend_unconfirmed(&mut self, cause: Cause) {
         let now = Instant::now();
         let sources = &self.sources;
         let timers = &self.timers;
-        let suspended = self.decoder.suspend_unvouched(&|source| {
+        let suspended = self.decoder.suspend_unconfirmed(&|source| {
             let is_silent = timers.is_stale() || sources.clocks.is_stale(source);
             sources.is_spared(source, is_silent, now)
         });
@@ -165,8 +165,8 @@ impl SupplierFeed {
             return;
         }
         self.log_suspended(cause, &suspended);
-        let unvouched = suspended.iter().map(MarketRevision::of);
-        self.gathered.unvouched.extend(unvouched);
+        let unconfirmed = suspended.iter().map(MarketRevision::of);
+        self.gathered.unconfirmed.extend(unconfirmed);
         self.gathered.updates.extend(suspended);
     }
 
@@ -296,7 +296,7 @@ impl SupplierFeed {
                 .with_label_values(&["given_up"])
                 .inc();
             warn!(supplier = self.status.supplier.as_str(); "the supplier has not sent what was missed within {RECOVERY_TIMEOUT:?}; markets that it does not send again are suspended");
-            self.suspend_unvouched(Cause::Unvouched);
+            self.suspend_unconfirmed(Cause::Unconfirmed);
         }
     }
 
@@ -309,7 +309,7 @@ impl SupplierFeed {
         let reading = blocking(move || unfinished_markets(&*store, &of));
         context.spawn(reading.into_actor(self).map(move |read, feed, context| {
             feed.on_stored(&source, read);
-            feed.suspend_unvouched(Cause::Unvouched);
+            feed.suspend_unconfirmed(Cause::Unconfirmed);
             feed.watch_sources(context);
             feed.publish_gathered(Duration::ZERO, context);
         }));

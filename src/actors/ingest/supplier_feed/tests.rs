@@ -372,7 +372,7 @@ impl Handler<Publish> for RefusingOnce {
 
 /// The source did not suspend the market, so another source may offer it.
 #[actix_web::test]
-async fn suspension_after_refused_batch_is_marked_unvouched() {
+async fn suspension_after_refused_batch_is_marked_unconfirmed() {
     let (sender, mut published) = mpsc::unbounded_channel();
     let publisher = RefusingOnce(sender, false).start().recipient();
     let frame = Ok(Inbound::Frame(update(1, 1, 1).to_json().into()));
@@ -395,7 +395,10 @@ async fn suspension_after_refused_batch_is_marked_unvouched() {
     let next = tokio::time::timeout(Duration::from_secs(20), published.recv()).await;
     let message = next.unwrap().unwrap();
     assert_eq!(message.updates[0].status, MarketStatus::Suspended);
-    assert_eq!(message.unvouched, [MarketRevision::of(&message.updates[0])]);
+    assert_eq!(
+        message.unconfirmed,
+        [MarketRevision::of(&message.updates[0])]
+    );
 }
 
 /// Passes on the states of each source.

@@ -23,7 +23,7 @@ use super::dead_letters::DeadLetters;
 use super::group_reader::{ConsumerSettings, GroupReader};
 use super::update_reader::{ReadBatch, UpdateReader};
 use crate::actors::odds::book_source::{BookSource, ReplayBoundary};
-use crate::bus::update_header::{HANDED_OVER, UNVOUCHED};
+use crate::bus::update_header::{HANDED_OVER, UNCONFIRMED};
 use crate::bus::{NewRecord, Record, Subscription, Topic};
 use crate::domain::ids::EventId;
 use crate::domain::odds::failover::{
@@ -376,8 +376,8 @@ fn standing(record: &Record) -> Standing {
     let has = |header| record.header(header) == Some("1");
     if has(HANDED_OVER) {
         Standing::HandedOver
-    } else if has(UNVOUCHED) {
-        Standing::Unvouched
+    } else if has(UNCONFIRMED) {
+        Standing::Unconfirmed
     } else {
         Standing::Current
     }

@@ -46,7 +46,7 @@ pub enum Standing {
     HandedOver,
     /// The source may have missed changes of the market, or was lost since it sent the state. It
     /// does not count until the next one.
-    Unvouched,
+    Unconfirmed,
 }
 
 /// What a decision depends on, beside the states of the market.
@@ -119,7 +119,7 @@ impl MarketSources {
         reread_until: Option<Timestamp>,
     ) -> MarketSources {
         let standing = if is_lost {
-            Standing::Unvouched
+            Standing::Unconfirmed
         } else {
             Standing::Current
         };
@@ -150,14 +150,14 @@ impl MarketSources {
         lives: &SourceLives,
     ) -> Result<bool, DroppedRecord> {
         let was_handled = heard.is_replayed || self.may_have_handled(&heard);
-        if heard.standing == Standing::Unvouched {
+        if heard.standing == Standing::Unconfirmed {
             return self.receive_suspension(heard, was_handled);
         }
         if was_handled
             && heard.standing == Standing::Current
             && lives.was_lost_after(&heard.update.source, heard.heard_at)
         {
-            heard.standing = Standing::Unvouched;
+            heard.standing = Standing::Unconfirmed;
         }
         if heard.is_replayed && self.shown.is_none() {
             // It was published, and the loaded state does not show it.
@@ -222,7 +222,7 @@ impl MarketSources {
                 update: heard.update.clone(),
                 own: None,
                 heard_at: heard.heard_at,
-                standing: Standing::Unvouched,
+                standing: Standing::Unconfirmed,
             };
             self.states.insert(source.clone(), kept);
             return Ok(());
@@ -239,7 +239,7 @@ impl MarketSources {
         if let Some(kept) = self.states.get_mut(source)
             && kept.standing == Standing::Current
         {
-            kept.standing = Standing::Unvouched;
+            kept.standing = Standing::Unconfirmed;
         }
         if let Some(reread) = &mut self.reread {
             reread.lose(source);

@@ -384,7 +384,7 @@ fn suspension_is_not_failed_over() {
     rig.read(suspended(update_of("a", 2)));
     rig.read(update_of("b", 3));
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
-    rig.read_as(suspended(update_of("a", 4)), Standing::Unvouched);
+    rig.read_as(suspended(update_of("a", 4)), Standing::Unconfirmed);
     assert_eq!(rig.shown(), open(&update_of("b", 3)), "the platform's own");
 }
 
@@ -409,7 +409,7 @@ fn ended_market_is_not_reopened() {
 fn source_is_compared_with_its_own_revisions() {
     let mut rig = Rig::new();
     rig.read(update_of("a", 1));
-    rig.read_as(suspended(update_of("a", 90)), Standing::Unvouched);
+    rig.read_as(suspended(update_of("a", 90)), Standing::Unconfirmed);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.read(update_of("a", 1));
     assert_eq!(
@@ -417,19 +417,19 @@ fn source_is_compared_with_its_own_revisions() {
         open(&update_of("a", 1)),
         "its last update, again"
     );
-    rig.read_as(suspended(update_of("a", 90)), Standing::Unvouched);
+    rig.read_as(suspended(update_of("a", 90)), Standing::Unconfirmed);
     rig.read(update_of("a", 3));
     assert_eq!(rig.shown(), open(&update_of("a", 3)));
     // The same after a restart, without an update of the source.
     let shown = rig.published.last().cloned();
     let mut rig = Rig::starting(shown.as_slice());
     rig.wait(3);
-    rig.read_as(suspended(update_of("a", 90)), Standing::Unvouched);
+    rig.read_as(suspended(update_of("a", 90)), Standing::Unconfirmed);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.read(update_of("a", 3));
     assert_eq!(rig.shown(), open(&update_of("a", 3)));
     // A source that is not known.
-    rig.read_as(suspended(update_of("b", 90)), Standing::Unvouched);
+    rig.read_as(suspended(update_of("b", 90)), Standing::Unconfirmed);
     rig.report("a", SourceState::Live);
     rig.report("a", SourceState::Stale);
     rig.read(update_of("b", 4));

@@ -116,7 +116,7 @@ fn replacing_restrictions_invalidates_stamps() {
     assert_eq!(*current.get(), source(SourceState::Stale));
 }
 
-/// The time until which a live source has vouched for its data advances every second. What was
+/// The time until which a live source has confirmed its data advances every second. What was
 /// prepared from the restrictions stays valid.
 #[test]
 fn sign_of_life_keeps_stamps_valid() {

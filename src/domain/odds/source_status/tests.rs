@@ -129,7 +129,7 @@ fn new_source_stays_new_for_later_readers() {
     assert_eq!(state(&reports, now), Some(SourceState::Recovering));
 }
 
-/// A reporter that is silent and goes on vouches for everything in between; one that has reported
+/// A reporter that is silent and goes on confirms everything in between; one that has reported
 /// anything else, or that is another one, does not.
 #[test]
 fn live_period_ends_with_another_state_or_reporter() {

@@ -99,7 +99,7 @@ pub fn snapshot_message(snapshot: &Snapshot, view: &SnapshotView<'_>) -> ByteStr
             as_of: view
                 .extension
                 .as_ref()
-                .and_then(|_| restrictions.vouched_until(&state.update.source)),
+                .and_then(|_| restrictions.confirmed_until(&state.update.source)),
             payload: &state.update,
         });
     let headline = snapshot

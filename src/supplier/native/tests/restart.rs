@@ -131,7 +131,7 @@ fn selected_source_is_judged_by_its_own_revisions() {
     let stored = [market("quiet", 500), row(&market("a", 500), SUSPENDED)];
     assert_eq!(decoder.add_stored(stored.to_vec()).unsent, 1);
     assert_eq!(
-        statuses(&decoder.suspend_unvouched(&|_| false)),
+        statuses(&decoder.suspend_unconfirmed(&|_| false)),
         [("quiet", SUSPENDED)]
     );
     for name in ["quiet", "a"] {
@@ -238,7 +238,7 @@ impl World {
         if read_before >= source.len() && read_before != usize::MAX {
             self.read_rows();
         }
-        let suspended = self.decoder.suspend_unvouched(&|_| false);
+        let suspended = self.decoder.suspend_unconfirmed(&|_| false);
         self.publish(suspended);
     }
 

@@ -88,7 +88,7 @@ fn silent_source_of_live_connection_is_suspended() {
     let (x, y) = (Source::new("x").unwrap(), Source::new("y").unwrap());
     decoder.record_source_silence(&x);
     assert_eq!(
-        states(&decoder.suspend_unvouched(&|_| false)),
+        states(&decoder.suspend_unconfirmed(&|_| false)),
         [("x", SUSPENDED)]
     );
     assert!(
@@ -112,6 +112,6 @@ fn recovery_does_not_open_silent_source() {
     decoder.on_connected();
     let recovered = message(&mut decoder, r#"{"type":"recovered","request":"r2"}"#);
     assert_eq!(states(&recovered.updates), [("y", OPEN)]);
-    assert!(decoder.suspend_unvouched(&|_| false).is_empty());
+    assert!(decoder.suspend_unconfirmed(&|_| false).is_empty());
     assert_eq!(states(&decoder.on_source_resumed(&x)), [("x", OPEN)]);
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use actix_web::dev::ServerHandle;
 use actix_web::web::{Data, Json};
@@ -94,4 +94,21 @@ fn placed_millis(bet: &Uuid) -> Option<u128> {
 fn wall_millis(at: Instant) -> u128 {
     let at = SystemTime::now() - at.elapsed();
     at.duration_since(UNIX_EPOCH).unwrap().as_millis()
+}
+
+#[actix_web::test]
+async fn bets_are_found_by_their_time() {
+    let supplier = BetSupplier::start();
+    let before = Instant::now() - Duration::from_millis(10);
+    let bet = Uuid::now_v7();
+    let request = reqwest::Client::new()
+        .post(format!("{}/supplier/confirm", supplier.url()))
+        .header("Content-Type", "application/json")
+        .body(json!({"betId": bet}).to_string());
+    assert_eq!(request.send().await.unwrap().status(), 200);
+    let after = Instant::now();
+    assert_eq!(supplier.placed_between(before, after), [bet]);
+    assert!(supplier.placed_between(after, after).is_empty());
+    assert!(supplier.has_heard(&bet.to_string()));
+    assert!(!supplier.has_heard(&Uuid::now_v7().to_string()));
 }

@@ -15,7 +15,7 @@ use crate::support::ServerProcess;
 const INTERVAL: Duration = Duration::from_millis(100);
 /// After this time a request has failed.
 const TIMEOUT: Duration = Duration::from_secs(10);
-/// The answers to a bet on a market whose price nobody vouches for.
+/// The answers to a bet on a market whose price may be stale.
 const REFUSALS: [&str; 3] = [
     "409 MARKET_STALE",
     "409 MARKET_SUSPENDED",
@@ -39,7 +39,7 @@ impl Attempt {
         self.answer == "200"
     }
 
-    /// Whether the bet was refused because nobody vouches for its price.
+    /// Whether the bet was refused because its price may be stale.
     pub fn is_refused(&self) -> bool {
         REFUSALS.contains(&self.answer.as_str())
     }

@@ -181,7 +181,7 @@ async fn unreadable_records_become_dead_letters() {
 
 #[test]
 fn updates_carry_their_headers() {
-    let records: Vec<_> = ["", HANDED_OVER, UNVOUCHED]
+    let records: Vec<_> = ["", HANDED_OVER, UNCONFIRMED]
         .into_iter()
         .zip(0..)
         .map(|(header, offset)| {
@@ -205,7 +205,7 @@ fn updates_carry_their_headers() {
     let heard: Vec<_> = heard(&records, vec![positioned(1), positioned(2)], false)
         .map(|heard| heard.standing)
         .collect();
-    assert_eq!(heard, [Standing::HandedOver, Standing::Unvouched]);
+    assert_eq!(heard, [Standing::HandedOver, Standing::Unconfirmed]);
     assert_eq!(standing(&records[0]), Standing::Current);
 }
 

@@ -59,7 +59,7 @@ impl Reread {
             && heard.update.source == *source
             && heard.standing == Standing::Current
         {
-            heard.standing = Standing::Unvouched;
+            heard.standing = Standing::Unconfirmed;
         }
     }
 
@@ -111,7 +111,7 @@ impl MarketSources {
                 is_withdrawn && heard.standing == Standing::Current && !lives.is_lost(source);
             if let Some(kept) = self.states.get_mut(source) {
                 kept.standing = if is_unexplained {
-                    Standing::Unvouched
+                    Standing::Unconfirmed
                 } else {
                     heard.standing
                 };

@@ -189,7 +189,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     let standing = prop_oneof![
         6 => Just(Standing::Current),
         1 => Just(Standing::HandedOver),
-        1 => Just(Standing::Unvouched),
+        1 => Just(Standing::Unconfirmed),
     ];
     let state = prop_oneof![
         1 => Just(SourceState::Stale),
