@@ -179,7 +179,8 @@ impl Actor for Heartbeat {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        self.beat(context);
+        // The states of the sources usually arrive sooner, and lead to the first heartbeat.
+        self.next = Some(context.run_later(RETRY, Self::beat));
     }
 }
 
