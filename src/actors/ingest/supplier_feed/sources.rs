@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::SupplierFeed;
 use super::source_clocks::SourceClocks;
 use super::store_checks::StoreChecks;
+use super::stored_markets::{MAX_MARKETS, StoredMarkets};
 use crate::actors::ingest::local_feeds::{LocalFeed, LocalFeeds};
 use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
@@ -20,7 +21,7 @@ use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::blocking::blocking;
-use crate::store::{Store, StoreError, UnfinishedMarketsQuery};
+use crate::store::{Store, StoreError};
 use crate::supplier::{FrameSource, MarketRevision};
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 
@@ -28,10 +29,6 @@ use crate::telemetry::log_limit::{FaultLog, LogLimit};
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often unchanged states are passed on, so that they do not expire.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// Markets per read of the database.
-const PAGE: usize = 1_000;
-/// The maximum number of unfinished markets of a source that are read.
-const MAX_MARKETS: usize = 100_000;
 
 /// What a feed needs for its sources.
 #[derive(Clone)]
@@ -306,7 +303,7 @@ impl SupplierFeed {
             return;
         };
         let of = source.clone();
-        let reading = blocking(move || unfinished_markets(&*store, &of));
+        let reading = blocking(move || StoredMarkets::read(&*store, &of, MAX_MARKETS));
         context.spawn(reading.into_actor(self).map(move |read, feed, context| {
             feed.on_stored(&source, read);
             feed.suspend_unconfirmed(Cause::Unconfirmed);
@@ -315,15 +312,17 @@ impl SupplierFeed {
         }));
     }
 
-    fn on_stored(&mut self, source: &Source, read: Result<Vec<OddsUpdate>, StoreError>) {
+    fn on_stored(&mut self, source: &Source, read: Result<StoredMarkets, StoreError>) {
         let now = Instant::now();
         match read {
-            Ok(mut stored) => {
+            Ok(stored) => {
+                self.log_truncation(source, &stored.truncated);
+                let mut markets = stored.markets;
                 if self.sources.local.is_shared(source) {
                     // Open ones may be what the other feed has sent.
-                    stored.retain(|update| update.status != MarketStatus::Open);
+                    markets.retain(|market| market.status != MarketStatus::Open);
                 }
-                let added = self.decoder.add_stored(stored);
+                let added = self.decoder.add_stored(markets);
                 self.sources.checks.succeeded(source, added.unsent, now);
                 self.gathered.updates.extend(added.updates);
                 if self.sources.store_log.recovered() {
@@ -339,21 +338,14 @@ impl SupplierFeed {
             }
         }
     }
-}
 
-/// The open and suspended markets of a source.
-fn unfinished_markets(store: &dyn Store, source: &Source) -> Result<Vec<OddsUpdate>, StoreError> {
-    let mut query = UnfinishedMarketsQuery {
-        source: source.clone(),
-        after: None,
-        limit: PAGE,
-    };
-    let mut markets: Vec<OddsUpdate> = Vec::new();
-    while markets.len() < MAX_MARKETS {
-        let page = store.unfinished_markets(&query)?;
-        let Some(last) = page.last() else { break };
-        query.after = Some((last.event_id.clone(), last.market.clone()));
-        markets.extend(page);
+    fn log_truncation(&self, source: &Source, truncated: &[MarketStatus]) {
+        static LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
+        for status in truncated {
+            self.metrics.store_checks_truncated.inc();
+            if let Some(repeated) = LOG.check(status.as_str()) {
+                warn!(source = source.as_str(), repeated; "only the first {MAX_MARKETS} {status} markets of the source are read from the database; the others are not checked");
+            }
+        }
     }
-    Ok(markets)
 }
