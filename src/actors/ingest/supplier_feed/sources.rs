@@ -81,15 +81,20 @@ impl FeedSources {
 
     /// Whether open markets of the source are left alone for now: another process has it live, or
     /// that is not known, or the source still may send them. What is suspended in a process that
-    /// hears no reports would be published once it is connected again. A feed that is not silent
-    /// leaves alone what another feed of this process may hear.
-    fn is_spared(&self, source: &Source, is_silent: bool, now: Instant) -> bool {
+    /// hears no reports would be published once it is connected again.
+    fn is_spared(&self, source: &Source, now: Instant) -> bool {
         let others = &self.edges.others;
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
             || others.is_isolated(now.into_std())
-            || (!is_silent && self.local.is_shared(source))
             || others.is_live_elsewhere(source, now.into_std())
+    }
+
+    /// Records the updates of the feed's supplier. They matter only where stored markets are read.
+    pub(super) fn record_sent(&self, updates: &[OddsUpdate]) {
+        if self.edges.store.is_some() {
+            self.local.sent(updates);
+        }
     }
 
     /// Excludes time that the feed spent waiting for the bus from the silence of the sources.
@@ -153,11 +158,11 @@ impl SupplierFeed {
     pub(super) fn suspend_unconfirmed(&mut self, cause: Cause) {
         let now = Instant::now();
         let sources = &self.sources;
-        let timers = &self.timers;
-        let suspended = self.decoder.suspend_unconfirmed(&|source| {
-            let is_silent = timers.is_stale() || sources.clocks.is_stale(source);
-            sources.is_spared(source, is_silent, now)
-        });
+        self.decoder
+            .forget_stored(&|market| sources.local.is_held_by_another(market));
+        let suspended = self
+            .decoder
+            .suspend_unconfirmed(&|source| sources.is_spared(source, now));
         if suspended.is_empty() {
             return;
         }
@@ -196,10 +201,6 @@ impl SupplierFeed {
     pub(super) fn watch_sources(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
         let heard = self.decoder.sources();
-        let (timers, clocks) = (&self.timers, &self.sources.clocks);
-        let speaking = heard.iter().map(|(source, _)| source);
-        let speaking = speaking.filter(|source| !timers.is_stale() && !clocks.is_stale(source));
-        self.sources.local.hears(speaking);
         self.limit_recovery(&heard, now);
         let checked: Vec<_> = heard
             .iter()
@@ -317,11 +318,11 @@ impl SupplierFeed {
         match read {
             Ok(stored) => {
                 self.log_truncation(source, &stored.truncated);
+                let local = &self.sources.local;
                 let mut markets = stored.markets;
-                if self.sources.local.is_shared(source) {
-                    // Open ones may be what the other feed has sent.
-                    markets.retain(|market| market.status != MarketStatus::Open);
-                }
+                markets.retain(|market| {
+                    market.status != MarketStatus::Open || !local.is_held_by_another(market)
+                });
                 let added = self.decoder.add_stored(markets);
                 self.sources.checks.succeeded(source, added.unsent, now);
                 self.gathered.updates.extend(added.updates);
