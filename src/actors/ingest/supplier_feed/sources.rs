@@ -167,6 +167,9 @@ impl SupplierFeed {
             return;
         }
         self.log_suspended(cause, &suspended);
+        for update in &suspended {
+            self.sources.checks.suspended(&update.source, now);
+        }
         let unconfirmed = suspended.iter().map(MarketRevision::of);
         self.gathered.unconfirmed.extend(unconfirmed);
         self.gathered.updates.extend(suspended);
