@@ -19,7 +19,7 @@ use crate::bus::health::SubscriptionHealth;
 use crate::bus::suite::{
     bounded, enqueue_batches, held, next, publish_compacted, record, take, value, values,
 };
-use crate::bus::{CompactedEvent, CompactedReader, NewRecord, Topic, dead_letter};
+use crate::bus::{NewRecord, ReadEvent, Topic, TopicReader, dead_letter};
 use crate::config::settings::BusSettings;
 
 /// The defaults with the shortest session timeout that the mock accepts.
@@ -408,7 +408,7 @@ async fn states_are_dropped_while_kafka_is_away() {
         publish_compacted(&topic, vec![record("k", 9)]).await;
         let mut read = Vec::new();
         while read.last() != Some(&9) {
-            if let CompactedEvent::Published(records) = reader.next().await.unwrap() {
+            if let ReadEvent::Published(records) = reader.next().await.unwrap() {
                 read.extend(records.iter().map(value));
             }
         }
@@ -418,11 +418,11 @@ async fn states_are_dropped_while_kafka_is_away() {
 }
 
 /// The values that a follower reads until the last of `expected`.
-async fn followed(reader: &mut Box<dyn CompactedReader>, expected: &[u32]) {
+async fn followed(reader: &mut Box<dyn TopicReader>, expected: &[u32]) {
     let mut read = Vec::new();
     while read.last() != expected.last() {
         let event = reader.next().await.unwrap();
-        if let CompactedEvent::Held(records) | CompactedEvent::Published(records) = event {
+        if let ReadEvent::Held(records) | ReadEvent::Published(records) = event {
             read.extend(records.iter().map(value));
         }
     }
@@ -445,7 +445,7 @@ async fn follower_reads_beside_the_group() {
         group.close().await;
         let mut follower = topic.follow("g").unwrap();
         followed(&mut follower, &[2]).await;
-        while follower.next().await.unwrap() != CompactedEvent::CaughtUp {}
+        while follower.next().await.unwrap() != ReadEvent::CaughtUp {}
         topic.publish(vec![record("k", 3)]).await.unwrap();
         followed(&mut follower, &[3]).await;
         kafka.broker_down(1).unwrap();

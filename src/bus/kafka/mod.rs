@@ -7,7 +7,6 @@
 mod commit_in_flight;
 mod commits;
 mod compacted;
-mod compacted_reader;
 mod config;
 mod events;
 mod inbox;
@@ -27,6 +26,7 @@ mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
 mod topic_identity;
+mod topic_reader;
 mod topics;
 
 use std::sync::Arc;
@@ -36,7 +36,6 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 
 use self::compacted::KafkaCompactedTopic;
-use self::compacted_reader::{KafkaCompactedReader, ReadingThread, Start};
 use self::config::Clients;
 use self::events::Events;
 use self::member_state::MemberState;
@@ -45,9 +44,10 @@ use self::publisher::TopicPublisher;
 use self::reader::Reader;
 pub(crate) use self::scan::Scan;
 use self::subscription::KafkaSubscription;
+use self::topic_reader::{KafkaTopicReader, ReadingThread, Start};
 use self::topics::{TopicConfig, TopicKind, TopicMonitor, TopicState};
 use super::{
-    Acknowledgement, BusError, CompactedReader, CompactedTopic, NewRecord, Subscription, Topic,
+    Acknowledgement, BusError, CompactedTopic, NewRecord, Subscription, Topic, TopicReader,
 };
 use crate::config::settings::BusSettings;
 use crate::telemetry::role;
@@ -210,10 +210,10 @@ impl Topic for KafkaTopic {
         Ok(Box::new(self.read_as(member)?))
     }
 
-    fn follow(&self, group: &str) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn follow(&self, group: &str) -> Result<Box<dyn TopicReader>, BusError> {
         let start = Start::Beside(group.to_owned());
         let events = ReadingThread::start(self.inner.clone(), self.topic.clone(), start)?;
-        Ok(Box::new(KafkaCompactedReader::new(events)))
+        Ok(Box::new(KafkaTopicReader::new(events)))
     }
 
     fn depth(&self) -> usize {

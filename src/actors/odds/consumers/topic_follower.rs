@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::update_reader::UpdateReader;
 use crate::actors::odds::messages::{ApplyUpdates, InOrder};
-use crate::bus::{BusError, CompactedEvent, CompactedReader, Record, Topic};
+use crate::bus::{BusError, ReadEvent, Record, Topic, TopicReader};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
@@ -35,7 +35,7 @@ pub(crate) struct TopicFollower {
     books: Recipient<InOrder<ApplyUpdates>>,
     updates: UpdateReader,
     /// `None` while a read is in flight, or the topic cannot be followed.
-    reader: Option<Box<dyn CompactedReader>>,
+    reader: Option<Box<dyn TopicReader>>,
     batches_in_flight: usize,
     caught_up: watch::Sender<bool>,
     log: FaultLog,
@@ -113,12 +113,12 @@ impl TopicFollower {
         );
     }
 
-    fn received(&mut self, event: CompactedEvent, context: &mut Context<Self>) {
+    fn received(&mut self, event: ReadEvent, context: &mut Context<Self>) {
         match event {
-            CompactedEvent::Held(records) | CompactedEvent::Published(records) => {
+            ReadEvent::Held(records) | ReadEvent::Published(records) => {
                 self.apply(&records, context);
             }
-            CompactedEvent::CaughtUp => {
+            ReadEvent::CaughtUp => {
                 self.caught_up.send_replace(true);
                 if self.log.recovered() {
                     info!("the odds topic is followed again");

@@ -19,7 +19,7 @@ use super::events::{BrokerVisibility, Events};
 use super::record::read_record;
 use super::scan::{Scan, partitions_of, unavailable};
 use super::topics::TopicState;
-use crate::bus::{BusError, CompactedEvent, CompactedReader, Record};
+use crate::bus::{BusError, ReadEvent, Record, TopicReader};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::role;
 
@@ -37,18 +37,18 @@ const MAX_RECORDS: usize = 500;
 const MAX_EVENTS: usize = 4;
 
 /// The reader's end of the thread.
-pub(super) struct KafkaCompactedReader {
-    events: mpsc::Receiver<CompactedEvent>,
+pub(super) struct KafkaTopicReader {
+    events: mpsc::Receiver<ReadEvent>,
 }
 
-impl KafkaCompactedReader {
-    pub(super) fn new(events: mpsc::Receiver<CompactedEvent>) -> KafkaCompactedReader {
-        KafkaCompactedReader { events }
+impl KafkaTopicReader {
+    pub(super) fn new(events: mpsc::Receiver<ReadEvent>) -> KafkaTopicReader {
+        KafkaTopicReader { events }
     }
 }
 
-impl CompactedReader for KafkaCompactedReader {
-    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+impl TopicReader for KafkaTopicReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadEvent, BusError>> {
         async move { self.events.recv().await.ok_or(BusError::Closed) }.boxed()
     }
 }
@@ -89,7 +89,7 @@ pub(super) struct ReadingThread {
     inner: Arc<Inner>,
     topic: Arc<TopicState>,
     start: Start,
-    events: mpsc::Sender<CompactedEvent>,
+    events: mpsc::Sender<ReadEvent>,
     is_caught_up: bool,
     /// The partitions whose end has not been reached since the consumer was created.
     behind: BTreeSet<u32>,
@@ -106,7 +106,7 @@ impl ReadingThread {
         inner: Arc<Inner>,
         topic: Arc<TopicState>,
         start: Start,
-    ) -> Result<mpsc::Receiver<CompactedEvent>, BusError> {
+    ) -> Result<mpsc::Receiver<ReadEvent>, BusError> {
         let (events, received) = mpsc::channel(MAX_EVENTS);
         let name = format!("kafka {}", topic.name);
         let reading = ReadingThread {
@@ -168,14 +168,14 @@ impl ReadingThread {
             held.push(record?);
             if held.len() >= MAX_RECORDS {
                 let full = std::mem::take(&mut held);
-                if let Err(gone) = self.deliver(full, CompactedEvent::Held) {
+                if let Err(gone) = self.deliver(full, ReadEvent::Held) {
                     return Ok(Some(gone));
                 }
             }
         }
         let delivered = self
-            .deliver(held, CompactedEvent::Held)
-            .and_then(|()| self.send(CompactedEvent::CaughtUp));
+            .deliver(held, ReadEvent::Held)
+            .and_then(|()| self.send(ReadEvent::CaughtUp));
         self.is_caught_up = true;
         Ok(delivered.err())
     }
@@ -267,14 +267,14 @@ impl ReadingThread {
                 timeout = Duration::ZERO;
             }
             let event = if self.is_caught_up {
-                CompactedEvent::Published
+                ReadEvent::Published
             } else {
-                CompactedEvent::Held
+                ReadEvent::Held
             };
             let mut delivered = self.deliver(records, event);
             if is_caught_up && !self.is_caught_up {
                 self.is_caught_up = true;
-                delivered = delivered.and_then(|()| self.send(CompactedEvent::CaughtUp));
+                delivered = delivered.and_then(|()| self.send(ReadEvent::CaughtUp));
             }
             if let Err(gone) = delivered {
                 return Ok(gone);
@@ -291,7 +291,7 @@ impl ReadingThread {
     fn deliver(
         &mut self,
         records: Vec<Record>,
-        event: fn(Vec<Record>) -> CompactedEvent,
+        event: fn(Vec<Record>) -> ReadEvent,
     ) -> Result<(), ReaderIsGone> {
         if records.is_empty() {
             return Ok(());
@@ -305,7 +305,7 @@ impl ReadingThread {
         self.send(event(records))
     }
 
-    fn send(&self, event: CompactedEvent) -> Result<(), ReaderIsGone> {
+    fn send(&self, event: ReadEvent) -> Result<(), ReaderIsGone> {
         self.events.blocking_send(event).map_err(|_| ReaderIsGone)
     }
 }
