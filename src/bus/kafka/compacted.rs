@@ -40,7 +40,9 @@ impl KafkaCompactedTopic {
     }
 
     fn topic(&self) -> Arc<TopicState> {
-        self.inner.monitor.monitor(&self.name, TopicKind::Compacted)
+        self.inner
+            .monitor
+            .monitor(&self.name, Some(TopicKind::Compacted))
     }
 }
 

@@ -15,6 +15,7 @@ use rdkafka::{ClientContext, Statistics};
 
 use super::KafkaBus;
 use super::testing::settings;
+use super::topics::TopicKind;
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::suite::{
     bounded, enqueue_batches, held, next, publish_compacted, record, take, value, values,
@@ -280,7 +281,7 @@ async fn records_move_to_new_producer() {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
         let bus = KafkaBus::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
-        let topic = bus.kafka_topic("t");
+        let topic = bus.kafka_topic("t", Some(TopicKind::Log));
         topic.publish(vec![record("k", 1)]).await.unwrap();
         kafka.broker_down(1).unwrap();
         let publishing = tokio::spawn(topic.publish(vec![record("k", 2)]));
@@ -449,12 +450,35 @@ async fn follower_reads_beside_the_group() {
         topic.publish(vec![record("k", 3)]).await.unwrap();
         followed(&mut follower, &[3]).await;
         kafka.broker_down(1).unwrap();
-        let publishing = topic.publish(vec![record("k", 4)]);
+        let publishing = tokio::spawn(topic.publish(vec![record("k", 4)]));
+        // Each takes longer than a poll of the follower.
+        for _ in 0..3 {
+            while topic.ping().await.is_ok() {}
+        }
         kafka.broker_up(1).unwrap();
-        publishing.await.unwrap();
+        publishing.await.unwrap().unwrap();
         followed(&mut follower, &[4]).await;
         let mut group = topic.subscribe("g").unwrap();
         assert_eq!(values(&take(&mut group, 3).await), (2..5).collect());
+    })
+    .await;
+}
+
+/// A process that only follows a topic waits until another one has created it.
+#[tokio::test]
+async fn followed_topic_is_not_created() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        let settings = settings(&kafka.bootstrap_servers());
+        let reading = KafkaBus::for_reading(&settings, "test").unwrap();
+        let topic = reading.existing_topic("t");
+        let mut follower = topic.follow("g").unwrap();
+        let text = topic.ping().await.unwrap_err().to_string();
+        assert!(text.ends_with("the topic t is missing"), "{text}");
+        kafka.create_topic("t", 1, 1).unwrap();
+        let writer = KafkaBus::new(&settings, "test").unwrap().topic("t");
+        writer.publish(vec![record("k", 1)]).await.unwrap();
+        followed(&mut follower, &[1]).await;
     })
     .await;
 }
