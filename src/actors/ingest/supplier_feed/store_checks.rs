@@ -54,6 +54,15 @@ enum Next {
     Done,
 }
 
+impl SourceCheck {
+    /// Whether the source still may send the markets that the first read found, or the feed suspends
+    /// them.
+    fn is_suspending(&self, now: Instant) -> bool {
+        let grace_until = self.grace_until;
+        grace_until.is_some_and(|until| now < until + SUSPEND_WITHIN)
+    }
+}
+
 impl StoreChecks {
     /// No source yet. Without a database nothing is checked.
     pub(super) fn new(is_enabled: bool) -> StoreChecks {
@@ -129,14 +138,13 @@ impl StoreChecks {
             .is_some_and(|until| now < until)
     }
 
-    /// Records that markets of the source were suspended. After the first read the source is not
-    /// live until readers have them.
+    /// Records that markets of the source were suspended. If they are those that the first read
+    /// found, the source is not live until readers have the suspensions.
     pub(super) fn suspended(&mut self, source: &Source, now: Instant) {
         if let Some(check) = self.sources.get_mut(source)
-            && check.reads == 1
-            && check.spread_until.is_none()
+            && check.is_suspending(now)
         {
-            check.spread_until = Some(now + SPREAD);
+            check.spread_until.get_or_insert(now + SPREAD);
         }
     }
 
@@ -146,11 +154,8 @@ impl StoreChecks {
         let Some(check) = self.sources.get(source) else {
             return false;
         };
-        let is_suspending = check
-            .grace_until
-            .is_some_and(|until| now < until + SUSPEND_WITHIN);
         let is_spreading = check.spread_until.is_some_and(|until| now < until);
-        check.reads == 0 || is_suspending || is_spreading
+        check.reads == 0 || check.is_suspending(now) || is_spreading
     }
 
     fn reading(&mut self, source: &Source) -> Option<&mut SourceCheck> {
