@@ -119,6 +119,8 @@ async fn unknown_id_flood_delays_no_suspension() {
         ("SUPPLIER_URLS", url.as_str()),
         ("DATABASE_URL", database.as_str()),
         ("BET_CONFIRM_DEADLINE", "2m"),
+        // Fewer reads than the flood requests at once: four for each session.
+        ("CLIENT_READ_QUEUE", "16"),
     ];
     let platform = TestPlatform::start_at_once_in(folder, &variables).await;
     let client = reqwest::Client::new();
@@ -152,6 +154,11 @@ async fn unknown_id_flood_delays_no_suspension() {
     );
     let suspend = Arc::new(AtomicBool::new(false));
     actix_web::rt::spawn(supply(link, sent.clone(), suspend.clone()));
+    until("the odds of LIVE", async || {
+        let (status, _) = get_json(&platform.url("/v1/events/LIVE/odds")).await;
+        (status == 200).then_some(())
+    })
+    .await;
     let healthy = platform.subscriber("LIVE").await;
     actix_web::rt::spawn(follow(healthy, sent, delays.clone()));
     tokio::time::sleep(Duration::from_secs(2)).await;
