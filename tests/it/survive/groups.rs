@@ -139,7 +139,8 @@ async fn seq_is_equal_on_all_odds_processes() {
             first.numbers.len(),
             other.numbers.len()
         );
-        assert!(both * 2 > other.numbers.len());
+        // Enough to compare. A client that lags on a busy machine receives conflated changes.
+        assert!(both > 100, "{both}");
         assert_eq!(first.last, other.last);
     }
     for event in supplier.events() {
