@@ -1,8 +1,7 @@
 //! Publishes a heartbeat once a second while this process keeps up with the bus: its live consumer
 //! works, its group lets it read, the bus answers, and the reports about the sources have been read
-//! once. Processes that show prices treat them as
-//! stale when no heartbeat arrives. A heartbeat says what is known about the sources, and is
-//! published at once when the state of one changes.
+//! once. Processes that show prices treat them as stale when no heartbeat arrives. A heartbeat says
+//! what is known about the sources, and is published at once when the state of one changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

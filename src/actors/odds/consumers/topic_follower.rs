@@ -1,9 +1,9 @@
 //! Follows the odds topic beside the processors, so that a change reaches clients without the way
 //! through a processor and Redis.
 //!
-//! It only makes changes arrive earlier. The broadcasts bring the same changes again, and whatever it misses;
-//! they alone decide whether the feed is live. While the topic cannot be read, changes arrive as if
-//! nobody followed it.
+//! It only makes changes arrive earlier. The broadcasts bring the same changes again, and those that
+//! it misses; they alone decide whether the feed is live. While the topic cannot be read, changes
+//! arrive by the broadcasts.
 
 mod after_catch_up;
 

@@ -157,8 +157,8 @@ impl MirrorBook {
     }
 
     /// Accepts the cached state of the markets in doubt, except of those that are ahead of it. The
-    /// cache is written atomically before each broadcast. If the cache could not be read, the doubts stay; every market is stale
-    /// meanwhile.
+    /// cache is written atomically before each broadcast. If the cache could not be read, the doubts
+    /// stay, and every market is stale until then.
     pub(crate) fn verify(&mut self, cached: &CachedState, now: Timestamp) -> Verified {
         if !cached.is_read {
             return Verified {
