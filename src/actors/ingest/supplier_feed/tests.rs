@@ -518,6 +518,10 @@ async fn live_source_is_repeated_for_selector() {
     let arguments = [
         "--supplier-priority",
         "test",
+        "--supplier-stale-after",
+        "60s",
+        "--supplier-read-timeout",
+        "60s",
         "--supplier-ping-interval",
         "100ms",
     ];
