@@ -269,7 +269,7 @@ impl SupplierFeed {
     /// A selector has discarded what a source sent before it was lost, so it gets the confirmed open
     /// markets again. Other readers have kept them.
     fn repeat_confirmed(&mut self, states: &[(Source, SourceState)], now: Instant) {
-        if self.settings.supplier_priority.is_empty() {
+        if !self.settings.has_priority() {
             return;
         }
         for source in self.sources.repetitions.due(states, now) {
