@@ -16,6 +16,7 @@ mod repetitions;
 mod source_clocks;
 mod sources;
 mod store_checks;
+mod stored_markets;
 mod timers;
 
 use std::sync::Arc;
