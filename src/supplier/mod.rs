@@ -70,6 +70,10 @@ pub trait Decoder: Send {
         Vec::new()
     }
 
+    /// The open markets that the source confirms, as they were published last. A selector needs them
+    /// again when the source is live again.
+    fn confirmed_open(&self, source: &Source) -> Vec<OddsUpdate>;
+
     /// Called when the supplier has not finished a recovery in time: it is not waited for any more,
     /// and a market is not confirmed until it is sent again. Returns whether one was running.
     fn give_up_recovery(&mut self) -> bool {

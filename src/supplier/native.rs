@@ -82,32 +82,32 @@ impl NativeDecoder {
             return self.refuse("future", detail, frame);
         }
         self.hear(&update.source, update.revision.updated_at);
+        let heard = Some(FrameSource::Message(update.source.clone()));
         let (update, is_late) = self.track(update);
+        let handed_over = update.iter().filter(|_| is_handed_over);
         Decoded {
-            handed_over: is_handed_over
-                .then(|| super::MarketRevision::of(&update))
-                .into_iter()
-                .collect(),
-            heard: Some(FrameSource::Message(update.source.clone())),
-            updates: vec![update],
+            handed_over: handed_over.map(super::MarketRevision::of).collect(),
+            heard,
+            updates: update.into_iter().collect(),
             late: u64::from(is_late),
             ..Decoded::default()
         }
     }
 
-    /// Tracks an update, and returns it as it is published, and whether it is late.
-    fn track(&mut self, mut update: OddsUpdate) -> (OddsUpdate, bool) {
+    /// Tracks an update, and returns it as it is published, if it is, and whether it is late.
+    fn track(&mut self, mut update: OddsUpdate) -> (Option<OddsUpdate>, bool) {
         let revision = update.revision;
         if let Some(market) = self.open.get_mut(&update) {
             match market.receive(&mut update, self.connection) {
-                Received::Late => return (update, true),
-                Received::Repeated => return (update, false),
+                Received::Late => return (Some(update), true),
+                Received::Repeated => return (Some(update), false),
+                Received::Doubted => return (None, false),
                 Received::Changed => {}
             }
         } else if let Some(suspended) = self.suspended.get(&update) {
             if revision < *suspended {
                 if !may_follow(*suspended, revision) {
-                    return (update, true);
+                    return (Some(update), true);
                 }
                 update.revision = revision_after(*suspended, revision.version);
             }
@@ -125,7 +125,7 @@ impl NativeDecoder {
         } else {
             self.open.remove(&update);
         }
-        (update, false)
+        (Some(update), false)
     }
 
     /// Suspends the open markets that a rejected update may concern: it may have been a suspension.
@@ -339,6 +339,13 @@ impl Decoder for NativeDecoder {
     fn on_source_resumed(&mut self, source: &Source) -> Vec<OddsUpdate> {
         self.silent.remove(source);
         self.on_resumed()
+    }
+
+    fn confirmed_open(&self, source: &Source) -> Vec<OddsUpdate> {
+        let confirmed = self.open.of_source(source).filter(|market| {
+            market.trust == Trust::Confirmed && market.shown.status == MarketStatus::Open
+        });
+        confirmed.map(|market| market.shown.clone()).collect()
     }
 
     fn give_up_recovery(&mut self) -> bool {

@@ -16,12 +16,15 @@ use std::time::Duration;
 use strum::{IntoStaticStr, VariantNames};
 
 pub use self::lives::SourceLives;
-pub use self::market::{Basis, Decision, MarketSources, SourceUpdate, Standing};
+pub use self::market::{Basis, Decision, MarketSources, Received, SourceUpdate, Standing};
 pub use self::selection::{Effect, MAX_IDLE_HANDED_OVER, PublishedStates, SourceSelection};
 use crate::domain::ids::Source;
 
 /// Maximum number of sources in the order of priority, and of sources of one market.
 pub const MAX_SOURCES: usize = 8;
+
+/// How far the clocks of two machines may differ.
+const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(1);
 
 /// When a market changes its owner.
 #[derive(Clone, Debug)]

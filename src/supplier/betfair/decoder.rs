@@ -305,6 +305,11 @@ impl Decoder for BetfairDecoder {
         source().map(|source| (source, state)).into_iter().collect()
     }
 
+    // The stream has one source.
+    fn confirmed_open(&self, _: &Source) -> Vec<OddsUpdate> {
+        self.markets.open().cloned().collect()
+    }
+
     // Equivalent to unreliable data; the stream's next message, even a heartbeat,
     // clears this.
     fn record_silence(&mut self) {

@@ -198,6 +198,11 @@ impl Market {
             .is_some_and(|definition| ended(definition.status))
     }
 
+    /// The last published update.
+    pub(crate) fn shown(&self) -> Option<&OddsUpdate> {
+        self.shown.as_ref()
+    }
+
     /// The update with the current state, if it differs from the one clients see. `reliable` means
     /// that the data of the stream is reliable. The time never goes back, so no update is older than
     /// one published before.

@@ -9,6 +9,8 @@ use super::market::{Market, Scope};
 use super::wire::MarketChange;
 use crate::domain::ids::EventId;
 use crate::domain::json;
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::Decoded;
 
@@ -124,6 +126,12 @@ impl Markets {
                 changes.touch(id, changes.latest);
             }
         }
+    }
+
+    /// The open markets, as they were published last.
+    pub(super) fn open(&self) -> impl Iterator<Item = &OddsUpdate> {
+        let shown = self.held.values().filter_map(Market::shown);
+        shown.filter(|update| update.status == MarketStatus::Open)
     }
 
     /// Marks all markets that have not ended for publishing.

@@ -96,6 +96,12 @@ impl<T> ByMarket<T> {
             .flatten()
     }
 
+    /// The values of a source.
+    pub(super) fn of_source(&self, source: &Source) -> impl Iterator<Item = &T> {
+        let events = self.sources.get(source).into_iter();
+        events.flat_map(HashMap::values).flat_map(HashMap::values)
+    }
+
     /// All values.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let events = self.sources.values_mut().flat_map(HashMap::values_mut);

@@ -50,6 +50,8 @@ pub(super) enum Received {
     Late,
     /// It repeats the last one, and opens nothing.
     Repeated,
+    /// It repeats the last one, which is in doubt. A selector would take it for a new one.
+    Doubted,
     /// It is a new state, or opens the market again.
     Changed,
 }
@@ -121,11 +123,18 @@ impl OpenMarket {
             return Received::Late;
         }
         if revision == known {
+            let is_selected = self.own_revisions == OwnRevisions::Repeated;
+            if self.in_doubt && is_selected && update.status == MarketStatus::Open {
+                return Received::Doubted;
+            }
             if self.in_doubt {
                 return Received::Repeated;
             }
             self.repeated(connection);
             if self.shown.status != MarketStatus::Suspended {
+                if is_selected {
+                    update.revision = self.shown.revision;
+                }
                 return Received::Repeated;
             }
             update.revision = self.own_revisions.after(self.shown.revision);
@@ -184,7 +193,8 @@ impl OpenMarket {
     }
 
     /// Suspends it because a later update of it was rejected; `None` if it is suspended for that.
-    /// Only a later update opens it, also after a restart: the version is a new one.
+    /// Only a later update opens it, also after a restart: the version is a new one. The rejected
+    /// update may have been a suspension, so this counts as one by the source.
     pub(super) fn doubt(&mut self) -> Option<OddsUpdate> {
         let was_in_doubt = std::mem::replace(&mut self.in_doubt, true);
         // A market with an unknown revision is not confirmed, and suspended for that.

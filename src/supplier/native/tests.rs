@@ -1,4 +1,5 @@
 mod restart;
+mod selected;
 mod sources;
 
 use proptest::prelude::Strategy as _;

@@ -10,7 +10,7 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::transport::{Inbound, TransportError};
-use crate::supplier::{Decoded, FrameFault, MarketRevision, Refused};
+use crate::supplier::{Decoded, FrameFault, Refused};
 
 impl SupplierFeed {
     pub(super) fn on_item(
@@ -55,8 +55,7 @@ impl SupplierFeed {
                 .suspended_as_stale
                 .inc_by(suspended.len() as u64);
             warn!(supplier = self.status.supplier.as_str(), markets = suspended.len(); "markets suspended: an update without an event could not be decoded, and these were not updated for {:?}", self.settings.supplier_stale_after);
-            let unconfirmed = suspended.iter().map(MarketRevision::of);
-            self.gathered.unconfirmed.extend(unconfirmed);
+            // A selector takes it for a suspension by the source: a rejected update may be one.
             self.gathered.updates.extend(suspended);
         }
         self.record_unnamed_refusals();

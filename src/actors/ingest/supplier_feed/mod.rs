@@ -12,6 +12,7 @@ mod frames;
 mod publish_plan;
 mod reconnects;
 mod refusal_log;
+mod repetitions;
 mod source_clocks;
 mod sources;
 mod store_checks;
@@ -37,6 +38,7 @@ use self::timers::{FeedTimers, Timeouts};
 use super::messages::{LeaveSupplier, Publish};
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::SupplierSettings;
+use crate::domain::odds::update::OddsUpdate;
 use crate::runtime::backoff::BackoffPolicy;
 use crate::supplier::frame_batch::{FrameBatch, batches};
 use crate::supplier::transport::{self, Connection, Outbound, TransportError};
@@ -180,10 +182,15 @@ impl SupplierFeed {
         context: &mut Context<Self>,
     ) {
         let suspended = self.decoder.on_unpublished();
+        self.gather_unconfirmed(suspended);
+        self.disconnect("bus", cause, context);
+    }
+
+    /// Gathers the suspensions of markets that no source confirms.
+    fn gather_unconfirmed(&mut self, suspended: Vec<OddsUpdate>) {
         let unconfirmed = suspended.iter().map(MarketRevision::of);
         self.gathered.unconfirmed.extend(unconfirmed);
         self.gathered.updates.extend(suspended);
-        self.disconnect("bus", cause, context);
     }
 
     fn schedule_reconnect(

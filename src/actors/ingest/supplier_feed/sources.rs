@@ -9,6 +9,7 @@ use log::{info, warn};
 use tokio::time::Instant;
 
 use super::SupplierFeed;
+use super::repetitions::Repetitions;
 use super::source_clocks::SourceClocks;
 use super::store_checks::StoreChecks;
 use super::stored_markets::{MAX_MARKETS, StoredMarkets};
@@ -22,7 +23,7 @@ use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::blocking::blocking;
 use crate::store::{Store, StoreError};
-use crate::supplier::{FrameSource, MarketRevision};
+use crate::supplier::FrameSource;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 
 /// How long a supplier may take to send what was missed.
@@ -52,6 +53,7 @@ pub(super) struct FeedSources {
     local: LocalFeed,
     checks: StoreChecks,
     clocks: SourceClocks,
+    repetitions: Repetitions,
     /// What was last reported.
     reported: Vec<(Source, SourceState)>,
     /// When the supplier was last live.
@@ -69,6 +71,7 @@ impl FeedSources {
             checks: StoreChecks::new(edges.store.is_some()),
             local: edges.local.join(reporter.clone()),
             clocks: SourceClocks::new(stale_after),
+            repetitions: Repetitions::new(stale_after),
             reporter,
             edges,
             reported: Vec::new(),
@@ -170,9 +173,7 @@ impl SupplierFeed {
         for update in &suspended {
             self.sources.checks.suspended(&update.source, now);
         }
-        let unconfirmed = suspended.iter().map(MarketRevision::of);
-        self.gathered.unconfirmed.extend(unconfirmed);
-        self.gathered.updates.extend(suspended);
+        self.gather_unconfirmed(suspended);
     }
 
     fn log_suspended(&self, cause: Cause, suspended: &[OddsUpdate]) {
@@ -262,7 +263,20 @@ impl SupplierFeed {
             self.log_states(&states);
         }
         self.sources.report_at = now + REPORT_INTERVAL;
+        self.repeat_confirmed(&states, now);
         self.sources.reported = states;
+    }
+
+    /// A selector has discarded what a source sent before it was lost, so it gets the confirmed open
+    /// markets again. Other readers have kept them.
+    fn repeat_confirmed(&mut self, states: &[(Source, SourceState)], now: Instant) {
+        if !self.settings.has_priority() {
+            return;
+        }
+        for source in self.sources.repetitions.due(states, now) {
+            let confirmed = self.decoder.confirmed_open(&source);
+            self.gathered.updates.extend(confirmed);
+        }
     }
 
     fn log_states(&self, states: &[(Source, SourceState)]) {

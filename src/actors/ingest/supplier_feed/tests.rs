@@ -613,3 +613,24 @@ async fn dead_source_of_live_connection_is_stale() {
         "each has its own time: {heard:?}"
     );
 }
+
+/// A selector does not count what the source has sent before it was live.
+#[actix_web::test]
+async fn live_source_is_repeated_for_selector() {
+    let arguments = [
+        "--supplier-priority",
+        "test",
+        "--supplier-stale-after",
+        "60s",
+        "--supplier-read-timeout",
+        "60s",
+        "--supplier-ping-interval",
+        "100ms",
+    ];
+    let (mut published, _states) = feed_after_update(&others(&Arc::default()), None, &arguments);
+    let mut updates = Vec::new();
+    while updates.len() < 2 {
+        updates.extend(next_published(&mut published).await);
+    }
+    assert_eq!(updates[..2], [update(1, 1, 1), update(1, 1, 1)]);
+}

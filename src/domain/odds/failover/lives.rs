@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::MAX_CLOCK_DIFFERENCE;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 
@@ -15,7 +16,7 @@ const ON_TIME: Duration = Duration::from_secs(2);
 /// reported counts as live, because an earlier version reports none.
 ///
 /// A source without a current report is silent: nothing is known about it. That is not a loss. If
-/// one of its reporters goes on, and has reported nothing else since, every state that the source
+/// one of its reporters reports it again, and has reported nothing else since, every state that the source
 /// has sent still counts.
 #[derive(Debug)]
 pub struct SourceLives {
@@ -43,9 +44,16 @@ struct Life {
     /// Whether it was reported as live.
     was_live: bool,
     /// When it was lost last.
-    lost_at: Option<Instant>,
+    lost: Option<Loss>,
     /// The live periods of its reporters when it was reported last.
     periods: BTreeSet<LivePeriod>,
+}
+
+/// When a source was lost: between two observations.
+#[derive(Clone, Copy, Debug)]
+struct Loss {
+    after: Instant,
+    until: Instant,
 }
 
 /// What has changed since the last observation.
@@ -81,13 +89,16 @@ impl SourceLives {
             let earlier = self.life(source);
             let mut life = self.after(&earlier, reports, now);
             if life.is_lost_since(&earlier) {
-                life.lost_at = Some(now);
+                life.lost = Some(Loss {
+                    after: self.observed,
+                    until: now,
+                });
                 observed.lost.push(source.clone());
             }
             observed.is_due |= !life.counts_like(&earlier);
             self.lives.insert(source.clone(), life);
         }
-        observed.is_due |= !observed.lost.is_empty() || self.has_matured(now);
+        observed.is_due |= !observed.lost.is_empty() || self.is_limit_passed(now);
         self.observed = now;
         observed
     }
@@ -105,29 +116,29 @@ impl SourceLives {
                 ..earlier.clone()
             };
         };
-        let goes_on = is_live && earlier.is_live() && earlier.continues(&reports.live_periods);
+        let is_unbroken = is_live && earlier.is_live() && earlier.continues(&reports.live_periods);
         let is_on_time = !reports.is_overdue;
         Life {
             reported,
             is_silent: false,
-            since: if goes_on { earlier.since } else { now },
+            since: if is_unbroken { earlier.since } else { now },
             on_time_since: is_on_time.then(|| earlier.on_time_since.unwrap_or(now)),
             was_live: earlier.was_live || is_live,
-            lost_at: earlier.lost_at,
+            lost: earlier.lost,
             periods: reports.live_periods.clone(),
         }
     }
 
     /// Whether a source has been live, or on time, for long enough since the last observation.
-    fn has_matured(&self, now: Instant) -> bool {
+    fn is_limit_passed(&self, now: Instant) -> bool {
         let has_passed = |due: Instant| self.observed < due && due <= now;
-        let is_mature = |since: Instant, on_time_since: Option<Instant>| {
+        let is_passed = |since: Instant, on_time_since: Option<Instant>| {
             has_passed(since + self.failback_after)
                 || on_time_since.is_some_and(|since| has_passed(since + ON_TIME))
         };
         let mut live = self.lives.values().filter(|life| life.is_live());
-        is_mature(self.started, Some(self.started))
-            || live.any(|life| is_mature(life.since, life.on_time_since))
+        is_passed(self.started, Some(self.started))
+            || live.any(|life| is_passed(life.since, life.on_time_since))
     }
 
     fn life(&self, source: &Source) -> Life {
@@ -137,7 +148,7 @@ impl SourceLives {
             since: self.started,
             on_time_since: Some(self.started),
             was_live: false,
-            lost_at: None,
+            lost: None,
             periods: BTreeSet::new(),
         };
         self.lives.get(source).cloned().unwrap_or_else(unreported)
@@ -163,8 +174,18 @@ impl SourceLives {
 
     /// Whether a source was lost after this time, as far as this process knows.
     pub(super) fn was_lost_after(&self, source: &Source, time: Instant) -> bool {
-        let lost_at = self.lives.get(source).and_then(|life| life.lost_at);
-        lost_at.is_some_and(|lost_at| time < lost_at)
+        self.loss(source).is_some_and(|loss| time < loss.until)
+    }
+
+    /// The same of a record that is read late: only if it surely was published before the loss. The
+    /// clocks may differ, and a loss is found after it has happened.
+    pub(super) fn was_surely_lost_after(&self, source: &Source, time: Instant) -> bool {
+        let loss = self.loss(source);
+        loss.is_some_and(|loss| time + MAX_CLOCK_DIFFERENCE < loss.after)
+    }
+
+    fn loss(&self, source: &Source) -> Option<Loss> {
+        self.lives.get(source)?.lost
     }
 
     /// Whether a live source may take a market from one that is only silent: not if its own reports

@@ -44,8 +44,8 @@ pub enum Standing {
     Current,
     /// The source gives up the market.
     HandedOver,
-    /// The source may have missed changes of the market, or was lost since it sent the state. It
-    /// does not count until the next one.
+    /// It does not count until the next one: `ingest` has suspended the market because the source
+    /// may have missed changes of it, or the source was lost since it sent the state.
     Unconfirmed,
 }
 
@@ -68,11 +68,30 @@ pub struct Basis<'a> {
 #[derive(Clone, Debug)]
 struct Kept {
     update: Arc<OddsUpdate>,
-    /// The revision that the source itself gave it; `None` for a state that was loaded, which may
-    /// have been published with a later one.
+    /// The revision that the source itself gave it, or a later one with which `ingest` has suspended
+    /// it. `None` if that is unknown: for a state that was loaded, which may have been published with
+    /// a later one, and for the suspension of a market that the source has not sent yet.
     own: Option<Revision>,
     heard_at: Instant,
     standing: Standing,
+}
+
+impl Kept {
+    /// The version that the source itself gave it: a published revision has the same one.
+    fn version(&self) -> i64 {
+        self.own.unwrap_or(self.update.revision).version
+    }
+
+    /// Whether the source itself has suspended or ended the market, so that a suspension by `ingest`
+    /// with this revision says nothing new. A suspended state that was loaded may be that of
+    /// `ingest`.
+    fn is_own_suspension(&self, revision: Revision) -> bool {
+        let is_before = match self.own {
+            Some(own) => revision.version <= own.version,
+            None => revision.version < self.version(),
+        };
+        is_before && self.update.status != MarketStatus::Open
+    }
 }
 
 /// What was published last.
@@ -94,6 +113,26 @@ pub struct MarketSources {
     refused: Option<(Source, FailoverRefusal)>,
     /// Of a market that an earlier process has published: its records that are read again.
     reread: Option<Reread>,
+}
+
+/// What became of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Whether a decision is due.
+    pub is_due: bool,
+    /// Why it was dropped, if it was.
+    pub dropped: Option<DroppedRecord>,
+}
+
+impl Received {
+    /// `is_new` is whether the record leads to a decision if it is kept; `has_changed` is whether
+    /// the market has changed before that.
+    fn after(kept: Result<(), DroppedRecord>, is_new: bool, has_changed: bool) -> Received {
+        Received {
+            is_due: has_changed || (is_new && kept.is_ok()),
+            dropped: kept.err(),
+        }
+    }
 }
 
 /// What follows from the states of a market.
@@ -142,50 +181,39 @@ impl MarketSources {
         }
     }
 
-    /// Receives an update. Returns whether a decision is due: not while records are read again that
-    /// an earlier process may have handled, because the loaded state follows from all of them.
-    pub fn receive(
-        &mut self,
-        mut heard: SourceUpdate,
-        lives: &SourceLives,
-    ) -> Result<bool, DroppedRecord> {
+    /// Receives an update. No decision is due while records are read again that an earlier process
+    /// may have handled, because the loaded state follows from all of them.
+    pub fn receive(&mut self, mut heard: SourceUpdate, lives: &SourceLives) -> Received {
         let was_handled = heard.is_replayed || self.may_have_handled(&heard);
-        if heard.standing == Standing::Unconfirmed {
-            return self.receive_suspension(heard, was_handled);
-        }
-        if was_handled
-            && heard.standing == Standing::Current
-            && lives.was_lost_after(&heard.update.source, heard.heard_at)
-        {
-            heard.standing = Standing::Unconfirmed;
-        }
         if heard.is_replayed && self.shown.is_none() {
             // It was published, and the loaded state does not show it.
             let until = Reread::until(heard.published_at);
             self.reread.get_or_insert(until);
         }
+        if heard.standing == Standing::Unconfirmed {
+            return self.receive_suspension(heard, was_handled);
+        }
+        if heard.standing == Standing::Current && was_lost_after(&heard, was_handled, lives) {
+            heard.standing = Standing::Unconfirmed;
+        }
         if was_handled && !self.is_new(&heard) {
-            return self.read_again(heard, lives).map(|()| false);
+            let dropped = self.read_again(heard, lives).err();
+            return Received {
+                is_due: false,
+                dropped,
+            };
         }
-        if !heard.is_replayed {
-            self.finish_reading();
-        }
+        let is_new = !heard.is_replayed;
+        let has_changed = is_new && self.finish_reading();
         if self.shown.as_ref().is_some_and(|shown| shown.own.is_none()) {
             self.identify(&heard);
         }
-        let is_due = !heard.is_replayed;
-        self.keep(heard).map(|()| is_due)
+        Received::after(self.keep(heard), is_new, has_changed)
     }
 
-    fn receive_suspension(
-        &mut self,
-        heard: SourceUpdate,
-        was_handled: bool,
-    ) -> Result<bool, DroppedRecord> {
-        if !was_handled {
-            self.finish_reading();
-        }
-        self.suspend(heard).map(|()| !was_handled)
+    fn receive_suspension(&mut self, heard: SourceUpdate, was_handled: bool) -> Received {
+        let has_changed = !was_handled && self.finish_reading();
+        Received::after(self.suspend(heard), !was_handled, has_changed)
     }
 
     fn keep(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
@@ -198,7 +226,9 @@ impl MarketSources {
         if earlier.is_none() && self.states.len() >= MAX_SOURCES {
             return Err(DroppedRecord::TooManySources);
         }
-        let repeated = earlier.filter(|kept| kept.own == Some(revision));
+        let is_repeated =
+            |kept: &&Kept| kept.own == Some(revision) && kept.update.revision == revision;
+        let repeated = earlier.filter(is_repeated);
         let update = repeated.map_or(&heard.update, |kept| &kept.update).clone();
         let kept = Kept {
             update,
@@ -211,10 +241,12 @@ impl MarketSources {
     }
 
     /// `ingest` has suspended the market, so the state of the source does not count until its next
-    /// update. The source has not sent this one, so its revision is not compared with later ones.
+    /// update. Its revision is not compared with those of the source, which has not sent it; except
+    /// one with a later version: only a later update of the source may follow that.
     fn suspend(&mut self, heard: SourceUpdate) -> Result<(), DroppedRecord> {
         let source = &heard.update.source;
-        let Some(kept) = self.states.get(source) else {
+        let revision = heard.update.revision;
+        let Some(kept) = self.states.get_mut(source) else {
             if self.states.len() >= MAX_SOURCES {
                 return Err(DroppedRecord::TooManySources);
             }
@@ -227,10 +259,16 @@ impl MarketSources {
             self.states.insert(source.clone(), kept);
             return Ok(());
         };
-        if kept.own > Some(heard.update.revision) {
+        if kept.own > Some(revision) {
             return Err(DroppedRecord::Late);
         }
-        self.lose(source);
+        let is_own = kept.is_own_suspension(revision);
+        if revision.version > kept.version() {
+            kept.own = Some(revision);
+        }
+        if !is_own {
+            self.lose(source);
+        }
         Ok(())
     }
 
@@ -336,5 +374,16 @@ impl Shown {
     fn is_ended(&self) -> bool {
         use MarketStatus::{Cancelled, Closed, Settled};
         matches!(self.update.status, Closed | Settled | Cancelled)
+    }
+}
+
+/// Whether the source was lost after this record. One that an earlier process has handled was read
+/// in time; any other may have waited.
+fn was_lost_after(heard: &SourceUpdate, was_handled: bool, lives: &SourceLives) -> bool {
+    let source = &heard.update.source;
+    if was_handled {
+        lives.was_lost_after(source, heard.heard_at)
+    } else {
+        lives.was_surely_lost_after(source, heard.heard_at)
     }
 }

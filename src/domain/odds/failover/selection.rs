@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::held::HeldRecords;
 use super::{
     Basis, Decision, DroppedRecord, FailoverCause, FailoverRefusal, FailoverRules, MarketSources,
-    SourceLives, SourceUpdate,
+    Received, SourceLives, SourceUpdate,
 };
 use crate::domain::ids::{EventId, MarketKey, Source};
 use crate::domain::odds::book::MAX_MARKETS;
@@ -171,19 +171,18 @@ impl SourceSelection {
             now,
             clock,
         };
-        let Some(market) = market else {
-            return Vec::new();
+        let (decision, dropped) = match market {
+            None => return Vec::new(),
+            Some(Err(dropped)) => (None, Some(dropped)),
+            Some(Ok(market)) => {
+                let Received { is_due, dropped } = market.receive(heard, &self.lives);
+                (is_due.then(|| market.decide(basis)), dropped)
+            }
         };
-        let received = market.and_then(|market| {
-            let is_due = market.receive(heard, &self.lives)?;
-            Ok(is_due.then(|| market.decide(basis)))
-        });
-        match received {
-            Ok(decision) => decision.into_iter().flat_map(effects).collect(),
-            // Its effect was counted when it was read first.
-            Err(_) if is_replayed => Vec::new(),
-            Err(dropped) => vec![Effect::Dropped(dropped)],
-        }
+        // The effect of a replayed record was counted when it was read first.
+        let dropped = dropped.filter(|_| !is_replayed).map(Effect::Dropped);
+        let decided = decision.into_iter().flat_map(effects);
+        decided.chain(dropped).collect()
     }
 
     /// Follows the reports about the sources, and decides about all markets if that may change

@@ -69,6 +69,22 @@ fn suspended(update: OddsUpdate) -> OddsUpdate {
     }
 }
 
+/// The suspension of the last state by `ingest`, which knows only a published revision of it.
+fn unconfirmed(last: OddsUpdate, published_at: i64) -> OddsUpdate {
+    let mut update = suspended(last);
+    update.revision.updated_at = update_of("a", published_at).revision.updated_at;
+    update
+}
+
+/// The last state that a source itself has sent.
+fn last_sent(log: &[SourceUpdate], from: Sender) -> Option<OddsUpdate> {
+    let sent = log.iter().filter(|heard| {
+        heard.standing != Standing::Unconfirmed && heard.update.source.as_str() == from.name()
+    });
+    let last = sent.max_by_key(|heard| heard.update.revision)?;
+    Some((*last.update).clone())
+}
+
 /// Selects for one event, on a clock that the test moves.
 struct Rig {
     selection: SourceSelection,
@@ -409,7 +425,7 @@ fn ended_market_is_not_reopened() {
 fn source_is_compared_with_its_own_revisions() {
     let mut rig = Rig::new();
     rig.read(update_of("a", 1));
-    rig.read_as(suspended(update_of("a", 90)), Standing::Unconfirmed);
+    rig.read_as(unconfirmed(update_of("a", 1), 90), Standing::Unconfirmed);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.read(update_of("a", 1));
     assert_eq!(
@@ -417,14 +433,14 @@ fn source_is_compared_with_its_own_revisions() {
         open(&update_of("a", 1)),
         "its last update, again"
     );
-    rig.read_as(suspended(update_of("a", 90)), Standing::Unconfirmed);
+    rig.read_as(unconfirmed(update_of("a", 1), 90), Standing::Unconfirmed);
     rig.read(update_of("a", 3));
     assert_eq!(rig.shown(), open(&update_of("a", 3)));
     // The same after a restart, without an update of the source.
     let shown = rig.published.last().cloned();
     let mut rig = Rig::starting(shown.as_slice());
     rig.wait(3);
-    rig.read_as(suspended(update_of("a", 90)), Standing::Unconfirmed);
+    rig.read_as(unconfirmed(update_of("a", 3), 90), Standing::Unconfirmed);
     assert_eq!(rig.shown().1, MarketStatus::Suspended);
     rig.read(update_of("a", 3));
     assert_eq!(rig.shown(), open(&update_of("a", 3)));
@@ -434,6 +450,55 @@ fn source_is_compared_with_its_own_revisions() {
     rig.report("a", SourceState::Stale);
     rig.read(update_of("b", 4));
     assert_eq!(rig.shown(), open(&update_of("b", 4)));
+}
+
+/// A suspension with a version of its own is ended only by a later update of the source.
+#[test]
+fn repetition_does_not_follow_later_version() {
+    let mut doubted = suspended(update_of("a", 1));
+    doubted.revision.version += 1;
+    let mut rig = Rig::new();
+    rig.read(update_of("a", 1));
+    rig.read_as(doubted, Standing::Unconfirmed);
+    rig.read(update_of("a", 1));
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+    assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
+    rig.read(update_of("a", 2));
+    assert_eq!(rig.shown(), open(&update_of("a", 2)));
+}
+
+/// `ingest` may suspend a market that the source has suspended, because it knows only an earlier
+/// state. The market is not failed over for that.
+#[test]
+fn suspension_by_source_stays_its_own() {
+    let mut rig = Rig::new();
+    rig.read(update_of("b", 1));
+    rig.read(suspended(update_of("a", 2)));
+    rig.read_as(unconfirmed(update_of("a", 1), 90), Standing::Unconfirmed);
+    rig.read(update_of("b", 3));
+    assert_eq!(rig.shown().0, "a");
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+}
+
+/// A record that was held, or read late, may be from before a loss.
+#[test]
+fn record_from_before_loss_does_not_count() {
+    for (millis, status) in [
+        (2_000, MarketStatus::Suspended),
+        // The clocks may differ by so much.
+        (500, MarketStatus::Open),
+    ] {
+        let mut rig = Rig::new();
+        rig.read(update_of("a", 1));
+        let late = rig.heard(update_of("a", 2), Standing::Current);
+        rig.pass(Duration::from_millis(millis));
+        rig.report("a", SourceState::Stale);
+        rig.report("a", SourceState::Live);
+        rig.receive(late);
+        assert_eq!(rig.shown(), ("a", status, price(&update_of("a", 2))));
+        rig.read(update_of("a", 2));
+        assert_eq!(rig.shown(), open(&update_of("a", 2)));
+    }
 }
 
 /// F5: a source that gives up a market is followed by the next one that offers it.

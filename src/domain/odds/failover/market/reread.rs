@@ -5,17 +5,12 @@
 //! that it reads again: those that were committed shortly before, and those that were handled and
 //! not committed. Nothing is published for the latter a second time.
 
-use std::time::Duration;
-
 use super::{MarketSources, Shown, SourceUpdate, Standing};
 use crate::domain::ids::Source;
-use crate::domain::odds::failover::{DroppedRecord, SourceLives};
+use crate::domain::odds::failover::{DroppedRecord, MAX_CLOCK_DIFFERENCE, SourceLives};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
-
-/// How far the clocks of two machines may differ.
-const MAX_CLOCK_DIFFERENCE: Duration = Duration::from_secs(1);
 
 /// The records of a market that are read again.
 #[derive(Clone, Debug)]
@@ -105,10 +100,14 @@ impl MarketSources {
             return self.keep(heard);
         };
         let is_unknown = shown.own.is_none();
+        let shown_at = shown.update.revision.updated_at;
         if let Some(is_withdrawn) = self.identify(&heard) {
-            // A loss that this process does not know has withdrawn it.
-            let is_unexplained =
-                is_withdrawn && heard.standing == Standing::Current && !lives.is_lost(source);
+            // A loss that this process does not know has withdrawn it. A record that was published
+            // after that is the source's next one: no process has handled it.
+            let is_unexplained = is_withdrawn
+                && heard.standing == Standing::Current
+                && !lives.is_lost(source)
+                && heard.published_at <= shown_at;
             if let Some(kept) = self.states.get_mut(source) {
                 kept.standing = if is_unexplained {
                     Standing::Unconfirmed
@@ -142,17 +141,16 @@ impl MarketSources {
 
     /// Everything that an earlier process may have handled has been read again. If the record of the
     /// loaded state was not found, what was set aside follows it, unless that would open a market.
-    pub fn finish_reading(&mut self) {
+    /// Returns whether it does.
+    pub fn finish_reading(&mut self) -> bool {
         let set_aside = self.reread.take().and_then(Reread::into_set_aside);
         let (Some(heard), Some(shown)) = (set_aside, &self.shown) else {
-            return;
+            return false;
         };
         let opens = heard.update.status == MarketStatus::Open;
         let was_open = shown.update.status == MarketStatus::Open;
-        if shown.own.is_none() && !shown.is_ended() && (was_open || !opens) {
-            // The market has room for it: it is a state of the owner.
-            let _ = self.keep(heard);
-        }
+        let follows = shown.own.is_none() && !shown.is_ended() && (was_open || !opens);
+        follows && self.keep(heard).is_ok()
     }
 
     /// The time of the last record that an earlier process may have handled; `None` if all of them

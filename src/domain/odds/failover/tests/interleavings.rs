@@ -12,6 +12,10 @@ enum Step {
         ahead: i64,
         standing: Standing,
     },
+    /// `ingest` suspends the last state of a source.
+    Suspend(Sender),
+    /// A source repeats its last state, or `ingest` confirms it.
+    Repeat(Sender),
     State(Sender, SourceState),
     /// The reports about a source do not arrive.
     Silence(Sender),
@@ -27,7 +31,6 @@ fn any_step() -> impl Strategy<Value = Step> {
     let standing = prop_oneof![
         6 => Just(Standing::Current),
         1 => Just(Standing::HandedOver),
-        1 => Just(Standing::Unconfirmed),
     ];
     let state = prop_oneof![
         Just(SourceState::Stale),
@@ -38,6 +41,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         6 => (from.clone(), -2i64..10, standing)
             .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
         2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
+        1 => from.clone().prop_map(Step::Suspend),
+        1 => from.clone().prop_map(Step::Repeat),
         1 => from.clone().prop_map(Step::Silence),
         1 => from.prop_map(Step::OtherReporter),
         2 => (1u32..40).prop_map(Step::Wait),
@@ -69,6 +74,8 @@ impl World {
                 ahead,
                 standing,
             } => self.send(from, ahead, standing),
+            Step::Suspend(source) => self.suspend(source),
+            Step::Repeat(source) => self.repeat(source),
             Step::State(from, state) => self.rig.report(from.name(), state),
             Step::Silence(source) => self.rig.silence(&[source.name()]),
             Step::OtherReporter(source) => self.rig.replace_reporter(source.name()),
@@ -89,6 +96,23 @@ impl World {
         } else {
             suspended(update)
         };
+        self.read(update, standing);
+    }
+
+    fn suspend(&mut self, from: Sender) {
+        let last = last_sent(&self.log, from);
+        if let Some(last) = last.filter(|last| last.status == MarketStatus::Open) {
+            self.read(suspended(last), Standing::Unconfirmed);
+        }
+    }
+
+    fn repeat(&mut self, from: Sender) {
+        if let Some(last) = last_sent(&self.log, from) {
+            self.read(last, Standing::Current);
+        }
+    }
+
+    fn read(&mut self, update: OddsUpdate, standing: Standing) {
         self.log.push(self.rig.heard(update.clone(), standing));
         self.rig.read_as(update, standing);
     }
@@ -164,6 +188,28 @@ proptest! {
         let owner = standings.iter().position(|one| *one == Standing::Current).unwrap();
         let last = update_of(SENDERS[owner].name(), world.clocks[owner]);
         prop_assert_eq!(world.rig.shown(), open(&last));
+    }
+
+    /// A repetition is an update: after it the last state of the first source is shown, without any
+    /// new one.
+    #[test]
+    fn repetition_shows_last_state(steps in proptest::collection::vec(any_step(), 0..60)) {
+        let mut world = World::new();
+        for step in steps {
+            world.step(step);
+        }
+        for sender in SENDERS {
+            world.rig.report(sender.name(), SourceState::Live);
+        }
+        world.rig.wait(3);
+        for sender in SENDERS {
+            world.repeat(sender);
+        }
+        world.rig.wait(31);
+        let first = SENDERS.into_iter().find_map(|sender| last_sent(&world.log, sender));
+        if let Some(last) = first {
+            prop_assert_eq!(world.rig.shown(), (last.source.as_str(), last.status, price(&last)));
+        }
     }
 
     /// F7: the order in which the records of live sources arrive does not matter.

@@ -146,6 +146,48 @@ fn repetition_opens_withdrawn_market() {
     assert_eq!(rig.shown(), open(&update_of("a", 1)));
 }
 
+/// No process runs while the source repeats its last update: the record is not handled yet.
+#[test]
+fn repetition_after_withdrawal_opens_market() {
+    let mut shown = suspended(update_of("a", 1));
+    shown.revision.updated_at = update_of("a", 10).revision.updated_at;
+    let clock = update_of("a", 20).revision.updated_at;
+    for (second, status) in [(9, MarketStatus::Suspended), (11, MarketStatus::Open)] {
+        let mut rig = Rig::starting_at(Instant::now(), clock, &[Arc::new(shown.clone())]);
+        rig.report("a", SourceState::Live);
+        rig.receive(SourceUpdate {
+            published_at: update_of("a", second).revision.updated_at,
+            ..rig.heard(update_of("a", 1), Standing::Current)
+        });
+        rig.wait(3);
+        assert_eq!(rig.shown().1, status, "published at {second}");
+    }
+}
+
+/// A record that was set aside is shown although the record after it is late.
+#[test]
+fn late_record_ends_reading_again() {
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 5))]);
+    rig.replay(rig.heard(update_of("a", 4), Standing::Current));
+    rig.now += 3 * SECOND;
+    rig.read(update_of("a", 3));
+    assert_eq!(rig.shown(), open(&update_of("a", 4)));
+    assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
+}
+
+/// Nothing is decided about a market that the load did not show before its records are read again.
+#[test]
+fn replayed_suspension_of_unknown_market_waits() {
+    let mut rig = Rig::starting(&[]);
+    rig.wait(1);
+    rig.replay(rig.heard(suspended(update_of("a", 1)), Standing::Unconfirmed));
+    rig.wait(1);
+    assert_eq!(rig.published, []);
+    rig.replay(rig.heard(update_of("a", 2), Standing::Current));
+    rig.wait(3);
+    assert_eq!(rig.published, [Arc::new(update_of("a", 2))]);
+}
+
 /// What the source sends after a restart is new if the bus keeps nothing, or long after the process
 /// has taken over.
 #[test]
@@ -175,6 +217,10 @@ enum Step {
         ahead: i64,
         standing: Standing,
     },
+    /// `ingest` suspends the last state of a source.
+    Suspend(Sender),
+    /// A source repeats its last state.
+    Repeat(Sender),
     State(Sender, SourceState),
     Silence(Sender),
 }
@@ -189,7 +235,6 @@ fn any_step() -> impl Strategy<Value = Step> {
     let standing = prop_oneof![
         6 => Just(Standing::Current),
         1 => Just(Standing::HandedOver),
-        1 => Just(Standing::Unconfirmed),
     ];
     let state = prop_oneof![
         1 => Just(SourceState::Stale),
@@ -200,6 +245,8 @@ fn any_step() -> impl Strategy<Value = Step> {
         8 => (from.clone(), -2i64..=0, standing)
             .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
         2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
+        1 => from.clone().prop_map(Step::Suspend),
+        1 => from.clone().prop_map(Step::Repeat),
         1 => from.prop_map(Step::Silence),
     ]
 }
@@ -256,12 +303,25 @@ impl Succession {
                 } else {
                     suspended(update)
                 };
-                let heard = self.first.heard(update, standing);
-                self.log.push(heard.clone());
-                return Some(heard);
+                return Some(self.send(update, standing));
+            }
+            Step::Suspend(source) => {
+                let last = last_sent(&self.log, source)?;
+                let is_open = last.status == MarketStatus::Open;
+                return is_open.then(|| self.send(suspended(last), Standing::Unconfirmed));
+            }
+            Step::Repeat(source) => {
+                let last = last_sent(&self.log, source)?;
+                return Some(self.send(last, Standing::Current));
             }
         }
         None
+    }
+
+    fn send(&mut self, update: OddsUpdate, standing: Standing) -> SourceUpdate {
+        let heard = self.first.heard(update, standing);
+        self.log.push(heard.clone());
+        heard
     }
 
     /// The second process takes over. The last records of the log are not committed.
