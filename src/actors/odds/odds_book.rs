@@ -153,6 +153,7 @@ impl<F: BookFeed> OddsBook<F> {
         if restored.reload_after != Some(Duration::ZERO) {
             self.first_read = None;
         }
+        F::on_reload(self, context);
         self.publish_restored(restored, context)
     }
 
@@ -211,7 +212,11 @@ impl<F: BookFeed> OddsBook<F> {
         let boundary = self.state.boundary();
         async move { edges.source.reload(&event_id, boundary).await }
             .into_actor(self)
-            .then(|loaded, book, context| book.reload(loaded, context))
+            .map(|loaded, book, context| {
+                // Later messages wait, so that numbers are published in order.
+                let publishing = book.reload(loaded, context);
+                context.wait(publishing);
+            })
     }
 }
 
