@@ -21,8 +21,8 @@ use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
 use crate::store::events::{EventPage, EventQuery};
 use crate::store::{
-    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
-    UnfinishedMarketsQuery,
+    BatchReport, HistoryEntry, HistoryQuery, MarketsOfSourceQuery, PruneReport, Store, StoreError,
+    StoredDeadLetter,
 };
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -87,10 +87,7 @@ impl Store for ProbeStore {
             .unwrap_or_default())
     }
 
-    fn unfinished_markets(
-        &self,
-        _: &UnfinishedMarketsQuery,
-    ) -> Result<Vec<OddsUpdate>, StoreError> {
+    fn unfinished_markets(&self, _: &MarketsOfSourceQuery) -> Result<Vec<OddsUpdate>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::{BusError, CompactedEvent, CompactedReader, CompactedTopic, NewRecord, Record};
+use super::{BusError, CompactedTopic, NewRecord, ReadEvent, Record, TopicReader};
 use crate::domain::timestamp::Timestamp;
 
 /// A compacted topic in memory. A slow reader skips records that newer ones have replaced, so it
@@ -61,7 +61,7 @@ impl CompactedTopic for EmbeddedCompactedTopic {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn read(&self) -> Result<Box<dyn TopicReader>, BusError> {
         let (held, next) = self.shared.since(0);
         Ok(Box::new(EmbeddedReader {
             end: self.shared.end.subscribe(),
@@ -82,21 +82,21 @@ struct EmbeddedReader {
     next: u64,
 }
 
-impl CompactedReader for EmbeddedReader {
-    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+impl TopicReader for EmbeddedReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadEvent, BusError>> {
         async move {
             if let Some(held) = self.held.take().filter(|held| !held.is_empty()) {
-                return Ok(CompactedEvent::Held(held));
+                return Ok(ReadEvent::Held(held));
             }
             if !std::mem::replace(&mut self.is_caught_up, true) {
-                return Ok(CompactedEvent::CaughtUp);
+                return Ok(ReadEvent::CaughtUp);
             }
             let next = self.next;
             let waited = self.end.wait_for(|end| *end > next).await.map(drop);
             waited.map_err(|_| BusError::Closed)?;
             let (records, end) = self.shared.since(self.next);
             self.next = end;
-            Ok(CompactedEvent::Published(records))
+            Ok(ReadEvent::Published(records))
         }
         .boxed()
     }
@@ -114,11 +114,11 @@ mod tests {
     async fn slow_reader_skips_replaced_records() {
         let topic = EmbeddedCompactedTopic::default();
         let mut reader = topic.read().unwrap();
-        assert_eq!(reader.next().await, Ok(CompactedEvent::CaughtUp));
+        assert_eq!(reader.next().await, Ok(ReadEvent::CaughtUp));
         for value in 0..1_000 {
             topic.publish(vec![record("k", value)]).await.unwrap();
         }
-        let Ok(CompactedEvent::Published(records)) = reader.next().await else {
+        let Ok(ReadEvent::Published(records)) = reader.next().await else {
             panic!("no records")
         };
         assert_eq!(records.len(), 1);

@@ -208,7 +208,7 @@ pub trait Topic: Send + Sync {
 
     /// Reads every partition beside a group, without joining it: first what the group has not
     /// committed yet, then what is published. Only on a bus that several processes share.
-    fn follow(&self, group: &str) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn follow(&self, group: &str) -> Result<Box<dyn TopicReader>, BusError> {
         let text = format!("{} cannot be followed beside {group}", self.name());
         Err(BusError::Refused(text))
     }
@@ -256,18 +256,18 @@ pub trait CompactedTopic: Send + Sync {
     fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>>;
 
     /// Reads the topic: first what it holds, then what is published.
-    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError>;
+    fn read(&self) -> Result<Box<dyn TopicReader>, BusError>;
 }
 
 /// A reader of all partitions of a topic, without a group. Reconnects by itself.
-pub trait CompactedReader: Send {
+pub trait TopicReader: Send {
     /// Waits for the next event. Cancel safe: dropping the future loses nothing.
-    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>>;
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadEvent, BusError>>;
 }
 
-/// An event of a [`CompactedReader`].
+/// An event of a [`TopicReader`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CompactedEvent {
+pub enum ReadEvent {
     /// Records that the topic held when the reader started. Later ones of the same key may follow.
     /// If the topic is followed, only those that the group had not committed.
     Held(Vec<Record>),

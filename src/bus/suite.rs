@@ -324,27 +324,27 @@ pub(super) async fn publish_compacted(topic: &Compacted, records: Vec<NewRecord>
 }
 
 /// The latest value of each key, from everything until the reader has caught up.
-pub(super) async fn held(reader: &mut Box<dyn CompactedReader>) -> BTreeMap<Bytes, u32> {
+pub(super) async fn held(reader: &mut Box<dyn TopicReader>) -> BTreeMap<Bytes, u32> {
     let mut latest = BTreeMap::new();
     loop {
         match reader.next().await.unwrap() {
-            CompactedEvent::Held(records) => add(&mut latest, &records),
-            CompactedEvent::CaughtUp => return latest,
-            CompactedEvent::Published(records) => panic!("not caught up: {records:?}"),
+            ReadEvent::Held(records) => add(&mut latest, &records),
+            ReadEvent::CaughtUp => return latest,
+            ReadEvent::Published(records) => panic!("not caught up: {records:?}"),
         }
     }
 }
 
 /// Reads until the latest value of `key` is `wanted`; returns the latest value of each key.
 pub(super) async fn published(
-    reader: &mut Box<dyn CompactedReader>,
+    reader: &mut Box<dyn TopicReader>,
     key: &'static str,
     wanted: u32,
 ) -> BTreeMap<Bytes, u32> {
     let mut latest = BTreeMap::new();
     while latest.get(key.as_bytes()) != Some(&wanted) {
         match reader.next().await.unwrap() {
-            CompactedEvent::Published(records) => add(&mut latest, &records),
+            ReadEvent::Published(records) => add(&mut latest, &records),
             event => panic!("already caught up: {event:?}"),
         }
     }
@@ -417,7 +417,7 @@ pub(super) fn cancelled_compacted_read_loses_nothing(topic: Compacted) -> BoxFut
         let mut read = BTreeMap::new();
         while read.len() < 50 {
             let next = tokio::time::timeout(Duration::from_micros(700), reader.next()).await;
-            if let Ok(Ok(CompactedEvent::Published(records))) = next {
+            if let Ok(Ok(ReadEvent::Published(records))) = next {
                 add(&mut read, &records);
             }
         }

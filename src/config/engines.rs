@@ -55,12 +55,12 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Whether the roles that show prices follow the odds topic: it is on Kafka, other processes
-    /// broadcast its changes, and the setting does not rule it out.
-    pub fn follows_topic(&self, feed: Option<OddsFeed>) -> bool {
+    /// Whether the roles that show prices follow the odds topic: the setting requests it, the topic
+    /// is on Kafka, and other processes broadcast its changes.
+    pub fn follows_topic(&self, feed: OddsFeed) -> bool {
         self.bus == BusEngine::Kafka
             && matches!(self.cache, CacheEngine::Redis(_))
-            && feed != Some(OddsFeed::Redis)
+            && feed == OddsFeed::Kafka
     }
 
     /// One line per engine, without secrets.

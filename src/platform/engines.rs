@@ -34,6 +34,20 @@ const DEAD_LETTER_CAPACITY: usize = 1_000;
 /// updates per second is not dense.
 const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
+/// Roles that publish odds or consume them.
+const USING_ODDS: [Role; 2] = [Role::Ingest, Role::Processor];
+/// Roles that publish bets or consume them.
+const USING_BETS: [Role; 2] = [Role::Bets, Role::Confirmation];
+/// Roles that write the bus or consume it in a group.
+const USING_BUS: [Role; 4] = [
+    Role::Ingest,
+    Role::Processor,
+    Role::Bets,
+    Role::Confirmation,
+];
+/// Roles that show prices.
+const SHOWING_PRICES: [Role; 2] = [Role::Odds, Role::Bets];
+
 /// Roles that migrate the PostgreSQL schema.
 pub(super) const MIGRATING: [Role; 4] = [
     Role::Processor,
@@ -42,9 +56,21 @@ pub(super) const MIGRATING: [Role; 4] = [
     Role::Confirmation,
 ];
 
-/// The topics of the bus.
+/// The topics of the bus that the roles of this process use, and no others: a login need not have
+/// permissions for the topics of other roles.
 #[derive(Clone)]
 pub(super) struct Bus {
+    /// The odds topics, if a role publishes to them or consumes them.
+    pub odds: Option<OddsTopics>,
+    /// The odds topic, if the books of this process follow it.
+    pub followed: Option<Arc<dyn Topic>>,
+    /// The bet topics, if a role uses them.
+    pub bets: Option<BetTopics>,
+}
+
+/// The topics of odds.
+#[derive(Clone)]
+pub(super) struct OddsTopics {
     /// Odds updates, which books and store read.
     pub updates: Arc<dyn Topic>,
     /// The updates of all suppliers, if the source of each market is selected from them.
@@ -57,8 +83,6 @@ pub(super) struct Bus {
     pub first_position: Option<u64>,
     /// How long a dense stream of updates gathers before it is published.
     pub gathering: Duration,
-    /// The bet topics, if a role uses them.
-    pub bets: Option<BetTopics>,
 }
 
 /// The topics of bets.
@@ -74,7 +98,7 @@ pub(super) struct BetTopics {
     pub confirmed_dead_letters: Arc<dyn Topic>,
 }
 
-impl Bus {
+impl OddsTopics {
     /// Whether dead letters stay on the bus, where operators can read them.
     pub(super) fn keeps_dead_letters(&self) -> bool {
         self.first_position.is_none()
@@ -84,61 +108,94 @@ impl Bus {
     pub(super) fn ingest_topic(&self) -> &Arc<dyn Topic> {
         self.supplier_updates.as_ref().unwrap_or(&self.updates)
     }
+}
 
-    pub(super) fn open(config: &Config) -> Result<Bus, StartError> {
-        let settings = &config.settings.bus;
-        let selects = config.settings.suppliers.has_priority();
-        let has_bets = config.runs(Role::Bets) || config.runs(Role::Confirmation);
-        match config.engines.bus {
-            BusEngine::Embedded => {
-                let first = first_position();
-                let partitions = settings.embedded_bus_partitions;
-                let name = &settings.kafka_topic_odds;
-                let capacity = settings.embedded_bus_capacity;
-                let dead_letters: Arc<dyn Topic> =
-                    Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
-                let placed =
-                    EmbeddedTopic::new(&settings.kafka_topic_bet_placed, partitions, capacity);
-                let suppliers = &settings.kafka_topic_suppliers;
-                let suppliers = selects
-                    .then(|| EmbeddedTopic::starting_at(suppliers, first, partitions, capacity));
-                Ok(Bus {
-                    updates: Arc::new(EmbeddedTopic::starting_at(
-                        name, first, partitions, capacity,
-                    )),
-                    supplier_updates: suppliers.map(|topic| Arc::new(topic) as Arc<dyn Topic>),
-                    bets: has_bets.then(|| BetTopics {
-                        placed: Arc::new(placed),
-                        placed_dead_letters: dead_letters.clone(),
-                        confirmed: Arc::new(UnreadTopic::new(&settings.kafka_topic_bet_confirmed)),
-                        confirmed_dead_letters: dead_letters.clone(),
-                    }),
-                    dead_letters,
-                    source_status: Arc::new(EmbeddedCompactedTopic::default()),
-                    first_position: Some(first),
-                    gathering: Duration::ZERO,
-                })
-            }
-            BusEngine::Kafka => {
-                let kafka = KafkaBus::new(settings, "sports-bet")?;
-                Ok(Bus {
-                    updates: kafka.topic(&settings.kafka_topic_odds),
-                    supplier_updates: selects.then(|| kafka.topic(&settings.kafka_topic_suppliers)),
-                    dead_letters: kafka.topic(&settings.dead_letter_topic()),
-                    source_status: kafka.compacted_topic(&settings.kafka_topic_source_status),
-                    first_position: None,
-                    gathering: KAFKA_GATHERING,
-                    bets: has_bets.then(|| BetTopics {
-                        placed: kafka.topic(&settings.kafka_topic_bet_placed),
-                        placed_dead_letters: kafka.topic(&settings.kafka_topic_bet_placed_dlq),
-                        confirmed: kafka.topic(&settings.kafka_topic_bet_confirmed),
-                        confirmed_dead_letters: kafka
-                            .topic(&settings.kafka_topic_bet_confirmed_dlq),
-                    }),
-                })
-            }
-        }
+impl Bus {
+    /// Opens the topics that the roles of this process use; `None` if they use none.
+    pub(super) fn open(config: &Config) -> Result<Option<Bus>, StartError> {
+        let is_used = config.runs_any(&USING_BUS) || follows_topic(config);
+        let open = match config.engines.bus {
+            BusEngine::Embedded => open_embedded,
+            BusEngine::Kafka => open_kafka,
+        };
+        is_used.then(|| open(config)).transpose()
     }
+}
+
+/// Whether the books of this process follow the odds topic.
+fn follows_topic(config: &Config) -> bool {
+    let feed = config.settings.cache.odds_feed;
+    config.runs_any(&SHOWING_PRICES) && config.engines.follows_topic(feed)
+}
+
+fn open_embedded(config: &Config) -> Result<Bus, StartError> {
+    let settings = &config.settings.bus;
+    let first = first_position();
+    let partitions = settings.embedded_bus_partitions;
+    let capacity = settings.embedded_bus_capacity;
+    let dead_letters: Arc<dyn Topic> =
+        Arc::new(EmbeddedTopic::new("dead_letters", 1, DEAD_LETTER_CAPACITY));
+    let bets = config.runs_any(&USING_BETS).then(|| BetTopics {
+        placed: Arc::new(EmbeddedTopic::new(
+            &settings.kafka_topic_bet_placed,
+            partitions,
+            capacity,
+        )),
+        placed_dead_letters: dead_letters.clone(),
+        confirmed: Arc::new(UnreadTopic::new(&settings.kafka_topic_bet_confirmed)),
+        confirmed_dead_letters: dead_letters.clone(),
+    });
+    let updates = |name: &str| -> Arc<dyn Topic> {
+        Arc::new(EmbeddedTopic::starting_at(
+            name, first, partitions, capacity,
+        ))
+    };
+    let selects = config.settings.suppliers.has_priority();
+    let odds = OddsTopics {
+        updates: updates(&settings.kafka_topic_odds),
+        supplier_updates: selects.then(|| updates(&settings.kafka_topic_suppliers)),
+        dead_letters,
+        source_status: Arc::new(EmbeddedCompactedTopic::default()),
+        first_position: Some(first),
+        gathering: Duration::ZERO,
+    };
+    Ok(Bus {
+        odds: Some(odds),
+        followed: None,
+        bets,
+    })
+}
+
+fn open_kafka(config: &Config) -> Result<Bus, StartError> {
+    let settings = &config.settings.bus;
+    let open = if config.runs_any(&USING_BUS) {
+        KafkaBus::new
+    } else {
+        KafkaBus::for_reading
+    };
+    let kafka = open(settings, "sports-bet")?;
+    let selects = config.settings.suppliers.has_priority();
+    let odds = config.runs_any(&USING_ODDS).then(|| OddsTopics {
+        updates: kafka.topic(&settings.kafka_topic_odds),
+        supplier_updates: selects.then(|| kafka.topic(&settings.kafka_topic_suppliers)),
+        dead_letters: kafka.topic(&settings.dead_letter_topic()),
+        source_status: kafka.compacted_topic(&settings.kafka_topic_source_status),
+        first_position: None,
+        gathering: KAFKA_GATHERING,
+    });
+    let bets = config.runs_any(&USING_BETS).then(|| BetTopics {
+        placed: kafka.topic(&settings.kafka_topic_bet_placed),
+        placed_dead_letters: kafka.topic(&settings.kafka_topic_bet_placed_dlq),
+        confirmed: kafka.topic(&settings.kafka_topic_bet_confirmed),
+        confirmed_dead_letters: kafka.topic(&settings.kafka_topic_bet_confirmed_dlq),
+    });
+    // After the others: a process that also writes the topic creates it.
+    let followed = follows_topic(config).then(|| kafka.existing_topic(&settings.kafka_topic_odds));
+    Ok(Bus {
+        odds,
+        followed,
+        bets,
+    })
 }
 
 pub(super) fn open_cache(config: &Config) -> Result<Arc<dyn OddsCache>, StartError> {

@@ -8,7 +8,7 @@ use log::warn;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_suppliers};
-use super::engines::Bus;
+use super::engines::OddsTopics;
 use super::{StartError, role_metrics};
 use crate::actors::ingest::bus_publisher::BusPublisher;
 use crate::actors::ingest::local_feeds::LocalFeeds;
@@ -31,7 +31,7 @@ impl PlatformBuilder<'_> {
     pub(super) fn start_ingest(
         &mut self,
         config: &Config,
-        bus: &Bus,
+        bus: &OddsTopics,
         store: Option<Arc<dyn Store>>,
     ) -> Result<(), StartError> {
         let metrics = role_metrics::ingest()?;
@@ -75,7 +75,7 @@ impl PlatformBuilder<'_> {
     /// Starts what the feeds need for their sources.
     fn start_source_reporter(
         &mut self,
-        bus: &Bus,
+        bus: &OddsTopics,
         store: Option<Arc<dyn Store>>,
         arbiter: &ArbiterHandle,
         metrics: &IngestMetrics,

@@ -52,13 +52,6 @@ use crate::supplier::confirm::SetupError;
 /// How often the platform checks that its actors are running.
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Roles that read or write the bus.
-const USING_BUS: [Role; 4] = [
-    Role::Ingest,
-    Role::Processor,
-    Role::Bets,
-    Role::Confirmation,
-];
 /// Roles that read or write the database.
 const USING_STORES: [Role; 5] = [
     Role::Processor,
@@ -181,10 +174,7 @@ impl Platform {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
         let mut builder = PlatformBuilder::new(&config.settings);
-        let feed = config.settings.cache.odds_feed;
-        let follows_topic = config.runs(Role::Odds) && config.engines.follows_topic(feed);
-        let uses_bus = config.runs_any(&USING_BUS) || follows_topic;
-        let bus = uses_bus.then(|| Bus::open(config)).transpose()?;
+        let bus = Bus::open(config)?;
         // Start the simulator before its users: its bound address is the default supplier address.
         if config.runs(Role::Simulator) {
             builder.for_role(Role::Simulator, PlatformBuilder::start_simulator)?;
@@ -198,9 +188,10 @@ impl Platform {
         } else if config.runs(Role::Ingest) {
             store = open_ingest_store(config)?;
         }
-        if let Some(bus) = bus.filter(|_| config.runs(Role::Ingest)) {
+        let odds = bus.and_then(|bus| bus.odds);
+        if let Some(odds) = odds.filter(|_| config.runs(Role::Ingest)) {
             builder.for_role(Role::Ingest, |builder| {
-                builder.start_ingest(config, &bus, store)
+                builder.start_ingest(config, &odds, store)
             })?;
         }
         builder.start_health()?;

@@ -136,9 +136,10 @@ impl PlatformBuilder<'_> {
         stores: &Stores,
     ) -> Result<Option<Prices>, StartError> {
         let broadcasts = cache.listen();
-        let feed = match (&broadcasts, bus) {
+        let topics = bus.and_then(|bus| bus.odds.as_ref());
+        let feed = match (&broadcasts, topics) {
             (Some(_), _) => FeedState::awaiting_broadcasts,
-            (None, Some(bus)) if bus.first_position.is_none() => FeedState::awaiting_bus,
+            (None, Some(topics)) if topics.first_position.is_none() => FeedState::awaiting_bus,
             _ => FeedState::in_process,
         };
         // The role that shows prices to clients.
@@ -149,10 +150,10 @@ impl PlatformBuilder<'_> {
             .map(|role| self.for_role(role, |builder| builder.start_registry(feed)))
             .transpose()?;
         let mut books = None;
-        if let Some(bus) = bus.filter(|_| config.runs(Role::Processor)) {
+        if let Some(topics) = topics.filter(|_| config.runs(Role::Processor)) {
             let local = odds.as_ref().filter(|_| broadcasts.is_none());
             books = self.for_role(Role::Processor, |builder| {
-                builder.start_processor(bus, cache, &stores.main, local)
+                builder.start_processor(topics, cache, &stores.main, local)
             })?;
         }
         let (Some(reader), Some(odds)) = (reader, odds) else {
@@ -162,8 +163,7 @@ impl PlatformBuilder<'_> {
         let shown = match broadcasts {
             Some(broadcasts) => {
                 checks.push(check_cache(cache));
-                let follows = config.engines.follows_topic(self.settings.cache.odds_feed);
-                let topic = bus.filter(|_| follows).map(|bus| &bus.updates);
+                let topic = bus.and_then(|bus| bus.followed.as_ref());
                 Some(self.for_role(reader, |builder| {
                     builder.start_mirror(&odds, broadcasts, topic, cache, &stores.read)
                 }))

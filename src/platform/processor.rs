@@ -9,7 +9,7 @@ use prometheus::IntCounter;
 use super::StartError;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_group, check_writes, check_written_cache};
-use super::engines::Bus;
+use super::engines::OddsTopics;
 use super::failover::StartedSelector;
 use super::odds::{OddsRuntime, ShownBooks};
 use crate::actors::odds::book_router::BookRouter;
@@ -48,7 +48,7 @@ impl PlatformBuilder<'_> {
     /// changes, they are published to `odds`, whose clients see these books.
     pub(super) fn start_processor(
         &mut self,
-        bus: &Bus,
+        bus: &OddsTopics,
         cache: &Arc<dyn OddsCache>,
         store: &Arc<dyn Store>,
         odds: Option<&OddsRuntime>,
@@ -73,7 +73,7 @@ impl PlatformBuilder<'_> {
 /// Starts the actors of the role, downstream first.
 pub(super) struct ProcessorBuilder<'a, 'b> {
     pub(super) platform: &'a mut PlatformBuilder<'b>,
-    pub(super) bus: &'a Bus,
+    pub(super) bus: &'a OddsTopics,
     cache: &'a Arc<dyn OddsCache>,
     store: &'a Arc<dyn Store>,
     odds: Option<&'a OddsRuntime>,

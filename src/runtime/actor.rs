@@ -33,6 +33,15 @@ where
     actix::spawn(role::inherit(running));
 }
 
+/// Runs a future on its own. It goes on while the actor that waits for its output handles nothing
+/// else, so a permit that it holds or waits for is not kept from others. `None` if it panicked.
+pub(crate) fn run_detached<T: 'static>(
+    future: impl Future<Output = T> + 'static,
+) -> impl Future<Output = Option<T>> {
+    let running = actix::spawn(role::inherit(future));
+    async move { running.await.ok() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

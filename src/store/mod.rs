@@ -27,6 +27,7 @@ use events::{EventPage, EventQuery};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketKey, Source};
 use crate::domain::odds::book::MarketState;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
@@ -79,18 +80,20 @@ pub struct HistoryQuery {
     pub limit: usize,
 }
 
-/// Selects open and suspended markets of a source.
+/// Selects the open or the suspended markets of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnfinishedMarketsQuery {
+pub struct MarketsOfSourceQuery {
     /// The source of their current state.
     pub source: Source,
+    /// Open or suspended: other statuses are not indexed, and select nothing.
+    pub status: MarketStatus,
     /// Returns the markets after this one: the last one of the previous page.
     pub after: Option<(EventId, MarketKey)>,
     /// Maximum number of markets.
     pub limit: usize,
 }
 
-impl UnfinishedMarketsQuery {
+impl MarketsOfSourceQuery {
     /// Event, market and line that the page comes after, as stored.
     fn after_texts(&self) -> (&str, &str, String) {
         match &self.after {
@@ -160,11 +163,11 @@ pub trait Store: Send + Sync {
     /// The current state of an event's markets; empty for an unknown event.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
 
-    /// The current state of a source's open and suspended markets, ordered by event and market; an
-    /// empty page is the last one.
+    /// The current state of a source's open or suspended markets, ordered by event and market; an empty
+    /// page is the last one.
     fn unfinished_markets(
         &self,
-        query: &UnfinishedMarketsQuery,
+        query: &MarketsOfSourceQuery,
     ) -> Result<Vec<OddsUpdate>, StoreError>;
 
     /// Events, ordered by id.

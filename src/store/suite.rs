@@ -134,7 +134,7 @@ fn without_details(update: &OddsUpdate) -> OddsUpdate {
     }
 }
 
-/// Only the open and suspended markets of the source, in pages that are complete and do not overlap.
+/// Only the markets of the source with the status, in pages that are complete and do not overlap.
 pub(super) fn unfinished_markets_are_paged_by_source(store: &dyn Store) {
     let of = |source: &str| Source::new(source).unwrap();
     let market = |event: &str, name: &str, line, source: &str, status| OddsUpdate {
@@ -156,9 +156,22 @@ pub(super) fn unfinished_markets_are_paged_by_source(store: &dyn Store) {
     ];
     let all = wanted.iter().cloned().chain(others);
     store.write_updates(&positioned(0, all)).unwrap();
-    for limit in 1..7 {
-        let mut query = UnfinishedMarketsQuery {
+    wanted
+        .iter_mut()
+        .for_each(|update| *update = without_details(update));
+    let (wanted_suspended, wanted_open): (Vec<_>, Vec<_>) = wanted
+        .into_iter()
+        .partition(|update| update.status == MarketStatus::Suspended);
+    let pages = (1..7).flat_map(|limit| {
+        [
+            (limit, open, &wanted_open),
+            (limit, MarketStatus::Suspended, &wanted_suspended),
+        ]
+    });
+    for (limit, status, wanted) in pages {
+        let mut query = MarketsOfSourceQuery {
             source: of("paged"),
+            status,
             after: None,
             limit,
         };
@@ -170,10 +183,7 @@ pub(super) fn unfinished_markets_are_paged_by_source(store: &dyn Store) {
             query.after = Some((last.event_id.clone(), last.market.clone()));
             read.extend(page);
         }
-        wanted
-            .iter_mut()
-            .for_each(|update| *update = without_details(update));
-        assert_eq!(read, wanted, "pages of {limit}");
+        assert_eq!(&read, wanted, "{status}, pages of {limit}");
     }
 }
 

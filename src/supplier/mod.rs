@@ -80,6 +80,10 @@ pub trait Decoder: Send {
     /// sent on this connection are not confirmed until it does.
     fn add_stored(&mut self, stored: Vec<OddsUpdate>) -> AddedMarkets;
 
+    /// Forgets the added markets that the supplier has not sent and that `is_forgotten` names: another
+    /// connection sends them.
+    fn forget_stored(&mut self, is_forgotten: &dyn Fn(&OddsUpdate) -> bool);
+
     /// Suspends the open markets that are not confirmed, except those of spared sources: another
     /// process has them live. Called again and again, because that may end.
     fn suspend_unconfirmed(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate>;

@@ -1,6 +1,6 @@
 //! The native format: one JSON update per frame, text or binary.
 
-mod by_market;
+pub(crate) mod by_market;
 mod market;
 mod messages;
 mod recovery;
@@ -365,6 +365,13 @@ impl Decoder for NativeDecoder {
         }
         self.has_unconfirmed = true;
         added
+    }
+
+    fn forget_stored(&mut self, is_forgotten: &dyn Fn(&OddsUpdate) -> bool) {
+        if self.has_unconfirmed {
+            self.open
+                .retain(|market| market.trust != Trust::Stored || !is_forgotten(&market.shown));
+        }
     }
 
     fn suspend_unconfirmed(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use log::warn;
 use parking_lot::Mutex;
 
-use crate::bus::{
-    BusError, CompactedEvent, CompactedReader, CompactedTopic, Record, source_report,
-};
+use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState};
 use crate::telemetry::log_limit::LogLimit;
@@ -93,17 +91,17 @@ impl OtherReporters {
             || passed(state.heard_again_at).is_some_and(|passed| passed < NEXT_REPORT)
     }
 
-    fn record(&self, event: CompactedEvent, now: Instant) {
+    fn record(&self, event: ReadEvent, now: Instant) {
         let mut state = self.state.lock();
         match event {
-            CompactedEvent::Held(records) => {
+            ReadEvent::Held(records) => {
                 for report in self.others_of(&records) {
                     state.held.insert(report.source.clone());
                     state.reports.record(report, None);
                 }
             }
-            CompactedEvent::CaughtUp => state.caught_up_at = Some(now),
-            CompactedEvent::Published(records) => {
+            ReadEvent::CaughtUp => state.caught_up_at = Some(now),
+            ReadEvent::Published(records) => {
                 let heard_at = state.heard_at.replace(now);
                 if heard_at.is_some_and(|at| now.duration_since(at) >= self.silence) {
                     state.heard_again_at = Some(now);
@@ -132,7 +130,7 @@ impl OtherReporters {
     }
 
     async fn read(&self, topic: &dyn CompactedTopic) -> Result<(), BusError> {
-        let mut reader: Box<dyn CompactedReader> = topic.read()?;
+        let mut reader: Box<dyn TopicReader> = topic.read()?;
         loop {
             let event = reader.next().await?;
             self.record(event, Instant::now());
@@ -185,14 +183,14 @@ mod tests {
         let after = |millis| start + Duration::from_millis(millis);
         assert!(!others.is_decided(&source(), after(100)), "not read yet");
         let held = record("other", SourceState::Live);
-        others.record(CompactedEvent::Held(vec![held.clone()]), start);
-        others.record(CompactedEvent::CaughtUp, after(100));
+        others.record(ReadEvent::Held(vec![held.clone()]), start);
+        others.record(ReadEvent::CaughtUp, after(100));
         assert!(!others.is_live_elsewhere(&source(), after(100)));
         assert!(!others.is_decided(&source(), after(2_000)));
         let unknown = Source::new("b").unwrap();
         assert!(others.is_decided(&unknown, after(100)), "not reported");
         assert!(others.is_decided(&source(), after(2_600)));
-        others.record(CompactedEvent::Published(vec![held]), after(3_000));
+        others.record(ReadEvent::Published(vec![held]), after(3_000));
         assert!(others.is_live_elsewhere(&source(), after(3_100)));
         assert!(!others.is_live_elsewhere(&source(), after(6_000)));
     }
@@ -205,13 +203,13 @@ mod tests {
         let own = record("own", SourceState::Live);
         let other = record("other", SourceState::Live);
         assert!(!others.is_isolated(after(20_000)), "nothing is reported");
-        others.record(CompactedEvent::Published(vec![own.clone()]), after(20_000));
+        others.record(ReadEvent::Published(vec![own.clone()]), after(20_000));
         assert!(!others.is_isolated(after(22_900)));
         assert!(others.is_isolated(after(23_100)));
-        others.record(CompactedEvent::Published(vec![own.clone()]), after(40_000));
+        others.record(ReadEvent::Published(vec![own.clone()]), after(40_000));
         assert!(others.is_isolated(after(40_000)), "the other may follow");
-        others.record(CompactedEvent::Published(vec![other]), after(41_000));
-        others.record(CompactedEvent::Published(vec![own]), after(42_000));
+        others.record(ReadEvent::Published(vec![other]), after(41_000));
+        others.record(ReadEvent::Published(vec![own]), after(42_000));
         assert!(!others.is_isolated(after(42_600)));
         assert!(others.is_live_elsewhere(&source(), after(42_600)));
     }
@@ -231,7 +229,7 @@ mod tests {
         let mut garbage = record("x", SourceState::Live);
         garbage.record.payload = bytes::Bytes::from_static(b"{\"source\":");
         let good = record("y", SourceState::Live);
-        others.record(CompactedEvent::Published(vec![garbage, good]), now);
+        others.record(ReadEvent::Published(vec![garbage, good]), now);
         assert!(others.is_live_elsewhere(&source(), now));
     }
 
@@ -241,7 +239,7 @@ mod tests {
         let now = Instant::now();
         let others = OtherReporters::new(SILENCE, now);
         let own = record(&others.new_reporter(), SourceState::Live);
-        others.record(CompactedEvent::Published(vec![own]), now);
+        others.record(ReadEvent::Published(vec![own]), now);
         assert!(!others.is_live_elsewhere(&source(), now));
     }
 }

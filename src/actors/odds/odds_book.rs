@@ -28,6 +28,7 @@ use super::messages::{Apply, ApplyError, BookChanged, GetSnapshot};
 use crate::cache::Change;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
+use crate::runtime::actor;
 use crate::telemetry::metrics::BookMetrics;
 
 /// How long a snapshot waits for the first read of the store.
@@ -184,19 +185,21 @@ impl<F: BookFeed> OddsBook<F> {
         }));
     }
 
+    // The reads run detached: while the book handles a message that waits for a read itself, nothing
+    // else of it runs, and the permit of its own read would never be free.
+
     fn reload_if_useful(&self) -> impl ActorFuture<Self, Output = ()> + use<F> {
         let edges = self.edges.clone();
         let event_id = self.event_id.clone();
         let is_cache_read = self.state.is_cache_read();
-        async move {
+        let deciding = actor::run_detached(async move {
             edges
                 .source
                 .is_reload_useful(&event_id, is_cache_read)
                 .await
-        }
-        .into_actor(self)
-        .map(|is_useful, book, context| {
-            if is_useful {
+        });
+        deciding.into_actor(self).map(|is_useful, book, context| {
+            if is_useful == Some(true) {
                 context.spawn(book.load_again());
             } else {
                 book.first_read = None;
@@ -210,13 +213,17 @@ impl<F: BookFeed> OddsBook<F> {
         let edges = self.edges.clone();
         let event_id = self.event_id.clone();
         let boundary = self.state.boundary();
-        async move { edges.source.reload(&event_id, boundary).await }
-            .into_actor(self)
-            .map(|loaded, book, context| {
-                // Later messages wait, so that numbers are published in order.
-                let publishing = book.reload(loaded, context);
-                context.wait(publishing);
-            })
+        let loading =
+            actor::run_detached(async move { edges.source.reload(&event_id, boundary).await });
+        loading.into_actor(self).map(|loaded, book, context| {
+            let Some(loaded) = loaded else {
+                book.schedule_reload(RELOAD_DELAY, context);
+                return;
+            };
+            // Later messages wait, so that numbers are published in order.
+            let publishing = book.reload(loaded, context);
+            context.wait(publishing);
+        })
     }
 }
 

@@ -17,9 +17,7 @@ use strum::VariantArray;
 
 use self::watch::{Due, SourceWatch};
 use super::messages::{ReportsRead, SourcesReported};
-use crate::bus::{
-    BusError, CompactedEvent, CompactedReader, CompactedTopic, Record, source_report,
-};
+use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
 use crate::domain::odds::source_status::SourceState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::ProcessorMetrics;
@@ -74,7 +72,7 @@ impl SourceMonitor {
         }
     }
 
-    fn receive(&self, mut reader: Box<dyn CompactedReader>, context: &mut Context<Self>) {
+    fn receive(&self, mut reader: Box<dyn TopicReader>, context: &mut Context<Self>) {
         let receiving = async move {
             let event = reader.next().await;
             (event, reader)
@@ -98,11 +96,11 @@ impl SourceMonitor {
         context.run_later(RETRY, Self::read);
     }
 
-    fn received(&mut self, event: CompactedEvent) {
+    fn received(&mut self, event: ReadEvent) {
         match event {
-            CompactedEvent::Held(records) => self.record(&records, None),
-            CompactedEvent::Published(records) => self.record(&records, Some(Instant::now())),
-            CompactedEvent::CaughtUp => {
+            ReadEvent::Held(records) => self.record(&records, None),
+            ReadEvent::Published(records) => self.record(&records, Some(Instant::now())),
+            ReadEvent::CaughtUp => {
                 self.watch.caught_up(Instant::now());
                 if self.log.recovered() {
                     info!("reports about sources are read again");

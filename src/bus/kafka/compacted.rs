@@ -9,11 +9,11 @@ use rdkafka::error::RDKafkaErrorCode;
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::Inner;
-use super::compacted_reader::{KafkaCompactedReader, ReadingThread, Start};
 use super::producer::{DeliveryToken, ProducerHandle};
 use super::publisher::send;
+use super::topic_reader::{KafkaTopicReader, ReadingThread, Start};
 use super::topics::{TopicKind, TopicState};
-use crate::bus::{BusError, CompactedReader, CompactedTopic, NewRecord};
+use crate::bus::{BusError, CompactedTopic, NewRecord, TopicReader};
 
 /// How long Kafka may take to accept a record.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(2);
@@ -40,7 +40,9 @@ impl KafkaCompactedTopic {
     }
 
     fn topic(&self) -> Arc<TopicState> {
-        self.inner.monitor.monitor(&self.name, TopicKind::Compacted)
+        self.inner
+            .monitor
+            .monitor(&self.name, Some(TopicKind::Compacted))
     }
 }
 
@@ -61,9 +63,9 @@ impl CompactedTopic for KafkaCompactedTopic {
         .boxed()
     }
 
-    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn read(&self) -> Result<Box<dyn TopicReader>, BusError> {
         let events = ReadingThread::start(self.inner.clone(), self.topic(), Start::Beginning)?;
-        Ok(Box::new(KafkaCompactedReader::new(events)))
+        Ok(Box::new(KafkaTopicReader::new(events)))
     }
 }
 

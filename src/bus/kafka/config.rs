@@ -104,6 +104,14 @@ impl Clients {
         config
     }
 
+    /// A producer that only asks for metadata. One that publishes asks for a producer id when it
+    /// starts, and is refused without the permission to write.
+    pub(super) fn metadata_client(&self) -> ClientConfig {
+        let mut config = self.producer();
+        config.set("enable.idempotence", "false");
+        config
+    }
+
     /// A producer of states, which a newer record replaces: what Kafka does not accept within
     /// `timeout` is dropped.
     pub(super) fn state_producer(&self, timeout: Duration) -> ClientConfig {

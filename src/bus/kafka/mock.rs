@@ -15,11 +15,12 @@ use rdkafka::{ClientContext, Statistics};
 
 use super::KafkaBus;
 use super::testing::settings;
+use super::topics::TopicKind;
 use crate::bus::health::SubscriptionHealth;
 use crate::bus::suite::{
     bounded, enqueue_batches, held, next, publish_compacted, record, take, value, values,
 };
-use crate::bus::{CompactedEvent, CompactedReader, NewRecord, Topic, dead_letter};
+use crate::bus::{NewRecord, ReadEvent, Topic, TopicReader, dead_letter};
 use crate::config::settings::BusSettings;
 
 /// The defaults with the shortest session timeout that the mock accepts.
@@ -280,7 +281,7 @@ async fn records_move_to_new_producer() {
         let kafka = MockCluster::new(1).unwrap();
         kafka.create_topic("t", 1, 1).unwrap();
         let bus = KafkaBus::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
-        let topic = bus.kafka_topic("t");
+        let topic = bus.kafka_topic("t", Some(TopicKind::Log));
         topic.publish(vec![record("k", 1)]).await.unwrap();
         kafka.broker_down(1).unwrap();
         let publishing = tokio::spawn(topic.publish(vec![record("k", 2)]));
@@ -408,7 +409,7 @@ async fn states_are_dropped_while_kafka_is_away() {
         publish_compacted(&topic, vec![record("k", 9)]).await;
         let mut read = Vec::new();
         while read.last() != Some(&9) {
-            if let CompactedEvent::Published(records) = reader.next().await.unwrap() {
+            if let ReadEvent::Published(records) = reader.next().await.unwrap() {
                 read.extend(records.iter().map(value));
             }
         }
@@ -418,11 +419,11 @@ async fn states_are_dropped_while_kafka_is_away() {
 }
 
 /// The values that a follower reads until the last of `expected`.
-async fn followed(reader: &mut Box<dyn CompactedReader>, expected: &[u32]) {
+async fn followed(reader: &mut Box<dyn TopicReader>, expected: &[u32]) {
     let mut read = Vec::new();
     while read.last() != expected.last() {
         let event = reader.next().await.unwrap();
-        if let CompactedEvent::Held(records) | CompactedEvent::Published(records) = event {
+        if let ReadEvent::Held(records) | ReadEvent::Published(records) = event {
             read.extend(records.iter().map(value));
         }
     }
@@ -445,16 +446,39 @@ async fn follower_reads_beside_the_group() {
         group.close().await;
         let mut follower = topic.follow("g").unwrap();
         followed(&mut follower, &[2]).await;
-        while follower.next().await.unwrap() != CompactedEvent::CaughtUp {}
+        while follower.next().await.unwrap() != ReadEvent::CaughtUp {}
         topic.publish(vec![record("k", 3)]).await.unwrap();
         followed(&mut follower, &[3]).await;
         kafka.broker_down(1).unwrap();
-        let publishing = topic.publish(vec![record("k", 4)]);
+        let publishing = tokio::spawn(topic.publish(vec![record("k", 4)]));
+        // Each takes longer than a poll of the follower.
+        for _ in 0..3 {
+            while topic.ping().await.is_ok() {}
+        }
         kafka.broker_up(1).unwrap();
-        publishing.await.unwrap();
+        publishing.await.unwrap().unwrap();
         followed(&mut follower, &[4]).await;
         let mut group = topic.subscribe("g").unwrap();
         assert_eq!(values(&take(&mut group, 3).await), (2..5).collect());
+    })
+    .await;
+}
+
+/// A process that only follows a topic waits until another one has created it.
+#[tokio::test]
+async fn followed_topic_is_not_created() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        let settings = settings(&kafka.bootstrap_servers());
+        let reading = KafkaBus::for_reading(&settings, "test").unwrap();
+        let topic = reading.existing_topic("t");
+        let mut follower = topic.follow("g").unwrap();
+        let text = topic.ping().await.unwrap_err().to_string();
+        assert!(text.ends_with("the topic t is missing"), "{text}");
+        kafka.create_topic("t", 1, 1).unwrap();
+        let writer = KafkaBus::new(&settings, "test").unwrap().topic("t");
+        writer.publish(vec![record("k", 1)]).await.unwrap();
+        followed(&mut follower, &[1]).await;
     })
     .await;
 }

@@ -7,7 +7,6 @@
 mod commit_in_flight;
 mod commits;
 mod compacted;
-mod compacted_reader;
 mod config;
 mod events;
 mod inbox;
@@ -27,6 +26,7 @@ mod subscription;
 #[cfg(test)]
 pub(crate) mod testing;
 mod topic_identity;
+mod topic_reader;
 mod topics;
 
 use std::sync::Arc;
@@ -34,9 +34,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
+use rdkafka::ClientConfig;
 
 use self::compacted::KafkaCompactedTopic;
-use self::compacted_reader::{KafkaCompactedReader, ReadingThread, Start};
 use self::config::Clients;
 use self::events::Events;
 use self::member_state::MemberState;
@@ -45,9 +45,10 @@ use self::publisher::TopicPublisher;
 use self::reader::Reader;
 pub(crate) use self::scan::Scan;
 use self::subscription::KafkaSubscription;
+use self::topic_reader::{KafkaTopicReader, ReadingThread, Start};
 use self::topics::{TopicConfig, TopicKind, TopicMonitor, TopicState};
 use super::{
-    Acknowledgement, BusError, CompactedReader, CompactedTopic, NewRecord, Subscription, Topic,
+    Acknowledgement, BusError, CompactedTopic, NewRecord, Subscription, Topic, TopicReader,
 };
 use crate::config::settings::BusSettings;
 use crate::telemetry::role;
@@ -73,9 +74,25 @@ impl KafkaBus {
     /// Validates the settings and creates the clients; never waits for Kafka. `client_id`
     /// identifies this process to the brokers.
     pub(crate) fn new(settings: &BusSettings, client_id: &str) -> Result<KafkaBus, BusError> {
+        KafkaBus::open(settings, client_id, Clients::producer)
+    }
+
+    /// The same for a process that only reads: it needs no permission to write.
+    pub(crate) fn for_reading(
+        settings: &BusSettings,
+        client_id: &str,
+    ) -> Result<KafkaBus, BusError> {
+        KafkaBus::open(settings, client_id, Clients::metadata_client)
+    }
+
+    fn open(
+        settings: &BusSettings,
+        client_id: &str,
+        producer: fn(&Clients) -> ClientConfig,
+    ) -> Result<KafkaBus, BusError> {
         let clients = Clients::new(settings, client_id)?;
         let events = Events::new(clients.redaction.clone());
-        let producers = ProducerHandle::new(clients.producer(), events)?;
+        let producers = ProducerHandle::new(producer(&clients), events)?;
         let config = TopicConfig {
             partitions: settings.kafka_topic_partitions,
             replication: settings.kafka_topic_replication,
@@ -93,7 +110,12 @@ impl KafkaBus {
     /// Returns a topic. A missing topic is created in the background, also if it is deleted later;
     /// an existing one is not changed.
     pub(crate) fn topic(&self, name: &str) -> Arc<dyn Topic> {
-        Arc::new(self.kafka_topic(name))
+        Arc::new(self.kafka_topic(name, Some(TopicKind::Log)))
+    }
+
+    /// Returns a topic that other processes create. A missing one is waited for.
+    pub(crate) fn existing_topic(&self, name: &str) -> Arc<dyn Topic> {
+        Arc::new(self.kafka_topic(name, None))
     }
 
     /// Returns a compacted topic. It is created in the background once it is read or written.
@@ -107,11 +129,11 @@ impl KafkaBus {
         Scan::new(&self.inner.clients, topic, only)
     }
 
-    fn kafka_topic(&self, name: &str) -> KafkaTopic {
+    fn kafka_topic(&self, name: &str, kind: Option<TopicKind>) -> KafkaTopic {
         let Inner {
             producers, monitor, ..
         } = &*self.inner;
-        let topic = monitor.monitor(name, TopicKind::Log);
+        let topic = monitor.monitor(name, kind);
         let publisher = Arc::new(TopicPublisher::new(
             topic.clone(),
             monitor.clone(),
@@ -210,10 +232,10 @@ impl Topic for KafkaTopic {
         Ok(Box::new(self.read_as(member)?))
     }
 
-    fn follow(&self, group: &str) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn follow(&self, group: &str) -> Result<Box<dyn TopicReader>, BusError> {
         let start = Start::Beside(group.to_owned());
         let events = ReadingThread::start(self.inner.clone(), self.topic.clone(), start)?;
-        Ok(Box::new(KafkaCompactedReader::new(events)))
+        Ok(Box::new(KafkaTopicReader::new(events)))
     }
 
     fn depth(&self) -> usize {

@@ -1,24 +1,27 @@
 //! The bus against a real Kafka: `cargo nextest run --run-ignored only -E 'test(real_engines)'`.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use super::KafkaBus;
 use super::testing::{name, settings};
+use super::topics::TopicKind;
 use crate::bus::dead_letter;
 use crate::bus::suite::{
     assert_ordered, bounded, held, next, numbered, publish_compacted, published, record, take,
     value, values,
 };
 use crate::bus::{
-    BusError, CompactedTopic, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic,
+    BusError, CompactedTopic, ConsumerEvent, NewRecord, Position, ReadEvent, Record, Subscription,
+    Topic, TopicReader,
 };
 use crate::cli::dlq;
 use crate::config::settings::BusSettings;
@@ -210,7 +213,7 @@ async fn partition_moves_after_work_is_committed() {
 async fn idle_reader_buffers_bounded_records() {
     const COUNT: u32 = 30_000;
     bounded(Box::pin(async {
-        let topic = bus(&engine_settings()).kafka_topic(&name("pause"));
+        let topic = bus(&engine_settings()).kafka_topic(&name("pause"), Some(TopicKind::Log));
         let group = topic.member(&name("group"), None).unwrap();
         let member = group.member.clone();
         let mut group: Box<dyn Subscription> = Box::new(group);
@@ -291,7 +294,7 @@ async fn rejected_session_timeout_is_reported() {
 async fn paused_partition_is_read_after_returning() {
     const COUNT: u32 = 30_000;
     bounded(Box::pin(async {
-        let topic = bus(&engine_settings()).kafka_topic(&name("paused"));
+        let topic = bus(&engine_settings()).kafka_topic(&name("paused"), Some(TopicKind::Log));
         let group = name("group");
         let first = topic.member(&group, None).unwrap();
         let member = first.member.clone();
@@ -517,6 +520,53 @@ async fn existing_topic_is_not_changed() {
         assert_eq!(found.topics()[0].partitions().len(), 3);
     }))
     .await;
+}
+
+/// A follower reads partitions that are added while it runs, from their beginning, and nothing of
+/// the others twice.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn follower_reads_added_partitions() {
+    bounded(Box::pin(async {
+        let settings = engine_settings();
+        let name = name("grown");
+        let records = |range: Range<u32>| range.map(|n| record(&format!("k{n}"), n)).collect();
+        let topic = bus(&settings).topic(&name);
+        topic.publish(records(0..20)).await.unwrap();
+        let mut follower = topic.follow("g").unwrap();
+        let mut read = Vec::new();
+        while values(&read).len() < 20 {
+            read.extend(next_read(&mut follower).await);
+        }
+        let grown = NewPartitions::new(&name, 12);
+        let altered = admin().create_partitions([&grown], &AdminOptions::new());
+        assert!(altered.await.unwrap()[0].is_ok());
+        // A producer that knows all partitions.
+        while partition_count(&name) < 12 {}
+        let topic = bus(&settings).topic(&name);
+        topic.publish(records(20..120)).await.unwrap();
+        while values(&read).len() < 120 {
+            read.extend(next_read(&mut follower).await);
+        }
+        assert!(read.iter().any(|record| record.partition >= 4));
+        assert_eq!(read.len(), 120, "some records were read twice");
+    }))
+    .await;
+}
+
+/// The next records of a follower.
+async fn next_read(follower: &mut Box<dyn TopicReader>) -> Vec<Record> {
+    match follower.next().await.unwrap() {
+        ReadEvent::Held(records) | ReadEvent::Published(records) => records,
+        ReadEvent::CaughtUp => Vec::new(),
+    }
+}
+
+fn partition_count(topic: &str) -> usize {
+    let admin = admin();
+    let client = admin.inner();
+    let found = client.fetch_metadata(Some(topic), Duration::from_secs(5));
+    found.unwrap().topics()[0].partitions().len()
 }
 
 /// Forwards connections to Kafka once started; before that, nothing listens.

@@ -42,6 +42,8 @@ struct TopicStatus {
     probes: u64,
     /// `None` before the first probe.
     state: Option<Result<(), String>>,
+    /// The number of partitions when the topic was last seen.
+    partitions: usize,
     /// The topic exists, but some of it is unusable.
     degraded: Option<String>,
 }
@@ -74,7 +76,8 @@ impl TopicKind {
 /// A monitored topic.
 pub(super) struct TopicState {
     pub(super) name: String,
-    kind: TopicKind,
+    /// `None` if it is not created by this process.
+    kind: Option<TopicKind>,
     status: watch::Sender<TopicStatus>,
 }
 
@@ -82,6 +85,11 @@ impl TopicState {
     /// Whether the topic existed at the last probe.
     pub(super) fn exists(&self) -> bool {
         matches!(self.status.borrow().state, Some(Ok(())))
+    }
+
+    /// The number of partitions when the topic was last seen.
+    pub(super) fn partitions(&self) -> usize {
+        self.status.borrow().partitions
     }
 
     /// Waits until the topic exists, without a time limit.
@@ -99,11 +107,11 @@ impl TopicState {
     fn report(&self, state: Result<Found, String>) {
         self.status.send_modify(|status| {
             status.probes += 1;
-            status.degraded = match &state {
-                Ok(Found::Degraded(text)) => Some(text.clone()),
-                _ => None,
-            };
-            status.state = Some(state.map(drop));
+            status.degraded = None;
+            status.state = Some(state.map(|found| {
+                status.partitions = found.partitions;
+                status.degraded = found.degraded;
+            }));
         });
     }
 }
@@ -154,8 +162,8 @@ impl TopicMonitor {
         Ok(monitor)
     }
 
-    /// Starts monitoring a topic.
-    pub(super) fn monitor(&self, name: &str, kind: TopicKind) -> Arc<TopicState> {
+    /// Starts monitoring a topic. It is created if it is missing, unless `kind` is `None`.
+    pub(super) fn monitor(&self, name: &str, kind: Option<TopicKind>) -> Arc<TopicState> {
         let mut topics = self.topics();
         if let Some(known) = topics.iter().find(|topic| topic.name == name) {
             return known.clone();
@@ -235,11 +243,11 @@ impl TopicMonitor {
     }
 }
 
-enum Found {
-    Present,
-    /// The topic exists, but some partitions have no leader; publishing to the others continues.
-    Degraded(String),
-    Missing,
+/// A topic that exists.
+struct Found {
+    partitions: usize,
+    /// Some partitions have no leader; publishing to the others continues.
+    degraded: Option<String>,
 }
 
 /// The state of the probing thread.
@@ -295,20 +303,23 @@ impl TopicProbe {
     }
 
     fn probe_topic(&self, topic: &TopicState) -> Result<Found, String> {
-        match self.find(topic)? {
-            found @ (Found::Present | Found::Degraded(_)) => Ok(found),
-            Found::Missing => {
-                self.create(topic)?;
-                self.await_created(topic)
-            }
+        if let Some(found) = self.find(topic)? {
+            return Ok(found);
         }
+        let Some(kind) = topic.kind else {
+            return Err(format!("the topic {} is missing", topic.name));
+        };
+        self.create(&topic.name, kind)?;
+        self.await_created(topic)
     }
 
     /// Waits until a new topic is visible in the metadata.
     fn await_created(&self, topic: &TopicState) -> Result<Found, String> {
         for _ in 0..20 {
-            if let Ok(Found::Present) = self.find(topic) {
-                return Ok(Found::Present);
+            if let Ok(Some(found)) = self.find(topic)
+                && found.degraded.is_none()
+            {
+                return Ok(found);
             }
             std::thread::sleep(Duration::from_millis(100));
         }
@@ -318,7 +329,8 @@ impl TopicProbe {
         ))
     }
 
-    fn find(&self, topic: &TopicState) -> Result<Found, String> {
+    /// The topic, or `None` if it is missing.
+    fn find(&self, topic: &TopicState) -> Result<Option<Found>, String> {
         let producer = self
             .producers
             .current()
@@ -335,10 +347,9 @@ impl TopicProbe {
         found_in(&metadata, &topic.name)
     }
 
-    fn create(&self, topic: &TopicState) -> Result<(), String> {
-        let name = topic.name.as_str();
+    fn create(&self, name: &str, kind: TopicKind) -> Result<(), String> {
         let failed = |failure: &dyn Display| format!("cannot create the topic {name}: {failure}");
-        let partitions = match topic.kind {
+        let partitions = match kind {
             TopicKind::Log => self.config.partitions,
             TopicKind::Compacted => 1,
         };
@@ -346,7 +357,7 @@ impl TopicProbe {
         let copies = self.config.replication.map_or(-1, i32::from);
         let mut new = NewTopic::new(name, partitions as i32, TopicReplication::Fixed(copies))
             .set("max.message.bytes", &limit);
-        for (setting, value) in topic.kind.settings() {
+        for (setting, value) in kind.settings() {
             new = new.set(setting, value);
         }
         match self.request_creation(&new, &failed)? {
@@ -393,17 +404,15 @@ impl TopicProbe {
     }
 }
 
-/// The state of the topic `name` according to Kafka's metadata.
-fn found_in(metadata: &Metadata, name: &str) -> Result<Found, String> {
+/// The topic `name` according to Kafka's metadata.
+fn found_in(metadata: &Metadata, name: &str) -> Result<Option<Found>, String> {
     let topics = metadata.topics();
     let Some(topic) = topics.iter().find(|topic| topic.name() == name) else {
-        return Ok(Found::Missing);
+        return Ok(None);
     };
     if let Some(error) = topic.error() {
         return match RDKafkaErrorCode::from(error) {
-            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => {
-                Ok(Found::Missing)
-            }
+            RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic => Ok(None),
             // The topic exists and is electing a leader.
             RDKafkaErrorCode::LeaderNotAvailable => {
                 Err(format!("the topic {name} has no leader yet"))
@@ -413,13 +422,16 @@ fn found_in(metadata: &Metadata, name: &str) -> Result<Found, String> {
     }
     let partitions = topic.partitions();
     if partitions.is_empty() {
-        return Ok(Found::Missing);
+        return Ok(None);
     }
     let leaderless = partitions.iter().find(|partition| partition.leader() < 0);
-    Ok(leaderless.map_or(Found::Present, |partition| {
-        Found::Degraded(format!(
-            "partition {} of the topic {name} has no leader",
-            partition.id()
-        ))
+    Ok(Some(Found {
+        partitions: partitions.len(),
+        degraded: leaderless.map(|partition| {
+            format!(
+                "partition {} of the topic {name} has no leader",
+                partition.id()
+            )
+        }),
     }))
 }

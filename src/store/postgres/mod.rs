@@ -30,8 +30,8 @@ use self::connections::{Connections, Share};
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{
-    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
-    UnfinishedMarketsQuery,
+    BatchReport, HistoryEntry, HistoryQuery, MarketsOfSourceQuery, PruneReport, Store, StoreError,
+    StoredDeadLetter,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -200,7 +200,7 @@ impl Store for PgStore {
 
     fn unfinished_markets(
         &self,
-        query: &UnfinishedMarketsQuery,
+        query: &MarketsOfSourceQuery,
     ) -> Result<Vec<OddsUpdate>, StoreError> {
         self.readers()?
             .run(|connection| read::unfinished_markets(connection, query))

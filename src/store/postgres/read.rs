@@ -19,7 +19,7 @@ use crate::store::rows::odds::{
 };
 use crate::store::rows::{line_text, pg_time, read_all, row_limit};
 use crate::store::{
-    HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter, UnfinishedMarketsQuery,
+    HistoryCursor, HistoryEntry, HistoryQuery, MarketsOfSourceQuery, StoredDeadLetter,
 };
 
 statement! {
@@ -35,13 +35,13 @@ statement! {
 }
 
 statement! {
-    /// Open and suspended markets of a source.
+    /// Open or suspended markets of a source. The literal statuses are the condition of its index.
     UnfinishedMarkets<'a> returns (Text, (Text, Text, Text, Bool, Text, Text, BigInt, Timestamptz, Text, Text, BigInt)):
     "SELECT event_id, market, line, status, in_play, selections::text, source, version, updated_at,
         home_team, away_team, seq
     FROM odds_current
     WHERE status IN ('open', 'suspended') AND source = " { source: &'a str as Text } "
-        AND (event_id, market, line) > (" { event_id: &'a str as Text } ", " { market: &'a str as Text } ", "
+        AND status = " { status: &'a str as Text } " AND (event_id, market, line) > (" { event_id: &'a str as Text } ", " { market: &'a str as Text } ", "
         { line: &'a str as Text } ")
     ORDER BY event_id, market, line LIMIT " { limit: i64 as BigInt } ""
 }
@@ -141,14 +141,15 @@ pub(super) fn stream_epoch(connection: &mut PgConnection) -> Result<String, Fail
     Ok(epoch)
 }
 
-/// A page of a source's unfinished markets.
+/// A page of a source's open or suspended markets.
 pub(super) fn unfinished_markets(
     connection: &mut PgConnection,
-    query: &UnfinishedMarketsQuery,
+    query: &MarketsOfSourceQuery,
 ) -> Result<Vec<OddsUpdate>, Failure> {
     let (event_id, market, line) = query.after_texts();
     let page = UnfinishedMarkets {
         source: query.source.as_str(),
+        status: query.status.as_str(),
         event_id,
         market,
         line: &line,

@@ -24,8 +24,8 @@ pub use self::database_lock::DatabaseLock;
 use self::error::ERRORS;
 use super::events::{EventPage, EventQuery};
 use super::{
-    BatchReport, HistoryEntry, HistoryQuery, PruneReport, Store, StoreError, StoredDeadLetter,
-    UnfinishedMarketsQuery,
+    BatchReport, HistoryEntry, HistoryQuery, MarketsOfSourceQuery, PruneReport, Store, StoreError,
+    StoredDeadLetter,
 };
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::EventId;
@@ -136,7 +136,7 @@ impl Store for SqliteStore {
 
     fn unfinished_markets(
         &self,
-        query: &UnfinishedMarketsQuery,
+        query: &MarketsOfSourceQuery,
     ) -> Result<Vec<OddsUpdate>, StoreError> {
         self.read(|connection| read::unfinished_markets(connection, query))
     }

@@ -21,7 +21,7 @@ use crate::store::rows::odds::{
 };
 use crate::store::rows::{line_text, read_all, row_limit};
 use crate::store::{
-    HistoryCursor, HistoryEntry, HistoryQuery, StoredDeadLetter, UnfinishedMarketsQuery,
+    HistoryCursor, HistoryEntry, HistoryQuery, MarketsOfSourceQuery, StoredDeadLetter,
 };
 
 /// The markets of an event, ordered by key.
@@ -43,10 +43,13 @@ pub(super) fn stream_epoch(connection: &mut SqliteConnection) -> Result<String, 
         .first(connection)?)
 }
 
-/// A page of a source's unfinished markets.
+/// The condition of the partial indexes, literally: with bound statuses none of them is used.
+const UNFINISHED: &str = "status IN ('open', 'suspended')";
+
+/// A page of a source's open or suspended markets.
 pub(super) fn unfinished_markets(
     connection: &mut SqliteConnection,
-    query: &UnfinishedMarketsQuery,
+    query: &MarketsOfSourceQuery,
 ) -> Result<Vec<OddsUpdate>, Failure> {
     let (event_id, market, line) = query.after_texts();
     let after = sql::<Bool>("(event_id, market, line) > (")
@@ -57,8 +60,9 @@ pub(super) fn unfinished_markets(
         .bind::<Text, _>(line)
         .sql(")");
     let rows = odds_current::table
-        .filter(odds_current::status.eq_any(["open", "suspended"]))
+        .filter(sql::<Bool>(UNFINISHED))
         .filter(odds_current::source.eq(query.source.as_str()))
+        .filter(odds_current::status.eq(query.status.as_str()))
         .filter(after)
         .order((
             odds_current::event_id,

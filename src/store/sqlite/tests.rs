@@ -371,6 +371,25 @@ fn history_pages_start_within_the_index() {
 }
 
 #[test]
+fn pages_of_a_source_start_within_the_index() {
+    let (store, _directory) = migrated();
+    let mut reader = store.connections.reader().unwrap();
+    let plan = |reader: &mut SqliteConnection, statuses: &str| {
+        let sql = format!(
+            "EXPLAIN QUERY PLAN SELECT * FROM odds_current WHERE status IN ({statuses}) AND source = ? AND status = ?
+             AND (event_id, market, line) > (?, ?, ?) ORDER BY event_id, market, line LIMIT ?"
+        );
+        details(reader, &sql).join("; ")
+    };
+    let literal = plan(&mut reader, "'open', 'suspended'");
+    assert_eq!(
+        literal,
+        "SEARCH odds_current USING INDEX odds_current_of_source (source=? AND status=? AND (event_id,market,line)>(?,?,?))"
+    );
+    assert!(!plan(&mut reader, "?, ?").contains("odds_current_of_source"));
+}
+
+#[test]
 fn unreadable_row_is_identified() {
     let (store, _directory) = migrated();
     store

@@ -335,6 +335,10 @@ impl Decoder for BetfairDecoder {
         }
     }
 
+    fn forget_stored(&mut self, is_forgotten: &dyn Fn(&OddsUpdate) -> bool) {
+        self.stored.retain(|_, market| !is_forgotten(market));
+    }
+
     fn suspend_unconfirmed(&mut self, is_spared: &dyn Fn(&Source) -> bool) -> Vec<OddsUpdate> {
         let has_unconfirmed = self.silent || self.lost || !self.stored.is_empty();
         if !has_unconfirmed || source().is_some_and(|source| is_spared(&source)) {

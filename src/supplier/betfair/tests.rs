@@ -698,6 +698,12 @@ fn stored_market_absent_from_image_is_suspended() {
         &mcm(2_000, IMAGE, &[change(201, "OPEN", "3")]),
     );
     assert_eq!(decoder.add_stored(stored.clone()).unsent, 1);
+    decoder.forget_stored(&|_| true);
+    assert!(
+        decoder.suspend_unconfirmed(&|_| false).is_empty(),
+        "another connection sends it"
+    );
+    assert_eq!(decoder.add_stored(stored.clone()).unsent, 1);
     assert!(decoder.suspend_unconfirmed(&|_| true).is_empty());
     let suspended = decoder.suspend_unconfirmed(&|_| false);
     let seen: Vec<_> = suspended

@@ -10,7 +10,7 @@ const MAX_MARKETS: usize = 100_000;
 
 /// One value per market of a source.
 #[derive(Debug)]
-pub(super) struct ByMarket<T> {
+pub(crate) struct ByMarket<T> {
     sources: HashMap<Source, HashMap<EventId, HashMap<MarketKey, T>>>,
     /// The number of values.
     len: usize,
@@ -27,19 +27,19 @@ impl<T> Default for ByMarket<T> {
 
 impl<T> ByMarket<T> {
     /// The value of the market of this update.
-    pub(super) fn get(&self, update: &OddsUpdate) -> Option<&T> {
+    pub(crate) fn get(&self, update: &OddsUpdate) -> Option<&T> {
         let events = self.sources.get(&update.source)?;
         events.get(&update.event_id)?.get(&update.market)
     }
 
     /// The value of the market of this update.
-    pub(super) fn get_mut(&mut self, update: &OddsUpdate) -> Option<&mut T> {
+    pub(crate) fn get_mut(&mut self, update: &OddsUpdate) -> Option<&mut T> {
         let events = self.sources.get_mut(&update.source)?;
         events.get_mut(&update.event_id)?.get_mut(&update.market)
     }
 
     /// Replaces the value of the market of this update. Returns `false` if there is no room.
-    pub(super) fn insert(&mut self, update: &OddsUpdate, value: T) -> bool {
+    pub(crate) fn insert(&mut self, update: &OddsUpdate, value: T) -> bool {
         if let Some(known) = self.get_mut(update) {
             *known = value;
             return true;
@@ -55,7 +55,7 @@ impl<T> ByMarket<T> {
     }
 
     /// Removes the value of the market of this update.
-    pub(super) fn remove(&mut self, update: &OddsUpdate) -> Option<T> {
+    pub(crate) fn remove(&mut self, update: &OddsUpdate) -> Option<T> {
         let events = self.sources.get_mut(&update.source)?;
         let markets = events.get_mut(&update.event_id)?;
         let removed = markets.remove(&update.market)?;
@@ -69,8 +69,22 @@ impl<T> ByMarket<T> {
         Some(removed)
     }
 
+    /// Removes the values that are not to be kept.
+    pub(crate) fn retain(&mut self, keep: impl Fn(&T) -> bool) {
+        let len = &mut self.len;
+        self.sources.retain(|_, events| {
+            events.retain(|_, markets| {
+                let before = markets.len();
+                markets.retain(|_, value| keep(value));
+                *len -= before - markets.len();
+                !markets.is_empty()
+            });
+            !events.is_empty()
+        });
+    }
+
     /// The values of an event: of this source, or of all.
-    pub(super) fn of_event(
+    pub(crate) fn of_event(
         &mut self,
         event: &EventId,
         source: Option<&Source>,
@@ -83,7 +97,7 @@ impl<T> ByMarket<T> {
     }
 
     /// All values.
-    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         let events = self.sources.values_mut().flat_map(HashMap::values_mut);
         events.flat_map(HashMap::values_mut)
     }
@@ -118,5 +132,18 @@ mod tests {
             (held.remove(&of("b")), held.len, held.sources.len()),
             (Some(2), 0, 0)
         );
+    }
+
+    #[test]
+    fn removed_values_leave_room() {
+        let mut held = ByMarket::default();
+        for event in 1..=4 {
+            held.insert(&update(event, 1, 1), event);
+        }
+        held.retain(|event| event % 2 == 0);
+        assert_eq!((held.len, held.values_mut().count()), (2, 2));
+        assert_eq!(held.get(&update(1, 1, 1)), None);
+        held.retain(|_| false);
+        assert_eq!((held.len, held.sources.len()), (0, 0));
     }
 }

@@ -38,6 +38,8 @@ role_metrics! {
         source_reports_failed: IntCounter = "odds_ingest_source_reports_failed_total",
         /// Reads of a source's open markets from the database that failed
         store_checks_failed: IntCounter = "odds_ingest_store_checks_failed_total",
+        /// Reads of a source's open or suspended markets from the database that were cut short, because there are too many
+        store_checks_truncated: IntCounter = "odds_ingest_store_checks_truncated_total",
         /// Connections established
         connects: IntCounter = "odds_ingest_connects_total",
         /// Seconds that feeds waited for the bus to accept an update

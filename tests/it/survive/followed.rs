@@ -1,11 +1,12 @@
 //! Processes that read the odds topic themselves, while no processor runs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::outcome::{assert_quiet_log, hot_copy, until_everywhere};
 use super::witness::{Witness, rest_version, until_all};
-use crate::support::{Cluster, Database, PATIENT, get_json};
+use crate::support::{Cluster, Database, PATIENT, get_json, within};
 
 /// The number that REST shows of each event.
 async fn numbers(cluster: &Cluster, odds: SocketAddr) -> BTreeMap<String, u64> {
@@ -17,12 +18,31 @@ async fn numbers(cluster: &Cluster, odds: SocketAddr) -> BTreeMap<String, u64> {
     numbers
 }
 
+/// Waits until each event is shown without the mark of stale prices. No such answer is older than
+/// `shown`.
+async fn until_fresh(odds: SocketAddr, shown: BTreeMap<String, u64>) {
+    let mut stale: BTreeSet<_> = shown.keys().collect();
+    while !stale.is_empty() {
+        for (event, shown) in &shown {
+            let (status, odds) = get_json(&format!("http://{odds}/v1/events/{event}/odds")).await;
+            if status != 200 || odds[0]["stale"] == true {
+                continue;
+            }
+            let number = odds[0]["seq"].as_u64().unwrap();
+            assert!(number >= *shown, "{event}: {number} after {shown}");
+            stale.remove(event);
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Prices arrive while the processor is dead. A process that is killed meanwhile shows nothing older
 /// when it is back, and the processor gives the changes the same numbers later.
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn prices_arrive_without_a_processor() {
-    let cluster = Cluster::new(10, &PATIENT).await;
+    let settings = [&PATIENT[..], &[("ODDS_FEED", "kafka")]].concat();
+    let cluster = Cluster::new(10, &settings).await;
     let mut processor = cluster.start("processor").await;
     let first = cluster.start("odds").await;
     let mut second = cluster.start("odds").await;
@@ -38,17 +58,19 @@ async fn prices_arrive_without_a_processor() {
     let event = cluster.supplier.events().next().unwrap();
     let (cached, _, _) = hot_copy(&cluster, &event);
     assert!(cached < cluster.supplier.last()[0], "the cache lags");
+    let shown = numbers(&cluster, first.odds()).await;
     let second = cluster.start_at_once("odds").await;
+    let fresh = tokio::spawn(until_fresh(second.odds(), shown.clone()));
     until_all(&cluster.supplier, "shown after a restart", async |event| {
         rest_version(second.odds(), event).await
     })
     .await;
-    let shown = numbers(&cluster, first.odds()).await;
     assert_eq!(numbers(&cluster, second.odds()).await, shown);
 
     let processor = cluster.start("processor").await;
     first.until_ready().await;
     second.until_ready().await;
+    within("fresh prices", fresh).await.unwrap();
     let database = Database::of_cluster(&cluster);
     until_everywhere(&cluster, &database, first.odds()).await;
     for odds in [&first, &second] {

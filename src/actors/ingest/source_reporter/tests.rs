@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::actors::ingest::messages::HeardSource;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
-use crate::bus::{CompactedEvent, CompactedReader, NewRecord};
+use crate::bus::{NewRecord, ReadEvent, TopicReader};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceReport;
 use crate::domain::timestamp::Timestamp;
@@ -23,9 +23,9 @@ fn heard(state: SourceState) -> SourcesHeard {
     }
 }
 
-async fn next_state(reader: &mut Box<dyn CompactedReader>) -> (String, SourceReport) {
+async fn next_state(reader: &mut Box<dyn TopicReader>) -> (String, SourceReport) {
     loop {
-        if let CompactedEvent::Published(records) = reader.next().await.unwrap() {
+        if let ReadEvent::Published(records) = reader.next().await.unwrap() {
             let record = &records[0].record;
             let key = String::from_utf8(record.key.to_vec()).unwrap();
             return (key, serde_json::from_slice(&record.payload).unwrap());
@@ -66,7 +66,7 @@ impl CompactedTopic for FailingTopic {
         self.topic.publish(records)
     }
 
-    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn read(&self) -> Result<Box<dyn TopicReader>, BusError> {
         self.topic.read()
     }
 }

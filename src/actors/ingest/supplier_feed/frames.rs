@@ -127,6 +127,7 @@ impl SupplierFeed {
             .iter()
             .map(|refused| self.dead_letter(refused, &frame))
             .collect();
+        self.sources.record_sent(&updates);
         self.gathered.updates.extend(updates);
         self.gathered.handed_over.extend(handed_over);
         self.gathered.dead_letters.extend(dead_letters);

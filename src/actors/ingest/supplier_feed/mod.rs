@@ -15,6 +15,7 @@ mod refusal_log;
 mod source_clocks;
 mod sources;
 mod store_checks;
+mod stored_markets;
 mod timers;
 
 use std::sync::Arc;

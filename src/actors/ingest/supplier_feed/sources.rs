@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::SupplierFeed;
 use super::source_clocks::SourceClocks;
 use super::store_checks::StoreChecks;
+use super::stored_markets::{MAX_MARKETS, StoredMarkets};
 use crate::actors::ingest::local_feeds::{LocalFeed, LocalFeeds};
 use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
@@ -20,7 +21,7 @@ use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::store::blocking::blocking;
-use crate::store::{Store, StoreError, UnfinishedMarketsQuery};
+use crate::store::{Store, StoreError};
 use crate::supplier::{FrameSource, MarketRevision};
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 
@@ -28,10 +29,6 @@ use crate::telemetry::log_limit::{FaultLog, LogLimit};
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often unchanged states are passed on, so that they do not expire.
 const REPORT_INTERVAL: Duration = Duration::from_millis(500);
-/// Markets per read of the database.
-const PAGE: usize = 1_000;
-/// The maximum number of unfinished markets of a source that are read.
-const MAX_MARKETS: usize = 100_000;
 
 /// What a feed needs for its sources.
 #[derive(Clone)]
@@ -84,15 +81,20 @@ impl FeedSources {
 
     /// Whether open markets of the source are left alone for now: another process has it live, or
     /// that is not known, or the source still may send them. What is suspended in a process that
-    /// hears no reports would be published once it is connected again. A feed that is not silent
-    /// leaves alone what another feed of this process may hear.
-    fn is_spared(&self, source: &Source, is_silent: bool, now: Instant) -> bool {
+    /// hears no reports would be published once it is connected again.
+    fn is_spared(&self, source: &Source, now: Instant) -> bool {
         let others = &self.edges.others;
         self.checks.is_in_grace(source, now)
             || !others.is_decided(source, now.into_std())
             || others.is_isolated(now.into_std())
-            || (!is_silent && self.local.is_shared(source))
             || others.is_live_elsewhere(source, now.into_std())
+    }
+
+    /// Records the updates of the feed's supplier. They matter only where stored markets are read.
+    pub(super) fn record_sent(&self, updates: &[OddsUpdate]) {
+        if self.edges.store.is_some() {
+            self.local.sent(updates);
+        }
     }
 
     /// Excludes time that the feed spent waiting for the bus from the silence of the sources.
@@ -156,15 +158,18 @@ impl SupplierFeed {
     pub(super) fn suspend_unconfirmed(&mut self, cause: Cause) {
         let now = Instant::now();
         let sources = &self.sources;
-        let timers = &self.timers;
-        let suspended = self.decoder.suspend_unconfirmed(&|source| {
-            let is_silent = timers.is_stale() || sources.clocks.is_stale(source);
-            sources.is_spared(source, is_silent, now)
-        });
+        self.decoder
+            .forget_stored(&|market| sources.local.is_held_by_another(market));
+        let suspended = self
+            .decoder
+            .suspend_unconfirmed(&|source| sources.is_spared(source, now));
         if suspended.is_empty() {
             return;
         }
         self.log_suspended(cause, &suspended);
+        for update in &suspended {
+            self.sources.checks.suspended(&update.source, now);
+        }
         let unconfirmed = suspended.iter().map(MarketRevision::of);
         self.gathered.unconfirmed.extend(unconfirmed);
         self.gathered.updates.extend(suspended);
@@ -199,10 +204,6 @@ impl SupplierFeed {
     pub(super) fn watch_sources(&mut self, context: &mut Context<Self>) {
         let now = Instant::now();
         let heard = self.decoder.sources();
-        let (timers, clocks) = (&self.timers, &self.sources.clocks);
-        let speaking = heard.iter().map(|(source, _)| source);
-        let speaking = speaking.filter(|source| !timers.is_stale() && !clocks.is_stale(source));
-        self.sources.local.hears(speaking);
         self.limit_recovery(&heard, now);
         let checked: Vec<_> = heard
             .iter()
@@ -306,7 +307,7 @@ impl SupplierFeed {
             return;
         };
         let of = source.clone();
-        let reading = blocking(move || unfinished_markets(&*store, &of));
+        let reading = blocking(move || StoredMarkets::read(&*store, &of, MAX_MARKETS));
         context.spawn(reading.into_actor(self).map(move |read, feed, context| {
             feed.on_stored(&source, read);
             feed.suspend_unconfirmed(Cause::Unconfirmed);
@@ -315,15 +316,17 @@ impl SupplierFeed {
         }));
     }
 
-    fn on_stored(&mut self, source: &Source, read: Result<Vec<OddsUpdate>, StoreError>) {
+    fn on_stored(&mut self, source: &Source, read: Result<StoredMarkets, StoreError>) {
         let now = Instant::now();
         match read {
-            Ok(mut stored) => {
-                if self.sources.local.is_shared(source) {
-                    // Open ones may be what the other feed has sent.
-                    stored.retain(|update| update.status != MarketStatus::Open);
-                }
-                let added = self.decoder.add_stored(stored);
+            Ok(stored) => {
+                self.log_truncation(source, &stored.truncated);
+                let local = &self.sources.local;
+                let mut markets = stored.markets;
+                markets.retain(|market| {
+                    market.status != MarketStatus::Open || !local.is_held_by_another(market)
+                });
+                let added = self.decoder.add_stored(markets);
                 self.sources.checks.succeeded(source, added.unsent, now);
                 self.gathered.updates.extend(added.updates);
                 if self.sources.store_log.recovered() {
@@ -339,21 +342,14 @@ impl SupplierFeed {
             }
         }
     }
-}
 
-/// The open and suspended markets of a source.
-fn unfinished_markets(store: &dyn Store, source: &Source) -> Result<Vec<OddsUpdate>, StoreError> {
-    let mut query = UnfinishedMarketsQuery {
-        source: source.clone(),
-        after: None,
-        limit: PAGE,
-    };
-    let mut markets: Vec<OddsUpdate> = Vec::new();
-    while markets.len() < MAX_MARKETS {
-        let page = store.unfinished_markets(&query)?;
-        let Some(last) = page.last() else { break };
-        query.after = Some((last.event_id.clone(), last.market.clone()));
-        markets.extend(page);
+    fn log_truncation(&self, source: &Source, truncated: &[MarketStatus]) {
+        static LOG: LogLimit = LogLimit::every(Duration::from_secs(60));
+        for status in truncated {
+            self.metrics.store_checks_truncated.inc();
+            if let Some(repeated) = LOG.check(status.as_str()) {
+                warn!(source = source.as_str(), repeated; "only the first {MAX_MARKETS} {status} markets of the source are read from the database; the others are not checked");
+            }
+        }
     }
-    Ok(markets)
 }

@@ -19,6 +19,12 @@ const READ_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the source may take to send the markets that the first read found, before they are
 /// suspended.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long after that the feed may take to suspend them.
+const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
+/// How long a source is not live after the markets that it did not send were suspended: the
+/// suspensions must reach the readers before its other markets are open. A processor that lags by
+/// more sends no heartbeat.
+const SPREAD: Duration = Duration::from_secs(2);
 /// Backoff after a failed read.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(500),
@@ -37,6 +43,7 @@ struct SourceCheck {
     reads: u32,
     next: Next,
     grace_until: Option<Instant>,
+    spread_until: Option<Instant>,
     backoff: Backoff,
 }
 
@@ -45,6 +52,15 @@ enum Next {
     ReadAt(Instant),
     Reading,
     Done,
+}
+
+impl SourceCheck {
+    /// Whether the source still may send the markets that the first read found, or the feed suspends
+    /// them.
+    fn is_suspending(&self, now: Instant) -> bool {
+        let grace_until = self.grace_until;
+        grace_until.is_some_and(|until| now < until + SUSPEND_WITHIN)
+    }
 }
 
 impl StoreChecks {
@@ -69,6 +85,7 @@ impl StoreChecks {
                     reads: 0,
                     next: Next::ReadAt(now),
                     grace_until: None,
+                    spread_until: None,
                     backoff: Backoff::new(RETRY, fastrand::u64(..)),
                 };
                 self.sources.insert(source.clone(), check);
@@ -121,14 +138,24 @@ impl StoreChecks {
             .is_some_and(|until| now < until)
     }
 
+    /// Records that markets of the source were suspended. If they are those that the first read
+    /// found, the source is not live until readers have the suspensions.
+    pub(super) fn suspended(&mut self, source: &Source, now: Instant) {
+        if let Some(check) = self.sources.get_mut(source)
+            && check.is_suspending(now)
+        {
+            check.spread_until.get_or_insert(now + SPREAD);
+        }
+    }
+
     /// Whether markets that the source does not confirm may still be open: it has not been
-    /// checked, or what was found has not been suspended yet.
+    /// checked, or what was found has not been suspended yet, or not everywhere.
     pub(super) fn is_pending(&self, source: &Source, now: Instant) -> bool {
-        let is_unread = self
-            .sources
-            .get(source)
-            .is_some_and(|check| check.reads == 0);
-        is_unread || self.is_in_grace(source, now)
+        let Some(check) = self.sources.get(source) else {
+            return false;
+        };
+        let is_spreading = check.spread_until.is_some_and(|until| now < until);
+        check.reads == 0 || check.is_suspending(now) || is_spreading
     }
 
     fn reading(&mut self, source: &Source) -> Option<&mut SourceCheck> {
@@ -162,10 +189,30 @@ mod tests {
             assert!(checks.due(now).is_empty(), "it is being read");
             checks.succeeded(&source(), new, now);
             assert_eq!(checks.is_pending(&source(), now), read == 1);
-            assert!(!checks.is_pending(&source(), now + GRACE));
+            assert!(!checks.is_pending(&source(), now + GRACE + SUSPEND_WITHIN));
             now += READ_INTERVAL;
         }
         assert!(checks.due(now + READ_INTERVAL).is_empty(), "done");
+    }
+
+    /// What readers do not have yet is not shown as live.
+    #[test]
+    fn source_is_pending_until_suspensions_have_spread() {
+        let now = Instant::now();
+        let mut checks = heard(now);
+        checks.due(now);
+        checks.succeeded(&source(), 1, now);
+        let suspended = now + GRACE;
+        checks.suspended(&source(), suspended);
+        let before = suspended + SPREAD - Duration::from_millis(1);
+        assert!(checks.is_pending(&source(), before));
+        // Later suspensions do not keep it pending.
+        checks.suspended(&source(), before);
+        assert!(!checks.is_pending(&source(), suspended + SPREAD));
+        assert_eq!(checks.due(now + READ_INTERVAL), [source()]);
+        checks.succeeded(&source(), 1, now + READ_INTERVAL);
+        checks.suspended(&source(), now + READ_INTERVAL);
+        assert!(!checks.is_pending(&source(), now + READ_INTERVAL));
     }
 
     #[test]
@@ -222,7 +269,8 @@ mod tests {
                     }
                     None => checks.failed(&source(), now),
                 }
-                prop_assert_eq!(checks.is_pending(&source(), now + GRACE), reads == 0);
+                let suspended = now + GRACE + SUSPEND_WITHIN;
+                prop_assert_eq!(checks.is_pending(&source(), suspended), reads == 0);
             }
             prop_assert!((MIN_READS..=MAX_READS).contains(&reads));
             prop_assert!(checks.due(now + 10 * RETRY.most).is_empty());

@@ -351,6 +351,108 @@ async fn stored_markets_are_checked_before_source_is_live() {
     until_state(&mut states, SourceState::Live).await;
 }
 
+/// The edges of a feed whose database holds these updates, and the folder of the database.
+fn edges_with_stored(updates: Vec<OddsUpdate>) -> (SourceEdges, tempfile::TempDir) {
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("test.db");
+    let store = SqliteStore::open(&path.to_string_lossy()).unwrap();
+    store.migrate().unwrap();
+    let rows: Vec<_> = (0..)
+        .zip(updates)
+        .map(|(position, update)| PositionedUpdate {
+            update,
+            partition: 0,
+            position,
+        })
+        .collect();
+    store.write_updates(&rows).unwrap();
+    let edges = SourceEdges {
+        others: others(&Arc::default()),
+        store: Some(Arc::new(store)),
+        ..edges()
+    };
+    (edges, folder)
+}
+
+/// Starts a feed that receives this update, and nothing more. `prepare` changes it before.
+fn start_feed(
+    edges: SourceEdges,
+    received: OddsUpdate,
+    prepare: impl FnOnce(&mut SupplierFeed) + 'static,
+) -> mpsc::UnboundedReceiver<Vec<OddsUpdate>> {
+    let (sender, published) = mpsc::unbounded_channel();
+    let publisher = RefusingPublisher(sender, true).start().recipient();
+    let arguments = [
+        "test",
+        "--supplier-stale-after",
+        "1m",
+        "--supplier-ping-interval",
+        "100ms",
+    ];
+    SupplierFeed::create(move |context| {
+        let mut feed = SupplierFeed::new(
+            "ws://127.0.0.1:9/ws".parse().unwrap(),
+            Settings::parse_from(arguments).suppliers,
+            publisher.clone(),
+            publisher,
+            Duration::ZERO,
+            edges,
+            IngestMetrics::new().unwrap(),
+        );
+        prepare(&mut feed);
+        let batch: FrameBatch = vec![Ok(Inbound::Frame(received.to_json().into()))];
+        let frames = futures_util::stream::iter([batch]).chain(futures_util::stream::pending());
+        let stream = context.add_stream(frames);
+        let (outbound, _) = mpsc::channel(1);
+        feed.open_link(stream, outbound);
+        feed
+    });
+    published
+}
+
+/// Two feeds hear one source. What neither of them sends is suspended, and nothing else.
+#[actix_web::test]
+async fn stored_market_that_no_feed_sends_is_suspended() {
+    let quiet = market_update("MATCH_009", "quiet", None, 1, 1);
+    let sent = [update(1, 1, 1), update(2, 1, 1)];
+    let stored = vec![quiet, sent[0].clone(), sent[1].clone()];
+    let (edges, _folder) = edges_with_stored(stored);
+    let feeds = sent.map(|update| start_feed(edges.clone(), update, |_| ()));
+    for mut published in feeds {
+        assert_eq!(next_published(&mut published).await.len(), 1);
+        let suspended = next_published(&mut published).await;
+        let seen: Vec<_> = suspended
+            .iter()
+            .map(|update| (update.market.name.as_str(), update.status))
+            .collect();
+        assert_eq!(seen, [("quiet", MarketStatus::Suspended)]);
+    }
+}
+
+/// A feed that knows that it missed changes does not rely on another one that has the market open.
+#[actix_web::test]
+async fn missed_market_of_shared_source_is_suspended() {
+    let (edges, _folder) = edges_with_stored(Vec::new());
+    let missed = update(1, 1, 1);
+    let other = edges.local.join("other".into());
+    other.sent(std::slice::from_ref(&missed));
+    let mut published = start_feed(edges, update(2, 1, 1), move |feed| {
+        feed.decoder.on_frame(missed.to_json().as_bytes()).unwrap();
+        feed.decoder.record_silence();
+        feed.decoder.on_connected();
+    });
+    let mut all = next_published(&mut published).await;
+    while all.iter().all(|update| update.status == MarketStatus::Open) {
+        all.extend(next_published(&mut published).await);
+    }
+    let suspended: Vec<_> = all
+        .iter()
+        .filter(|update| update.status == MarketStatus::Suspended)
+        .map(|update| update.event_id.as_str())
+        .collect();
+    assert_eq!(suspended, ["MATCH_001"]);
+}
+
 /// Refuses the first message, and passes on the others.
 struct RefusingOnce(mpsc::UnboundedSender<Publish>, bool);
 

@@ -1198,3 +1198,26 @@ async fn record_waits_for_the_store() {
     let published = probe.published.lock().unwrap().clone();
     assert_eq!(published, [11, 12].map(|seq| ("1x2".to_owned(), seq)));
 }
+
+/// Books that read the store in the background are reloaded after a gap. The reloads wait for the
+/// turns of these reads, which go on while the books wait.
+#[actix_web::test]
+async fn reloads_do_not_wait_for_each_other() {
+    let (probe, router, _) = mirror();
+    probe.store.held.lock().unwrap().push("MATCH_0");
+    for event in 1..=8 {
+        let first = heard([broadcast(event, 1, 1)]);
+        router.send(first).await.unwrap().unwrap();
+    }
+    let reloading = router.send(ReloadBooks(None));
+    let releasing = async {
+        // The books wait for their reloads by now.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        probe.store.held.lock().unwrap().clear();
+    };
+    let both = futures_util::future::join(reloading, releasing);
+    let (reloaded, ()) = tokio::time::timeout(Duration::from_secs(30), both)
+        .await
+        .expect("the books wait for each other");
+    assert_eq!(reloaded.unwrap(), []);
+}

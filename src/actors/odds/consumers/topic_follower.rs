@@ -1,9 +1,11 @@
 //! Follows the odds topic beside the processors, so that a change reaches clients without the way
 //! through a processor and Redis.
 //!
-//! It only shortens the way. The broadcasts bring the same changes again, and whatever it misses;
+//! It only makes changes arrive earlier. The broadcasts bring the same changes again, and whatever it misses;
 //! they alone decide whether the feed is live. While the topic cannot be read, changes arrive as if
 //! nobody followed it.
+
+mod after_catch_up;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +14,10 @@ use actix::prelude::*;
 use log::{info, warn};
 use tokio::sync::watch;
 
+pub(crate) use self::after_catch_up::AfterCatchUp;
 use super::update_reader::UpdateReader;
 use crate::actors::odds::messages::{ApplyUpdates, InOrder};
-use crate::bus::{BusError, CompactedEvent, CompactedReader, Record, Topic};
+use crate::bus::{BusError, ReadEvent, Record, Topic, TopicReader};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
@@ -35,7 +38,7 @@ pub(crate) struct TopicFollower {
     books: Recipient<InOrder<ApplyUpdates>>,
     updates: UpdateReader,
     /// `None` while a read is in flight, or the topic cannot be followed.
-    reader: Option<Box<dyn CompactedReader>>,
+    reader: Option<Box<dyn TopicReader>>,
     batches_in_flight: usize,
     caught_up: watch::Sender<bool>,
     log: FaultLog,
@@ -65,8 +68,10 @@ impl TopicFollower {
         }
     }
 
-    /// Becomes true once the books have what the processors had not committed at the start: what
-    /// other processes may have shown already.
+    /// Becomes true once what the processors had not committed at the start was sent to the books:
+    /// what other processes may have shown already. The books may still be working on the last of
+    /// these batches. That is safe: `ReloadBooks`, with which the feed becomes live, comes after
+    /// them in the router's mailbox.
     pub(crate) fn caught_up(&self) -> watch::Receiver<bool> {
         self.caught_up.subscribe()
     }
@@ -113,12 +118,12 @@ impl TopicFollower {
         );
     }
 
-    fn received(&mut self, event: CompactedEvent, context: &mut Context<Self>) {
+    fn received(&mut self, event: ReadEvent, context: &mut Context<Self>) {
         match event {
-            CompactedEvent::Held(records) | CompactedEvent::Published(records) => {
+            ReadEvent::Held(records) | ReadEvent::Published(records) => {
                 self.apply(&records, context);
             }
-            CompactedEvent::CaughtUp => {
+            ReadEvent::CaughtUp => {
                 self.caught_up.send_replace(true);
                 if self.log.recovered() {
                     info!("the odds topic is followed again");

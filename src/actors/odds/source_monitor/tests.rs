@@ -124,24 +124,24 @@ async fn unreadable_report_is_counted() {
 }
 
 /// Fails to read, and then returns these events.
-struct FaultyTopic(Mutex<VecDeque<Result<VecDeque<CompactedEvent>, BusError>>>);
+struct FaultyTopic(Mutex<VecDeque<Result<VecDeque<ReadEvent>, BusError>>>);
 
 impl CompactedTopic for FaultyTopic {
     fn publish(&self, _: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
         std::future::ready(Ok(())).boxed()
     }
 
-    fn read(&self) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn read(&self) -> Result<Box<dyn TopicReader>, BusError> {
         let next = self.0.lock().unwrap().pop_front();
         let events = next.unwrap_or(Err(BusError::Closed))?;
         Ok(Box::new(FaultyReader(events)))
     }
 }
 
-struct FaultyReader(VecDeque<CompactedEvent>);
+struct FaultyReader(VecDeque<ReadEvent>);
 
-impl CompactedReader for FaultyReader {
-    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+impl TopicReader for FaultyReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadEvent, BusError>> {
         let next = self.0.pop_front();
         let away = || BusError::Unavailable("away".to_owned());
         std::future::ready(next.ok_or_else(away)).boxed()
@@ -157,12 +157,12 @@ async fn topic_is_read_again_after_failures() {
             published_at: None,
             record: report(state),
         };
-        CompactedEvent::Published(vec![record])
+        ReadEvent::Published(vec![record])
     };
     let reads = [
         Err(BusError::Unavailable("away".to_owned())),
-        Ok([CompactedEvent::CaughtUp, published(SourceState::Live)].into()),
-        Ok([CompactedEvent::CaughtUp, published(SourceState::Recovering)].into()),
+        Ok([ReadEvent::CaughtUp, published(SourceState::Live)].into()),
+        Ok([ReadEvent::CaughtUp, published(SourceState::Recovering)].into()),
     ];
     let fixture = start(Arc::new(FaultyTopic(Mutex::new(reads.into()))));
     fixture.until_state(SourceState::Live).await;

@@ -11,7 +11,7 @@ use crate::domain::odds::update::testing::update;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::store::events::{EventPage, EventQuery};
 use crate::store::{
-    BatchReport, HistoryEntry, HistoryQuery, StoredDeadLetter, UnfinishedMarketsQuery,
+    BatchReport, HistoryEntry, HistoryQuery, MarketsOfSourceQuery, StoredDeadLetter,
 };
 
 /// A store that records the writes and how many of them run concurrently.
@@ -63,10 +63,7 @@ impl Store for ProbeStore {
         Ok(Vec::new())
     }
 
-    fn unfinished_markets(
-        &self,
-        _: &UnfinishedMarketsQuery,
-    ) -> Result<Vec<OddsUpdate>, StoreError> {
+    fn unfinished_markets(&self, _: &MarketsOfSourceQuery) -> Result<Vec<OddsUpdate>, StoreError> {
         Ok(Vec::new())
     }
 

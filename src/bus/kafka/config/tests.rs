@@ -156,3 +156,15 @@ mod login {
         }
     }
 }
+
+/// An idempotent producer asks for a producer id, which Kafka refuses without WRITE.
+#[test]
+fn reading_process_asks_for_no_producer_id() {
+    let clients = Clients::new(&settings("kafka:9092"), "test").unwrap();
+    let idempotence = |config: ClientConfig| config.get("enable.idempotence").map(str::to_owned);
+    assert_eq!(idempotence(clients.producer()).as_deref(), Some("true"));
+    assert_eq!(
+        idempotence(clients.metadata_client()).as_deref(),
+        Some("false")
+    );
+}

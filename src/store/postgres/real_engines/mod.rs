@@ -16,6 +16,7 @@ use rstest::rstest;
 
 use self::support::{Database, OwnServer, column, execute, role_without_rights};
 use super::*;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::{market_update, update};
 use crate::store::rows::pg_time;
@@ -760,6 +761,32 @@ fn history_pages_start_within_the_index() {
         "{plan}"
     );
     assert!(plan.contains("ROW(updated_at, version) >="), "{plan}");
+}
+
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn pages_of_a_source_start_within_the_index() {
+    let (store, database) = Database::migrated();
+    let ended = (0..20_000).map(|event| OddsUpdate {
+        status: MarketStatus::Settled,
+        ..update(event, 1, 1)
+    });
+    store.write_updates(&positioned(0, ended)).unwrap();
+    let open = (20_000..20_100).map(|event| update(event, 1, 1));
+    store.write_updates(&positioned(20_000, open)).unwrap();
+    let mut connection = database.connection();
+    execute(&mut connection, "ANALYZE");
+    let plan = column(
+        &mut connection,
+        "EXPLAIN SELECT event_id FROM odds_current
+        WHERE status IN ('open', 'suspended') AND source = 'test' AND status = 'open'
+            AND (event_id, market, line) > ('MATCH_20050', '', '')
+        ORDER BY event_id, market, line LIMIT 10",
+    )
+    .join("; ");
+    assert!(plan.contains("using odds_current_of_source"), "{plan}");
+    assert!(plan.contains("ROW(event_id, market, line) >"), "{plan}");
+    assert!(!plan.contains("Sort"), "{plan}");
 }
 
 #[test]

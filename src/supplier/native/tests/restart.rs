@@ -77,6 +77,25 @@ fn suspension_of_the_source_is_kept() {
     assert_eq!(read(&mut decoder, &market("a", 11)), market("a", 11));
 }
 
+/// Another connection sends it.
+#[test]
+fn forgotten_market_is_not_suspended() {
+    let mut decoder = NativeDecoder::default();
+    decoder.on_connected();
+    read(&mut decoder, &market("sent", 10));
+    decoder.add_stored(vec![market("a", 10), market("b", 10)]);
+    decoder.forget_stored(&|market| market.market.name.as_str() != "b");
+    assert_eq!(
+        statuses(&decoder.suspend_unconfirmed(&|_| false)),
+        [("b", SUSPENDED)]
+    );
+    assert_eq!(
+        statuses(&decoder.on_stale()),
+        [("sent", SUSPENDED)],
+        "what the source has sent is not forgotten"
+    );
+}
+
 /// What only a later update may end is not ended by the last one after a restart.
 #[test]
 fn doubt_and_bet_stop_outlast_restart() {

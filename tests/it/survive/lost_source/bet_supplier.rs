@@ -9,6 +9,7 @@ use actix_web::web::{Data, Json};
 use actix_web::{App, HttpServer, web};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use sports_bet_platform::runtime::tls::install_provider;
 use uuid::Uuid;
 
 /// The bets that the supplier was asked to confirm, or to cancel.
@@ -98,6 +99,7 @@ fn wall_millis(at: Instant) -> u128 {
 
 #[actix_web::test]
 async fn bets_are_found_by_their_time() {
+    install_provider();
     let supplier = BetSupplier::start();
     let before = Instant::now() - Duration::from_millis(10);
     let bet = Uuid::now_v7();

@@ -13,15 +13,15 @@ use crate::testing::until;
 
 /// A topic that can be followed once it is up.
 struct ProbeTopic {
-    events: Mutex<Option<mpsc::Receiver<CompactedEvent>>>,
+    events: Mutex<Option<mpsc::Receiver<ReadEvent>>>,
     /// How often following fails.
     failures: AtomicUsize,
 }
 
-struct ProbeReader(mpsc::Receiver<CompactedEvent>);
+struct ProbeReader(mpsc::Receiver<ReadEvent>);
 
-impl CompactedReader for ProbeReader {
-    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+impl TopicReader for ProbeReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadEvent, BusError>> {
         async { self.0.recv().await.ok_or(BusError::Closed) }.boxed()
     }
 }
@@ -39,7 +39,7 @@ impl Topic for ProbeTopic {
         Err(BusError::Closed)
     }
 
-    fn follow(&self, group: &str) -> Result<Box<dyn CompactedReader>, BusError> {
+    fn follow(&self, group: &str) -> Result<Box<dyn TopicReader>, BusError> {
         assert_eq!(group, "live");
         let left = self.failures.load(Ordering::SeqCst);
         if left > 0 {
@@ -119,19 +119,16 @@ async fn follower_applies_held_then_published() {
     follower.start();
     let update = |version| update(1, 1, version);
     let held = vec![record(7, update(1).to_json())];
-    events.send(CompactedEvent::Held(held)).await.unwrap();
+    events.send(ReadEvent::Held(held)).await.unwrap();
     until("held", || !applied.lock().is_empty()).await;
     assert!(!*caught_up.borrow());
-    events.send(CompactedEvent::CaughtUp).await.unwrap();
+    events.send(ReadEvent::CaughtUp).await.unwrap();
     until("caught up", || *caught_up.borrow()).await;
     let published = vec![
         record(8, "no json".to_owned()),
         record(9, update(2).to_json()),
     ];
-    events
-        .send(CompactedEvent::Published(published))
-        .await
-        .unwrap();
+    events.send(ReadEvent::Published(published)).await.unwrap();
     until("published", || applied.lock().len() == 2).await;
     let positions: Vec<_> = applied.lock().iter().map(|it| it.position).collect();
     assert_eq!(positions, [7, 9]);

@@ -1,5 +1,6 @@
 //! The reading thread of a compacted topic, or of a topic that is followed: it reads every
-//! partition, without a group, and continues where it was after a failure.
+//! partition, also one that is added later, without a group. After a failure it continues where it
+//! was.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use log::{debug, info, warn};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 use tokio::sync::mpsc;
 
@@ -19,11 +21,12 @@ use super::events::{BrokerVisibility, Events};
 use super::record::read_record;
 use super::scan::{Scan, partitions_of, unavailable};
 use super::topics::TopicState;
-use crate::bus::{BusError, CompactedEvent, CompactedReader, Record};
+use crate::bus::{BusError, ReadEvent, Record, TopicReader};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::role;
 
-/// The group name that librdkafka requires; nothing joins or commits under it.
+/// The group name that librdkafka requires of a reader that starts at the beginning. No reader joins
+/// its group or commits under its name.
 const GROUP: &str = "sports-bet-states";
 /// Timeout for the positions of a group.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,18 +40,18 @@ const MAX_RECORDS: usize = 500;
 const MAX_EVENTS: usize = 4;
 
 /// The reader's end of the thread.
-pub(super) struct KafkaCompactedReader {
-    events: mpsc::Receiver<CompactedEvent>,
+pub(super) struct KafkaTopicReader {
+    events: mpsc::Receiver<ReadEvent>,
 }
 
-impl KafkaCompactedReader {
-    pub(super) fn new(events: mpsc::Receiver<CompactedEvent>) -> KafkaCompactedReader {
-        KafkaCompactedReader { events }
+impl KafkaTopicReader {
+    pub(super) fn new(events: mpsc::Receiver<ReadEvent>) -> KafkaTopicReader {
+        KafkaTopicReader { events }
     }
 }
 
-impl CompactedReader for KafkaCompactedReader {
-    fn next(&mut self) -> BoxFuture<'_, Result<CompactedEvent, BusError>> {
+impl TopicReader for KafkaTopicReader {
+    fn next(&mut self) -> BoxFuture<'_, Result<ReadEvent, BusError>> {
         async move { self.events.recv().await.ok_or(BusError::Closed) }.boxed()
     }
 }
@@ -89,8 +92,10 @@ pub(super) struct ReadingThread {
     inner: Arc<Inner>,
     topic: Arc<TopicState>,
     start: Start,
-    events: mpsc::Sender<CompactedEvent>,
+    events: mpsc::Sender<ReadEvent>,
     is_caught_up: bool,
+    /// The number of partitions that the consumer reads.
+    assigned: usize,
     /// The partitions whose end has not been reached since the consumer was created.
     behind: BTreeSet<u32>,
     /// The next offset of each partition.
@@ -106,7 +111,7 @@ impl ReadingThread {
         inner: Arc<Inner>,
         topic: Arc<TopicState>,
         start: Start,
-    ) -> Result<mpsc::Receiver<CompactedEvent>, BusError> {
+    ) -> Result<mpsc::Receiver<ReadEvent>, BusError> {
         let (events, received) = mpsc::channel(MAX_EVENTS);
         let name = format!("kafka {}", topic.name);
         let reading = ReadingThread {
@@ -115,6 +120,7 @@ impl ReadingThread {
             start,
             events,
             is_caught_up: false,
+            assigned: 0,
             behind: BTreeSet::new(),
             next: BTreeMap::new(),
             log: FaultLog::new(),
@@ -134,7 +140,8 @@ impl ReadingThread {
                 continue;
             }
             match self.read() {
-                Ok(ReaderIsGone) => return,
+                Ok(Some(ReaderIsGone)) => return,
+                Ok(None) => {}
                 Err(cause) => self.wait_after(&cause),
             }
         }
@@ -148,14 +155,15 @@ impl ReadingThread {
         std::thread::sleep(RETRY_DELAY);
     }
 
-    fn read(&mut self) -> Result<ReaderIsGone, BusError> {
+    /// Reads until the reader is dropped, or another consumer is needed.
+    fn read(&mut self) -> Result<Option<ReaderIsGone>, BusError> {
         let is_held_first = matches!(self.start, Start::Beginning) && !self.is_caught_up;
         if is_held_first && self.read_held()?.is_some() {
-            return Ok(ReaderIsGone);
+            return Ok(Some(ReaderIsGone));
         }
         let consumer = self.consumer()?;
         let ended = self.follow(&consumer);
-        if ended.is_err() {
+        if !matches!(ended, Ok(Some(_))) {
             discard(consumer);
         }
         ended
@@ -168,14 +176,14 @@ impl ReadingThread {
             held.push(record?);
             if held.len() >= MAX_RECORDS {
                 let full = std::mem::take(&mut held);
-                if let Err(gone) = self.deliver(full, CompactedEvent::Held) {
+                if let Err(gone) = self.deliver(full, ReadEvent::Held) {
                     return Ok(Some(gone));
                 }
             }
         }
         let delivered = self
-            .deliver(held, CompactedEvent::Held)
-            .and_then(|()| self.send(CompactedEvent::CaughtUp));
+            .deliver(held, ReadEvent::Held)
+            .and_then(|()| self.send(ReadEvent::CaughtUp));
         self.is_caught_up = true;
         Ok(delivered.err())
     }
@@ -207,6 +215,12 @@ impl ReadingThread {
                 "the topic {name} is missing"
             )));
         }
+        // Brokers learn of new partitions one after the other.
+        if partitions.len() < self.topic.partitions() {
+            return Err(BusError::Unavailable(format!(
+                "a broker does not know all partitions of the topic {name}"
+            )));
+        }
         let failed = |error: KafkaError| unavailable(&events, &error);
         let mut list = TopicPartitionList::new();
         for partition in &partitions {
@@ -217,6 +231,7 @@ impl ReadingThread {
         }
         let list = self.with_starts(&consumer, list).map_err(failed)?;
         consumer.assign(&list).map_err(failed)?;
+        self.assigned = partitions.len();
         self.behind = partitions.into_iter().collect();
         Ok(consumer)
     }
@@ -228,9 +243,13 @@ impl ReadingThread {
         list: TopicPartitionList,
     ) -> Result<TopicPartitionList, KafkaError> {
         let mut starts = TopicPartitionList::new();
+        let is_new = |partition: &TopicPartitionListElem<'_>| partition.offset() == Offset::Invalid;
+        let has_new = list.elements().iter().any(is_new);
         let committed = match self.start {
-            Start::Beginning => list.clone(),
-            Start::Beside(_) => consumer.committed_offsets(list.clone(), ANSWER_TIMEOUT)?,
+            Start::Beside(_) if has_new => {
+                consumer.committed_offsets(list.clone(), ANSWER_TIMEOUT)?
+            }
+            _ => list.clone(),
         };
         for (read, committed) in list.elements().iter().zip(committed.elements()) {
             committed.error()?;
@@ -243,8 +262,12 @@ impl ReadingThread {
         Ok(starts)
     }
 
-    /// Delivers what is published until the reader is dropped or the consumer fails.
-    fn follow(&mut self, consumer: &BaseConsumer<ReadingEvents>) -> Result<ReaderIsGone, BusError> {
+    /// Delivers what is published until the reader is dropped or the consumer fails. `None`: the
+    /// topic has more partitions than the consumer reads.
+    fn follow(
+        &mut self,
+        consumer: &BaseConsumer<ReadingEvents>,
+    ) -> Result<Option<ReaderIsGone>, BusError> {
         while !self.events.is_closed() {
             let mut records = Vec::new();
             let mut is_caught_up = self.is_caught_up;
@@ -267,31 +290,36 @@ impl ReadingThread {
                 timeout = Duration::ZERO;
             }
             let event = if self.is_caught_up {
-                CompactedEvent::Published
+                ReadEvent::Published
             } else {
-                CompactedEvent::Held
+                ReadEvent::Held
             };
             let mut delivered = self.deliver(records, event);
             if is_caught_up && !self.is_caught_up {
                 self.is_caught_up = true;
-                delivered = delivered.and_then(|()| self.send(CompactedEvent::CaughtUp));
+                delivered = delivered.and_then(|()| self.send(ReadEvent::CaughtUp));
             }
             if let Err(gone) = delivered {
-                return Ok(gone);
+                return Ok(Some(gone));
+            }
+            let partitions = self.topic.partitions();
+            if partitions > self.assigned {
+                info!(topic = self.topic.name.as_str(), partitions; "the topic has more partitions");
+                return Ok(None);
             }
             if consumer.context().brokers.has_lost_brokers() {
                 let text = "the consumer has lost all brokers".to_owned();
                 return Err(BusError::Unavailable(text));
             }
         }
-        Ok(ReaderIsGone)
+        Ok(Some(ReaderIsGone))
     }
 
     /// Delivers records, if there are any, and moves the position past them.
     fn deliver(
         &mut self,
         records: Vec<Record>,
-        event: fn(Vec<Record>) -> CompactedEvent,
+        event: fn(Vec<Record>) -> ReadEvent,
     ) -> Result<(), ReaderIsGone> {
         if records.is_empty() {
             return Ok(());
@@ -305,7 +333,7 @@ impl ReadingThread {
         self.send(event(records))
     }
 
-    fn send(&self, event: CompactedEvent) -> Result<(), ReaderIsGone> {
+    fn send(&self, event: ReadEvent) -> Result<(), ReaderIsGone> {
         self.events.blocking_send(event).map_err(|_| ReaderIsGone)
     }
 }
@@ -326,5 +354,42 @@ fn discard(consumer: BaseConsumer<ReadingEvents>) {
     let thread = std::thread::Builder::new().name("kafka failed".to_owned());
     if let Err(failure) = thread.spawn(role::carry(move || drop(consumer))) {
         warn!("cannot start a thread to close a consumer: {failure}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::*;
+    use crate::bus::kafka::KafkaBus;
+    use crate::bus::kafka::testing::settings;
+
+    /// A new consumer continues after what was read, also while the group's positions cannot be
+    /// read. Only a partition that is new needs them.
+    #[test]
+    fn known_position_needs_no_group() {
+        let kafka = MockCluster::new(1).unwrap();
+        kafka.create_topic("t", 1, 1).unwrap();
+        let refused = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED; 1_000];
+        kafka.request_errors(RDKafkaApiKey::FindCoordinator, &refused);
+        let bus = KafkaBus::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
+        let mut reading = ReadingThread {
+            inner: bus.inner.clone(),
+            topic: bus.inner.monitor.monitor("t", None),
+            start: Start::Beside("g".to_owned()),
+            events: mpsc::channel(1).0,
+            is_caught_up: false,
+            assigned: 0,
+            behind: BTreeSet::new(),
+            next: BTreeMap::new(),
+            log: FaultLog::new(),
+        };
+        assert!(reading.consumer().is_err());
+        reading.next.insert(0, 7);
+        let consumer = reading.consumer().unwrap();
+        let assigned = consumer.assignment().unwrap();
+        assert_eq!(assigned.elements()[0].offset(), Offset::Offset(7));
     }
 }

@@ -1,0 +1,1 @@
+DROP INDEX odds_current_of_source;
