@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::future::Either;
 use log::debug;
 use prometheus::IntGauge;
 use tokio::sync::oneshot;
@@ -155,6 +154,7 @@ impl<F: BookFeed> OddsBook<F> {
         if restored.reload_after != Some(Duration::ZERO) {
             self.first_read = None;
         }
+        F::on_reload(self, context);
         self.publish_restored(restored, context)
     }
 
@@ -215,12 +215,14 @@ impl<F: BookFeed> OddsBook<F> {
         let boundary = self.state.boundary();
         let loading =
             actor::run_detached(async move { edges.source.reload(&event_id, boundary).await });
-        loading.into_actor(self).then(|loaded, book, context| {
+        loading.into_actor(self).map(|loaded, book, context| {
             let Some(loaded) = loaded else {
                 book.schedule_reload(RELOAD_DELAY, context);
-                return Either::Left(fut::ready(()));
+                return;
             };
-            Either::Right(book.reload(loaded, context))
+            // Later messages wait, so that numbers are published in order.
+            let publishing = book.reload(loaded, context);
+            context.wait(publishing);
         })
     }
 }

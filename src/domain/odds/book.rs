@@ -281,6 +281,16 @@ impl Book {
         held.is_some_and(|held| held.revision == update.revision && !held.shows_the_same_as(update))
     }
 
+    /// Whether the market's state is this update: the same revision with the same content.
+    pub fn holds(&self, update: &OddsUpdate) -> bool {
+        self.revision_of(&update.market) == Some(update.revision) && !self.contradicts(update)
+    }
+
+    /// The sequence number of the last change; 0 if there was none.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+
     /// The revision of a market, if the book holds it.
     pub fn revision_of(&self, market: &MarketKey) -> Option<Revision> {
         self.markets.get(market).map(|state| state.update.revision)

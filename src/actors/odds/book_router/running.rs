@@ -21,6 +21,8 @@ pub(super) struct RunningBook<F: BookFeed> {
     in_flight: usize,
     last_used: Instant,
     is_ahead: IsAhead,
+    /// When the book was last asked to confirm that it is ahead, or started.
+    last_confirmed: Instant,
 }
 
 impl<F: BookFeed> RunningBook<F> {
@@ -31,6 +33,7 @@ impl<F: BookFeed> RunningBook<F> {
             in_flight: 0,
             last_used: Instant::now(),
             is_ahead,
+            last_confirmed: Instant::now(),
         }
     }
 
@@ -49,6 +52,14 @@ impl<F: BookFeed> RunningBook<F> {
     /// Whether a message is in flight, or what would be loaded again is older than the book.
     fn is_needed(&self) -> bool {
         self.in_flight > 0 || self.is_ahead.get()
+    }
+
+    /// Asks a book that is ahead of the cache to confirm it, at most once within `pause`.
+    fn confirm_lead(&mut self, now: Instant, pause: Duration) {
+        if now.duration_since(self.last_confirmed) >= pause {
+            self.last_confirmed = now;
+            F::confirm_lead(&self.book);
+        }
     }
 
     /// Returns the address for one message that the caller sends later. It counts as in flight from
@@ -120,13 +131,17 @@ impl<F: BookFeed> RunningBooks<F> {
         }
     }
 
-    /// Drops idle books, unless they are ahead of the cache, and outdated states. A book stops when
-    /// its last address is dropped.
+    /// Drops idle books and outdated states. A book that is ahead of the cache is kept and asked to
+    /// confirm it. A book stops when its last address is dropped.
     pub(super) fn drop_idle(&mut self) {
         let now = Instant::now();
         let limit = self.idle_limit;
         self.books.retain(|_, running| {
-            running.is_needed() || now.duration_since(running.last_used) < limit
+            let is_used = running.in_flight > 0 || now.duration_since(running.last_used) < limit;
+            if !is_used && running.is_ahead.get() {
+                running.confirm_lead(now, limit);
+            }
+            is_used || running.is_ahead.get()
         });
         self.revoked
             .retain(|_, revoked| now.duration_since(revoked.since) < limit);

@@ -1141,6 +1141,10 @@ async fn book_ahead_of_cache_is_kept() {
     let record = positioned(1, 5, 9);
     let sent = InOrder::send(&router.clone().recipient(), ApplyUpdates(vec![record]));
     sent.await.unwrap();
+    until("the record is published", || {
+        !probe.published.lock().unwrap().is_empty()
+    })
+    .await;
     router.send(DropIdle).await.unwrap();
     assert_eq!(probe.metrics.books.get(), 1);
     router
@@ -1152,6 +1156,47 @@ async fn book_ahead_of_cache_is_kept() {
     until("the book is dropped", || probe.metrics.books.get() == 0).await;
     let published = probe.published.lock().unwrap().clone();
     assert_eq!(published, [("1x2".to_owned(), 10)], "once");
+}
+
+/// A record that no processor accepts does not keep its book for ever.
+#[actix_web::test]
+async fn unconfirmed_book_is_dropped_in_the_end() {
+    let (probe, _, _) = mirror();
+    let router = BookRouter::new(probe.edges.clone(), Duration::ZERO).start();
+    let record = positioned(1, 5, 9);
+    let sent = InOrder::send(&router.clone().recipient(), ApplyUpdates(vec![record]));
+    sent.await.unwrap();
+    until("the record is published", || {
+        !probe.published.lock().unwrap().is_empty()
+    })
+    .await;
+    until_async("the book is dropped", async || {
+        router.send(DropIdle).await.unwrap();
+        probe.metrics.books.get() == 0
+    })
+    .await;
+}
+
+/// While the store cannot say whether a record is new, it is not published.
+#[actix_web::test]
+async fn record_waits_for_the_store() {
+    let (probe, router, _) = mirror();
+    probe.store.keep(MarketState {
+        update: update(1, 6, 1),
+        seq: 11,
+    });
+    probe.store.held.lock().unwrap().push("MATCH_001");
+    let records = vec![positioned(1, 5, 9), positioned(1, 7, 11)];
+    let sent = InOrder::send(&router.clone().recipient(), ApplyUpdates(records));
+    sent.await.unwrap();
+    assert!(probe.published.lock().unwrap().is_empty());
+    probe.store.held.lock().unwrap().clear();
+    until("stored state and new record are published", || {
+        probe.published.lock().unwrap().len() == 2
+    })
+    .await;
+    let published = probe.published.lock().unwrap().clone();
+    assert_eq!(published, [11, 12].map(|seq| ("1x2".to_owned(), seq)));
 }
 
 /// Books that read the store in the background are reloaded after a gap. The reloads wait for the

@@ -78,6 +78,8 @@ pub(crate) struct LoadedState {
     /// Whether an empty result means that the event does not exist.
     pub is_complete: bool,
     is_store_tried: bool,
+    /// The highest sequence number that the cache holds for the event.
+    pub cached_seq: u64,
     /// The highest sequence number that the cache and the store hold for the event. The store may
     /// be ahead of the cache.
     pub read_seq: u64,
@@ -87,7 +89,7 @@ impl LoadedState {
     /// Uses the cached state alone. States later than the boundary are skipped, because their own
     /// broadcasts follow.
     pub(crate) fn from_cache(mut cached: CachedState, boundary: ReplayBoundary) -> LoadedState {
-        let read_seq = cached.largest_seq();
+        let cached_seq = cached.largest_seq();
         cached.states.retain(|state| !boundary.skips(state, &[]));
         LoadedState {
             states: cached.states,
@@ -95,7 +97,8 @@ impl LoadedState {
             is_damaged: cached.is_damaged,
             is_complete: false,
             is_store_tried: false,
-            read_seq,
+            cached_seq,
+            read_seq: cached_seq,
         }
     }
 
@@ -171,7 +174,8 @@ impl MergePolicy {
         mut stored: StoredState,
         boundary: ReplayBoundary,
     ) -> LoadedState {
-        let read_seq = cached.largest_seq().max(largest_seq(&stored.states));
+        let cached_seq = cached.largest_seq();
+        let read_seq = cached_seq.max(largest_seq(&stored.states));
         let is_complete = match self {
             MergePolicy::LatestWins => {
                 stored
@@ -195,6 +199,7 @@ impl MergePolicy {
             is_damaged: cached.is_damaged,
             is_complete,
             is_store_tried: true,
+            cached_seq,
             read_seq,
         }
     }

@@ -36,9 +36,9 @@ pub(crate) enum Verification {
 pub(super) struct Doubts {
     /// The markets in doubt; at most as many as the book holds.
     markets: BTreeSet<MarketKey>,
-    /// The highest sequence number read from the cache, the store or the odds topic so far. An older
-    /// broadcast or record with a higher number contradicts the book: a valid broadcast is published
-    /// when the cache accepts it, and the cache accepts later revisions only.
+    /// The highest sequence number read from the cache, the store or the odds topic so far. An
+    /// older broadcast or record with a higher number contradicts the book: a valid broadcast is
+    /// published when the cache accepts it, and the cache accepts later revisions only.
     read_seq: u64,
     /// When the last comparison started.
     last_started: Option<Instant>,
@@ -76,7 +76,7 @@ impl Doubts {
         }
     }
 
-    /// Records that the cache or the store was read and holds sequence numbers up to this one.
+    /// Records that the cache, the store or the odds topic was read up to this sequence number.
     pub(super) fn record_read(&mut self, read_seq: u64) {
         self.read_seq = self.read_seq.max(read_seq);
     }
@@ -95,7 +95,7 @@ impl Doubts {
         Verification::After(pause)
     }
 
-    /// When to compare again after the cache could not be read.
+    /// When to compare again after a comparison that could not decide.
     pub(super) fn retry_verification(&mut self) -> Verification {
         self.is_scheduled = true;
         Verification::After(VERIFY_PAUSE)
@@ -107,9 +107,21 @@ impl Doubts {
         self.is_scheduled = false;
     }
 
-    /// Returns the markets in doubt and clears them.
-    pub(super) fn take_markets(&mut self) -> BTreeSet<MarketKey> {
-        std::mem::take(&mut self.markets)
+    /// Returns the markets in doubt and clears them, except those that are to be compared later.
+    pub(super) fn take_markets(
+        &mut self,
+        is_later: impl Fn(&MarketKey) -> bool,
+    ) -> BTreeSet<MarketKey> {
+        let (later, markets) = std::mem::take(&mut self.markets)
+            .into_iter()
+            .partition(is_later);
+        self.markets = later;
+        markets
+    }
+
+    /// Whether any market is in doubt.
+    pub(super) fn is_empty(&self) -> bool {
+        self.markets.is_empty()
     }
 
     fn pause(&self, now: Instant) -> Duration {

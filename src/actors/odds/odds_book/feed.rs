@@ -39,6 +39,12 @@ pub(crate) trait BookFeed: Send + Sync + Sized + Unpin + 'static {
         items: Vec<Self::Item>,
         context: &mut Context<OddsBook<Self>>,
     ) -> ApplyResponse<Self>;
+
+    /// Called when a book has added loaded state.
+    fn on_reload(_book: &mut OddsBook<Self>, _context: &mut Context<OddsBook<Self>>) {}
+
+    /// Asks an idle book that is ahead of the cache to compare itself with cache and store.
+    fn confirm_lead(_book: &Addr<OddsBook<Self>>) {}
 }
 
 /// Books are fed from the bus.

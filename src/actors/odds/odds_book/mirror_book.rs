@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::doubts::Doubts;
 pub(super) use super::doubts::Verification;
-use super::lead::{IsAhead, Lead};
+use super::lead::{IsAhead, Lead, MarketsAhead, WaitingRecord};
 use super::state::{Applied, BookCore, BookState, RELOAD_DELAY, Restored, conflated};
 use crate::actors::odds::book_source::{CachedState, LoadedState, ReplayBoundary};
 use crate::cache::{Broadcast, Change};
@@ -30,15 +30,6 @@ impl MirrorInput {
         match self {
             MirrorInput::Broadcast(broadcast) => &broadcast.update,
             MirrorInput::Record(record) => &record.update,
-        }
-    }
-
-    /// The sequence number that processors give to the change. A broadcast of the original has
-    /// none.
-    fn seq(&self) -> Option<u64> {
-        match self {
-            MirrorInput::Broadcast(broadcast) => broadcast.seq,
-            MirrorInput::Record(record) => Some(record.position.saturating_add(1)),
         }
     }
 }
@@ -101,41 +92,85 @@ impl MirrorBook {
     }
 
     fn apply_one(&mut self, input: MirrorInput, latest: Timestamp, applied: &mut Applied) {
-        let seq = input.seq();
-        let market = input.update().market.clone();
-        let revision = input.update().revision;
-        let differs = self.core.book.contradicts(input.update());
-        let was_ahead = self.lead.contains(&market);
-        let (update, conflated, is_record) = match input {
-            MirrorInput::Broadcast(broadcast) => {
-                self.lead.confirm(&market, revision);
-                (broadcast.update, broadcast.conflated, false)
+        match input {
+            MirrorInput::Broadcast(broadcast) => self.apply_broadcast(broadcast, latest, applied),
+            MirrorInput::Record(record) if self.core.is_loaded => {
+                self.apply_record(record, latest, applied);
             }
-            MirrorInput::Record(record) => (record.update, false, true),
-        };
-        let outcome = self.core.book.mirror(update, seq);
-        match (&outcome, seq) {
-            (Ok(_), _) if is_record => self.lead.applied(market.clone(), revision),
-            (Err(Rejection::Duplicate), Some(seq)) if !is_record => {
-                self.core.book.agree(&market, seq);
-            }
-            _ => {}
+            MirrorInput::Record(record) => self.lead.wait(WaitingRecord { record, latest }),
         }
+    }
+
+    fn apply_broadcast(&mut self, broadcast: Broadcast, latest: Timestamp, applied: &mut Applied) {
+        let Broadcast {
+            update,
+            seq,
+            conflated,
+        } = broadcast;
+        let market = update.market.clone();
+        let was_ahead = self.lead.contains(&market);
+        // Another revision or another content may be forged: the cache decides.
+        if self.core.book.holds(&update) {
+            self.lead.confirm(&market, update.revision);
+        }
+        let outcome = self.mirror(update, seq, latest);
+        if let (Err(Rejection::Duplicate), Some(seq)) = (&outcome, seq) {
+            self.core.book.agree(&market, seq);
+        }
+        // One of a record and its broadcast is always rejected.
+        if outcome.is_err() && was_ahead {
+            return;
+        }
+        // A broadcast with another number than the published one arrived out of order.
+        let is_late = outcome.is_ok() && !self.core.book.is_shared();
+        applied.add(outcome, conflated || is_late);
+    }
+
+    /// Applies a record, unless broadcasts with lower numbers are still to come. It is then left to
+    /// its own broadcast, which brings it in order and with the right number.
+    fn apply_record(&mut self, record: PositionedUpdate, latest: Timestamp, applied: &mut Applied) {
+        if self.lead.is_behind(self.core.book.seq()) {
+            return;
+        }
+        // Processors give it this number, unless the topic was created again.
+        let expected_seq = record.position.saturating_add(1);
+        let outcome = self.mirror(record.update, Some(expected_seq), latest);
+        // Nobody can forge a record, so it explains that later broadcasts are older than the book.
+        let read_seq = outcome.as_ref().map_or(expected_seq, |state| state.seq);
+        self.doubts.record_read(read_seq);
+        if let Ok(state) = outcome {
+            let update = &state.update;
+            self.lead.applied(update.market.clone(), update.revision);
+            applied.add(Ok(state), false);
+        }
+    }
+
+    /// Applies a change, and adds its market to those in doubt if it gives a reason.
+    fn mirror(
+        &mut self,
+        update: OddsUpdate,
+        seq: Option<u64>,
+        latest: Timestamp,
+    ) -> Result<Arc<MarketState>, Rejection> {
+        let market = update.market.clone();
+        let revision = update.revision;
+        let differs = self.core.book.contradicts(&update);
+        let outcome = self.core.book.mirror(update, seq);
         let held = self.core.book.revision_of(&market).unwrap_or(revision);
         let contradicts = differs || self.doubts.is_unexplained(&outcome, seq);
         self.doubts.consider(market, held, contradicts, latest);
-        if is_record {
-            // Nobody can forge it, so it explains that later broadcasts are older than the book.
-            self.doubts.record_read(seq.unwrap_or_default());
+        outcome
+    }
+
+    /// Applies the records that waited for the store, once it is read.
+    fn apply_waiting(&mut self) -> Vec<Change> {
+        let mut applied = Applied::default();
+        if self.core.is_loaded {
+            for WaitingRecord { record, latest } in self.lead.take_waiting() {
+                self.apply_record(record, latest, &mut applied);
+            }
         }
-        // One of a record and its broadcast is always rejected.
-        if outcome.is_err() && (is_record || was_ahead) {
-            return;
-        }
-        // A broadcast with another number than the published one arrived out of order. Records are
-        // read in order.
-        let is_late = !is_record && outcome.is_ok() && !self.core.book.is_shared();
-        applied.add(outcome, conflated || is_late);
+        applied.changes
     }
 
     /// The cache holds these states.
@@ -156,9 +191,9 @@ impl MirrorBook {
         self.doubts.start_verification(now);
     }
 
-    /// Accepts the cached state of the markets in doubt, except of those that are ahead of it. The
-    /// cache is written atomically before each broadcast. If the cache could not be read, the doubts
-    /// stay, and every market is stale until then.
+    /// Accepts the cached state of the markets in doubt. The cache is written atomically before
+    /// each broadcast. Markets that are ahead of it stay in doubt; if it could not be read, all of
+    /// them do, and every market is stale meanwhile.
     pub(crate) fn verify(&mut self, cached: &CachedState, now: Timestamp) -> Verified {
         if !cached.is_read {
             return Verified {
@@ -168,8 +203,9 @@ impl MirrorBook {
         }
         self.doubts.record_read(cached.largest_seq());
         self.confirm(&cached.states);
-        let mut markets = self.doubts.take_markets();
-        markets.retain(|market| !self.lead.contains(market));
+        let markets = self
+            .doubts
+            .take_markets(|market| self.lead.contains(market));
         let latest = Doubts::latest(now);
         let corrected = self.core.book.correct(&markets, &cached.states, latest);
         if !corrected.is_empty() {
@@ -177,7 +213,11 @@ impl MirrorBook {
         }
         Verified {
             changes: conflated(corrected),
-            next: Verification::Unneeded,
+            next: if self.doubts.is_empty() {
+                Verification::Unneeded
+            } else {
+                self.doubts.retry_verification()
+            },
         }
     }
 
@@ -186,8 +226,27 @@ impl MirrorBook {
         self.boundary = ReplayBoundary::NOTHING;
     }
 
+    /// The markets that are ahead of the cache.
+    pub(crate) fn markets_ahead(&self) -> MarketsAhead {
+        self.lead.markets().clone()
+    }
+
+    /// Ends the lead of an idle book after a load. If everything was read and has not confirmed
+    /// these markets, nothing will: from now on they count as confirmed. Returns their number. If
+    /// not everything was read, the records that wait for it are left to their broadcasts.
+    pub(crate) fn end_lead(&mut self, unconfirmed: &MarketsAhead, is_complete: bool) -> usize {
+        if is_complete {
+            return self.lead.end(unconfirmed);
+        }
+        if !self.core.is_loaded {
+            self.lead.take_waiting();
+        }
+        0
+    }
+
     fn record_load(&mut self, loaded: &LoadedState) {
         self.doubts.record_read(loaded.read_seq);
+        self.lead.record_cached(loaded.cached_seq);
         self.confirm(&loaded.states);
         self.core.is_cache_read = loaded.is_cache_read;
     }
@@ -207,7 +266,7 @@ impl BookState for MirrorBook {
         }
     }
 
-    /// Publishes the newer states only, with numbers that grow.
+    /// Publishes the newer states only, with numbers that grow, and then the records that waited.
     fn reload(&mut self, loaded: LoadedState) -> Restored {
         self.record_load(&loaded);
         self.core.is_loaded |= loaded.is_complete;
@@ -217,9 +276,11 @@ impl BookState for MirrorBook {
         } else {
             self.core.book.catch_up(loaded.states)
         };
+        let mut changes = conflated(newer);
+        changes.append(&mut self.apply_waiting());
         self.core.version.changed();
         Restored {
-            changes: conflated(newer),
+            changes,
             reload_after,
         }
     }

@@ -1,19 +1,24 @@
 //! Feeds books with the broadcasts of other processes and with records of the odds topic, and
 //! compares them with the cache.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::warn;
 
 use super::OddsBook;
 use super::feed::{ApplyResponse, BookFeed};
+use super::lead::MarketsAhead;
 use super::mirror_book::{MirrorBook, MirrorInput, Verification};
 use crate::actors::odds::book_source::ReplayBoundary;
 use crate::actors::odds::messages::{ApplyError, ReloadBook};
 use crate::cache::Broadcast;
 use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
+use crate::telemetry::log_limit::LogLimit;
+
+/// Log lines about books that were ahead of the cache until they were idle.
+static UNCONFIRMED: LogLimit = LogLimit::every(Duration::from_secs(10));
 
 /// Books mirror those of other processes.
 pub(crate) struct MirrorFeed;
@@ -63,7 +68,26 @@ impl BookFeed for MirrorFeed {
         book.schedule_verification(next, context);
         AtomicResponse::new(Box::pin(publishing.map(|(), _, _| Ok(()))))
     }
+
+    /// Records that waited for the load may have raised doubts.
+    fn on_reload(book: &mut OddsBook<Self>, context: &mut Context<OddsBook<Self>>) {
+        let next = match book.state.next_verification(Instant::now()) {
+            Verification::Now => Verification::After(Duration::ZERO),
+            next => next,
+        };
+        book.schedule_verification(next, context);
+    }
+
+    fn confirm_lead(book: &Addr<OddsBook<Self>>) {
+        book.do_send(ConfirmLead);
+    }
 }
+
+/// Sent by the router to a book that is idle and ahead of the cache: load cache and store, which
+/// hold its state unless no processor has accepted it.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ConfirmLead;
 
 impl OddsBook<MirrorFeed> {
     fn schedule_verification(&self, next: Verification, context: &mut Context<Self>) {
@@ -94,6 +118,37 @@ impl OddsBook<MirrorFeed> {
                 }
                 book.publish(verified.changes)
             })
+    }
+
+    /// Ends the lead in the markets that a load has not confirmed.
+    fn end_lead(&mut self, unconfirmed: &MarketsAhead, is_complete: bool) {
+        let markets = self.state.end_lead(unconfirmed, is_complete);
+        if markets > 0
+            && let Some(repeated) = UNCONFIRMED.check("unconfirmed")
+        {
+            let event = self.event_id.as_str();
+            warn!(event, markets, repeated; "records of the odds topic are in neither cache nor database, idle book is dropped");
+        }
+    }
+}
+
+impl Handler<ConfirmLead> for OddsBook<MirrorFeed> {
+    type Result = ();
+
+    // Not atomic: a new update does not wait for the store.
+    fn handle(&mut self, _: ConfirmLead, context: &mut Context<Self>) {
+        let unconfirmed = self.state.markets_ahead();
+        let edges = self.edges.clone();
+        let event_id = self.event_id.clone();
+        let boundary = ReplayBoundary::NOTHING;
+        let loading = async move { edges.source.reload(&event_id, boundary).await };
+        let loading = loading.into_actor(self);
+        context.spawn(loading.map(move |loaded, book, context| {
+            let is_complete = loaded.is_complete;
+            let publishing = book.reload(loaded, context);
+            book.end_lead(&unconfirmed, is_complete);
+            context.wait(publishing);
+        }));
     }
 }
 
