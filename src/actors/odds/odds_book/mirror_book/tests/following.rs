@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
-use super::*;
 use crate::actors::odds::book_source::{MergePolicy, StoredState};
+use crate::actors::odds::odds_book::mirror_book::*;
 use crate::domain::ids::MarketKey;
 use crate::domain::odds::book::{Book, MarketState};
 use crate::domain::odds::update::testing::market_update;
