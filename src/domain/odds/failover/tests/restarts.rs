@@ -175,6 +175,45 @@ fn late_record_ends_reading_again() {
     assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
 }
 
+/// What was found while records were read again is decided about when they have been read, also if
+/// the record that shows this is late itself.
+#[test]
+fn late_record_lets_lost_owner_be_followed() {
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 5))]);
+    rig.report("a", SourceState::Live);
+    rig.replay(rig.heard(update_of("b", 1), Standing::Current));
+    rig.replay(rig.heard(update_of("a", 5), Standing::Current));
+    rig.report("a", SourceState::Stale);
+    assert_eq!(rig.published.len(), 1);
+    rig.now += 3 * SECOND;
+    rig.read(update_of("a", 4));
+    assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
+}
+
+/// With many markets, a decision about all of them after each load takes too long. The loaded state
+/// of the other market is that of a lost source, so a decision about it would suspend it.
+#[test]
+fn only_market_that_was_read_again_is_decided_about() {
+    let clock = update_of("a", 20).revision.updated_at;
+    let mut rig = Rig::unloaded(Instant::now(), clock);
+    rig.selection = SourceSelection::new(rules(), GRACE, rig.now).on_memory_bus();
+    rig.report("a", SourceState::Live);
+    rig.report("a", SourceState::Stale);
+    rig.wait(60);
+    let untouched = update_of("a", 1);
+    rig.load(&[Arc::new(untouched.clone())], true);
+    let mut finished = update_of("b", 2);
+    finished.market.name = "btts".parse().unwrap();
+    rig.replay(rig.heard(finished.clone(), Standing::Current));
+    rig.wait(3);
+    let published: Vec<_> = rig.published.iter().map(|one| (**one).clone()).collect();
+    assert_eq!(published, [untouched, finished]);
+    // A change of the sources concerns every market.
+    rig.report("c", SourceState::Stale);
+    assert_eq!(rig.count(&Effect::Withdrawn), 1);
+}
+
 /// Nothing is decided about a market that the load did not show before its records are read again.
 #[test]
 fn replayed_suspension_of_unknown_market_waits() {
