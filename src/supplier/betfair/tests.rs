@@ -390,6 +390,36 @@ fn unreliable_data_suspends_markets() {
     assert_eq!(suspended.len(), 2, "{suspended:?}");
 }
 
+/// A selector gets exactly the open markets again, as they were published last.
+#[test]
+fn confirmed_markets_are_the_open_ones() {
+    let mut decoder = decoder();
+    let source = super::source().unwrap();
+    let confirmed = |decoder: &BetfairDecoder| {
+        let open = decoder.confirmed_open(&source);
+        open.iter().map(line).collect::<Vec<_>>()
+    };
+    let first = [
+        change(1, "OPEN", "2.5"),
+        change(2, "OPEN", "3.5"),
+        change(3, "SUSPENDED", "4"),
+        change(4, "CLOSED", "4"),
+    ];
+    shown(&mut decoder, &mcm(10, IMAGE, &first));
+    let opened = ["1.1 open 10.1: 7=2.5 active", "1.2 open 10.1: 7=3.5 active"];
+    assert_eq!(confirmed(&decoder), opened);
+    // An unreadable change puts a market in doubt.
+    let unreadable = r#"{"id":"1.2","rc":[{"id":7,"batb":[[0,2.0]]}]}"#.to_owned();
+    frame(&mut decoder, &mcm(11, "", &[unreadable]));
+    assert_eq!(confirmed(&decoder), opened[..1]);
+    // What is suspended for the silence of the stream is not confirmed before its next message.
+    decoder.record_silence();
+    decoder.suspend_unconfirmed(&|_| false);
+    assert_eq!(confirmed(&decoder), [""; 0]);
+    frame(&mut decoder, r#"{"op":"mcm","pt":22,"ct":"HEARTBEAT"}"#);
+    assert_eq!(confirmed(&decoder), ["1.1 open 22.3: 7=2.5 active"]);
+}
+
 #[test]
 fn segments_are_applied_as_one() {
     let mut decoder = decoder();

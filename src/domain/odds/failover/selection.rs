@@ -55,7 +55,7 @@ pub struct SourceSelection {
     events: HashMap<EventId, EventMarkets>,
     /// The records of markets whose published state is unknown.
     held: HeldRecords,
-    /// Whether there are markets whose records may be read again. They are decided about after that.
+    /// Whether there may be markets whose records are read again. They are decided about after that.
     rereads: bool,
     /// The time of the last record of each partition.
     read: BTreeMap<u32, Timestamp>,
@@ -186,8 +186,8 @@ impl SourceSelection {
     }
 
     /// Follows the reports about the sources, and decides about all markets if that may change
-    /// their owners, or if there are markets whose records were read again. `is_idle` is whether no
-    /// record waits to be read.
+    /// their owners. Otherwise only the markets whose records have just been read again are decided
+    /// about. `is_idle` is whether no record waits to be read.
     pub fn observe(
         &mut self,
         reported: &BTreeMap<Source, CurrentReports>,
@@ -196,8 +196,8 @@ impl SourceSelection {
         clock: Timestamp,
     ) -> Vec<Effect> {
         let observed = self.lives.observe(reported, now);
-        let has_finished = self.rereads && self.finish_reading(is_idle, clock);
-        if !observed.is_due && !has_finished {
+        let rereads = std::mem::take(&mut self.rereads);
+        if !observed.is_due && !rereads {
             return Vec::new();
         }
         let basis = Basis {
@@ -206,39 +206,20 @@ impl SourceSelection {
             now,
             clock,
         };
+        let wait = if is_idle { IDLE_WAIT } else { MAX_WAIT };
         let mut decided = Vec::new();
-        let events = self.events.values_mut();
-        for market in events.flat_map(|event| event.markets.values_mut()) {
-            observed.lost.iter().for_each(|source| market.lose(source));
-            if market.rereads_until().is_some() {
-                continue;
-            }
-            decided.extend(effects(market.decide(basis)));
-        }
-        decided
-    }
-
-    /// Ends the reading of records that an earlier process may have handled, where later ones are
-    /// read already. Returns whether that was so for a market.
-    fn finish_reading(&mut self, is_idle: bool, clock: Timestamp) -> bool {
-        let mut has_finished = false;
-        self.rereads = false;
         for event in self.events.values_mut() {
-            let read = self.read.get(&event.partition);
+            let read = self.read.get(&event.partition).copied();
             for market in event.markets.values_mut() {
-                let Some(until) = market.rereads_until() else {
-                    continue;
-                };
-                let wait = if is_idle { IDLE_WAIT } else { MAX_WAIT };
-                if clock > until.later_by(wait) || read.is_some_and(|read| *read > until) {
-                    market.finish_reading();
-                    has_finished = true;
-                } else {
-                    self.rereads = true;
+                observed.lost.iter().for_each(|source| market.lose(source));
+                let has_finished = market.finish_reading_after(read, wait, clock);
+                self.rereads |= market.is_reading_again();
+                if has_finished || (observed.is_due && !market.is_reading_again()) {
+                    decided.extend(effects(market.decide(basis)));
                 }
             }
         }
-        has_finished
+        decided
     }
 
     /// Forgets what belongs to partitions of another process.

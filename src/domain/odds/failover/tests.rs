@@ -2,8 +2,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use proptest::prelude::*;
-
+use self::steps::SourceStep;
 use super::*;
 use crate::domain::ids::EventId;
 use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
@@ -16,6 +15,7 @@ mod interleavings;
 mod loads;
 mod restarts;
 mod silence;
+mod steps;
 
 const SECOND: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(5);
@@ -32,26 +32,6 @@ fn rules() -> FailoverRules {
 
 fn source(name: &str) -> Source {
     Source::new(name).unwrap()
-}
-
-/// A source in a random sequence of steps.
-#[derive(Clone, Copy, Debug)]
-enum Sender {
-    A,
-    B,
-    C,
-}
-
-const SENDERS: [Sender; 3] = [Sender::A, Sender::B, Sender::C];
-
-impl Sender {
-    fn name(self) -> &'static str {
-        ["a", "b", "c"][self as usize]
-    }
-}
-
-fn any_sender() -> impl Strategy<Value = Sender> + Clone {
-    proptest::sample::select(&SENDERS[..])
 }
 
 /// An update of `source` at this second.
@@ -74,15 +54,6 @@ fn unconfirmed(last: OddsUpdate, published_at: i64) -> OddsUpdate {
     let mut update = suspended(last);
     update.revision.updated_at = update_of("a", published_at).revision.updated_at;
     update
-}
-
-/// The last state that a source itself has sent.
-fn last_sent(log: &[SourceUpdate], from: Sender) -> Option<OddsUpdate> {
-    let sent = log.iter().filter(|heard| {
-        heard.standing != Standing::Unconfirmed && heard.update.source.as_str() == from.name()
-    });
-    let last = sent.max_by_key(|heard| heard.update.revision)?;
-    Some((*last.update).clone())
 }
 
 /// Selects for one event, on a clock that the test moves.
@@ -224,6 +195,15 @@ impl Rig {
         };
         self.reported.insert(source(name), reports);
         self.observe();
+    }
+
+    /// The reports that belong to a step.
+    fn report_step(&mut self, step: &SourceStep) {
+        match step {
+            SourceStep::State(source, state) => self.report(source.name(), *state),
+            SourceStep::Silence(source) => self.silence(&[source.name()]),
+            _ => {}
+        }
     }
 
     fn read(&mut self, update: OddsUpdate) {

@@ -21,6 +21,8 @@ struct Rig {
     /// The state that is reported.
     state: Option<SourceState>,
     selection: SourceSelection,
+    /// What waits on the bus; `None` while a selector runs.
+    waiting: Option<Vec<SourceUpdate>>,
     live_periods: u64,
     started: Instant,
     now: Instant,
@@ -28,29 +30,29 @@ struct Rig {
     shown: Option<Arc<OddsUpdate>>,
 }
 
+fn new_selection(now: Instant) -> SourceSelection {
+    let rules = FailoverRules {
+        priority: vec![update(1, 1, 1).source],
+        max_age: 30 * SECOND,
+        failback_after: 30 * SECOND,
+    };
+    SourceSelection::new(rules, Duration::ZERO, now)
+}
+
 impl Rig {
     fn new() -> Rig {
-        let rules = FailoverRules {
-            priority: vec![update(1, 1, 1).source],
-            max_age: 30 * SECOND,
-            failback_after: 30 * SECOND,
-        };
         let now = Instant::now();
         let mut rig = Rig {
             decoder: NativeDecoder::new(true, true),
             state: None,
-            selection: SourceSelection::new(rules, Duration::ZERO, now),
+            selection: new_selection(now),
+            waiting: None,
             live_periods: 0,
             started: now,
             now,
             shown: None,
         };
-        let complete = PublishedStates {
-            updates: Vec::new(),
-            is_complete: true,
-        };
-        let event = update(1, 1, 1).event_id;
-        let _ = rig.selection.load(&event, 0, complete, now, rig.clock());
+        rig.load();
         let _ = rig.decoder.on_connected();
         rig.recovered(1);
         rig
@@ -59,6 +61,32 @@ impl Rig {
     fn clock(&self) -> Timestamp {
         let started = update(1, 1_000, 1).revision.updated_at;
         started.later_by(self.now - self.started)
+    }
+
+    /// The selector loads what was published.
+    fn load(&mut self) {
+        let published = PublishedStates {
+            updates: self.shown.iter().cloned().collect(),
+            is_complete: true,
+        };
+        let event = update(1, 1, 1).event_id;
+        let clock = self.clock();
+        let _ = self.selection.load(&event, 0, published, self.now, clock);
+    }
+
+    fn stop_selector(&mut self) {
+        self.waiting = Some(Vec::new());
+    }
+
+    /// A new selector reads what waits on the bus.
+    fn start_selector(&mut self) {
+        self.selection = new_selection(self.now);
+        self.load();
+        for heard in self.waiting.take().into_iter().flatten() {
+            self.receive(heard);
+        }
+        self.now += 3 * SECOND;
+        self.report();
     }
 
     fn record(&mut self, effects: Vec<Effect>) {
@@ -79,9 +107,16 @@ impl Rig {
                 standing,
                 is_replayed: false,
             };
-            let effects = self.selection.receive(heard, self.now);
-            self.record(effects);
+            match &mut self.waiting {
+                Some(waiting) => waiting.push(heard),
+                None => self.receive(heard),
+            }
         }
+    }
+
+    fn receive(&mut self, heard: SourceUpdate) {
+        let effects = self.selection.receive(heard, self.now);
+        self.record(effects);
     }
 
     /// Reports the state of the source, as its feed does after everything that it handles.
@@ -102,10 +137,11 @@ impl Rig {
             is_overdue: false,
         };
         let reported = [(source.clone(), reports)].into();
-        let effects = self
-            .selection
-            .observe(&reported, true, self.now, self.clock());
-        self.record(effects);
+        if self.waiting.is_none() {
+            let clock = self.clock();
+            let effects = self.selection.observe(&reported, true, self.now, clock);
+            self.record(effects);
+        }
         if becomes_live {
             self.select(self.decoder.confirmed_open(&source), Standing::Current);
         }
@@ -180,6 +216,46 @@ fn repetition_does_not_open_market_in_doubt() {
     rig.decoder = NativeDecoder::new(true, true);
     rig.reconnect();
     rig.send(10);
+    assert_eq!(rig.status(), Some(SUSPENDED));
+    rig.send(11);
+    assert_eq!(rig.status(), Some(OPEN));
+}
+
+/// The repetition, or the opening, waits on the bus: no selector has handled it.
+#[test]
+fn market_opens_that_was_reopened_without_selector() {
+    type Act = fn(&mut Rig);
+    let cases: [(Act, Act); 2] = [
+        (Rig::reconnect, |rig| rig.recovered(2)),
+        (Rig::suspend, Rig::resume),
+    ];
+    for (lose, regain) in cases {
+        let mut rig = Rig::new();
+        rig.send(10);
+        lose(&mut rig);
+        assert_eq!(rig.status(), Some(SUSPENDED));
+        rig.stop_selector();
+        regain(&mut rig);
+        rig.start_selector();
+        assert_eq!(rig.status(), Some(OPEN));
+    }
+}
+
+/// A new selector does not know what the source has sent, so it would show the repetition.
+#[test]
+fn new_selector_does_not_open_market_in_doubt() {
+    let mut rig = Rig::new();
+    rig.send(10);
+    rig.refuse();
+    rig.stop_selector();
+    rig.send(10);
+    rig.start_selector();
+    rig.send(10);
+    assert_eq!(rig.status(), Some(SUSPENDED));
+    rig.reconnect();
+    rig.send(10);
+    rig.recovered(2);
+    assert_eq!(rig.decoder.confirmed_open(&update(1, 1, 1).source), []);
     assert_eq!(rig.status(), Some(SUSPENDED));
     rig.send(11);
     assert_eq!(rig.status(), Some(OPEN));

@@ -5,6 +5,8 @@
 //! that it reads again: those that were committed shortly before, and those that were handled and
 //! not committed. Nothing is published for the latter a second time.
 
+use std::time::Duration;
+
 use super::{MarketSources, Shown, SourceUpdate, Standing};
 use crate::domain::ids::Source;
 use crate::domain::odds::failover::{DroppedRecord, MAX_CLOCK_DIFFERENCE, SourceLives};
@@ -15,6 +17,7 @@ use crate::domain::timestamp::Timestamp;
 /// The records of a market that are read again.
 #[derive(Clone, Debug)]
 pub(super) struct Reread {
+    /// The time of the last record that an earlier process may have handled.
     until: Timestamp,
     /// The latest record of the owner that is not the loaded state. If that is not found, this one
     /// follows it.
@@ -33,11 +36,6 @@ impl Reread {
     /// Whether an earlier process may have handled this record.
     pub(super) fn covers(&self, heard: &SourceUpdate) -> bool {
         heard.published_at <= self.until
-    }
-
-    /// The time of the last record that an earlier process may have handled.
-    pub(super) fn end(&self) -> Timestamp {
-        self.until
     }
 
     /// Sets a record of the owner aside.
@@ -141,22 +139,40 @@ impl MarketSources {
 
     /// Everything that an earlier process may have handled has been read again. If the record of the
     /// loaded state was not found, what was set aside follows it, unless that would open a market.
-    /// Returns whether it does.
-    pub fn finish_reading(&mut self) -> bool {
-        let set_aside = self.reread.take().and_then(Reread::into_set_aside);
-        let (Some(heard), Some(shown)) = (set_aside, &self.shown) else {
+    /// Returns whether the reading ends with this: a decision is due then.
+    pub(super) fn finish_reading(&mut self) -> bool {
+        let Some(reread) = self.reread.take() else {
             return false;
         };
-        let opens = heard.update.status == MarketStatus::Open;
-        let was_open = shown.update.status == MarketStatus::Open;
-        let follows = shown.own.is_none() && !shown.is_ended() && (was_open || !opens);
-        follows && self.keep(heard).is_ok()
+        if let (Some(heard), Some(shown)) = (reread.into_set_aside(), &self.shown) {
+            let opens = heard.update.status == MarketStatus::Open;
+            let was_open = shown.update.status == MarketStatus::Open;
+            if shown.own.is_none() && !shown.is_ended() && (was_open || !opens) {
+                // The market has room for it: it is a state of the owner.
+                let _ = self.keep(heard);
+            }
+        }
+        true
     }
 
-    /// The time of the last record that an earlier process may have handled; `None` if all of them
-    /// have been read again.
-    pub fn rereads_until(&self) -> Option<Timestamp> {
-        self.reread.as_ref().map(Reread::end)
+    /// The same, if a later record has been read, or the last one was published longer than `wait`
+    /// ago. `read` is the time of the last record of the partition.
+    pub fn finish_reading_after(
+        &mut self,
+        read: Option<Timestamp>,
+        wait: Duration,
+        clock: Timestamp,
+    ) -> bool {
+        let Some(until) = self.reread.as_ref().map(|reread| reread.until) else {
+            return false;
+        };
+        let is_over = clock > until.later_by(wait) || read.is_some_and(|read| read > until);
+        is_over && self.finish_reading()
+    }
+
+    /// Whether there may be records of the market that are read again. It is not decided about before.
+    pub fn is_reading_again(&self) -> bool {
+        self.reread.is_some()
     }
 }
 

@@ -2,23 +2,12 @@
 
 use proptest::prelude::*;
 
+use super::steps::{SENDERS, Sender, SourceStep, any_sender, any_source_step, last_sent};
 use super::*;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A source sends a new update, a repetition or a late one.
-    Update {
-        from: Sender,
-        ahead: i64,
-        standing: Standing,
-    },
-    /// `ingest` suspends the last state of a source.
-    Suspend(Sender),
-    /// A source repeats its last state, or `ingest` confirms it.
-    Repeat(Sender),
-    State(Sender, SourceState),
-    /// The reports about a source do not arrive.
-    Silence(Sender),
+    Source(SourceStep),
     /// Another reporter reports a source as live.
     OtherReporter(Sender),
     Wait(u32),
@@ -27,24 +16,9 @@ enum Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let from = any_sender();
-    let standing = prop_oneof![
-        6 => Just(Standing::Current),
-        1 => Just(Standing::HandedOver),
-    ];
-    let state = prop_oneof![
-        Just(SourceState::Stale),
-        Just(SourceState::Recovering),
-        Just(SourceState::Live),
-    ];
     prop_oneof![
-        6 => (from.clone(), -2i64..10, standing)
-            .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
-        2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
-        1 => from.clone().prop_map(Step::Suspend),
-        1 => from.clone().prop_map(Step::Repeat),
-        1 => from.clone().prop_map(Step::Silence),
-        1 => from.prop_map(Step::OtherReporter),
+        11 => any_source_step(-2..10).prop_map(Step::Source),
+        1 => any_sender().prop_map(Step::OtherReporter),
         2 => (1u32..40).prop_map(Step::Wait),
         1 => Just(Step::Restart),
     ]
@@ -69,15 +43,7 @@ impl World {
 
     fn step(&mut self, step: Step) {
         match step {
-            Step::Update {
-                from,
-                ahead,
-                standing,
-            } => self.send(from, ahead, standing),
-            Step::Suspend(source) => self.suspend(source),
-            Step::Repeat(source) => self.repeat(source),
-            Step::State(from, state) => self.rig.report(from.name(), state),
-            Step::Silence(source) => self.rig.silence(&[source.name()]),
+            Step::Source(step) => self.source_step(&step),
             Step::OtherReporter(source) => self.rig.replace_reporter(source.name()),
             Step::Wait(seconds) => self.rig.wait(seconds),
             Step::Restart => self.restart(),
@@ -85,36 +51,19 @@ impl World {
         self.check();
     }
 
-    fn send(&mut self, from: Sender, ahead: i64, standing: Standing) {
-        let clock = &mut self.clocks[from as usize];
-        let time = *clock + ahead;
-        *clock = time.max(*clock);
-        let update = update_of(from.name(), time);
-        // The same revision always has the same status.
-        let update = if time % 2 == 0 {
-            update
-        } else {
-            suspended(update)
+    fn source_step(&mut self, step: &SourceStep) {
+        self.rig.report_step(step);
+        let clocks = &mut self.clocks;
+        let time = |from: Sender, ahead: i64| {
+            let clock = &mut clocks[from as usize];
+            let time = *clock + ahead;
+            *clock = time.max(*clock);
+            time
         };
-        self.read(update, standing);
-    }
-
-    fn suspend(&mut self, from: Sender) {
-        let last = last_sent(&self.log, from);
-        if let Some(last) = last.filter(|last| last.status == MarketStatus::Open) {
-            self.read(suspended(last), Standing::Unconfirmed);
+        if let Some((update, standing)) = step.record(&self.log, time) {
+            self.log.push(self.rig.heard(update.clone(), standing));
+            self.rig.read_as(update, standing);
         }
-    }
-
-    fn repeat(&mut self, from: Sender) {
-        if let Some(last) = last_sent(&self.log, from) {
-            self.read(last, Standing::Current);
-        }
-    }
-
-    fn read(&mut self, update: OddsUpdate, standing: Standing) {
-        self.log.push(self.rig.heard(update.clone(), standing));
-        self.rig.read_as(update, standing);
     }
 
     fn restart(&mut self) {
@@ -162,7 +111,11 @@ impl World {
         self.rig.wait(3);
         for (from, standing) in SENDERS.into_iter().zip(standings) {
             let to_even = 2 - self.clocks[from as usize].rem_euclid(2);
-            self.send(from, to_even, *standing);
+            self.source_step(&SourceStep::Update {
+                from,
+                ahead: to_even,
+                standing: *standing,
+            });
         }
         self.rig.wait(31);
     }
@@ -203,7 +156,7 @@ proptest! {
         }
         world.rig.wait(3);
         for sender in SENDERS {
-            world.repeat(sender);
+            world.source_step(&SourceStep::Repeat(sender));
         }
         world.rig.wait(31);
         let first = SENDERS.into_iter().find_map(|sender| last_sent(&world.log, sender));

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::steps::{SENDERS, Sender, SourceStep, any_source_step};
 use super::*;
 
 /// A restarted process reads the first reports after a moment.
@@ -175,6 +176,45 @@ fn late_record_ends_reading_again() {
     assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
 }
 
+/// What was found while records were read again is decided about when they have been read, also if
+/// the record that shows this is late itself.
+#[test]
+fn late_record_lets_lost_owner_be_followed() {
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 5))]);
+    rig.report("a", SourceState::Live);
+    rig.replay(rig.heard(update_of("b", 1), Standing::Current));
+    rig.replay(rig.heard(update_of("a", 5), Standing::Current));
+    rig.report("a", SourceState::Stale);
+    assert_eq!(rig.published.len(), 1);
+    rig.now += 3 * SECOND;
+    rig.read(update_of("a", 4));
+    assert_eq!(rig.count(&Effect::Dropped(DroppedRecord::Late)), 1);
+    assert_eq!(rig.shown(), open(&update_of("b", 1)));
+}
+
+/// With many markets, a decision about all of them after each load takes too long. The loaded state
+/// of the other market is that of a lost source, so a decision about it would suspend it.
+#[test]
+fn only_market_that_was_read_again_is_decided_about() {
+    let clock = update_of("a", 20).revision.updated_at;
+    let mut rig = Rig::unloaded(Instant::now(), clock);
+    rig.selection = SourceSelection::new(rules(), GRACE, rig.now).on_memory_bus();
+    rig.report("a", SourceState::Live);
+    rig.report("a", SourceState::Stale);
+    rig.wait(60);
+    let untouched = update_of("a", 1);
+    rig.load(&[Arc::new(untouched.clone())], true);
+    let mut finished = update_of("b", 2);
+    finished.market.name = "btts".parse().unwrap();
+    rig.replay(rig.heard(finished.clone(), Standing::Current));
+    rig.wait(3);
+    let published: Vec<_> = rig.published.iter().map(|one| (**one).clone()).collect();
+    assert_eq!(published, [untouched, finished]);
+    // A change of the sources concerns every market.
+    rig.report("c", SourceState::Stale);
+    assert_eq!(rig.count(&Effect::Withdrawn), 1);
+}
+
 /// Nothing is decided about a market that the load did not show before its records are read again.
 #[test]
 fn replayed_suspension_of_unknown_market_waits() {
@@ -209,46 +249,14 @@ fn repetition_counts_where_nothing_is_read_again() {
     assert_eq!(rig.shown(), open(&update_of("a", 1)));
 }
 
-#[derive(Clone, Debug)]
-enum Step {
-    /// A source sends a state: later than its clock by so many seconds, if not 0.
-    Update {
-        from: Sender,
-        ahead: i64,
-        standing: Standing,
-    },
-    /// `ingest` suspends the last state of a source.
-    Suspend(Sender),
-    /// A source repeats its last state.
-    Repeat(Sender),
-    State(Sender, SourceState),
-    Silence(Sender),
-}
-
 /// How far the clocks of the sources are ahead of the platform's, in seconds.
 const CLOCKS: [i64; SENDERS.len()] = [3, -5, 0];
 /// The second of the updates at which the tests start.
 const START: i64 = 1_000;
 
-fn any_step() -> impl Strategy<Value = Step> {
-    let from = any_sender();
-    let standing = prop_oneof![
-        6 => Just(Standing::Current),
-        1 => Just(Standing::HandedOver),
-    ];
-    let state = prop_oneof![
-        1 => Just(SourceState::Stale),
-        1 => Just(SourceState::Recovering),
-        2 => Just(SourceState::Live),
-    ];
-    prop_oneof![
-        8 => (from.clone(), -2i64..=0, standing)
-            .prop_map(|(from, ahead, standing)| Step::Update { from, ahead, standing }),
-        2 => (from.clone(), state).prop_map(|(from, state)| Step::State(from, state)),
-        1 => from.clone().prop_map(Step::Suspend),
-        1 => from.clone().prop_map(Step::Repeat),
-        1 => from.prop_map(Step::Silence),
-    ]
+/// An update has the time of its source, or is late.
+fn any_step() -> impl Strategy<Value = SourceStep> {
+    any_source_step(-2..1)
 }
 
 /// A process that selects from the beginning, and one that takes over from it.
@@ -280,48 +288,18 @@ impl Succession {
     }
 
     /// Takes a step. Returns the record to read, if there is one.
-    fn step(&mut self, step: &Step, millis: u64) -> Option<SourceUpdate> {
+    fn step(&mut self, step: &SourceStep, millis: u64) -> Option<SourceUpdate> {
         self.both(|rig| {
             rig.now += Duration::from_millis(millis);
             rig.observe_while(false);
+            rig.report_step(step);
         });
-        match *step {
-            Step::State(source, state) => self.both(|rig| rig.report(source.name(), state)),
-            Step::Silence(source) => self.both(|rig| rig.silence(&[source.name()])),
-            Step::Update {
-                from,
-                ahead,
-                standing,
-            } => {
-                let clock = CLOCKS[from as usize];
-                let passed = self.first.now - self.first.started;
-                let time = START + passed.as_secs() as i64 + clock + ahead;
-                let update = update_of(from.name(), time);
-                // The same revision always has the same status.
-                let update = if time % 2 == 0 {
-                    update
-                } else {
-                    suspended(update)
-                };
-                return Some(self.send(update, standing));
-            }
-            Step::Suspend(source) => {
-                let last = last_sent(&self.log, source)?;
-                let is_open = last.status == MarketStatus::Open;
-                return is_open.then(|| self.send(suspended(last), Standing::Unconfirmed));
-            }
-            Step::Repeat(source) => {
-                let last = last_sent(&self.log, source)?;
-                return Some(self.send(last, Standing::Current));
-            }
-        }
-        None
-    }
-
-    fn send(&mut self, update: OddsUpdate, standing: Standing) -> SourceUpdate {
+        let passed = (self.first.now - self.first.started).as_secs() as i64;
+        let time = |from: Sender, ahead| START + passed + CLOCKS[from as usize] + ahead;
+        let (update, standing) = step.record(&self.log, time)?;
         let heard = self.first.heard(update, standing);
         self.log.push(heard.clone());
-        heard
+        Some(heard)
     }
 
     /// The second process takes over. The last records of the log are not committed.

@@ -1,0 +1,99 @@
+//! Whether a client is sent only what it has missed.
+
+use super::*;
+use crate::domain::streaming::protocol::{
+    ResumePoint, SnapshotExtension, SnapshotView, snapshot_message,
+};
+
+/// Whether a client that has everything up to 12 is sent only what it misses.
+async fn resumes<F: BookFeed>(router: &Addr<BookRouter<F>>) -> bool {
+    let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+    let resume = ResumePoint {
+        since: 12,
+        epoch: Some("e".to_owned()),
+    };
+    let extension = SnapshotExtension {
+        epoch: Some("e"),
+        resume: Some(resume),
+        ..SnapshotExtension::default()
+    };
+    let view = SnapshotView {
+        extension: Some(extension),
+        ..SnapshotView::default()
+    };
+    let recovers = view.recovers(&snapshot).unwrap();
+    let message = snapshot_message(&snapshot, &view);
+    assert_eq!(message.contains(r#""epoch""#), recovers, "{message}");
+    recovers
+}
+
+/// The cache holds one market, and the store, which is down, another one. Nobody knows what a
+/// client of this event misses.
+async fn partial<F: BookFeed>(
+    edges: impl FnOnce(Arc<dyn OddsCache>) -> ProbeEdges<F>,
+) -> (ProbeEdges<F>, Addr<BookRouter<F>>) {
+    let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
+    cache.write(cached(1, "1x2", 5, 21)).await.unwrap();
+    let probe = edges(cache);
+    probe.store.down.store(true, Ordering::SeqCst);
+    probe.store.keep(MarketState {
+        update: market_update("MATCH_001", "btts", None, 4, 1),
+        seq: 15,
+    });
+    let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+    assert!(!resumes(&router).await);
+    (probe, router)
+}
+
+async fn until_complete<F: BookFeed>(probe: &ProbeEdges<F>, router: &Addr<BookRouter<F>>) {
+    probe.store.down.store(false, Ordering::SeqCst);
+    until_async("the stored market is loaded", async || {
+        let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+        snapshot.markets.len() == 2
+    })
+    .await;
+}
+
+#[actix_web::test]
+async fn partial_book_is_not_resumed() {
+    let (probe, router) = partial(bus_edges).await;
+    let apply = async |position| {
+        let update = positioned(1, position as i64, position);
+        router.send(Apply(vec![update])).await.unwrap().unwrap();
+    };
+    apply(22).await;
+    assert!(!resumes(&router).await);
+    until_complete(&probe, &router).await;
+    apply(30).await;
+    assert!(resumes(&router).await);
+}
+
+#[actix_web::test]
+async fn partial_mirror_is_not_resumed() {
+    let (probe, router) = partial(mirror_edges).await;
+    let apply = async |seq| {
+        let update = broadcast(1, seq as i64, seq);
+        router.send(heard([update])).await.unwrap().unwrap();
+    };
+    apply(22).await;
+    assert!(!resumes(&router).await);
+    until_complete(&probe, &router).await;
+    apply(30).await;
+    assert!(resumes(&router).await);
+}
+
+/// The first client of an event can resume it, although its book was started from the cache alone:
+/// for the client, or for a broadcast.
+#[actix_web::test]
+async fn first_client_of_mirror_resumes() {
+    for is_broadcast_first in [false, true] {
+        let (probe, router, cache) = mirror();
+        cache.write(cached(1, "1x2", 5, 21)).await.unwrap();
+        if is_broadcast_first {
+            let update = broadcast(1, 22, 22);
+            router.send(heard([update])).await.unwrap().unwrap();
+        }
+        assert!(resumes(&router).await);
+        assert!(probe.store.reads.load(Ordering::SeqCst) <= 1);
+    }
+}
