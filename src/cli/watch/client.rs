@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use serde::Serialize;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
@@ -14,7 +13,8 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_conf
 use super::WatchError;
 use super::line::{line, printable};
 use super::style::Style;
-use super::view::{Token, View, ViewEvent};
+use super::subscribe::subscribe;
+use super::view::{View, ViewEvent};
 use crate::config::address::SecretUrl;
 use crate::domain::ids::EventId;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
@@ -64,22 +64,6 @@ enum Ending {
     /// The connection was lost; reconnect.
     Lost(ConnectionLoss),
 }
-
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Subscribe<'a> {
-    #[serde(rename = "type")]
-    kind: &'static str,
-    event_id: &'a EventId,
-    #[serde(skip_serializing_if = "Option::is_none", flatten)]
-    resume: Option<Token>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    conflate_ms: Option<u32>,
-    heartbeat_ms: u32,
-}
-
-/// The heartbeat that the client requests. A server that does not know it sends pings only.
-const HEARTBEAT_MS: u32 = 5_000;
 
 /// A client that prints changes to `O` and notices to `N`.
 pub(super) struct Watcher<O, N> {
@@ -154,11 +138,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
             let (mut socket, _) = connect_async_with_config(request, Some(config), true)
                 .await
                 .map_err(ConnectionLoss::Connect)?;
-            for event in &self.options.events {
-                socket
-                    .feed(self.subscribe(event))
-                    .await
-                    .map_err(ConnectionLoss::Broken)?;
+            for message in self.subscribe(&self.options.events) {
+                socket.feed(message).await.map_err(ConnectionLoss::Broken)?;
             }
             socket.flush().await.map_err(ConnectionLoss::Broken)?;
             Ok(socket)
@@ -173,7 +154,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
         self.view.connected();
         let mut limit = self.options.silence_limit;
         let mut silent_at = Instant::now() + limit;
-        // Events whose snapshot was unavailable, and when to request it again.
+        // Events whose snapshot was unavailable or not allowed yet, and when to request it again.
         let mut retry: Option<(Instant, Vec<EventId>)> = None;
         loop {
             let retry_at = retry.as_ref().map_or(silent_at, |(at, _)| *at);
@@ -181,8 +162,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 // Biased: a server that never pauses must not prevent the new request.
                 biased;
                 () = sleep_until(retry_at), if retry.is_some() => {
-                    for event in retry.take().into_iter().flat_map(|(_, events)| events) {
-                        if let Err(error) = socket.send(self.subscribe(&event)).await {
+                    let events = retry.take().map(|(_, events)| events).unwrap_or_default();
+                    for message in self.subscribe(&events) {
+                        if let Err(error) = socket.send(message).await {
                             return Ok(Ending::Lost(ConnectionLoss::Broken(error)));
                         }
                     }
@@ -261,7 +243,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
                     if !self.options.json {
                         self.notice(&format!("{code}: {message}"));
                     }
-                    retry.extend(event_id.filter(|_| code == "SNAPSHOT_UNAVAILABLE"));
+                    let is_temporary =
+                        ["SNAPSHOT_UNAVAILABLE", "RATE_LIMITED"].contains(&code.as_str());
+                    retry.extend(event_id.filter(|_| is_temporary));
                 }
                 ViewEvent::Change(change) if !self.options.json => {
                     let style = self.options.style;
@@ -304,16 +288,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
         Some(notice)
     }
 
-    fn subscribe(&self, event_id: &EventId) -> Message {
-        let subscribe = Subscribe {
-            kind: "subscribe",
-            event_id,
-            resume: self.view.token(event_id),
-            conflate_ms: self.options.conflate_ms,
-            heartbeat_ms: HEARTBEAT_MS,
-        };
-        // Serializing strings and numbers cannot fail.
-        Message::text(serde_json::to_string(&subscribe).unwrap_or_default())
+    fn subscribe(&self, events: &[EventId]) -> impl Iterator<Item = Message> {
+        subscribe(events, &self.view, self.options.conflate_ms)
     }
 
     fn print(&mut self, line: &str) -> io::Result<()> {

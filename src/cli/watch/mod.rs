@@ -4,6 +4,7 @@
 mod client;
 pub(crate) mod line;
 pub(crate) mod style;
+mod subscribe;
 pub(crate) mod view;
 
 use std::io::IsTerminal;

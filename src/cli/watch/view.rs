@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::line::Change;
@@ -98,10 +98,12 @@ struct PrintedEvent {
 }
 
 /// The client has every change of an event up to `since`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
-    since: u64,
-    epoch: String,
+    /// The number of the last change.
+    pub since: u64,
+    /// The epoch of the numbers.
+    pub epoch: String,
 }
 
 struct Printed {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::io::Write;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use uuid::Uuid;
+
 use super::bettor::Attempt;
 use super::scene::{Fault, Scene};
 use crate::support::{Database, until};
@@ -91,13 +93,26 @@ impl Scene {
         };
         eprintln!("{row}");
         save(&row);
-        assert_eq!(
-            (taken, &heard[..]),
-            (0, &[][..]),
-            "{name}: bets were taken after the clients knew"
-        );
-        let others: Vec<_> = tried.iter().filter(|bet| !bet.is_refused()).collect();
-        assert!(others.is_empty(), "{name}: unexpected answers: {others:?}");
+        if let Err(wrong) = verdict(&tried, &heard) {
+            panic!("{name}: {wrong}");
+        }
+    }
+}
+
+/// What is wrong with a fault: the bets that were tried while the clients knew, and those of which
+/// the supplier has heard.
+fn verdict(tried: &[&Attempt], heard: &[Uuid]) -> Result<(), String> {
+    let taken: Vec<_> = tried.iter().filter(|bet| bet.is_accepted()).collect();
+    if !taken.is_empty() || !heard.is_empty() {
+        return Err(format!(
+            "bets were taken after the clients knew: {taken:?}; by the supplier: {heard:?}"
+        ));
+    }
+    let others: Vec<_> = tried.iter().filter(|bet| !bet.is_refused()).collect();
+    if others.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("unexpected answers: {others:?}"))
     }
 }
 
@@ -176,4 +191,23 @@ fn row_has_median_and_worst() {
     };
     let expected = "| Redis is killed | 4 | 3.0 s | 9.0 s | 0 of 40 | 1 | 2.0 s | 3.0 s |";
     assert_eq!(row.to_string(), expected);
+}
+
+/// `make faults` fails for each of these.
+#[test]
+fn late_bets_are_found() {
+    let answered = |answer: &str| Attempt {
+        event: "MATCH_001".to_owned(),
+        sent: Instant::now(),
+        answer: answer.to_owned(),
+        bet_id: None,
+    };
+    let refused = answered("409 MARKET_STALE");
+    assert_eq!(verdict(&[&refused], &[]), Ok(()));
+    let wrong = |tried: &[&Attempt], heard: &[Uuid]| verdict(tried, heard).unwrap_err();
+    let taken = answered("200");
+    assert!(wrong(&[&refused, &taken], &[]).starts_with("bets were taken"));
+    assert!(wrong(&[&refused], &[Uuid::now_v7()]).starts_with("bets were taken"));
+    let other = answered("409 ODDS_CHANGED");
+    assert!(wrong(&[&refused, &other], &[]).starts_with("unexpected answers"));
 }
