@@ -9,12 +9,23 @@ use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 
+/// Maximum number of sources that are remembered before the database was read.
+const MAX_HEARD: usize = 1_000;
+
 /// The sources of stored markets from which no open market has been read since. Shared by the live
 /// consumer, which hears them, and the source monitor, which shows them as lost.
 #[derive(Debug)]
 pub(crate) struct SilentSources {
     started_at: Timestamp,
-    sources: RwLock<BTreeSet<Source>>,
+    known: RwLock<Known>,
+}
+
+#[derive(Debug)]
+enum Known {
+    /// The database was not read yet. These sources were heard.
+    Heard(BTreeSet<Source>),
+    /// These sources have markets in the database and were not heard.
+    Silent(BTreeSet<Source>),
 }
 
 impl SilentSources {
@@ -22,32 +33,54 @@ impl SilentSources {
     pub(crate) fn new(started_at: Timestamp) -> SilentSources {
         SilentSources {
             started_at,
-            sources: RwLock::default(),
+            known: RwLock::new(Known::Heard(BTreeSet::new())),
         }
     }
 
-    /// These sources have markets in the database.
-    pub(crate) fn add(&self, stored: Vec<Source>) {
-        self.sources.write().extend(stored);
+    /// These sources have markets in the database. Those that were heard since the start are not
+    /// silent: the markets may have been stored since.
+    pub(crate) fn stored(&self, sources: Vec<Source>) {
+        let mut known = self.known.write();
+        if let Known::Heard(heard) = &*known {
+            let silent = sources.into_iter().filter(|source| !heard.contains(source));
+            *known = Known::Silent(silent.collect());
+        }
     }
 
     /// Records were read, of which the oldest was published at `oldest`. A source that publishes an
     /// open market speaks. Suspensions are also published by `ingest` on behalf of a silent source.
     pub(crate) fn hear(&self, updates: &[PositionedUpdate], oldest: Timestamp) {
-        if oldest < self.started_at || self.sources.read().is_empty() {
+        if oldest < self.started_at || self.are_all_heard() {
             return;
         }
-        let mut sources = self.sources.write();
-        for PositionedUpdate { update, .. } in updates {
-            if update.status == MarketStatus::Open {
-                sources.remove(&update.source);
+        let open = updates
+            .iter()
+            .map(|positioned| &positioned.update)
+            .filter(|update| update.status == MarketStatus::Open);
+        let mut known = self.known.write();
+        for update in open {
+            match &mut *known {
+                Known::Heard(heard) if heard.len() < MAX_HEARD => {
+                    heard.insert(update.source.clone());
+                }
+                Known::Heard(_) => {}
+                Known::Silent(silent) => {
+                    silent.remove(&update.source);
+                }
             }
         }
     }
 
-    /// The sources that are still silent.
-    pub(crate) fn get(&self) -> BTreeSet<Source> {
-        self.sources.read().clone()
+    fn are_all_heard(&self) -> bool {
+        matches!(&*self.known.read(), Known::Silent(silent) if silent.is_empty())
+    }
+
+    /// The sources that are still silent; `None` before the database was read.
+    pub(crate) fn get(&self) -> Option<BTreeSet<Source>> {
+        match &*self.known.read() {
+            Known::Heard(_) => None,
+            Known::Silent(silent) => Some(silent.clone()),
+        }
     }
 }
 
@@ -72,16 +105,30 @@ mod tests {
         let at = |micros| Timestamp::from_micros(micros).unwrap();
         let source = |name| Source::new(name).unwrap();
         let silent = SilentSources::new(at(100));
-        silent.add(vec![source("a"), source("b"), source("c")]);
-        let both = [source("a"), source("b"), source("c")];
+        silent.stored(vec![source("a"), source("b"), source("c")]);
+        let all = [source("a"), source("b"), source("c")];
         silent.hear(&[record("a", MarketStatus::Open)], at(99));
         silent.hear(&[record("b", MarketStatus::Suspended)], at(100));
-        assert_eq!(silent.get(), BTreeSet::from(both));
+        assert_eq!(silent.get(), Some(BTreeSet::from(all)));
         let spoken = [
             record("a", MarketStatus::Open),
             record("x", MarketStatus::Open),
         ];
         silent.hear(&spoken, at(100));
-        assert_eq!(silent.get(), BTreeSet::from([source("b"), source("c")]));
+        let others = BTreeSet::from([source("b"), source("c")]);
+        assert_eq!(silent.get(), Some(others));
+    }
+
+    /// The database may hold what was read since the start.
+    #[test]
+    fn source_that_was_heard_first_is_not_silent() {
+        let at = |micros| Timestamp::from_micros(micros).unwrap();
+        let source = |name| Source::new(name).unwrap();
+        let silent = SilentSources::new(at(100));
+        silent.hear(&[record("old", MarketStatus::Open)], at(99));
+        silent.hear(&[record("a", MarketStatus::Open)], at(100));
+        assert_eq!(silent.get(), None);
+        silent.stored(vec![source("a"), source("old")]);
+        assert_eq!(silent.get(), Some(BTreeSet::from([source("old")])));
     }
 }

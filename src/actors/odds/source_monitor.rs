@@ -44,7 +44,6 @@ pub(crate) struct SourceMonitor {
     watch: SourceWatch,
     subscribers: Vec<Recipient<SourcesReported>>,
     selector: Option<Recipient<ReportsRead>>,
-    is_stored_read: bool,
     log: FaultLog,
     metrics: ProcessorMetrics,
 }
@@ -67,7 +66,6 @@ impl SourceMonitor {
             watch: SourceWatch::new(silence),
             subscribers,
             selector: None,
-            is_stored_read: false,
             log: FaultLog::new(),
             metrics,
         }
@@ -110,8 +108,7 @@ impl SourceMonitor {
         context.spawn(reading.into_actor(self).map(|read, monitor, context| {
             match read {
                 Ok(sources) => {
-                    monitor.silent.add(sources);
-                    monitor.is_stored_read = true;
+                    monitor.silent.stored(sources);
                     monitor.pass_on();
                 }
                 Err(error) => {
@@ -163,8 +160,8 @@ impl SourceMonitor {
 
     /// Sends the states if they changed or a second has passed.
     fn pass_on(&mut self) {
-        if self.is_stored_read {
-            self.watch.silent(self.silent.get());
+        if let Some(silent) = self.silent.get() {
+            self.watch.silent(silent);
         }
         let Some(due) = self.watch.due(Instant::now()) else {
             return;
