@@ -16,8 +16,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     wrong.extend(amounts(&settings, &input));
     wrong.extend(equal_names(&settings, &input));
     wrong.extend(priority(&settings.suppliers, &input));
-    let follows_topic = settings.cache.odds_feed == OddsFeed::Kafka && input.is_set("ODDS_FEED");
-    if follows_topic && settings.bus.kafka_brokers.is_none() {
+    if settings.cache.odds_feed == OddsFeed::Kafka && settings.bus.kafka_brokers.is_none() {
         wrong.push(input.error("ODDS_FEED", "redis, or KAFKA_BROKERS"));
     }
     wrong.extend(equal_ports(&roles, &settings.ports, &input));

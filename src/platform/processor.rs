@@ -23,14 +23,12 @@ use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::{ReportsRead, SourcesReported, StoreBatch};
 use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
-use crate::actors::odds::silent_sources::SilentSources;
 use crate::actors::odds::source_monitor::SourceMonitor;
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
-use crate::domain::timestamp::Timestamp;
 use crate::runtime::drain::DrainableTask;
 use crate::runtime::health::HealthCell;
 use crate::store::Store;
@@ -67,7 +65,6 @@ impl PlatformBuilder<'_> {
             metrics,
             live,
             storing,
-            silent: Arc::new(SilentSources::new(Timestamp::now())),
         };
         processor.start()
     }
@@ -85,8 +82,6 @@ pub(super) struct ProcessorBuilder<'a, 'b> {
     pub(super) live: ArbiterHandle,
     /// The thread of the store path.
     storing: ArbiterHandle,
-    /// The sources of stored markets that nobody has heard since the start.
-    silent: Arc<SilentSources>,
 }
 
 impl ProcessorBuilder<'_, '_> {
@@ -146,7 +141,6 @@ impl ProcessorBuilder<'_, '_> {
     ) {
         let monitor = SourceMonitor::new(
             self.bus.source_status.clone(),
-            (self.store.clone(), self.silent.clone()),
             self.platform.settings.cache.source_silence,
             subscribers,
             self.metrics.clone(),
@@ -241,8 +235,7 @@ impl ProcessorBuilder<'_, '_> {
         let settings = self.consumer_settings(group, topic, Duration::ZERO);
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
-        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone())
-            .hearing(self.silent.clone());
+        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone());
         let signs = (consumer.life(), consumer.backlog());
         let live = self.live.clone();
         let consumer = self.start_consumer("live consumer", &live, consumer.into_task());

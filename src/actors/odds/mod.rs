@@ -12,7 +12,6 @@ pub(crate) mod hold_poller;
 pub mod messages;
 pub(crate) mod odds_book;
 pub(crate) mod restriction_keeper;
-pub(crate) mod silent_sources;
 pub(crate) mod source_monitor;
 mod source_views;
 pub(crate) mod store_writer;

@@ -17,11 +17,8 @@ use strum::VariantArray;
 
 use self::watch::{Due, SourceWatch};
 use super::messages::{ReportsRead, SourcesReported};
-use super::silent_sources::SilentSources;
 use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
 use crate::domain::odds::source_status::SourceState;
-use crate::store::Store;
-use crate::store::blocking::blocking;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -31,16 +28,12 @@ const TICK: Duration = Duration::from_millis(250);
 const RETRY: Duration = Duration::from_secs(1);
 /// Limits the log lines about unreadable reports.
 static UNREADABLE: LogLimit = LogLimit::every(Duration::from_secs(60));
-/// Limits the log lines about a database that does not answer.
-static NO_STORE: LogLimit = LogLimit::every(Duration::from_secs(60));
 /// Limits the log lines about each source.
 static STATES: LogLimit = LogLimit::every(Duration::from_secs(1));
 
 /// Follows the sources.
 pub(crate) struct SourceMonitor {
     topic: Arc<dyn CompactedTopic>,
-    store: Arc<dyn Store>,
-    silent: Arc<SilentSources>,
     watch: SourceWatch,
     subscribers: Vec<Recipient<SourcesReported>>,
     selector: Option<Recipient<ReportsRead>>,
@@ -49,20 +42,15 @@ pub(crate) struct SourceMonitor {
 }
 
 impl SourceMonitor {
-    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost,
-    /// and so is one that has markets in `store` and was never reported, while it is in `silent`.
+    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost.
     pub(crate) fn new(
         topic: Arc<dyn CompactedTopic>,
-        stored: (Arc<dyn Store>, Arc<SilentSources>),
         silence: Duration,
         subscribers: Vec<Recipient<SourcesReported>>,
         metrics: ProcessorMetrics,
     ) -> SourceMonitor {
-        let (store, silent) = stored;
         SourceMonitor {
             topic,
-            store,
-            silent,
             watch: SourceWatch::new(silence),
             subscribers,
             selector: None,
@@ -99,26 +87,6 @@ impl SourceMonitor {
                 Err(error) => monitor.retry(&error, context),
             }),
         );
-    }
-
-    /// Reads the sources of the stored markets, again and again until the database answers.
-    fn read_stored(&mut self, context: &mut Context<Self>) {
-        let store = self.store.clone();
-        let reading = blocking(move || store.sources_of_unfinished_markets());
-        context.spawn(reading.into_actor(self).map(|read, monitor, context| {
-            match read {
-                Ok(sources) => {
-                    monitor.silent.stored(sources);
-                    monitor.pass_on();
-                }
-                Err(error) => {
-                    if let Some(repeated) = NO_STORE.check("") {
-                        info!(repeated; "waiting for the sources of the stored markets: {error}");
-                    }
-                    context.run_later(RETRY, Self::read_stored);
-                }
-            }
-        }));
     }
 
     fn retry(&self, error: &BusError, context: &mut Context<Self>) {
@@ -160,9 +128,6 @@ impl SourceMonitor {
 
     /// Sends the states if they changed or a second has passed.
     fn pass_on(&mut self) {
-        if let Some(silent) = self.silent.get() {
-            self.watch.silent(silent);
-        }
         let Some(due) = self.watch.due(Instant::now()) else {
             return;
         };
@@ -170,11 +135,7 @@ impl SourceMonitor {
             sources,
             reports,
             changed,
-            forgotten,
         } = due;
-        for source in forgotten {
-            info!(source = source.as_str(); "source is heard, but nobody reports it: it is judged by its updates");
-        }
         for (source, state) in &changed {
             let was_heard = sources.get(source).is_some_and(|it| it.at.is_some());
             log_state(source.as_str(), *state, was_heard);
@@ -216,7 +177,6 @@ impl Actor for SourceMonitor {
     fn started(&mut self, context: &mut Context<Self>) {
         context.run_interval(TICK, |monitor, _| monitor.pass_on());
         self.read(context);
-        self.read_stored(context);
     }
 }
 

@@ -57,8 +57,8 @@ pub struct CacheSettings {
     pub source_silence: Duration,
     /// How changes reach odds and bets: kafka (they read the odds topic themselves, beside the
     /// broadcasts of the processors, which is faster) or redis (the broadcasts alone, for processes
-    /// without access to Kafka). Without KAFKA_BROKERS the default is redis
-    #[arg(long, env, value_enum, default_value = "kafka")]
+    /// without access to Kafka)
+    #[arg(long, env, value_enum, default_value = "redis")]
     pub odds_feed: OddsFeed,
     /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]

@@ -19,7 +19,6 @@ use super::group_reader::{ConsumerSettings, GroupReader, task_of};
 use super::shutdown_policy::LAST_WORK;
 use super::update_reader::UpdateReader;
 use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked};
-use crate::actors::odds::silent_sources::SilentSources;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
@@ -54,7 +53,6 @@ pub(crate) struct LiveConsumer {
     flush: Option<FlushReply>,
     life: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
-    silent: Option<Arc<SilentSources>>,
 }
 
 type FlushReply = Pin<Box<dyn Future<Output = Result<(), MailboxError>> + Send>>;
@@ -126,15 +124,6 @@ impl LiveConsumer {
             flush: None,
             life: Arc::new(LivenessProbe::new()),
             backlog: Arc::default(),
-            silent: None,
-        }
-    }
-
-    /// Also hears which of these sources speak.
-    pub(crate) fn hearing(self, silent: Arc<SilentSources>) -> LiveConsumer {
-        LiveConsumer {
-            silent: Some(silent),
-            ..self
         }
     }
 
@@ -205,11 +194,6 @@ impl LiveConsumer {
         let read_at = Timestamp::now();
         let read = self.applier.reader.read(&batch, read_at);
         self.applier.reader.count(&read.bad);
-        if let Some(silent) = &self.silent {
-            // The embedded bus gives no time: its records are from this process.
-            let published = batch.iter().filter_map(|record| record.published_at);
-            silent.hear(&read.updates, published.min().unwrap_or(read_at));
-        }
         // Sent immediately, so that batches reach the books in order.
         let first = self.applier.send(read.updates);
         let applier = self.applier.clone();

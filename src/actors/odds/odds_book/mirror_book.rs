@@ -59,10 +59,8 @@ pub(crate) struct MirrorBook {
 /// The effects of a comparison with the cache.
 #[derive(Debug)]
 pub(crate) struct Verified {
-    /// The changed markets, to publish.
+    /// The corrected markets, to publish.
     pub changes: Vec<Change>,
-    /// How many of them had a state that the cache contradicts. The others were late.
-    pub corrected: usize,
     /// When to compare again.
     pub next: Verification,
 }
@@ -136,11 +134,6 @@ impl MirrorBook {
         }
         // Processors give it this number, unless the topic was created again.
         let expected_seq = record.position.saturating_add(1);
-        // Later broadcasts have overtaken the record. That is no contradiction.
-        if self.core.book.is_later_than(&record.update, expected_seq) {
-            self.doubts.record_read(expected_seq);
-            return;
-        }
         let outcome = self.mirror(record.update, Some(expected_seq), latest);
         // Nobody can forge a record, so it explains that later broadcasts are older than the book.
         let read_seq = outcome.as_ref().map_or(expected_seq, |state| state.seq);
@@ -205,7 +198,6 @@ impl MirrorBook {
         if !cached.is_read {
             return Verified {
                 changes: Vec::new(),
-                corrected: 0,
                 next: self.doubts.retry_verification(),
             };
         }
@@ -214,17 +206,13 @@ impl MirrorBook {
         let markets = self
             .doubts
             .take_markets(|market| self.lead.contains(market));
-        let mut changed = self.core.book.catch_up(cached.of_markets(&markets));
         let latest = Doubts::latest(now);
         let corrected = self.core.book.correct(&markets, &cached.states, latest);
-        let contradicted = corrected.len();
-        changed.extend(corrected);
-        if !changed.is_empty() {
+        if !corrected.is_empty() {
             self.core.version.changed();
         }
         Verified {
-            changes: conflated(changed),
-            corrected: contradicted,
+            changes: conflated(corrected),
             next: if self.doubts.is_empty() {
                 Verification::Unneeded
             } else {

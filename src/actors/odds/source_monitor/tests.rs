@@ -1,19 +1,14 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::*;
-use crate::actors::testing::ProbeStore;
 use crate::bus::NewRecord;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::domain::ids::Source;
-use crate::domain::odds::book::MarketState;
 use crate::domain::odds::source_status::SourceReport;
-use crate::domain::odds::update::PositionedUpdate;
-use crate::domain::odds::update::testing::update;
 use crate::domain::timestamp::Timestamp;
 use crate::testing::until;
 
@@ -59,28 +54,15 @@ fn record(payload: Vec<u8>) -> NewRecord {
 
 struct Fixture {
     passed_on: Arc<Mutex<Vec<Option<SourceState>>>>,
-    store: Arc<ProbeStore>,
-    silent: Arc<SilentSources>,
     metrics: ProcessorMetrics,
 }
 
 fn start(topic: Arc<dyn CompactedTopic>) -> Fixture {
-    start_with(topic, Arc::default())
-}
-
-fn start_with(topic: Arc<dyn CompactedTopic>, store: Arc<ProbeStore>) -> Fixture {
     let passed_on = Arc::default();
     let subscriber = ProbeSubscriber(Arc::clone(&passed_on)).start().recipient();
     let metrics = ProcessorMetrics::new().unwrap();
-    let silent = Arc::new(SilentSources::new(Timestamp::now()));
-    let stored = (store.clone() as Arc<dyn Store>, silent.clone());
-    SourceMonitor::new(topic, stored, SILENCE, vec![subscriber], metrics.clone()).start();
-    Fixture {
-        passed_on,
-        store,
-        silent,
-        metrics,
-    }
+    SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone()).start();
+    Fixture { passed_on, metrics }
 }
 
 impl Fixture {
@@ -120,32 +102,6 @@ async fn silent_source_becomes_stale() {
         .await
         .unwrap();
     fixture.until_state(SourceState::Recovering).await;
-}
-
-/// Its supplier may never connect, and nobody has reported it in the time that Kafka keeps.
-#[actix_web::test]
-async fn source_of_stored_markets_is_lost_until_it_speaks() {
-    let mut open = update(1, 1, 1);
-    open.source = source();
-    let store = Arc::new(ProbeStore::default());
-    store.keep(MarketState {
-        update: open.clone(),
-        seq: 1,
-    });
-    store.down.store(true, Ordering::SeqCst);
-    let fixture = start_with(Arc::new(EmbeddedCompactedTopic::default()), store);
-    fixture.store.down.store(false, Ordering::SeqCst);
-    fixture.until_state(SourceState::Stale).await;
-    let record = PositionedUpdate {
-        update: open,
-        position: 1,
-        partition: 0,
-    };
-    fixture.silent.hear(&[record], Timestamp::now());
-    until("nothing is said about it", || {
-        fixture.passed_on.lock().unwrap().last() == Some(&None)
-    })
-    .await;
 }
 
 #[actix_web::test]

@@ -24,9 +24,6 @@ pub(super) struct Due {
     pub reports: BTreeMap<Source, CurrentReports>,
     /// Those whose state differs from what was passed on before.
     pub changed: Vec<(Source, SourceState)>,
-    /// Those that were passed on before and have no state any more: silent sources that speak, and
-    /// that nobody reports.
-    pub forgotten: Vec<Source>,
 }
 
 /// The reports, and what was passed on.
@@ -36,8 +33,6 @@ pub(super) struct SourceWatch {
     caught_up_at: Option<Instant>,
     /// The sources that were reported before this process started, and not since. They may be live.
     awaited: BTreeSet<Source>,
-    /// The sources of stored markets that have not spoken since; `None` until the database was read.
-    silent: Option<BTreeSet<Source>>,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
 }
@@ -49,7 +44,6 @@ impl SourceWatch {
             reports: SourceReports::new(silence),
             caught_up_at: None,
             awaited: BTreeSet::new(),
-            silent: None,
             passed_on: BTreeMap::new(),
             passed_on_at: None,
         }
@@ -70,18 +64,10 @@ impl SourceWatch {
         self.caught_up_at.get_or_insert(now);
     }
 
-    /// These sources have markets in the database, and have not spoken since this process started.
-    /// Those that nobody has ever reported are lost.
-    pub(super) fn silent(&mut self, sources: BTreeSet<Source>) {
-        self.silent = Some(sources);
-    }
-
-    /// Whether every source that is still read has had the time to be reported, and the database to
-    /// name those of its markets.
+    /// Whether every source that is still read has had the time to be reported.
     fn is_decided(&self, now: Instant) -> bool {
         self.caught_up_at.is_some_and(|caught_up_at| {
-            let is_complete = self.awaited.is_empty() && self.silent.is_some();
-            is_complete || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
+            self.awaited.is_empty() || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
         })
     }
 
@@ -90,14 +76,7 @@ impl SourceWatch {
         if !self.is_decided(now) {
             return None;
         }
-        let mut sources = self.reports.all(now);
-        for source in self.silent.iter().flatten() {
-            let lost = SourceStatus {
-                state: SourceState::Stale,
-                at: None,
-            };
-            sources.entry(source.clone()).or_insert(lost);
-        }
+        let sources = self.reports.all(now);
         let states = sources
             .iter()
             .map(|(source, status)| (source, status.state));
@@ -105,14 +84,8 @@ impl SourceWatch {
             .filter(|(source, state)| self.passed_on.get(*source) != Some(state))
             .map(|(source, state)| (source.clone(), state))
             .collect();
-        let forgotten: Vec<_> = self
-            .passed_on
-            .extract_if(.., |source, _| !sources.contains_key(source))
-            .map(|(source, _)| source)
-            .collect();
         let is_recent = |at: Instant| now.saturating_duration_since(at) < INTERVAL;
-        let is_same = changed.is_empty() && forgotten.is_empty();
-        if is_same && self.passed_on_at.is_some_and(is_recent) {
+        if changed.is_empty() && self.passed_on_at.is_some_and(is_recent) {
             return None;
         }
         self.passed_on.extend(changed.iter().cloned());
@@ -121,7 +94,6 @@ impl SourceWatch {
             sources,
             reports: self.reports.current(now),
             changed,
-            forgotten,
         })
     }
 }
@@ -132,13 +104,6 @@ mod tests {
     use crate::domain::timestamp::Timestamp;
 
     const SILENCE: Duration = Duration::from_secs(3);
-
-    /// The database holds no market.
-    fn new_watch() -> SourceWatch {
-        let mut watch = SourceWatch::new(SILENCE);
-        watch.silent(BTreeSet::new());
-        watch
-    }
 
     fn report(source: &str, state: SourceState) -> SourceReport {
         SourceReport {
@@ -162,7 +127,7 @@ mod tests {
         use SourceState::{Live, Stale};
         let start = Instant::now();
         let soon = |millis| start + Duration::from_millis(millis);
-        let mut watch = new_watch();
+        let mut watch = SourceWatch::new(SILENCE);
         assert_eq!(watch.due(start), None, "the topic is not read yet");
         watch.caught_up(start);
         assert_eq!(changed(watch.due(start)), []);
@@ -191,7 +156,7 @@ mod tests {
     fn earlier_reports_are_awaited() {
         use SourceState::{Live, Stale};
         let start = Instant::now();
-        let mut watch = new_watch();
+        let mut watch = SourceWatch::new(SILENCE);
         watch.record(report("a", Live), None);
         watch.record(report("b", Live), None);
         watch.caught_up(start);
@@ -206,46 +171,11 @@ mod tests {
     #[test]
     fn states_are_passed_on_once_all_are_reported() {
         let start = Instant::now();
-        let mut watch = new_watch();
+        let mut watch = SourceWatch::new(SILENCE);
         watch.record(report("a", SourceState::Live), None);
         watch.caught_up(start);
         watch.record(report("a", SourceState::Live), Some(start));
         let expected = [("a".to_owned(), SourceState::Live)];
         assert_eq!(changed(watch.due(start)), expected);
-    }
-
-    /// A source whose reports are lost, or whose supplier never connects, is not trusted for what
-    /// the database holds.
-    #[test]
-    fn stored_source_is_lost_until_it_is_heard() {
-        use SourceState::{Live, Stale};
-        let source = |name| Source::new(name).unwrap();
-        let start = Instant::now();
-        let soon = |millis| start + Duration::from_millis(millis);
-        let mut watch = SourceWatch::new(SILENCE);
-        watch.caught_up(start);
-        assert_eq!(watch.due(start), None, "the database is not read yet");
-        watch.silent(BTreeSet::from([source("a"), source("b")]));
-        let both = ["a", "b"].map(|source| (source.to_owned(), Stale));
-        assert_eq!(changed(watch.due(start)), both);
-        watch.record(report("a", Live), Some(soon(10)));
-        let expected = [("a".to_owned(), Live)];
-        assert_eq!(changed(watch.due(soon(10))), expected);
-        // Nobody reports `b`, so it is judged by its updates alone.
-        watch.silent(BTreeSet::new());
-        let due = watch.due(soon(20)).unwrap();
-        assert_eq!(due.forgotten, [source("b")]);
-        assert!(!due.sources.contains_key(&source("b")));
-    }
-
-    /// A database that does not answer holds back nothing for long.
-    #[test]
-    fn database_is_awaited_for_a_moment() {
-        let start = Instant::now();
-        let mut watch = SourceWatch::new(SILENCE);
-        watch.caught_up(start);
-        let before = start + NEXT_REPORT - Duration::from_millis(1);
-        assert_eq!(watch.due(before), None);
-        assert_eq!(changed(watch.due(start + NEXT_REPORT)), []);
     }
 }
