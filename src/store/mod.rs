@@ -163,8 +163,8 @@ pub trait Store: Send + Sync {
     /// The current state of an event's markets; empty for an unknown event.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
 
-    /// The current state of a source's open or suspended markets, ordered by event and market; an empty
-    /// page is the last one.
+    /// The current state of a source's open or suspended markets, ordered by event and market; an
+    /// empty page is the last one.
     fn unfinished_markets(
         &self,
         query: &MarketsOfSourceQuery,

@@ -64,15 +64,13 @@ pub(super) fn subscribe(
 
 impl<'a> Events<'a> {
     fn of(events: &'a [EventId], view: &View) -> Events<'a> {
-        let tokens = events.iter().filter_map(|event| {
-            let token = view.token(event)?;
-            Some((event, token))
-        });
         let mut since = BTreeMap::new();
         let mut epoch = None;
         // A message has one epoch. Events of another one are sent whole, which is right in any case.
-        for (event, token) in tokens {
-            if *epoch.get_or_insert_with(|| token.epoch.clone()) == token.epoch {
+        for event in events {
+            if let Some(token) = view.token(event)
+                && *epoch.get_or_insert_with(|| token.epoch.clone()) == token.epoch
+            {
                 since.insert(event, token.since);
             }
         }

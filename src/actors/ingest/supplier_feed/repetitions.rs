@@ -18,7 +18,7 @@ const MAX_DELAY: Duration = Duration::from_millis(500);
 /// The sources that are reported as live.
 #[derive(Debug)]
 pub(super) struct Repetitions {
-    /// A source that is not reported for so long is reported as stale in the meantime.
+    /// After a pause of this length between reports, the source was reported as stale meanwhile.
     silence: Duration,
     reported_at: Option<Instant>,
     /// When the second repetition is due; `None` after it.
@@ -41,16 +41,13 @@ impl Repetitions {
         if earlier.is_some_and(|earlier| now.duration_since(earlier) >= self.silence) {
             self.live.clear();
         }
-        let is_live = |source: &Source| {
-            let mut live = states
-                .iter()
-                .filter(|(_, state)| *state == SourceState::Live);
-            live.any(|(live, _)| live == source)
-        };
-        self.live.retain(|source, _| is_live(source));
-        let sources = states.iter().map(|(source, _)| source);
-        sources
-            .filter(|source| is_live(source) && self.is_due(source, now))
+        let live = states
+            .iter()
+            .filter(|(_, state)| *state == SourceState::Live);
+        let live: Vec<_> = live.map(|(source, _)| source).collect();
+        self.live.retain(|source, _| live.contains(&source));
+        live.into_iter()
+            .filter(|source| self.is_due(source, now))
             .cloned()
             .collect()
     }

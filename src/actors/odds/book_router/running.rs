@@ -138,10 +138,11 @@ impl<F: BookFeed> RunningBooks<F> {
         let limit = self.idle_limit;
         self.books.retain(|_, running| {
             let is_used = running.in_flight > 0 || now.duration_since(running.last_used) < limit;
-            if !is_used && running.is_ahead.get() {
+            let is_ahead = running.is_ahead.get();
+            if !is_used && is_ahead {
                 running.confirm_lead(now, limit);
             }
-            is_used || running.is_ahead.get()
+            is_used || is_ahead
         });
         self.revoked
             .retain(|_, revoked| now.duration_since(revoked.since) < limit);

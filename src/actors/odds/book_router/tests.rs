@@ -15,7 +15,7 @@ use crate::actors::odds::messages::ReloadBooks;
 use crate::actors::testing::{ProbeEdges, bus_edges, mirror_edges, probe_edges};
 use crate::cache::embedded::EmbeddedCache;
 use crate::cache::{Broadcast, BroadcastStream, CacheError, OddsCache};
-use crate::domain::odds::book::MarketState;
+use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::odds::update::testing::*;
 use crate::testing::{until, until_async};
@@ -58,14 +58,14 @@ fn id(event: u32) -> EventId {
 #[actix_web::test]
 async fn changes_are_published_before_the_reply() {
     let probe = probe_edges();
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     let batch = vec![
         positioned(1, 1, 0),
         positioned(2, 1, 1),
         positioned(1, 2, 2),
         positioned(1, 1, 3),
     ];
-    router.send(Apply(batch)).await.unwrap().unwrap();
+    apply(&router, Apply(batch)).await;
     let mut published = probe.published.lock().unwrap().clone();
     published.sort();
     assert_eq!(
@@ -76,7 +76,7 @@ async fn changes_are_published_before_the_reply() {
             ("1x2".to_owned(), 3)
         ]
     );
-    let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+    let snapshot = snapshot_of(&router, 1).await;
     assert_eq!((snapshot.seq, snapshot.markets.len()), (3, 1));
     assert_eq!(probe.metrics.applied.get(), 3);
     assert_eq!(
@@ -101,8 +101,23 @@ fn mirror() -> (
 ) {
     let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
     let probe = mirror_edges(cache.clone());
-    let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+    let router = started(&probe);
     (probe, router, cache)
+}
+
+/// A router whose books are not dropped.
+fn started<F: BookFeed>(probe: &ProbeEdges<F>) -> Addr<BookRouter<F>> {
+    BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start()
+}
+
+/// The snapshot of an event.
+async fn snapshot_of<F: BookFeed>(router: &Addr<BookRouter<F>>, event: u32) -> Snapshot {
+    router.send(GetSnapshot(id(event))).await.unwrap().unwrap()
+}
+
+/// Waits until a batch is applied and published.
+async fn apply<F: BookFeed>(router: &Addr<BookRouter<F>>, batch: Apply<F::Item>) {
+    router.send(batch).await.unwrap().unwrap();
 }
 
 fn broadcast(event: u32, time: i64, seq: u64) -> Broadcast {

@@ -16,8 +16,8 @@ const ON_TIME: Duration = Duration::from_secs(2);
 /// reported counts as live, because an earlier version reports none.
 ///
 /// A source without a current report is silent: nothing is known about it. That is not a loss. If
-/// one of its reporters reports it again, and has reported nothing else since, every state that the source
-/// has sent still counts.
+/// one of its reporters reports it again, and has reported nothing else since, every state that the
+/// source has sent still counts.
 #[derive(Debug)]
 pub struct SourceLives {
     started: Instant,

@@ -23,7 +23,7 @@ async fn check_unknown_flood<F: BookFeed>(
     item: impl Fn(u32, u64) -> F::Item,
 ) {
     probe.store.held.lock().unwrap().push("UNKNOWN");
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     let flood: Vec<_> = unknown_ids(200)
         .map(|id| router.send(GetSnapshot(id)))
         .collect();
@@ -33,17 +33,8 @@ async fn check_unknown_flood<F: BookFeed>(
     })
     .await;
     // No read of the flood completes before the update is applied.
-    router.send(Apply(vec![item(1, 0)])).await.unwrap().unwrap();
-    assert_eq!(
-        router
-            .send(GetSnapshot(id(1)))
-            .await
-            .unwrap()
-            .unwrap()
-            .markets
-            .len(),
-        1
-    );
+    apply(&router, Apply(vec![item(1, 0)])).await;
+    assert_eq!(snapshot_of(&router, 1).await.markets.len(), 1);
     // An existing event that a client requested first is not delayed either.
     probe.store.held.lock().unwrap().push("MATCH_002");
     let requested = router.send(GetSnapshot(id(2)));
@@ -53,7 +44,7 @@ async fn check_unknown_flood<F: BookFeed>(
         .lock()
         .unwrap()
         .retain(|held| *held != "MATCH_002");
-    router.send(Apply(vec![item(2, 0)])).await.unwrap().unwrap();
+    apply(&router, Apply(vec![item(2, 0)])).await;
     assert!(matches!(
         requested.await.unwrap(),
         Ok(_) | Err(ApplyError::Busy(_))
@@ -75,7 +66,7 @@ async fn check_unknown_flood<F: BookFeed>(
 async fn update_overtakes_client_read() {
     let probe = probe_edges();
     probe.store.held.lock().unwrap().push("UNKNOWN");
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     // Both read slots of the clients are taken, and a third client waits.
     let flood: Vec<_> = unknown_ids(2)
         .map(|id| router.send(GetSnapshot(id)))
@@ -85,11 +76,7 @@ async fn update_overtakes_client_read() {
     })
     .await;
     let requested = router.send(GetSnapshot(id(1)));
-    router
-        .send(Apply(vec![positioned(1, 1, 0)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, Apply(vec![positioned(1, 1, 0)])).await;
     assert_eq!(
         requested.await.unwrap().unwrap().markets.len(),
         1,
@@ -102,34 +89,15 @@ async fn update_overtakes_client_read() {
 #[actix_web::test]
 async fn unknown_event_costs_one_read() {
     let probe = probe_edges();
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     for _ in 0..10 {
-        assert_eq!(
-            router
-                .send(GetSnapshot(id(1)))
-                .await
-                .unwrap()
-                .unwrap()
-                .markets
-                .len(),
-            0
-        );
+        assert_eq!(snapshot_of(&router, 1).await.markets.len(), 0);
     }
     assert_eq!(probe.store.reads.load(Ordering::SeqCst), 1);
     assert_eq!(probe.metrics.books.get(), 0);
-    router
-        .send(Apply(vec![positioned(1, 1, 0)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, Apply(vec![positioned(1, 1, 0)])).await;
     assert_eq!(
-        router
-            .send(GetSnapshot(id(1)))
-            .await
-            .unwrap()
-            .unwrap()
-            .markets
-            .len(),
+        snapshot_of(&router, 1).await.markets.len(),
         1,
         "shown at once"
     );
@@ -142,7 +110,7 @@ async fn concurrent_requests_share_one_read() {
         update: update(1, 5, 1),
         seq: 7,
     });
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     let requests: Vec<_> = (0..500).map(|_| router.send(GetSnapshot(id(1)))).collect();
     for answer in join_all(requests).await {
         assert_eq!(answer.unwrap().unwrap().seq, 7);
@@ -160,7 +128,7 @@ async fn concurrent_requests_share_one_read() {
 async fn hanging_read_blocks_one_event() {
     let probe = probe_edges();
     probe.store.held.lock().unwrap().push("MATCH_001");
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     let first = router.send(Apply(vec![positioned(1, 1, 0), positioned(2, 1, 1)]));
     let second = router.send(Apply(vec![positioned(1, 2, 2), positioned(2, 2, 3)]));
     until_async("the other event is applied", async || {
@@ -183,12 +151,8 @@ async fn hanging_read_blocks_one_event() {
 async fn hanging_live_read_times_out() {
     let probe = probe_edges();
     probe.store.held.lock().unwrap().push("MATCH_001");
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    router
-        .send(Apply(vec![positioned(1, 1, 9)]))
-        .await
-        .unwrap()
-        .unwrap();
+    let router = started(&probe);
+    apply(&router, Apply(vec![positioned(1, 1, 9)])).await;
     assert_eq!(*probe.published.lock().unwrap(), [("1x2".to_owned(), 10)]);
     probe.store.held.lock().unwrap().clear();
 }

@@ -10,13 +10,9 @@ async fn idle_books_are_dropped() {
     let probe = probe_edges();
     let books = || probe.metrics.books.get();
     let router = BookRouter::new(probe.edges, Duration::from_millis(1)).start();
-    let snapshot = router.send(GetSnapshot(id(9))).await.unwrap().unwrap();
+    let snapshot = snapshot_of(&router, 9).await;
     assert_eq!((snapshot.seq, snapshot.markets.len()), (0, 0));
-    router
-        .send(Apply(vec![positioned(1, 1, 0)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, Apply(vec![positioned(1, 1, 0)])).await;
     probe.store.keep(MarketState {
         update: update(1, 1, 1),
         seq: 1,
@@ -30,7 +26,7 @@ async fn idle_books_are_dropped() {
     }
     assert_eq!(books(), 0);
     tokio::time::resume();
-    let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+    let snapshot = snapshot_of(&router, 1).await;
     assert_eq!(snapshot.seq, 1, "it restarts from the store");
 }
 
@@ -38,12 +34,12 @@ async fn idle_books_are_dropped() {
 #[actix_web::test]
 async fn revoked_partition_drops_its_books() {
     let probe = probe_edges();
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    router
-        .send(Apply(vec![positioned(1, 1, 0), positioned(2, 1, 0)]))
-        .await
-        .unwrap()
-        .unwrap();
+    let router = started(&probe);
+    apply(
+        &router,
+        Apply(vec![positioned(1, 1, 0), positioned(2, 1, 0)]),
+    )
+    .await;
     router.send(PartitionsRevoked(vec![1, 7])).await.unwrap();
     for _ in 0..500 {
         if probe.metrics.books.get() == 1 {
@@ -57,11 +53,11 @@ async fn revoked_partition_drops_its_books() {
         update: update(1, 5, 1),
         seq: 1,
     });
-    router
-        .send(Apply(vec![positioned(1, 4, 1), positioned(2, 4, 1)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(
+        &router,
+        Apply(vec![positioned(1, 4, 1), positioned(2, 4, 1)]),
+    )
+    .await;
     assert_eq!(
         probe.metrics.rejected.with_label_values(&["older"]).get(),
         1,
@@ -74,19 +70,15 @@ async fn revoked_partition_drops_its_books() {
 #[actix_web::test]
 async fn returning_partition_never_moves_prices_back() {
     let probe = probe_edges();
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    router
-        .send(Apply(vec![positioned(1, 5, 700)]))
-        .await
-        .unwrap()
-        .unwrap();
+    let router = started(&probe);
+    apply(&router, Apply(vec![positioned(1, 5, 700)])).await;
     // The topic was recreated, the cache was emptied, and the store lags.
     router.send(PartitionsRevoked(vec![1])).await.unwrap();
-    router
-        .send(Apply(vec![positioned(1, 4, 0), positioned(1, 6, 1)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(
+        &router,
+        Apply(vec![positioned(1, 4, 0), positioned(1, 6, 1)]),
+    )
+    .await;
     assert_eq!(
         probe.metrics.rejected.with_label_values(&["older"]).get(),
         1
@@ -120,18 +112,12 @@ async fn stopped_book_is_an_error_and_restarts() {
     let router = router.start();
     let answer = router.send(Apply(vec![positioned(1, 1, 0)])).await.unwrap();
     assert_eq!(answer, Err(ApplyError::BookEnded(gone)));
-    router
-        .send(Apply(vec![positioned(1, 1, 0)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, Apply(vec![positioned(1, 1, 0)])).await;
     assert_eq!(*probe.published.lock().unwrap(), [("1x2".to_owned(), 1)]);
 }
 
-/// An idle book is kept until its change is broadcast: what the cache holds is older than what
-/// clients have seen.
-#[actix_web::test]
-async fn book_ahead_of_cache_is_kept() {
+/// A router that drops books at once, with the book of a record that no processor has accepted yet.
+async fn ahead() -> (ProbeEdges<MirrorFeed>, Addr<BookRouter<MirrorFeed>>) {
     let (probe, _, _) = mirror();
     let router = BookRouter::new(probe.edges.clone(), Duration::ZERO).start();
     let record = positioned(1, 5, 9);
@@ -141,13 +127,17 @@ async fn book_ahead_of_cache_is_kept() {
         !probe.published.lock().unwrap().is_empty()
     })
     .await;
+    (probe, router)
+}
+
+/// An idle book is kept until its change is broadcast: what the cache holds is older than what
+/// clients have seen.
+#[actix_web::test]
+async fn book_ahead_of_cache_is_kept() {
+    let (probe, router) = ahead().await;
     router.send(DropIdle).await.unwrap();
     assert_eq!(probe.metrics.books.get(), 1);
-    router
-        .send(heard([broadcast(1, 5, 10)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, heard([broadcast(1, 5, 10)])).await;
     router.send(DropIdle).await.unwrap();
     until("the book is dropped", || probe.metrics.books.get() == 0).await;
     let published = probe.published.lock().unwrap().clone();
@@ -157,15 +147,7 @@ async fn book_ahead_of_cache_is_kept() {
 /// A record that no processor accepts does not keep its book for ever.
 #[actix_web::test]
 async fn unconfirmed_book_is_dropped_in_the_end() {
-    let (probe, _, _) = mirror();
-    let router = BookRouter::new(probe.edges.clone(), Duration::ZERO).start();
-    let record = positioned(1, 5, 9);
-    let sent = InOrder::send(&router.clone().recipient(), ApplyUpdates(vec![record]));
-    sent.await.unwrap();
-    until("the record is published", || {
-        !probe.published.lock().unwrap().is_empty()
-    })
-    .await;
+    let (probe, router) = ahead().await;
     until_async("the book is dropped", async || {
         router.send(DropIdle).await.unwrap();
         probe.metrics.books.get() == 0

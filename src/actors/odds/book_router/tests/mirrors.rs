@@ -12,12 +12,8 @@ async fn mirror_publishes_each_broadcast_once() {
         broadcast(1, 2, 11),
         broadcast(1, 1, 10),
     ];
-    router.send(heard(batch)).await.unwrap().unwrap();
-    router
-        .send(heard([broadcast(1, 3, 4)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, heard(batch)).await;
+    apply(&router, heard([broadcast(1, 3, 4)])).await;
     let mut all = probe.published.lock().unwrap().clone();
     all.sort();
     assert_eq!(
@@ -43,7 +39,7 @@ async fn mirror_marks_conflation_per_change() {
         broadcast(1, 6, 702),
         broadcast(1, 7, 703),
     ];
-    router.send(heard(published)).await.unwrap().unwrap();
+    apply(&router, heard(published)).await;
     assert_eq!(
         probe
             .published
@@ -78,14 +74,7 @@ async fn starting_mirror_loses_no_broadcast() {
         [20, 21].map(|seq| ("1x2".to_owned(), seq))
     );
     until_async("the store's market is shown", async || {
-        router
-            .send(GetSnapshot(id(1)))
-            .await
-            .unwrap()
-            .unwrap()
-            .markets
-            .len()
-            == 2
+        snapshot_of(&router, 1).await.markets.len() == 2
     })
     .await;
     assert_eq!(
@@ -104,23 +93,11 @@ async fn mirror_is_stale_until_cache_is_read() {
         update: update(1, 1, 1),
         seq: 1,
     });
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    assert!(
-        router
-            .send(GetSnapshot(id(1)))
-            .await
-            .unwrap()
-            .unwrap()
-            .is_stale
-    );
+    let router = started(&probe);
+    assert!(snapshot_of(&router, 1).await.is_stale);
     cache.unreadable.lock().unwrap().clear();
     until_async("the cache is read", async || {
-        !router
-            .send(GetSnapshot(id(1)))
-            .await
-            .unwrap()
-            .unwrap()
-            .is_stale
+        !snapshot_of(&router, 1).await.is_stale
     })
     .await;
 }
@@ -133,24 +110,14 @@ async fn mirrors_do_not_wait_for_store() {
         .down
         .store(true, std::sync::atomic::Ordering::SeqCst);
     cache.write(cached(1, "1x2", 5, 20)).await.unwrap();
-    assert_eq!(
-        router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
-        20
-    );
+    assert_eq!(snapshot_of(&router, 1).await.seq, 20);
     assert_eq!(
         router.send(GetSnapshot(id(2))).await.unwrap(),
         Err(ApplyError::NotLoaded(id(2)))
     );
     assert_eq!(router.send(ReloadBooks(None)).await.unwrap(), []);
-    router
-        .send(heard([broadcast(1, 6, 21)]))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(
-        router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
-        21
-    );
+    apply(&router, heard([broadcast(1, 6, 21)])).await;
+    assert_eq!(snapshot_of(&router, 1).await.seq, 21);
 }
 
 #[actix_web::test]
@@ -160,11 +127,7 @@ async fn nonexistent_events_delay_no_suspension() {
     let made_up = (1..=50).map(|event| broadcast(event, 1, 1));
     let flood = router.send(heard(made_up));
     // No store read completes before this.
-    router
-        .send(heard([broadcast(60, 1, 1)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, heard([broadcast(60, 1, 1)])).await;
     flood.await.unwrap().unwrap();
     let reads = probe.store.reads.load(Ordering::SeqCst);
     probe.store.held.lock().unwrap().clear();

@@ -8,7 +8,7 @@ use crate::actors::odds::book_router::reload::RELOADS_AT_ONCE;
 async fn reload_publishes_missed_changes_once() {
     let (probe, router, cache) = mirror();
     let batch = vec![broadcast(1, 5, 20), broadcast(2, 5, 30)];
-    router.send(heard(batch)).await.unwrap().unwrap();
+    apply(&router, heard(batch)).await;
     probe.published.lock().unwrap().clear();
     cache.write(cached(1, "1x2", 9, 25)).await.unwrap();
     cache.write(cached(2, "1x2", 4, 29)).await.unwrap();
@@ -19,10 +19,7 @@ async fn reload_publishes_missed_changes_once() {
     let mut all = probe.published.lock().unwrap().clone();
     all.sort();
     assert_eq!(all, [("1x2".to_owned(), 25), ("btts".to_owned(), 31)]);
-    assert_eq!(
-        router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
-        25
-    );
+    assert_eq!(snapshot_of(&router, 1).await.seq, 25);
 }
 
 #[actix_web::test]
@@ -58,29 +55,18 @@ async fn reload_reaches_read_in_flight() {
         "not reported as a nonexistent event"
     );
     until_async("the change is shown", async || {
-        let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+        let snapshot = snapshot_of(&router, 1).await;
         snapshot.seq == 20 && !snapshot.is_stale
     })
     .await;
-    assert_eq!(
-        router.send(GetSnapshot(id(2))).await.unwrap().unwrap().seq,
-        30
-    );
+    assert_eq!(snapshot_of(&router, 2).await.seq, 30);
 }
 
 #[actix_web::test]
 async fn partial_reload_forgets_only_its_events() {
     let (probe, router, _) = mirror();
     for event in [1, 2, 1, 2] {
-        assert_eq!(
-            router
-                .send(GetSnapshot(id(event)))
-                .await
-                .unwrap()
-                .unwrap()
-                .seq,
-            0
-        );
+        assert_eq!(snapshot_of(&router, event).await.seq, 0);
     }
     assert_eq!(probe.store.reads.load(Ordering::SeqCst), 2);
     assert_eq!(
@@ -88,15 +74,7 @@ async fn partial_reload_forgets_only_its_events() {
         []
     );
     for event in [1, 2, 1, 2] {
-        assert_eq!(
-            router
-                .send(GetSnapshot(id(event)))
-                .await
-                .unwrap()
-                .unwrap()
-                .seq,
-            0
-        );
+        assert_eq!(snapshot_of(&router, event).await.seq, 0);
     }
     assert_eq!(
         probe.store.reads.load(Ordering::SeqCst),
@@ -110,10 +88,10 @@ async fn partial_reload_forgets_only_its_events() {
 async fn reloads_are_bounded_and_failures_repeated() {
     let cache = Arc::new(SlowCache::default());
     let probe = mirror_edges(Arc::new(Slow(cache.clone())));
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     let count = 8 * RELOADS_AT_ONCE;
     let batch = (0..count as u32).map(|event| broadcast(event, 1, 1));
-    router.send(heard(batch)).await.unwrap().unwrap();
+    apply(&router, heard(batch)).await;
     // Each book loads its state once more soon after its start.
     until_async("all books are loaded again", async || {
         cache.reads.load(Ordering::SeqCst) == 2 * count
@@ -168,11 +146,8 @@ async fn reads_cache_at_most<F: BookFeed>(
     probe: ProbeEdges<F>,
 ) {
     probe.store.down.store(true, Ordering::SeqCst);
-    let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
-    assert_eq!(
-        router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
-        1
-    );
+    let router = started(&probe);
+    assert_eq!(snapshot_of(&router, 1).await.seq, 1);
     let failed = || probe.metrics.errors.with_label_values(&["hydrate"]).get();
     until_async("the store was tried often", async || failed() >= 4).await;
     let reads = cache.reads.load(Ordering::SeqCst);
@@ -187,14 +162,7 @@ async fn reads_cache_at_most<F: BookFeed>(
     });
     probe.store.down.store(false, Ordering::SeqCst);
     until_async("the stored market is loaded", async || {
-        router
-            .send(GetSnapshot(id(1)))
-            .await
-            .unwrap()
-            .unwrap()
-            .markets
-            .len()
-            == 2
+        snapshot_of(&router, 1).await.markets.len() == 2
     })
     .await;
 }
@@ -207,7 +175,7 @@ async fn reloads_do_not_wait_for_each_other() {
     probe.store.held.lock().unwrap().push("MATCH_0");
     for event in 1..=8 {
         let first = heard([broadcast(event, 1, 1)]);
-        router.send(first).await.unwrap().unwrap();
+        apply(&router, first).await;
     }
     let reloading = router.send(ReloadBooks(None));
     let releasing = async {

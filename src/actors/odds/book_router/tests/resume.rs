@@ -7,7 +7,7 @@ use crate::domain::streaming::protocol::{
 
 /// Whether a client that has everything up to 12 is sent only what it misses.
 async fn resumes<F: BookFeed>(router: &Addr<BookRouter<F>>) -> bool {
-    let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+    let snapshot = snapshot_of(router, 1).await;
     let resume = ResumePoint {
         since: 12,
         epoch: Some("e".to_owned()),
@@ -40,7 +40,7 @@ async fn partial<F: BookFeed>(
         update: market_update("MATCH_001", "btts", None, 4, 1),
         seq: 15,
     });
-    let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+    let router = started(&probe);
     assert!(!resumes(&router).await);
     (probe, router)
 }
@@ -48,7 +48,7 @@ async fn partial<F: BookFeed>(
 async fn until_complete<F: BookFeed>(probe: &ProbeEdges<F>, router: &Addr<BookRouter<F>>) {
     probe.store.down.store(false, Ordering::SeqCst);
     until_async("the stored market is loaded", async || {
-        let snapshot = router.send(GetSnapshot(id(1))).await.unwrap().unwrap();
+        let snapshot = snapshot_of(router, 1).await;
         snapshot.markets.len() == 2
     })
     .await;
@@ -59,7 +59,7 @@ async fn partial_book_is_not_resumed() {
     let (probe, router) = partial(bus_edges).await;
     let apply = async |position| {
         let update = positioned(1, position as i64, position);
-        router.send(Apply(vec![update])).await.unwrap().unwrap();
+        apply(&router, Apply(vec![update])).await;
     };
     apply(22).await;
     assert!(!resumes(&router).await);
@@ -73,7 +73,7 @@ async fn partial_mirror_is_not_resumed() {
     let (probe, router) = partial(mirror_edges).await;
     let apply = async |seq| {
         let update = broadcast(1, seq as i64, seq);
-        router.send(heard([update])).await.unwrap().unwrap();
+        apply(&router, heard([update])).await;
     };
     apply(22).await;
     assert!(!resumes(&router).await);
@@ -91,7 +91,7 @@ async fn first_client_of_mirror_resumes() {
         cache.write(cached(1, "1x2", 5, 21)).await.unwrap();
         if is_broadcast_first {
             let update = broadcast(1, 22, 22);
-            router.send(heard([update])).await.unwrap().unwrap();
+            apply(&router, heard([update])).await;
         }
         assert!(resumes(&router).await);
         assert!(probe.store.reads.load(Ordering::SeqCst) <= 1);

@@ -17,14 +17,10 @@ async fn later_rows_are_left_to_the_bus() {
         update: update(1, 7, 1),
         seq: 703,
     });
-    let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+    let router = started(&probe);
     let batch = vec![positioned(1, 5, 700), positioned(1, 6, 701)];
-    router.send(Apply(batch)).await.unwrap().unwrap();
-    router
-        .send(Apply(vec![positioned(1, 7, 702)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, Apply(batch)).await;
+    apply(&router, Apply(vec![positioned(1, 7, 702)])).await;
     let expected = [("btts", 700), ("1x2", 701), ("1x2", 702), ("1x2", 703)];
     assert_eq!(
         published(),
@@ -49,12 +45,12 @@ async fn store_ahead_of_bus_is_conflated() {
         update: update(2, 6, 1),
         seq: 703,
     });
-    let router = BookRouter::new(probe.edges.clone(), Duration::from_secs(60)).start();
+    let router = started(&probe);
     for batch in [
         vec![positioned(1, 5, 700)],
         vec![positioned(2, 5, 701), positioned(2, 6, 702)],
     ] {
-        router.send(Apply(batch)).await.unwrap().unwrap();
+        apply(&router, Apply(batch)).await;
     }
     assert_eq!(
         *probe.published.lock().unwrap(),
@@ -70,21 +66,10 @@ async fn requested_book_loads_all_stored_state() {
         update: update(1, 5, 1),
         seq: 700,
     });
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    assert_eq!(
-        router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
-        700
-    );
-    router
-        .send(Apply(vec![positioned(1, 5, 699)]))
-        .await
-        .unwrap()
-        .unwrap();
-    router
-        .send(Apply(vec![positioned(1, 6, 700)]))
-        .await
-        .unwrap()
-        .unwrap();
+    let router = started(&probe);
+    assert_eq!(snapshot_of(&router, 1).await.seq, 700);
+    apply(&router, Apply(vec![positioned(1, 5, 699)])).await;
+    apply(&router, Apply(vec![positioned(1, 6, 700)])).await;
     assert_eq!(
         *probe.published.lock().unwrap(),
         [("1x2".to_owned(), 700), ("1x2".to_owned(), 701)]
@@ -98,27 +83,20 @@ async fn store_outage_does_not_block_live_path() {
         .store
         .down
         .store(true, std::sync::atomic::Ordering::SeqCst);
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
+    let router = started(&probe);
     let unknown = router.send(GetSnapshot(id(1))).await.unwrap();
     assert_eq!(
         unknown,
         Err(ApplyError::NotLoaded(id(1))),
         "not the same as an event that does not exist"
     );
-    router
-        .send(Apply(vec![positioned(1, 5, 9)]))
-        .await
-        .unwrap()
-        .unwrap();
+    apply(&router, Apply(vec![positioned(1, 5, 9)])).await;
     assert_eq!(*probe.published.lock().unwrap(), [("1x2".to_owned(), 10)]);
     assert_eq!(
         probe.metrics.errors.with_label_values(&["hydrate"]).get(),
         2
     );
-    assert_eq!(
-        router.send(GetSnapshot(id(1))).await.unwrap().unwrap().seq,
-        10
-    );
+    assert_eq!(snapshot_of(&router, 1).await.seq, 10);
     probe
         .store
         .down
@@ -149,12 +127,8 @@ async fn book_loads_stored_state_after_outage() {
         update: update(1, 3, 1),
         seq: 5,
     });
-    let router = BookRouter::new(probe.edges, Duration::from_secs(60)).start();
-    router
-        .send(Apply(vec![positioned(1, 5, 9)]))
-        .await
-        .unwrap()
-        .unwrap();
+    let router = started(&probe);
+    apply(&router, Apply(vec![positioned(1, 5, 9)])).await;
     probe
         .store
         .down
@@ -166,7 +140,7 @@ async fn book_loads_stored_state_after_outage() {
     // A number above the published one: clients drop lower ones.
     let whole = [("1x2".to_owned(), 10), ("btts".to_owned(), 11)];
     for _ in 0..500 {
-        if markets(router.send(GetSnapshot(id(1))).await.unwrap().unwrap()) == whole {
+        if markets(snapshot_of(&router, 1).await) == whole {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

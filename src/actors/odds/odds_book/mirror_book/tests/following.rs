@@ -7,27 +7,12 @@ use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 
+use super::{CLOCK, broadcast, update};
 use crate::actors::odds::book_source::{MergePolicy, StoredState};
 use crate::actors::odds::odds_book::mirror_book::*;
 use crate::domain::ids::MarketKey;
 use crate::domain::odds::book::{Book, MarketState};
-use crate::domain::odds::update::testing::market_update;
 use crate::domain::odds::update::{OddsUpdate, Revision};
-
-/// The time of the clock. A supplier's clock may be ahead of it.
-const CLOCK: i64 = 1_000;
-
-fn update(market: u8, time: i64) -> OddsUpdate {
-    market_update("MATCH_001", &format!("m{market}"), None, time, 1)
-}
-
-fn broadcast(update: OddsUpdate, seq: u64) -> Broadcast {
-    Broadcast {
-        update,
-        seq: Some(seq),
-        conflated: false,
-    }
-}
 
 fn event_id() -> EventId {
     EventId::new("MATCH_001").unwrap()
