@@ -291,6 +291,14 @@ impl Book {
         self.seq
     }
 
+    /// Whether the market's state is later than this update, which has the number `seq`: its
+    /// revision is later and its number is higher.
+    pub fn is_later_than(&self, update: &OddsUpdate, seq: u64) -> bool {
+        self.markets
+            .get(&update.market)
+            .is_some_and(|held| held.seq > seq && held.update.revision > update.revision)
+    }
+
     /// The revision of a market, if the book holds it.
     pub fn revision_of(&self, market: &MarketKey) -> Option<Revision> {
         self.markets.get(market).map(|state| state.update.revision)

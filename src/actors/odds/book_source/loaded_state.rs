@@ -1,8 +1,10 @@
 //! Combines the cached and the stored state of an event.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::domain::ids::MarketKey;
 use crate::domain::odds::book::MarketState;
 
 /// The sequence number up to which a new book loads stored state. Later rows are left to the bus,
@@ -54,6 +56,12 @@ impl CachedState {
     /// The highest sequence number among the states.
     pub(crate) fn largest_seq(&self) -> u64 {
         largest_seq(&self.states)
+    }
+
+    /// The states of these markets.
+    pub(crate) fn of_markets(&self, markets: &BTreeSet<MarketKey>) -> Vec<Arc<MarketState>> {
+        let is_wanted = |state: &&Arc<MarketState>| markets.contains(&state.update.market);
+        self.states.iter().filter(is_wanted).cloned().collect()
     }
 }
 

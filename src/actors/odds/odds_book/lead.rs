@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::domain::ids::MarketKey;
+use crate::domain::odds::book::MAX_MARKETS;
 use crate::domain::odds::update::{PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
-/// How many records wait for the store. The changes of further ones arrive as broadcasts.
+/// How many records wait for the store. Once there are as many, a further one replaces the earlier
+/// ones of its market: it may never be broadcast, if no processor runs.
 const MAX_WAITING: usize = 100;
 
 /// Markets that are ahead of the cache, each with its revision.
@@ -30,19 +32,22 @@ impl IsAhead {
     }
 }
 
-/// A record that waits for the store, and the latest time that raised no doubt when it arrived.
+/// A record that was read from the topic.
 #[derive(Debug)]
-pub(super) struct WaitingRecord {
+pub(super) struct ReadRecord {
     pub record: PositionedUpdate,
+    /// The latest time that raised no doubt when it arrived.
     pub latest: Timestamp,
+    /// Whether it has replaced earlier records of its market.
+    pub is_conflated: bool,
 }
 
 /// How far the book is ahead of the cache.
 #[derive(Default)]
 pub(super) struct Lead {
     markets: MarketsAhead,
-    /// The first records since the book started, in order.
-    waiting: Vec<WaitingRecord>,
+    /// The records since the book started, in the order of the topic.
+    waiting: Vec<ReadRecord>,
     /// The highest sequence number that the cache held when it was last loaded.
     cached_seq: u64,
     is_ahead: IsAhead,
@@ -56,15 +61,25 @@ impl Lead {
     }
 
     /// Keeps a record until the store is read.
-    pub(super) fn wait(&mut self, waiting: WaitingRecord) {
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.push(waiting);
-            self.publish();
+    pub(super) fn wait(&mut self, mut read: ReadRecord) {
+        if self.waiting.len() >= MAX_WAITING {
+            let (market, revision) = (&read.record.update.market, read.record.update.revision);
+            let held = |waiting: &ReadRecord| waiting.record.update.market == *market;
+            let is_older = |waiting: &ReadRecord| waiting.record.update.revision < revision;
+            if self.waiting.iter().any(|it| held(it) && !is_older(it)) {
+                return;
+            }
+            let replaced = self.waiting.extract_if(.., |it| held(it)).count();
+            read.is_conflated = replaced > 0;
         }
+        if self.waiting.len() < MAX_WAITING + MAX_MARKETS {
+            self.waiting.push(read);
+        }
+        self.publish();
     }
 
     /// Returns the records that waited, and clears them.
-    pub(super) fn take_waiting(&mut self) -> Vec<WaitingRecord> {
+    pub(super) fn take_waiting(&mut self) -> Vec<ReadRecord> {
         let waiting = std::mem::take(&mut self.waiting);
         self.publish();
         waiting
@@ -121,5 +136,60 @@ impl Lead {
     fn publish(&self) {
         let is_ahead = !self.markets.is_empty() || !self.waiting.is_empty();
         self.is_ahead.0.store(is_ahead, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::domain::ids::EventId;
+    use crate::domain::odds::book::Book;
+    use crate::domain::odds::update::testing::market_update;
+
+    const MARKETS: u8 = 5;
+
+    fn record((position, (market, time)): (u64, (u8, i64))) -> PositionedUpdate {
+        PositionedUpdate {
+            update: market_update("MATCH_001", &format!("m{market}"), None, time, 1),
+            position,
+            partition: 0,
+        }
+    }
+
+    fn book_of<'a>(records: impl IntoIterator<Item = &'a PositionedUpdate>) -> Book {
+        let mut book = Book::new(EventId::new("MATCH_001").unwrap());
+        for record in records {
+            let _ = book.apply(record.update.clone(), record.position);
+        }
+        book
+    }
+
+    proptest! {
+        /// However many records wait, also old ones: the book shows the latest of each market, with
+        /// the number that all other books give it.
+        #[test]
+        fn waiting_records_hold_latest_of_each_market(
+            records in proptest::collection::vec((0..MARKETS, 0_i64..200), 0..400),
+        ) {
+            let records: Vec<_> = (0..).zip(records).map(record).collect();
+            let mut lead = Lead::default();
+            for record in &records {
+                lead.wait(ReadRecord {
+                    record: record.clone(),
+                    latest: record.update.revision.updated_at,
+                    is_conflated: false,
+                });
+            }
+            let waiting = lead.take_waiting();
+            prop_assert!(waiting.len() <= MAX_WAITING + usize::from(MARKETS));
+            let conflated = book_of(waiting.iter().map(|waiting| &waiting.record));
+            let complete = book_of(&records);
+            prop_assert_eq!(conflated.snapshot().markets, complete.snapshot().markets);
+            let is_complete = waiting.len() == records.len();
+            let is_marked = waiting.iter().any(|waiting| waiting.is_conflated);
+            prop_assert!(is_complete || is_marked || records.len() > MAX_WAITING);
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::doubts::Doubts;
 pub(super) use super::doubts::Verification;
-use super::lead::{IsAhead, Lead, MarketsAhead, WaitingRecord};
+use super::lead::{IsAhead, Lead, MarketsAhead, ReadRecord};
 use super::state::{Applied, BookCore, BookState, RELOAD_DELAY, Restored, conflated};
 use crate::actors::odds::book_source::{CachedState, LoadedState, ReplayBoundary};
 use crate::cache::{Broadcast, Change};
@@ -59,8 +59,10 @@ pub(crate) struct MirrorBook {
 /// The effects of a comparison with the cache.
 #[derive(Debug)]
 pub(crate) struct Verified {
-    /// The corrected markets, to publish.
+    /// The changed markets, to publish.
     pub changes: Vec<Change>,
+    /// How many of them had a state that the cache contradicts. The others were late.
+    pub corrected: usize,
     /// When to compare again.
     pub next: Verification,
 }
@@ -92,12 +94,21 @@ impl MirrorBook {
     }
 
     fn apply_one(&mut self, input: MirrorInput, latest: Timestamp, applied: &mut Applied) {
-        match input {
-            MirrorInput::Broadcast(broadcast) => self.apply_broadcast(broadcast, latest, applied),
-            MirrorInput::Record(record) if self.core.is_loaded => {
-                self.apply_record(record, latest, applied);
+        let record = match input {
+            MirrorInput::Broadcast(broadcast) => {
+                return self.apply_broadcast(broadcast, latest, applied);
             }
-            MirrorInput::Record(record) => self.lead.wait(WaitingRecord { record, latest }),
+            MirrorInput::Record(record) => record,
+        };
+        let read = ReadRecord {
+            record,
+            latest,
+            is_conflated: false,
+        };
+        if self.core.is_loaded {
+            self.apply_record(read, applied);
+        } else {
+            self.lead.wait(read);
         }
     }
 
@@ -128,20 +139,28 @@ impl MirrorBook {
 
     /// Applies a record, unless broadcasts with lower numbers are still to come. It is then left to
     /// its own broadcast, which brings it in order and with the right number.
-    fn apply_record(&mut self, record: PositionedUpdate, latest: Timestamp, applied: &mut Applied) {
+    fn apply_record(&mut self, read: ReadRecord, applied: &mut Applied) {
         if self.lead.is_behind(self.core.book.seq()) {
             return;
         }
+        let PositionedUpdate {
+            update, position, ..
+        } = read.record;
         // Processors give it this number, unless the topic was created again.
-        let expected_seq = record.position.saturating_add(1);
-        let outcome = self.mirror(record.update, Some(expected_seq), latest);
+        let expected_seq = position.saturating_add(1);
+        // Later broadcasts have overtaken it, or a forged one pretends that. It does not count as
+        // read, so that its own broadcast contradicts a forged one.
+        if self.core.book.is_later_than(&update, expected_seq) {
+            return;
+        }
+        let outcome = self.mirror(update, Some(expected_seq), read.latest);
         // Nobody can forge a record, so it explains that later broadcasts are older than the book.
         let read_seq = outcome.as_ref().map_or(expected_seq, |state| state.seq);
         self.doubts.record_read(read_seq);
         if let Ok(state) = outcome {
             let update = &state.update;
             self.lead.applied(update.market.clone(), update.revision);
-            applied.add(Ok(state), false);
+            applied.add(Ok(state), read.is_conflated);
         }
     }
 
@@ -166,8 +185,8 @@ impl MirrorBook {
     fn apply_waiting(&mut self) -> Vec<Change> {
         let mut applied = Applied::default();
         if self.core.is_loaded {
-            for WaitingRecord { record, latest } in self.lead.take_waiting() {
-                self.apply_record(record, latest, &mut applied);
+            for read in self.lead.take_waiting() {
+                self.apply_record(read, &mut applied);
             }
         }
         applied.changes
@@ -198,6 +217,7 @@ impl MirrorBook {
         if !cached.is_read {
             return Verified {
                 changes: Vec::new(),
+                corrected: 0,
                 next: self.doubts.retry_verification(),
             };
         }
@@ -206,13 +226,17 @@ impl MirrorBook {
         let markets = self
             .doubts
             .take_markets(|market| self.lead.contains(market));
+        let mut changed = self.core.book.catch_up(cached.of_markets(&markets));
         let latest = Doubts::latest(now);
         let corrected = self.core.book.correct(&markets, &cached.states, latest);
-        if !corrected.is_empty() {
+        let contradicted = corrected.len();
+        changed.extend(corrected);
+        if !changed.is_empty() {
             self.core.version.changed();
         }
         Verified {
-            changes: conflated(corrected),
+            changes: conflated(changed),
+            corrected: contradicted,
             next: if self.doubts.is_empty() {
                 Verification::Unneeded
             } else {

@@ -110,7 +110,7 @@ impl OddsBook<MirrorFeed> {
             .then(|cached, book, context| {
                 let verified = book.state.verify(&cached, Timestamp::now());
                 book.schedule_verification(verified.next, context);
-                let markets = verified.changes.len();
+                let markets = verified.corrected;
                 book.edges.metrics.count_verification(markets);
                 if markets > 0 {
                     let event = book.event_id.as_str();

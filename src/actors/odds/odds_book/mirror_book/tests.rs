@@ -113,6 +113,49 @@ fn failed_verification_is_always_repeated() {
     assert_eq!(verified.next, Verification::After(delay));
 }
 
+/// A reader of the topic that lags is no reason to read the cache.
+#[test]
+fn overtaken_record_raises_no_doubt() {
+    let mut book = new_book();
+    let boundary = ReplayBoundary::NOTHING;
+    book.restore(LoadedState::from_cache(readable(&[]), boundary));
+    let stored = StoredState {
+        states: Vec::new(),
+        is_read: true,
+    };
+    book.reload(MergePolicy::CacheWins.merge(readable(&[]), stored, boundary));
+    let record = |time, position| PositionedUpdate {
+        update: update(0, time),
+        position,
+        partition: 0,
+    };
+    book.apply(vec![broadcast(update(0, 5), 5)], at(CLOCK));
+    let applied = book.apply(vec![record(4, 3)], at(CLOCK));
+    assert!(applied.changes.is_empty());
+    let start = Instant::now();
+    assert_eq!(book.next_verification(start), Verification::Unneeded);
+    // A later record with an earlier state contradicts the broadcast.
+    book.apply(vec![record(3, 8)], at(CLOCK));
+    assert_eq!(book.next_verification(start), Verification::Now);
+}
+
+/// The cache may have received later changes since the doubt arose.
+#[test]
+fn later_cached_state_is_no_correction() {
+    let mut book = new_book();
+    book.apply(
+        vec![broadcast(update(0, 5), 5), broadcast(update(0, 4), 6)],
+        at(CLOCK),
+    );
+    let start = Instant::now();
+    assert_eq!(book.next_verification(start), Verification::Now);
+    book.start_verification(start);
+    let verified = book.verify(&readable(&[(update(0, 7), 9)]), at(CLOCK));
+    assert_eq!(seqs(&verified.changes), [9]);
+    assert_eq!(verified.corrected, 0);
+    assert_eq!(verified.next, Verification::Unneeded);
+}
+
 /// How the cache responds.
 #[derive(Clone, Copy, Debug)]
 enum CacheHealth {

@@ -393,16 +393,31 @@ fn record_does_not_overtake_expected_broadcasts() {
     assert_eq!(world.shown(), world.processor.snapshot().markets);
 }
 
-/// Records that wait for the store are bounded; the changes of the others arrive as broadcasts.
+/// Records that wait for the store are bounded: of many, the latest of each market waits. No
+/// processor runs, so nothing else brings it.
 #[test]
 fn waiting_records_are_bounded() {
     let mut world = World::new();
-    for time in 0..150 {
+    world.step(Step::Publish { market: 1, time: 0 });
+    world.step(Step::Follow);
+    for time in 1..150 {
         world.step(Step::Publish { market: 0, time });
         world.step(Step::Follow);
     }
     let restored = world.load();
-    assert_eq!(restored.changes.len(), 100);
+    let seqs: Vec<_> = restored.changes.iter().map(|it| it.state.seq).collect();
+    assert_eq!(
+        seqs,
+        std::iter::once(1).chain(101..=150).collect::<Vec<_>>()
+    );
+    let conflated = restored.changes.iter().filter(|change| change.conflated);
+    let conflated: Vec<_> = conflated.map(|change| change.state.seq).collect();
+    assert_eq!(
+        conflated,
+        [101],
+        "it has replaced the earlier records of its market"
+    );
+    assert_eq!(updates(world.shown()), [update(0, 149), update(1, 0)]);
     while world.processed < world.topic.len() {
         world.step(Step::Process);
         world.step(Step::Deliver);
