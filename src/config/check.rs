@@ -17,7 +17,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     wrong.extend(equal_names(&settings, &input));
     wrong.extend(priority(&settings.suppliers, &input));
     if settings.cache.odds_feed == OddsFeed::Kafka && settings.bus.kafka_brokers.is_none() {
-        wrong.push(input.error("ODDS_FEED", "redis, or KAFKA_BROKERS"));
+        wrong.push(input.error("ODDS_FEED", "auto or redis, or KAFKA_BROKERS"));
     }
     wrong.extend(equal_ports(&roles, &settings.ports, &input));
     let engines = engines::choose(&settings, &input)

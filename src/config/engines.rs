@@ -55,12 +55,12 @@ pub struct Engines {
 }
 
 impl Engines {
-    /// Whether the roles that show prices follow the odds topic: the setting requests it, the topic
-    /// is on Kafka, and other processes broadcast its changes.
+    /// Whether the roles that show prices follow the odds topic: the setting allows it, the topic is
+    /// on Kafka, and other processes broadcast its changes.
     pub fn follows_topic(&self, feed: OddsFeed) -> bool {
         self.bus == BusEngine::Kafka
             && matches!(self.cache, CacheEngine::Redis(_))
-            && feed == OddsFeed::Kafka
+            && feed != OddsFeed::Redis
     }
 
     /// One line per engine, without secrets.

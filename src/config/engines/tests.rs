@@ -53,7 +53,7 @@ fn each_address_selects_its_engine() {
 }
 
 #[test]
-fn topic_is_followed_on_request() {
+fn topic_on_kafka_is_followed() {
     let follows = |variables: &[(&str, &str)]| {
         let config = Config::from_variables(variables).unwrap();
         config
@@ -62,13 +62,16 @@ fn topic_is_followed_on_request() {
     };
     let kafka = ("KAFKA_BROKERS", "kafka:9092");
     let redis = ("REDIS_ADDR", "localhost:6379");
-    let feed = ("ODDS_FEED", "kafka");
-    assert!(follows(&[kafka, redis, feed]));
-    assert!(!follows(&[kafka, redis]));
-    assert!(!follows(&[kafka, feed]), "there is one process");
+    let feed = |feed| ("ODDS_FEED", feed);
+    assert!(follows(&[kafka, redis]));
+    assert!(follows(&[kafka, redis, feed("auto")]));
+    assert!(follows(&[kafka, redis, feed("kafka")]));
+    assert!(!follows(&[kafka, redis, feed("redis")]));
+    assert!(!follows(&[kafka, feed("kafka")]), "there is one process");
+    assert!(!follows(&[redis]), "there is no topic");
     insta::assert_snapshot!(
         wrong(&[("ODDS_FEED", "kafka")]),
-        @r##"ODDS_FEED: got "kafka", want redis, or KAFKA_BROKERS"##
+        @r##"ODDS_FEED: got "kafka", want auto or redis, or KAFKA_BROKERS"##
     );
 }
 

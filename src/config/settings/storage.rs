@@ -14,6 +14,8 @@ use crate::config::values::{
 /// How changes reach the roles that show prices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OddsFeed {
+    /// As `kafka` if the bus is Kafka, else as `redis`.
+    Auto,
     /// By the odds topic and by the broadcasts of the processors.
     Kafka,
     /// By the broadcasts of the processors alone.
@@ -56,9 +58,9 @@ pub struct CacheSettings {
     #[arg(long, env, value_parser = duration_from_two_seconds, default_value = "3s")]
     pub source_silence: Duration,
     /// How changes reach odds and bets: kafka (they read the odds topic themselves, beside the
-    /// broadcasts of the processors, which is faster) or redis (the broadcasts alone, for processes
-    /// without access to Kafka)
-    #[arg(long, env, value_enum, default_value = "redis")]
+    /// broadcasts of the processors, which is faster), redis (the broadcasts alone, for processes
+    /// without access to Kafka), or auto (kafka if KAFKA_BROKERS is set, else redis)
+    #[arg(long, env, value_enum, default_value = "auto")]
     pub odds_feed: OddsFeed,
     /// How long a cached event is kept after its last change
     #[arg(long, env, value_parser = duration_above_zero, default_value = "1h")]

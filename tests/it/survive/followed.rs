@@ -41,8 +41,7 @@ async fn until_fresh(odds: SocketAddr, shown: BTreeMap<String, u64>) {
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn prices_arrive_without_a_processor() {
-    let settings = [&PATIENT[..], &[("ODDS_FEED", "kafka")]].concat();
-    let cluster = Cluster::new(10, &settings).await;
+    let cluster = Cluster::new(10, &PATIENT).await;
     let mut processor = cluster.start("processor").await;
     let first = cluster.start("odds").await;
     let mut second = cluster.start("odds").await;
