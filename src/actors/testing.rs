@@ -15,7 +15,7 @@ use super::odds::odds_book::{BookEdges, BookFeed, BusFeed, ChangeSubscriber, Mir
 use crate::cache::OddsCache;
 use crate::cache::embedded::EmbeddedCache;
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
@@ -89,6 +89,19 @@ impl Store for ProbeStore {
 
     fn unfinished_markets(&self, _: &MarketsOfSourceQuery) -> Result<Vec<OddsUpdate>, StoreError> {
         Ok(Vec::new())
+    }
+
+    fn sources_of_unfinished_markets(&self) -> Result<Vec<Source>, StoreError> {
+        if self.down.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(StoreError::Unavailable("down".to_owned()));
+        }
+        let states = self.states.lock().unwrap();
+        let sources: std::collections::BTreeSet<_> = states
+            .values()
+            .flatten()
+            .map(|state| state.update.source.clone())
+            .collect();
+        Ok(sources.into_iter().collect())
     }
 
     fn list_events(&self, _: &EventQuery) -> Result<EventPage, StoreError> {

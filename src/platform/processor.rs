@@ -23,12 +23,14 @@ use crate::actors::odds::consumers::store_consumer::StoreConsumer;
 use crate::actors::odds::heartbeat::{ConsumerSigns, Heartbeat, HeartbeatTarget};
 use crate::actors::odds::messages::{ReportsRead, SourcesReported, StoreBatch};
 use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
+use crate::actors::odds::published_sources::PublishedSources;
 use crate::actors::odds::source_monitor::SourceMonitor;
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
 use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
+use crate::domain::timestamp::Timestamp;
 use crate::runtime::drain::DrainableTask;
 use crate::runtime::health::HealthCell;
 use crate::store::Store;
@@ -65,6 +67,7 @@ impl PlatformBuilder<'_> {
             metrics,
             live,
             storing,
+            published: Arc::new(PublishedSources::new(Timestamp::now())),
         };
         processor.start()
     }
@@ -82,6 +85,7 @@ pub(super) struct ProcessorBuilder<'a, 'b> {
     pub(super) live: ArbiterHandle,
     /// The thread of the store path.
     storing: ArbiterHandle,
+    published: Arc<PublishedSources>,
 }
 
 impl ProcessorBuilder<'_, '_> {
@@ -145,6 +149,7 @@ impl ProcessorBuilder<'_, '_> {
             subscribers,
             self.metrics.clone(),
         )
+        .with_unreported(self.store.clone(), self.published.clone())
         .with_selector(selector);
         self.platform
             .start("source monitor", &self.live, MONITOR_MAILBOX, monitor);
@@ -235,7 +240,8 @@ impl ProcessorBuilder<'_, '_> {
         let settings = self.consumer_settings(group, topic, Duration::ZERO);
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
-        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone());
+        let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone())
+            .recording(self.published.clone());
         let signs = (consumer.life(), consumer.backlog());
         let live = self.live.clone();
         let consumer = self.start_consumer("live consumer", &live, consumer.into_task());

@@ -170,6 +170,9 @@ pub trait Store: Send + Sync {
         query: &MarketsOfSourceQuery,
     ) -> Result<Vec<OddsUpdate>, StoreError>;
 
+    /// The sources of the open and suspended markets.
+    fn sources_of_unfinished_markets(&self) -> Result<Vec<Source>, StoreError>;
+
     /// Events, ordered by id.
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError>;
 

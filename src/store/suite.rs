@@ -153,6 +153,7 @@ pub(super) fn unfinished_markets_are_paged_by_source(store: &dyn Store) {
     let others = [
         market("PAGED_2", "total", None, "paged", MarketStatus::Closed),
         market("PAGED_3", "1x2", None, "other", open),
+        market("PAGED_3", "total", None, "ended", MarketStatus::Closed),
     ];
     let all = wanted.iter().cloned().chain(others);
     store.write_updates(&positioned(0, all)).unwrap();
@@ -185,6 +186,11 @@ pub(super) fn unfinished_markets_are_paged_by_source(store: &dyn Store) {
         }
         assert_eq!(&read, wanted, "{status}, pages of {limit}");
     }
+    let sources = store.sources_of_unfinished_markets().unwrap();
+    assert!(sources.contains(&of("paged")) && sources.contains(&of("other")));
+    assert!(!sources.contains(&of("ended")));
+    let distinct: BTreeSet<_> = sources.iter().collect();
+    assert_eq!(distinct.len(), sources.len());
 }
 
 /// The whole list of events, read page by page.

@@ -11,6 +11,7 @@ pub(crate) mod heartbeat;
 pub(crate) mod hold_poller;
 pub mod messages;
 pub(crate) mod odds_book;
+pub(crate) mod published_sources;
 pub(crate) mod restriction_keeper;
 pub(crate) mod source_monitor;
 mod source_views;

@@ -6,6 +6,7 @@
 //! what another processor has reported.
 //! [`SourceWatch`] decides; the actor carries it out.
 
+mod unreported;
 mod watch;
 
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use actix::prelude::*;
 use log::{info, warn};
 use strum::VariantArray;
 
+use self::unreported::Unreported;
 use self::watch::{Due, SourceWatch};
 use super::messages::{ReportsRead, SourcesReported};
 use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
@@ -35,6 +37,7 @@ static STATES: LogLimit = LogLimit::every(Duration::from_secs(1));
 pub(crate) struct SourceMonitor {
     topic: Arc<dyn CompactedTopic>,
     watch: SourceWatch,
+    unreported: Option<Unreported>,
     subscribers: Vec<Recipient<SourcesReported>>,
     selector: Option<Recipient<ReportsRead>>,
     log: FaultLog,
@@ -52,6 +55,7 @@ impl SourceMonitor {
         SourceMonitor {
             topic,
             watch: SourceWatch::new(silence),
+            unreported: None,
             subscribers,
             selector: None,
             log: FaultLog::new(),
@@ -177,6 +181,7 @@ impl Actor for SourceMonitor {
     fn started(&mut self, context: &mut Context<Self>) {
         context.run_interval(TICK, |monitor, _| monitor.pass_on());
         self.read(context);
+        self.follow_unreported(context);
     }
 }
 

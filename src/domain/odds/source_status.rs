@@ -109,13 +109,26 @@ pub struct SourceReports {
 #[derive(Debug, Default)]
 struct Reporters {
     heard: BTreeMap<String, Heard>,
-    /// Whether the source was ever reported as anything but recovering. A new source recovers until
-    /// its markets are checked; to say so would show them as stale although they were trusted
-    /// before.
+    /// Whether the source has stored markets, or was ever reported as anything but recovering. A
+    /// new source recovers until its markets are checked; to say so would show them as stale
+    /// although they were trusted before.
     is_established: bool,
+    /// When it first published an open market since this process started. That counts as long as
+    /// nobody reports it.
+    published_at: Option<Instant>,
 }
 
 impl Reporters {
+    /// The state of a source that nobody has reported. An `ingest` reports its sources before it is
+    /// overdue; what publishes without reports is live.
+    fn unreported(&self, now: Instant) -> Option<SourceState> {
+        let is_overdue = |at| now.saturating_duration_since(at) >= REPORT_LIMIT;
+        if self.published_at.is_some_and(is_overdue) {
+            return Some(SourceState::Live);
+        }
+        self.is_established.then_some(SourceState::Stale)
+    }
+
     /// Whether the source is lost when `reporter` reports it now. A reporter that has reported the
     /// source before this process started, and goes on, has lost nothing.
     fn is_lost_for(&self, reporter: &str, now: Instant, silence: Duration) -> bool {
@@ -145,6 +158,8 @@ impl Reporters {
 
 /// Maximum number of sources. Reports about further ones are ignored.
 pub const MAX_SOURCES: usize = 1_000;
+/// Once there are as many sources, no source is added that nobody reports.
+const MAX_UNREPORTED: usize = MAX_SOURCES / 2;
 /// How long the report of a silent process is remembered if another process reports the source.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
 
@@ -158,6 +173,32 @@ impl SourceReports {
         }
     }
 
+    /// These sources have stored markets. They are lost until they are reported as live or, if
+    /// nobody reports them, have published an open market.
+    pub fn expect(&mut self, sources: impl IntoIterator<Item = Source>) {
+        for source in sources {
+            if let Some(reporters) = self.room_for(source, MAX_UNREPORTED) {
+                reporters.is_established = true;
+            }
+        }
+    }
+
+    /// These sources have published an open market since this process started. A program that
+    /// publishes to the odds topic directly is reported by nobody.
+    pub fn published(&mut self, sources: impl IntoIterator<Item = Source>, now: Instant) {
+        for source in sources {
+            if let Some(reporters) = self.room_for(source, MAX_UNREPORTED) {
+                reporters.published_at.get_or_insert(now);
+            }
+        }
+    }
+
+    /// What is known about a source; `None` if it is new, and there are `limit` sources.
+    fn room_for(&mut self, source: Source, limit: usize) -> Option<&mut Reporters> {
+        let has_room = self.reports.len() < limit || self.reports.contains_key(&source);
+        has_room.then(|| self.reports.entry(source).or_default())
+    }
+
     /// Records a report that arrived at `heard_at`; `None` if it is from before this process
     /// started. Such a report does not replace one that was heard since from its reporter.
     pub fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
@@ -167,11 +208,11 @@ impl SourceReports {
             state,
             at,
         } = report;
-        if self.reports.len() >= MAX_SOURCES && !self.reports.contains_key(&source) {
+        let (silence, mut periods) = (self.silence, self.periods);
+        let Some(entry) = self.room_for(source, MAX_SOURCES) else {
             return;
-        }
-        let entry = self.reports.entry(source).or_default();
-        let was_lost = heard_at.is_some_and(|now| entry.is_lost_for(&reporter, now, self.silence));
+        };
+        let was_lost = heard_at.is_some_and(|now| entry.is_lost_for(&reporter, now, silence));
         entry.is_established |= was_lost || state != SourceState::Recovering;
         let reporters = &mut entry.heard;
         // Each start of a process is another reporter, so the ones that ended are dropped.
@@ -190,8 +231,8 @@ impl SourceReports {
             heard.live_period = earlier_period.filter(|_| is_live);
             return;
         }
-        self.periods += u64::from(is_live && earlier_period.is_none());
-        let period = earlier_period.unwrap_or(LivePeriod(self.periods));
+        periods += u64::from(is_live && earlier_period.is_none());
+        let period = earlier_period.unwrap_or(LivePeriod(periods));
         let heard = Heard {
             state,
             at,
@@ -199,9 +240,11 @@ impl SourceReports {
             heard_at,
         };
         reporters.insert(reporter, heard);
+        self.periods = periods;
     }
 
-    /// The state of a source; `None` if it was never reported, or is new and still recovering.
+    /// The state of a source; `None` if nothing is known about it, or it is new and still
+    /// recovering.
     ///
     /// With several reporters, the best state counts: one process that reads the source is enough.
     pub fn status(&self, source: &Source, now: Instant) -> Option<SourceStatus> {
@@ -210,6 +253,10 @@ impl SourceReports {
 
     /// `None` for a new source that is still recovering.
     fn status_of(&self, reporters: &Reporters, now: Instant) -> Option<SourceStatus> {
+        if reporters.heard.is_empty() {
+            let state = reporters.unreported(now)?;
+            return Some(SourceStatus { state, at: None });
+        }
         let current = reporters.heard.values();
         let current = current.filter(|heard| heard.counts(now, self.silence));
         let state = current
@@ -227,7 +274,7 @@ impl SourceReports {
         })
     }
 
-    /// The state of every source that was ever reported, except new ones that are still recovering.
+    /// The state of every source that is known, except new ones that are still recovering.
     pub fn all(&self, now: Instant) -> BTreeMap<Source, SourceStatus> {
         self.reports
             .iter()
@@ -238,10 +285,11 @@ impl SourceReports {
             .collect()
     }
 
-    /// What is reported now about each source in [`SourceReports::all`].
+    /// What is reported now about each source in [`SourceReports::all`] that was ever reported.
     pub fn current(&self, now: Instant) -> BTreeMap<Source, CurrentReports> {
-        let known = self.reports.iter();
-        known
+        let reported = self.reports.iter();
+        reported
+            .filter(|(_, reporters)| !reporters.heard.is_empty())
             .filter(|(_, reporters)| self.status_of(reporters, now).is_some())
             .map(|(source, reporters)| (source.clone(), reporters.current(now, self.silence)))
             .collect()

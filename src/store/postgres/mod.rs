@@ -34,7 +34,7 @@ use super::{
     StoredDeadLetter,
 };
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
@@ -204,6 +204,10 @@ impl Store for PgStore {
     ) -> Result<Vec<OddsUpdate>, StoreError> {
         self.readers()?
             .run(|connection| read::unfinished_markets(connection, query))
+    }
+
+    fn sources_of_unfinished_markets(&self) -> Result<Vec<Source>, StoreError> {
+        self.readers()?.run(read::sources_of_unfinished_markets)
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {

@@ -8,7 +8,7 @@ use diesel::prelude::*;
 use diesel::sql_types::{Array, BigInt, Binary, Bool, Nullable, Text, Timestamptz};
 
 use super::statement::statement;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::store::events::{EventPage, EventQuery, NamePart};
@@ -44,6 +44,19 @@ statement! {
         AND status = " { status: &'a str as Text } " AND (event_id, market, line) > (" { event_id: &'a str as Text } ", " { market: &'a str as Text } ", "
         { line: &'a str as Text } ")
     ORDER BY event_id, market, line LIMIT " { limit: i64 as BigInt } ""
+}
+
+statement! {
+    /// The sources of open and suspended markets, by steps within the index, as for [`EventIds`].
+    UnfinishedSources returns (Text):
+    "WITH RECURSIVE step (source) AS (
+        SELECT min(source) FROM odds_current WHERE status IN ('open', 'suspended')
+        UNION ALL
+        SELECT (SELECT min(source) FROM odds_current
+            WHERE status IN ('open', 'suspended') AND source > step.source)
+        FROM step WHERE source IS NOT NULL
+    )
+    SELECT source FROM step WHERE source IS NOT NULL"
 }
 
 statement! {
@@ -139,6 +152,15 @@ pub(super) fn event(
 pub(super) fn stream_epoch(connection: &mut PgConnection) -> Result<String, Failure> {
     let (epoch,): (String,) = (&StreamEpoch {}).get_result(connection)?;
     Ok(epoch)
+}
+
+/// The sources of the open and suspended markets.
+pub(super) fn sources_of_unfinished_markets(
+    connection: &mut PgConnection,
+) -> Result<Vec<Source>, Failure> {
+    let rows: Vec<(String,)> = (UnfinishedSources {}).load(connection)?;
+    let sources = rows.iter().filter_map(|(source,)| Source::new(source).ok());
+    Ok(sources.collect())
 }
 
 /// A page of a source's open or suspended markets.

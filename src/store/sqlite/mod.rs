@@ -28,7 +28,7 @@ use super::{
     StoredDeadLetter,
 };
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
@@ -139,6 +139,10 @@ impl Store for SqliteStore {
         query: &MarketsOfSourceQuery,
     ) -> Result<Vec<OddsUpdate>, StoreError> {
         self.read(|connection| read::unfinished_markets(connection, query))
+    }
+
+    fn sources_of_unfinished_markets(&self) -> Result<Vec<Source>, StoreError> {
+        self.read(read::sources_of_unfinished_markets)
     }
 
     fn list_events(&self, query: &EventQuery) -> Result<EventPage, StoreError> {

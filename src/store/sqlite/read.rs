@@ -9,7 +9,7 @@ use diesel::sql_types::{BigInt, Bool, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::schema::{dead_letters, odds_current, odds_history, stream_epoch};
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
@@ -45,6 +45,19 @@ pub(super) fn stream_epoch(connection: &mut SqliteConnection) -> Result<String, 
 
 /// The condition of the partial indexes, literally: with bound statuses none of them is used.
 const UNFINISHED: &str = "status IN ('open', 'suspended')";
+
+/// The sources of the open and suspended markets.
+pub(super) fn sources_of_unfinished_markets(
+    connection: &mut SqliteConnection,
+) -> Result<Vec<Source>, Failure> {
+    let sources: Vec<String> = odds_current::table
+        .filter(sql::<Bool>(UNFINISHED))
+        .select(odds_current::source)
+        .distinct()
+        .load(connection)?;
+    let sources = sources.iter().filter_map(|source| Source::new(source).ok());
+    Ok(sources.collect())
+}
 
 /// A page of a source's open or suspended markets.
 pub(super) fn unfinished_markets(

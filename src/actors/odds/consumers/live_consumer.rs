@@ -19,6 +19,7 @@ use super::group_reader::{ConsumerSettings, GroupReader, task_of};
 use super::shutdown_policy::LAST_WORK;
 use super::update_reader::UpdateReader;
 use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked};
+use crate::actors::odds::published_sources::PublishedSources;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
@@ -53,6 +54,7 @@ pub(crate) struct LiveConsumer {
     flush: Option<FlushReply>,
     life: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
+    published: Option<Arc<PublishedSources>>,
 }
 
 type FlushReply = Pin<Box<dyn Future<Output = Result<(), MailboxError>> + Send>>;
@@ -124,6 +126,15 @@ impl LiveConsumer {
             flush: None,
             life: Arc::new(LivenessProbe::new()),
             backlog: Arc::default(),
+            published: None,
+        }
+    }
+
+    /// Also records which sources publish.
+    pub(crate) fn recording(self, published: Arc<PublishedSources>) -> LiveConsumer {
+        LiveConsumer {
+            published: Some(published),
+            ..self
         }
     }
 
@@ -194,6 +205,9 @@ impl LiveConsumer {
         let read_at = Timestamp::now();
         let read = self.applier.reader.read(&batch, read_at);
         self.applier.reader.count(&read.bad);
+        if let Some(published) = &self.published {
+            published.read(&batch, &read.updates);
+        }
         // Sent immediately, so that batches reach the books in order.
         let first = self.applier.send(read.updates);
         let applier = self.applier.clone();

@@ -1,14 +1,20 @@
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::*;
+use crate::actors::odds::published_sources::PublishedSources;
+use crate::actors::testing::ProbeStore;
 use crate::bus::NewRecord;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::domain::ids::Source;
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::source_status::SourceReport;
+use crate::domain::odds::update::PositionedUpdate;
+use crate::domain::odds::update::testing::update;
 use crate::domain::timestamp::Timestamp;
 use crate::testing::until;
 
@@ -58,10 +64,18 @@ struct Fixture {
 }
 
 fn start(topic: Arc<dyn CompactedTopic>) -> Fixture {
+    start_with(topic, |monitor| monitor)
+}
+
+fn start_with(
+    topic: Arc<dyn CompactedTopic>,
+    configure: impl FnOnce(SourceMonitor) -> SourceMonitor,
+) -> Fixture {
     let passed_on = Arc::default();
     let subscriber = ProbeSubscriber(Arc::clone(&passed_on)).start().recipient();
     let metrics = ProcessorMetrics::new().unwrap();
-    SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone()).start();
+    let monitor = SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone());
+    configure(monitor).start();
     Fixture { passed_on, metrics }
 }
 
@@ -102,6 +116,43 @@ async fn silent_source_becomes_stale() {
         .await
         .unwrap();
     fixture.until_state(SourceState::Recovering).await;
+}
+
+/// Its supplier may never connect, and nobody has reported it in the time that Kafka keeps.
+#[actix_web::test]
+async fn source_of_stored_markets_is_lost_until_it_publishes() {
+    let mut open = update(1, 1, 1);
+    open.source = source();
+    let store = Arc::new(ProbeStore::default());
+    store.keep(MarketState {
+        update: open.clone(),
+        seq: 1,
+    });
+    store.down.store(true, Ordering::SeqCst);
+    let published = Arc::new(PublishedSources::new(Timestamp::now()));
+    let topic = Arc::new(EmbeddedCompactedTopic::default());
+    let fixture = start_with(topic, |monitor| {
+        monitor.with_unreported(store.clone(), published.clone())
+    });
+    until("nothing is known about it", || {
+        fixture.passed_on.lock().unwrap().last() == Some(&None)
+    })
+    .await;
+    store.down.store(false, Ordering::SeqCst);
+    fixture.until_state(SourceState::Stale).await;
+    let record = crate::bus::Record {
+        partition: 0,
+        offset: 1,
+        published_at: Some(Timestamp::now()),
+        record: record(Vec::new()),
+    };
+    let read = PositionedUpdate {
+        update: open,
+        position: 1,
+        partition: 0,
+    };
+    published.read(&[record], &[read]);
+    fixture.until_state(SourceState::Live).await;
 }
 
 #[actix_web::test]

@@ -33,6 +33,8 @@ pub(super) struct SourceWatch {
     caught_up_at: Option<Instant>,
     /// The sources that were reported before this process started, and not since. They may be live.
     awaited: BTreeSet<Source>,
+    /// Whether the database has not yet said which sources have markets.
+    awaits_stored: bool,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
 }
@@ -44,6 +46,7 @@ impl SourceWatch {
             reports: SourceReports::new(silence),
             caught_up_at: None,
             awaited: BTreeSet::new(),
+            awaits_stored: false,
             passed_on: BTreeMap::new(),
             passed_on_at: None,
         }
@@ -64,10 +67,27 @@ impl SourceWatch {
         self.caught_up_at.get_or_insert(now);
     }
 
+    /// From now on the states wait a moment for [`SourceWatch::stored`].
+    pub(super) fn await_stored(&mut self) {
+        self.awaits_stored = true;
+    }
+
+    /// The database holds markets of these sources.
+    pub(super) fn stored(&mut self, sources: Vec<Source>) {
+        self.awaits_stored = false;
+        self.reports.expect(sources);
+    }
+
+    /// These sources have published an open market since this process started.
+    pub(super) fn published(&mut self, sources: BTreeSet<Source>, now: Instant) {
+        self.reports.published(sources, now);
+    }
+
     /// Whether every source that is still read has had the time to be reported.
     fn is_decided(&self, now: Instant) -> bool {
         self.caught_up_at.is_some_and(|caught_up_at| {
-            self.awaited.is_empty() || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
+            let is_complete = self.awaited.is_empty() && !self.awaits_stored;
+            is_complete || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
         })
     }
 
@@ -177,5 +197,39 @@ mod tests {
         watch.record(report("a", SourceState::Live), Some(start));
         let expected = [("a".to_owned(), SourceState::Live)];
         assert_eq!(changed(watch.due(start)), expected);
+    }
+
+    /// A source whose reports are lost, or whose supplier never connects, is not trusted for what
+    /// the database holds.
+    #[test]
+    fn sources_of_stored_markets_are_passed_on_first() {
+        use SourceState::{Live, Stale};
+        let source = |name| Source::new(name).unwrap();
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.await_stored();
+        watch.caught_up(start);
+        assert_eq!(watch.due(start), None, "the database is not read yet");
+        watch.stored(vec![source("a"), source("b")]);
+        let both = ["a", "b"].map(|source| (source.to_owned(), Stale));
+        assert_eq!(changed(watch.due(start)), both);
+        watch.published([source("b")].into(), start);
+        let later = start + SILENCE;
+        assert_eq!(changed(watch.due(later)), [("b".to_owned(), Live)]);
+    }
+
+    /// A database that does not answer holds back nothing for long.
+    #[test]
+    fn database_is_awaited_for_a_moment() {
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.await_stored();
+        watch.caught_up(start);
+        let before = start + NEXT_REPORT - Duration::from_millis(1);
+        assert_eq!(watch.due(before), None);
+        assert_eq!(changed(watch.due(start + NEXT_REPORT)), []);
+        watch.stored(vec![Source::new("a").unwrap()]);
+        let lost = [("a".to_owned(), SourceState::Stale)];
+        assert_eq!(changed(watch.due(start + NEXT_REPORT)), lost);
     }
 }

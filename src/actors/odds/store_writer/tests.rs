@@ -5,7 +5,7 @@ use futures_util::future::join_all;
 
 use super::*;
 use crate::domain::dead_letter::DeadLetter;
-use crate::domain::ids::EventId;
+use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::testing::update;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
@@ -64,6 +64,10 @@ impl Store for ProbeStore {
     }
 
     fn unfinished_markets(&self, _: &MarketsOfSourceQuery) -> Result<Vec<OddsUpdate>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    fn sources_of_unfinished_markets(&self) -> Result<Vec<Source>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -73,6 +73,60 @@ fn sources_are_bounded() {
     assert_eq!(reports.all(now).len(), MAX_SOURCES);
 }
 
+/// What the database holds may be old: nobody has vouched for it yet.
+#[test]
+fn source_with_stored_markets_is_lost_until_live() {
+    use SourceState::{Live, Recovering, Stale};
+    let now = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    reports.expect([source()]);
+    let lost = SourceStatus {
+        state: Stale,
+        at: None,
+    };
+    assert_eq!(reports.status(&source(), now), Some(lost));
+    reports.record(report("1", Recovering), Some(now));
+    assert_eq!(state(&reports, now), Some(Recovering));
+    reports.record(report("1", Live), Some(now));
+    assert_eq!(state(&reports, now), Some(Live));
+}
+
+/// A program that publishes to the odds topic without reports.
+#[test]
+fn unreported_source_lives_by_its_updates() {
+    use SourceState::{Live, Recovering, Stale};
+    let start = Instant::now();
+    let later = start + REPORT_LIMIT;
+    for is_stored in [true, false] {
+        let mut reports = SourceReports::new(SILENCE);
+        reports.expect(is_stored.then(source));
+        let before = is_stored.then_some(Stale);
+        reports.published([source()], start);
+        assert_eq!(state(&reports, start), before, "it may be reported soon");
+        reports.published([source()], later);
+        assert_eq!(state(&reports, later), Some(Live));
+        assert!(reports.current(later).is_empty(), "nobody reports it");
+        reports.record(report("1", Recovering), Some(later));
+        let reported = is_stored.then_some(Recovering);
+        assert_eq!(state(&reports, later), reported, "the reports decide");
+        reports.record(report("1", Stale), Some(later));
+        assert_eq!(state(&reports, later), Some(Stale));
+    }
+}
+
+#[test]
+fn unreported_sources_leave_room_for_reports() {
+    let now = Instant::now();
+    let later = now + REPORT_LIMIT;
+    let invented = (0..MAX_SOURCES).map(|number| Source::new(&format!("s{number}")).unwrap());
+    let mut reports = SourceReports::new(SILENCE);
+    reports.published(invented.clone(), now);
+    reports.expect(invented);
+    assert_eq!(reports.all(later).len(), MAX_UNREPORTED);
+    reports.record(report("1", SourceState::Live), Some(later));
+    assert_eq!(state(&reports, later), Some(SourceState::Live));
+}
+
 #[test]
 fn ended_reporters_are_dropped() {
     let start = Instant::now();

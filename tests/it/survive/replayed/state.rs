@@ -327,10 +327,24 @@ impl SubscribedClient {
                 continue;
             }
             assert_eq!(message["type"], "update", "{message}");
+            if self.repeats_known_state(&message) {
+                continue;
+            }
             self.updates += 1;
             let (event, revision) = self.take(&message["payload"], message["seq"].as_u64());
             missing.remove(&(event, revision));
         }
+    }
+
+    /// Whether it shows a known state of a market whose source is lost or live again. After the
+    /// start of a processor, a source that nobody reports is lost until it publishes.
+    fn repeats_known_state(&self, message: &Value) -> bool {
+        if message["stale"].is_null() {
+            return false;
+        }
+        let update = OddsUpdate::from_json(message["payload"].to_string().as_bytes()).unwrap();
+        let market = (update.event_id.to_string(), update.market.to_string());
+        self.markets.get(&market) == Some(&revision(&update))
     }
 
     fn take(&mut self, payload: &Value, seq: Option<u64>) -> (String, (String, i64)) {
