@@ -161,17 +161,22 @@ impl SourceMonitor {
 }
 
 /// Logs a change. A source that has not been heard yet is no fault: its next report follows within a
-/// second of the start.
+/// second of the start. Nor is one that recovers: that takes about a second at the start of `ingest`.
 fn log_state(source: &str, state: SourceState, was_heard: bool) {
     let Some(repeated) = STATES.check(&format!("{source} {state}")) else {
         return;
     };
-    if state == SourceState::Live {
-        info!(source, repeated; "source is live");
-    } else if !was_heard {
-        info!(source, repeated; "waiting for a report about the source");
-    } else {
-        warn!(source, repeated; "source is {state}: its markets are shown as suspended, and no bets on them are accepted");
+    match state {
+        SourceState::Live => info!(source, repeated; "source is live"),
+        SourceState::Recovering => {
+            info!(source, repeated; "source is recovering: its markets are shown as suspended until it has sent what was missed");
+        }
+        SourceState::Stale if !was_heard => {
+            info!(source, repeated; "waiting for a report about the source: its markets are shown as suspended");
+        }
+        SourceState::Stale => {
+            warn!(source, repeated; "source is stale: its markets are shown as suspended, and no bets on them are accepted");
+        }
     }
 }
 
