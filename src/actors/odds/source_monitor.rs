@@ -2,10 +2,12 @@
 //! each source: every second, and at once when one changes.
 //!
 //! If the reports cannot be read any more, no source is heard, and each is lost after
-//! `SOURCE_SILENCE`. Before they have been read once, nothing is passed on, so that readers keep to
-//! what another processor has reported.
+//! `SOURCE_SILENCE`. A source that becomes live is passed on as live once the books have applied what
+//! was published before. Before the reports have been read once, nothing is passed on, so that
+//! readers keep to what another processor has reported.
 //! [`SourceWatch`] decides; the actor carries it out.
 
+mod applied_sources;
 mod watch;
 
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use strum::VariantArray;
 
 use self::watch::{Due, SourceWatch};
 use super::messages::{ReportsRead, SourcesReported};
+use crate::bus::group_path::GroupPath;
 use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
 use crate::domain::odds::source_status::SourceState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
@@ -35,26 +38,33 @@ static STATES: LogLimit = LogLimit::every(Duration::from_secs(1));
 pub(crate) struct SourceMonitor {
     topic: Arc<dyn CompactedTopic>,
     watch: SourceWatch,
+    /// The way of an update to the books.
+    path: GroupPath,
     subscribers: Vec<Recipient<SourcesReported>>,
     selector: Option<Recipient<ReportsRead>>,
     log: FaultLog,
+    check_log: FaultLog,
     metrics: ProcessorMetrics,
 }
 
 impl SourceMonitor {
-    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost.
+    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost. One
+    /// that becomes live is passed on as live once the updates before that have taken `path`.
     pub(crate) fn new(
         topic: Arc<dyn CompactedTopic>,
         silence: Duration,
+        path: GroupPath,
         subscribers: Vec<Recipient<SourcesReported>>,
         metrics: ProcessorMetrics,
     ) -> SourceMonitor {
         SourceMonitor {
             topic,
             watch: SourceWatch::new(silence),
+            path,
             subscribers,
             selector: None,
             log: FaultLog::new(),
+            check_log: FaultLog::new(),
             metrics,
         }
     }
@@ -82,6 +92,7 @@ impl SourceMonitor {
             receiving.map(|(event, reader), monitor, context| match event {
                 Ok(event) => {
                     monitor.received(event);
+                    monitor.pass_on(context);
                     monitor.receive(reader, context);
                 }
                 Err(error) => monitor.retry(&error, context),
@@ -107,7 +118,6 @@ impl SourceMonitor {
                 }
             }
         }
-        self.pass_on();
     }
 
     fn record(&mut self, records: &[Record], heard_at: Option<Instant>) {
@@ -126,11 +136,44 @@ impl SourceMonitor {
         }
     }
 
-    /// Sends the states if they changed or a second has passed.
-    fn pass_on(&mut self) {
-        let Some(due) = self.watch.due(Instant::now()) else {
-            return;
-        };
+    /// Sends the states if they changed or a second has passed, and checks the sources that became
+    /// live.
+    fn pass_on(&mut self, context: &mut Context<Self>) {
+        let now = Instant::now();
+        if self.watch.begin_check(now) {
+            self.check_applied(context);
+        }
+        if let Some(due) = self.watch.due(now) {
+            self.send(due);
+        }
+    }
+
+    fn check_applied(&self, context: &mut Context<Self>) {
+        let path = self.path.clone();
+        let passing = async move { path.passed().await };
+        context.spawn(passing.into_actor(self).map(|passed, monitor, context| {
+            monitor.watch.check_finished(passed.is_ok());
+            match passed {
+                // Other sources may have become live in the meantime.
+                Ok(()) => {
+                    if monitor.check_log.recovered() {
+                        info!("the books have applied the updates of all live sources");
+                    }
+                    monitor.pass_on(context);
+                }
+                // Repeated with the next tick.
+                Err(error) => monitor.log_unchecked(&error),
+            }
+        }));
+    }
+
+    fn log_unchecked(&self, error: &BusError) {
+        if let Some(repeated) = self.check_log.failed(&error.to_string()) {
+            warn!(repeated; "sources that are reported as live are shown as recovering: it is not known whether the books have applied all their updates: {error}");
+        }
+    }
+
+    fn send(&self, due: Due) {
         let Due {
             sources,
             reports,
@@ -175,7 +218,7 @@ impl Actor for SourceMonitor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_interval(TICK, |monitor, _| monitor.pass_on());
+        context.run_interval(TICK, Self::pass_on);
         self.read(context);
     }
 }

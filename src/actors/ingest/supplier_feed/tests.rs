@@ -6,6 +6,7 @@ use super::*;
 use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::bus::group_path::GroupPath;
 use crate::bus::source_report;
 use crate::bus::{BusError, CompactedTopic as _};
 use crate::domain::ids::Source;
@@ -67,6 +68,7 @@ fn edges() -> SourceEdges {
         )),
         local: Arc::default(),
         store: None,
+        store_path: GroupPath::default(),
     }
 }
 
@@ -238,6 +240,7 @@ fn feed_after_update(
         others: others.clone(),
         local: Arc::default(),
         store,
+        store_path: GroupPath::default(),
     };
     let settings = Settings::parse_from([&["test"], arguments].concat()).suppliers;
     SupplierFeed::create(|context| {
@@ -369,6 +372,7 @@ fn edges_with_stored(updates: Vec<OddsUpdate>) -> (SourceEdges, tempfile::TempDi
     let edges = SourceEdges {
         others: others(&Arc::default()),
         store: Some(Arc::new(store)),
+        store_path: GroupPath::default(),
         ..edges()
     };
     (edges, folder)

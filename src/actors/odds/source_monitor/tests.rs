@@ -61,7 +61,8 @@ fn start(topic: Arc<dyn CompactedTopic>) -> Fixture {
     let passed_on = Arc::default();
     let subscriber = ProbeSubscriber(Arc::clone(&passed_on)).start().recipient();
     let metrics = ProcessorMetrics::new().unwrap();
-    SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone()).start();
+    let path = GroupPath::default();
+    SourceMonitor::new(topic, SILENCE, path, vec![subscriber], metrics.clone()).start();
     Fixture { passed_on, metrics }
 }
 
