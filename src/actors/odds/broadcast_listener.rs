@@ -1,6 +1,7 @@
 //! Feeds the books of an `odds` process with the changes that other processes publish, and reports
 //! when they may be incomplete. [`FeedTracker`] decides; the actor carries it out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,8 +12,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::feed_tracker::{Batch, Effect, FeedTracker, Reload};
 use super::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks, SourcesReported};
 use super::source_views::SourceViews;
+use super::view_order::ViewOrder;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream};
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::streaming::protocol::FeedStatus;
 use crate::runtime::feed_health::FeedState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
@@ -59,6 +63,7 @@ pub(crate) struct BroadcastListener {
     stale_after: Duration,
     tracker: FeedTracker,
     views: SourceViews,
+    order: ViewOrder,
     /// Whether the feed has never been live.
     is_new: bool,
     log: FaultLog,
@@ -82,6 +87,7 @@ impl BroadcastListener {
             stale_after: limits.feed,
             tracker: FeedTracker::new(limits.feed),
             views: SourceViews::new(limits.sources),
+            order: ViewOrder::default(),
             is_new: true,
             log: FaultLog::new(),
             metrics,
@@ -192,17 +198,29 @@ impl BroadcastListener {
         let now = Instant::now().into_std();
         let heard = views.iter().map(|view| self.views.heard(view.clone(), now));
         if let Some(sources) = heard.last() {
-            // If the mailbox is full, the next heartbeat says the same.
-            let _ = self.edges.sources.try_send(SourcesReported(sources));
+            let sources = self.order.heard(sources);
+            self.pass_on(sources);
         }
     }
 
-    fn apply(&self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
+    fn pass_on(&self, sources: BTreeMap<Source, SourceStatus>) {
+        // If the mailbox is full, the next heartbeat says the same.
+        let _ = self.edges.sources.try_send(SourcesReported(sources));
+    }
+
+    fn apply(&mut self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
+        let number = self.order.begin();
         // Sent immediately, so that batches reach the books in order.
         let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
         let applying = apply(self.edges.clone(), first, changes, self.stale_after);
-        let decide = move |tracker: &mut FeedTracker, result| tracker.applied(epoch, result);
-        self.spawn(applying, decide, context);
+        let applying = applying.into_actor(self);
+        context.spawn(applying.map(move |result, listener, context| {
+            let effects = listener.tracker.applied(epoch, result);
+            listener.run(effects, context);
+            if let Some(sources) = listener.order.finished(number) {
+                listener.pass_on(sources);
+            }
+        }));
     }
 
     fn reload(&self, reload: Reload, context: &mut Context<Self>) {
