@@ -178,10 +178,12 @@ impl SourceMonitor {
             sources,
             reports,
             changed,
+            were_live,
         } = due;
         for (source, state) in &changed {
             let was_heard = sources.get(source).is_some_and(|it| it.at.is_some());
-            log_state(source.as_str(), *state, was_heard);
+            let is_starting = *state == SourceState::Recovering && !were_live.contains(source);
+            log_state(source.as_str(), *state, was_heard && !is_starting);
         }
         for state in SourceState::VARIANTS {
             let count = sources.values().filter(|it| it.state == *state).count();
@@ -199,16 +201,16 @@ impl SourceMonitor {
     }
 }
 
-/// Logs a change. A source that has not been heard yet is no fault: its next report follows within a
-/// second of the start.
-fn log_state(source: &str, state: SourceState, was_heard: bool) {
+/// Logs a change. It is no fault that a source is not live yet: at the start its next report follows
+/// within a second.
+fn log_state(source: &str, state: SourceState, is_fault: bool) {
     let Some(repeated) = STATES.check(&format!("{source} {state}")) else {
         return;
     };
     if state == SourceState::Live {
         info!(source, repeated; "source is live");
-    } else if !was_heard {
-        info!(source, repeated; "waiting for a report about the source");
+    } else if !is_fault {
+        info!(source, repeated; "waiting until the source is live");
     } else {
         warn!(source, repeated; "source is {state}: its markets are shown as suspended, and no bets on them are accepted");
     }

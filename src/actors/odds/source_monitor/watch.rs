@@ -25,6 +25,8 @@ pub(super) struct Due {
     pub reports: BTreeMap<Source, CurrentReports>,
     /// Those whose state differs from what was passed on before.
     pub changed: Vec<(Source, SourceState)>,
+    /// Those of them that were live before.
+    pub were_live: BTreeSet<Source>,
 }
 
 /// The reports, and what was passed on.
@@ -147,12 +149,16 @@ impl SourceWatch {
         if changed.is_empty() && self.passed_on_at.is_some_and(is_recent) {
             return None;
         }
+        let was_live = |source: &&Source| self.passed_on.get(*source) == Some(&SourceState::Live);
+        let were_live = changed.iter().map(|(source, _)| source).filter(was_live);
+        let were_live = were_live.cloned().collect();
         self.passed_on.extend(changed.iter().cloned());
         self.passed_on_at = Some(now);
         Some(Due {
             sources,
             reports: self.reports.current(now),
             changed,
+            were_live,
         })
     }
 }
