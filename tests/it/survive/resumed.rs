@@ -268,16 +268,23 @@ impl Scene {
     async fn end(&self, connection: Connection) {
         let last = self.follower.since;
         let all = self.reference.until(last).await;
-        let is_left_out = |seq: &u64, market: &String| {
-            let mut later = all.range(seq + 1..);
+        let next_of = |changes: &Changes, seq: u64, market: &String| {
+            let mut later = changes.range(seq + 1..);
             let next = later.find(|(_, (of, _))| of == market);
-            next.is_some_and(|(next, _)| *next > last || connection.conflated.contains(next))
+            next.map(|(next, _)| *next)
+        };
+        let is_left_out = |seq: u64, market: &String| {
+            match next_of(&connection.received, seq, market) {
+                Some(next) => connection.conflated.contains(&next),
+                // The one that replaces it was not read any more.
+                None => next_of(&all, last, market).is_some(),
+            }
         };
         let mut expected = all.clone();
         expected.retain(|seq, (market, _)| {
             let is_received = connection.received.contains_key(seq);
             let is_in_range = *seq > connection.from && *seq <= last;
-            is_in_range && (is_received || !is_left_out(seq, market))
+            is_in_range && (is_received || !is_left_out(*seq, market))
         });
         assert_eq!(connection.received, expected);
     }
