@@ -18,6 +18,7 @@ use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::streaming::protocol::FeedStatus;
+use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::OddsMetrics;
@@ -62,12 +63,44 @@ pub(crate) struct BroadcastListener {
     /// If no processor is heard for this long, prices may be stale. Also the time limit of a batch.
     stale_after: Duration,
     tracker: FeedTracker,
+    in_flight: BatchTimes,
     views: SourceViews,
     order: ViewOrder,
     /// Whether the feed has never been live.
     is_new: bool,
     log: FaultLog,
     metrics: OddsMetrics,
+}
+
+/// When the batches that the books have not applied were received.
+#[derive(Default)]
+struct BatchTimes {
+    since: BTreeMap<u64, Instant>,
+    next: u64,
+    /// The first of them.
+    backlog: Arc<Backlog>,
+}
+
+impl BatchTimes {
+    /// A batch was received. Returns its number.
+    fn begin(&mut self, now: Instant) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.since.insert(number, now);
+        self.report();
+        number
+    }
+
+    /// The books have applied a batch, or will not.
+    fn end(&mut self, number: u64) {
+        self.since.remove(&number);
+        self.report();
+    }
+
+    fn report(&self) {
+        let oldest = self.since.first_key_value();
+        self.backlog.set(oldest.map(|(_, since)| since.into_std()));
+    }
 }
 
 impl BroadcastListener {
@@ -80,12 +113,15 @@ impl BroadcastListener {
         limits: SilenceLimits,
         metrics: OddsMetrics,
     ) -> BroadcastListener {
+        let in_flight = BatchTimes::default();
+        state.follow(in_flight.backlog.clone(), limits.feed);
         BroadcastListener {
             broadcasts: Some(broadcasts),
             edges: Arc::new(edges),
             state,
             stale_after: limits.feed,
             tracker: FeedTracker::new(limits.feed),
+            in_flight,
             views: SourceViews::new(limits.sources),
             order: ViewOrder::default(),
             is_new: true,
@@ -209,16 +245,17 @@ impl BroadcastListener {
     }
 
     fn apply(&mut self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
-        let number = self.order.begin();
+        let number = self.in_flight.begin(Instant::now());
+        self.order.begin(number);
         // Sent immediately, so that batches reach the books in order.
         let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
         let applying = apply(self.edges.clone(), first, changes, self.stale_after);
-        let applying = applying.into_actor(self);
-        context.spawn(applying.map(move |result, listener, context| {
-            let effects = listener.tracker.applied(epoch, result);
-            listener.run(effects, context);
-            if let Some(sources) = listener.order.finished(number) {
-                listener.pass_on(sources);
+        context.spawn(applying.into_actor(self).map(move |result, it, context| {
+            it.in_flight.end(number);
+            let effects = it.tracker.applied(epoch, result);
+            it.run(effects, context);
+            if let Some(sources) = it.order.finished(number) {
+                it.pass_on(sources);
             }
         }));
     }

@@ -18,21 +18,20 @@ const MAX_WAITING: usize = 16;
 /// The batches that the books are applying, and the views that arrived meanwhile.
 #[derive(Debug, Default)]
 pub(super) struct ViewOrder {
-    /// The number of batches so far.
-    batches: u64,
+    /// The number of the last batch.
+    last: u64,
     unfinished: BTreeSet<u64>,
     /// The last view without a batch before it.
     passed: Sources,
-    /// The later views, each with the number of batches before it.
+    /// The later views, each with the number of the last batch before it.
     waiting: VecDeque<(u64, Sources)>,
 }
 
 impl ViewOrder {
-    /// The books begin to apply a batch. Returns its number.
-    pub(super) fn begin(&mut self) -> u64 {
-        self.batches += 1;
-        self.unfinished.insert(self.batches);
-        self.batches
+    /// The books begin to apply a batch with this number. Numbers only grow.
+    pub(super) fn begin(&mut self, batch: u64) {
+        self.last = batch;
+        self.unfinished.insert(batch);
     }
 
     /// A view arrived. Returns the states that hold now.
@@ -40,7 +39,7 @@ impl ViewOrder {
         if self.waiting.len() >= MAX_WAITING {
             self.join_last();
         }
-        self.waiting.push_back((self.batches, sources));
+        self.waiting.push_back((self.last, sources));
         self.pass();
         self.lowest()
     }
@@ -70,7 +69,7 @@ impl ViewOrder {
         let mut has_passed = false;
         while let Some((_, sources)) = self
             .waiting
-            .pop_front_if(|(batches, _)| first.is_none_or(|first| *batches < first))
+            .pop_front_if(|(last, _)| first.is_none_or(|first| *last < first))
         {
             self.passed = sources;
             has_passed = true;
@@ -114,9 +113,11 @@ mod tests {
     fn better_state_waits_for_batches_before_it() {
         let mut order = ViewOrder::default();
         assert_eq!(order.heard(view(Stale)), view(Stale));
-        let [first, second] = [order.begin(), order.begin()];
+        let [first, second, third] = [1, 2, 3];
+        order.begin(first);
+        order.begin(second);
         assert_eq!(order.heard(view(Live)), view(Stale));
-        let third = order.begin();
+        order.begin(third);
         assert_eq!(order.finished(second), None);
         assert_eq!(order.finished(first), Some(view(Live)));
         assert_eq!(order.finished(third), None, "it came after the view");
@@ -126,10 +127,10 @@ mod tests {
     fn worse_state_does_not_wait() {
         let mut order = ViewOrder::default();
         order.heard(view(Live));
-        let batch = order.begin();
+        order.begin(1);
         assert_eq!(order.heard(view(Stale)), view(Stale));
         assert_eq!(order.heard(view(Recovering)), view(Stale));
-        assert_eq!(order.finished(batch), Some(view(Recovering)));
+        assert_eq!(order.finished(1), Some(view(Recovering)));
     }
 
     /// A source that no view names any more is not restricted.
@@ -137,7 +138,7 @@ mod tests {
     fn latest_view_names_the_sources() {
         let mut order = ViewOrder::default();
         order.heard(view(Stale));
-        order.begin();
+        order.begin(1);
         assert_eq!(order.heard(Sources::new()), Sources::new());
     }
 
@@ -145,24 +146,22 @@ mod tests {
     fn waiting_views_are_bounded() {
         let mut order = ViewOrder::default();
         order.heard(view(Live));
-        let batches: Vec<_> = (0..MAX_WAITING)
-            .map(|_| {
-                let batch = order.begin();
-                assert_eq!(order.heard(view(Live)), view(Live));
-                batch
-            })
-            .collect();
+        let most = MAX_WAITING as u64;
+        for batch in 0..most {
+            order.begin(batch);
+            assert_eq!(order.heard(view(Live)), view(Live));
+        }
         assert_eq!(order.heard(view(Stale)), view(Stale));
-        for _ in 0..2 {
-            let last = order.begin();
+        for last in most..most + 2 {
+            order.begin(last);
             assert_eq!(order.heard(view(Live)), view(Stale));
             assert_eq!(order.waiting.len(), MAX_WAITING);
             order.finished(last);
         }
-        for batch in &batches[1..] {
-            assert_eq!(order.finished(*batch), None);
+        for batch in 1..most {
+            assert_eq!(order.finished(batch), None);
         }
-        assert_eq!(order.finished(batches[0]), Some(view(Live)));
+        assert_eq!(order.finished(0), Some(view(Live)));
     }
 
     proptest! {
@@ -175,14 +174,17 @@ mod tests {
             // The views with the batches that were unfinished when they arrived.
             let mut views: Vec<(BTreeSet<u64>, SourceState)> = Vec::new();
             let mut holds = None;
-            for step in steps {
+            for (batch, step) in (1..).zip(steps) {
                 match step {
                     0..3 => {
                         let state = SourceState::VARIANTS[step];
                         views.push((unfinished.clone(), state));
                         holds = Some(order.heard(view(state)));
                     }
-                    3 => drop(unfinished.insert(order.begin())),
+                    3 => {
+                        order.begin(batch);
+                        unfinished.insert(batch);
+                    }
                     _ => {
                         let Some(batch) = unfinished.pop_first() else { continue };
                         holds = order.finished(batch).or(holds);
