@@ -112,6 +112,7 @@ faults: nextest ## Make each fault FAULT_RUNS times (20) on real engines, and pr
 		echo '| fault | runs | clients know: median | worst | bets taken after that, by the clients | by the supplier | prices are live again: median | worst |'; \
 		echo '|---|---|---|---|---|---|---|---|'; \
 		sort $(FAULT_ROWS); \
+		if grep -q ABOVE $(FAULT_ROWS); then echo 'Clients did not always know of a lost source within 5 s.'; fi; \
 		exit $$failed
 
 # ADVISORIES=if-reachable does not fail if the advisory database cannot be fetched; it says so.

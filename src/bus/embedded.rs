@@ -18,6 +18,9 @@ use super::{BusError, ConsumerEvent, NewRecord, Position, Record, Subscription, 
 /// The maximum bytes in a topic, whatever its capacity in records.
 const MAX_BYTES: usize = 256 * 1024 * 1024;
 
+/// Interval between two looks at what a group has committed.
+const COMMIT_POLL: Duration = Duration::from_millis(20);
+
 /// A topic in memory. A record is kept until every group has committed it.
 #[derive(Clone)]
 pub(crate) struct EmbeddedTopic {
@@ -119,6 +122,18 @@ impl Shared {
 }
 
 impl State {
+    /// Whether the group has committed each partition up to this offset.
+    fn has_committed(&self, group: &str, ends: &[u64]) -> bool {
+        let committed = self.groups.get(group).map(|group| &group.committed);
+        match committed {
+            Some(committed) => ends.iter().zip(committed).all(|(end, done)| done >= end),
+            None => ends
+                .iter()
+                .zip(&self.partitions)
+                .all(|(end, it)| *end == it.base),
+        }
+    }
+
     fn is_full(&self, capacity: usize) -> bool {
         self.records >= capacity || self.bytes >= MAX_BYTES
     }
@@ -239,6 +254,24 @@ impl Topic for EmbeddedTopic {
         }))
     }
 
+    fn committed_by(&self, group: &str) -> BoxFuture<'static, Result<(), BusError>> {
+        let shared = self.shared.clone();
+        let group = group.to_owned();
+        async move {
+            let ends: Vec<_> = shared
+                .state()
+                .partitions
+                .iter()
+                .map(Partition::end)
+                .collect();
+            while !shared.state().has_committed(&group, &ends) {
+                tokio::time::sleep(COMMIT_POLL).await;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
     fn depth(&self) -> usize {
         self.shared.state().records
     }
@@ -277,6 +310,10 @@ impl Topic for UnreadTopic {
             "the topic {} stores no records and cannot be read",
             self.name
         )))
+    }
+
+    fn committed_by(&self, _: &str) -> BoxFuture<'static, Result<(), BusError>> {
+        std::future::ready(Ok(())).boxed()
     }
 
     fn depth(&self) -> usize {

@@ -4,6 +4,7 @@
 pub mod dead_letter;
 pub(crate) mod embedded;
 pub(crate) mod embedded_compacted;
+pub(crate) mod group_path;
 pub(crate) mod health;
 pub(crate) mod kafka;
 pub(crate) mod progress;
@@ -211,6 +212,13 @@ pub trait Topic: Send + Sync {
     fn follow(&self, group: &str) -> Result<Box<dyn TopicReader>, BusError> {
         let text = format!("{} cannot be followed beside {group}", self.name());
         Err(BusError::Refused(text))
+    }
+
+    /// Completes when `group` has committed everything that the topic holds when the future is first
+    /// polled.
+    fn committed_by(&self, group: &str) -> BoxFuture<'static, Result<(), BusError>> {
+        let text = format!("{} does not show what {group} has committed", self.name());
+        std::future::ready(Err(BusError::Refused(text))).boxed()
     }
 
     /// Records of this process that are waiting: on the embedded bus for the slowest group, on

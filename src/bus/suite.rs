@@ -31,6 +31,7 @@ macro_rules! bus_suite {
         $crate::bus::suite::bus_suite! { unknown_partitions_are_ignored, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { lag_returns_to_zero, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { concurrent_publishers_lose_no_records, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { commits_of_group_are_awaited, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { ping_answers, $open $(, $ignore)? }
     };
 }
@@ -282,6 +283,23 @@ pub(super) fn lag_returns_to_zero(bus: Bus) -> BoxFuture<'static, ()> {
         assert_eq!(group.lag(), 19);
         take(&mut group, 19).await;
         assert_eq!(group.lag(), 0);
+    })
+}
+
+/// What is published later is not waited for.
+pub(super) fn commits_of_group_are_awaited(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let name = group_name();
+        bus.committed_by(&name).await.unwrap();
+        let mut group = bus.subscribe(&name).unwrap();
+        bus.publish(numbered(20)).await.unwrap();
+        let mut waiting = bus.committed_by(&name);
+        take(&mut group, 19).await;
+        let early = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
+        assert!(early.is_err(), "one record is not committed");
+        take(&mut group, 1).await;
+        bus.publish(numbered(1)).await.unwrap();
+        waiting.await.unwrap();
     })
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::bus::embedded::{EmbeddedTopic, UnreadTopic};
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::bus::group_path::GroupPath;
 use crate::bus::kafka::KafkaBus;
 use crate::bus::{CompactedTopic, Topic};
 use crate::cache::OddsCache;
@@ -14,7 +15,7 @@ use crate::cache::embedded::EmbeddedCache;
 use crate::cache::redis::{RedisCache, RedisOptions};
 use crate::config::Config;
 use crate::config::engines::{BusEngine, CacheEngine, StoreEngine};
-use crate::config::settings::Role;
+use crate::config::settings::{BusSettings, Role};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
@@ -102,6 +103,15 @@ impl OddsTopics {
     /// Whether dead letters stay on the bus, where operators can read them.
     pub(super) fn keeps_dead_letters(&self) -> bool {
         self.first_position.is_none()
+    }
+
+    /// The groups that a supplier's update passes through until `group` has read the odds topic.
+    pub(super) fn path_to(&self, settings: &BusSettings, group: &str) -> GroupPath {
+        let mut path = GroupPath::default();
+        if let Some(topic) = &self.supplier_updates {
+            path = path.then(topic.clone(), settings.kafka_group_selector.clone());
+        }
+        path.then(self.updates.clone(), group.to_owned())
     }
 
     /// The topic that suppliers' updates are published to.

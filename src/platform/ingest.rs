@@ -85,6 +85,7 @@ impl PlatformBuilder<'_> {
                 "DATABASE_URL is not a PostgreSQL address, so markets that were open before a restart are not checked"
             );
         }
+        let settings = &self.settings.bus;
         let silence = self.settings.suppliers.supplier_stale_after;
         let reporter = SourceReporter::new(bus.source_status.clone(), silence, metrics.clone());
         let reporter = self.start("source reporter", arbiter, HUB_MAILBOX, reporter);
@@ -99,6 +100,7 @@ impl PlatformBuilder<'_> {
             others,
             local: Arc::new(LocalFeeds::default()),
             store,
+            store_path: bus.path_to(settings, &settings.kafka_group_store),
         }
     }
 

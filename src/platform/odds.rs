@@ -295,6 +295,7 @@ impl PlatformBuilder<'_> {
         let workers = SessionWorkers {
             distributor: distributor_settings(self.settings),
             registry: odds.registry.clone(),
+            feed: odds.feed.clone(),
             liveness: self.liveness.clone(),
             snapshots: snapshots.clone(),
             restrictions: odds.restrictions.clone(),
@@ -377,6 +378,7 @@ impl PlatformBuilder<'_> {
 struct SessionWorkers {
     distributor: DistributorSettings,
     registry: Addr<Registry>,
+    feed: Arc<FeedState>,
     liveness: Arc<Liveness>,
     snapshots: Recipient<GetSnapshot>,
     restrictions: Arc<CurrentRestrictions>,
@@ -391,8 +393,9 @@ struct SessionWorkers {
 impl SessionWorkers {
     /// Starts and monitors the distributor of this thread, and returns the edges of its sessions.
     fn start_here(&self) -> SessionEdges {
-        let registry = self.registry.clone();
-        let distributor = Distributor::start_here(self.distributor, registry, self.metrics.clone());
+        let (registry, feed) = (self.registry.clone(), self.feed.clone());
+        let metrics = self.metrics.clone();
+        let distributor = Distributor::start_here(self.distributor, registry, feed, metrics);
         let watched = distributor.clone();
         self.liveness
             .watch("distributor", move || watched.connected());

@@ -143,9 +143,11 @@ impl ProcessorBuilder<'_, '_> {
         subscribers: Vec<Recipient<SourcesReported>>,
         selector: Option<Recipient<ReportsRead>>,
     ) {
+        let settings = &self.platform.settings.bus;
         let monitor = SourceMonitor::new(
             self.bus.source_status.clone(),
             self.platform.settings.cache.source_silence,
+            self.bus.path_to(settings, &settings.kafka_group_live),
             subscribers,
             self.metrics.clone(),
         )

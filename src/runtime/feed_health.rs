@@ -53,6 +53,12 @@ impl FeedState {
         let _ = self.backlog.set((backlog, limit));
     }
 
+    /// How long the oldest unapplied update has been waiting; zero if everything is applied.
+    pub fn waiting(&self) -> Duration {
+        let backlog = self.backlog.get();
+        backlog.map_or(Duration::ZERO, |(backlog, _)| backlog.age())
+    }
+
     /// Why prices may be stale although the bus responds.
     pub fn backlog_problem(&self) -> Option<String> {
         let (backlog, limit) = self.backlog.get()?;

@@ -14,6 +14,7 @@ mod resume;
 mod slow;
 mod stalled;
 mod unavailable;
+mod watch;
 
 use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;

@@ -17,6 +17,7 @@ mod outcome;
 mod postgres_away;
 mod redis_away;
 mod replayed;
+mod resumed;
 mod stopped;
 mod topic_recreated;
 mod witness;

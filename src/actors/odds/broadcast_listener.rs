@@ -1,6 +1,7 @@
 //! Feeds the books of an `odds` process with the changes that other processes publish, and reports
 //! when they may be incomplete. [`FeedTracker`] decides; the actor carries it out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +12,13 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::feed_tracker::{Batch, Effect, FeedTracker, Reload};
 use super::messages::{ApplyBroadcasts, ApplyError, InOrder, ReloadBooks, SourcesReported};
 use super::source_views::SourceViews;
+use super::view_order::ViewOrder;
 use crate::actors::streaming::messages::FeedChanged;
 use crate::cache::{Broadcast, BroadcastEvent, BroadcastStream};
+use crate::domain::ids::Source;
+use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::streaming::protocol::FeedStatus;
+use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::OddsMetrics;
@@ -58,11 +63,44 @@ pub(crate) struct BroadcastListener {
     /// If no processor is heard for this long, prices may be stale. Also the time limit of a batch.
     stale_after: Duration,
     tracker: FeedTracker,
+    in_flight: BatchTimes,
     views: SourceViews,
+    order: ViewOrder,
     /// Whether the feed has never been live.
     is_new: bool,
     log: FaultLog,
     metrics: OddsMetrics,
+}
+
+/// When the batches that the books have not applied were received.
+#[derive(Default)]
+struct BatchTimes {
+    since: BTreeMap<u64, Instant>,
+    next: u64,
+    /// The first of them.
+    backlog: Arc<Backlog>,
+}
+
+impl BatchTimes {
+    /// A batch was received. Returns its number.
+    fn begin(&mut self, now: Instant) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.since.insert(number, now);
+        self.report();
+        number
+    }
+
+    /// The books have applied a batch, or will not.
+    fn end(&mut self, number: u64) {
+        self.since.remove(&number);
+        self.report();
+    }
+
+    fn report(&self) {
+        let oldest = self.since.first_key_value();
+        self.backlog.set(oldest.map(|(_, since)| since.into_std()));
+    }
 }
 
 impl BroadcastListener {
@@ -75,13 +113,17 @@ impl BroadcastListener {
         limits: SilenceLimits,
         metrics: OddsMetrics,
     ) -> BroadcastListener {
+        let in_flight = BatchTimes::default();
+        state.follow(in_flight.backlog.clone(), limits.feed);
         BroadcastListener {
             broadcasts: Some(broadcasts),
             edges: Arc::new(edges),
             state,
             stale_after: limits.feed,
             tracker: FeedTracker::new(limits.feed),
+            in_flight,
             views: SourceViews::new(limits.sources),
+            order: ViewOrder::default(),
             is_new: true,
             log: FaultLog::new(),
             metrics,
@@ -192,17 +234,30 @@ impl BroadcastListener {
         let now = Instant::now().into_std();
         let heard = views.iter().map(|view| self.views.heard(view.clone(), now));
         if let Some(sources) = heard.last() {
-            // If the mailbox is full, the next heartbeat says the same.
-            let _ = self.edges.sources.try_send(SourcesReported(sources));
+            let sources = self.order.heard(sources);
+            self.pass_on(sources);
         }
     }
 
-    fn apply(&self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
+    fn pass_on(&self, sources: BTreeMap<Source, SourceStatus>) {
+        // If the mailbox is full, the next heartbeat says the same.
+        let _ = self.edges.sources.try_send(SourcesReported(sources));
+    }
+
+    fn apply(&mut self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
+        let number = self.in_flight.begin(Instant::now());
+        self.order.begin(number);
         // Sent immediately, so that batches reach the books in order.
         let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
         let applying = apply(self.edges.clone(), first, changes, self.stale_after);
-        let decide = move |tracker: &mut FeedTracker, result| tracker.applied(epoch, result);
-        self.spawn(applying, decide, context);
+        context.spawn(applying.into_actor(self).map(move |result, it, context| {
+            it.in_flight.end(number);
+            let effects = it.tracker.applied(epoch, result);
+            it.run(effects, context);
+            if let Some(sources) = it.order.finished(number) {
+                it.pass_on(sources);
+            }
+        }));
     }
 
     fn reload(&self, reload: Reload, context: &mut Context<Self>) {

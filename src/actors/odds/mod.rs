@@ -16,4 +16,5 @@ pub(crate) mod restriction_keeper;
 pub(crate) mod source_monitor;
 mod source_views;
 pub(crate) mod store_writer;
+mod view_order;
 mod write_rounds;

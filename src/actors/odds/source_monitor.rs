@@ -2,10 +2,12 @@
 //! each source: every second, and at once when one changes.
 //!
 //! If the reports cannot be read any more, no source is heard, and each is lost after
-//! `SOURCE_SILENCE`. Before they have been read once, nothing is passed on, so that readers keep to
-//! what another processor has reported.
+//! `SOURCE_SILENCE`. A source that becomes live is passed on as live once the books have applied what
+//! was published before. Before the reports have been read once, nothing is passed on, so that
+//! readers keep to what another processor has reported.
 //! [`SourceWatch`] decides; the actor carries it out.
 
+mod applied_sources;
 mod unreported;
 mod watch;
 
@@ -19,6 +21,7 @@ use strum::VariantArray;
 use self::unreported::Unreported;
 use self::watch::{Due, SourceWatch};
 use super::messages::{ReportsRead, SourcesReported};
+use crate::bus::group_path::GroupPath;
 use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
 use crate::domain::odds::source_status::SourceState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
@@ -38,17 +41,22 @@ pub(crate) struct SourceMonitor {
     topic: Arc<dyn CompactedTopic>,
     watch: SourceWatch,
     unreported: Option<Unreported>,
+    /// The way of an update to the books.
+    path: GroupPath,
     subscribers: Vec<Recipient<SourcesReported>>,
     selector: Option<Recipient<ReportsRead>>,
     log: FaultLog,
+    check_log: FaultLog,
     metrics: ProcessorMetrics,
 }
 
 impl SourceMonitor {
-    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost.
+    /// Reads `topic` and sends to `subscribers`. A source without a report for `silence` is lost. One
+    /// that becomes live is passed on as live once the updates before that have taken `path`.
     pub(crate) fn new(
         topic: Arc<dyn CompactedTopic>,
         silence: Duration,
+        path: GroupPath,
         subscribers: Vec<Recipient<SourcesReported>>,
         metrics: ProcessorMetrics,
     ) -> SourceMonitor {
@@ -56,9 +64,11 @@ impl SourceMonitor {
             topic,
             watch: SourceWatch::new(silence),
             unreported: None,
+            path,
             subscribers,
             selector: None,
             log: FaultLog::new(),
+            check_log: FaultLog::new(),
             metrics,
         }
     }
@@ -86,6 +96,7 @@ impl SourceMonitor {
             receiving.map(|(event, reader), monitor, context| match event {
                 Ok(event) => {
                     monitor.received(event);
+                    monitor.pass_on(context);
                     monitor.receive(reader, context);
                 }
                 Err(error) => monitor.retry(&error, context),
@@ -111,7 +122,6 @@ impl SourceMonitor {
                 }
             }
         }
-        self.pass_on();
     }
 
     fn record(&mut self, records: &[Record], heard_at: Option<Instant>) {
@@ -130,19 +140,54 @@ impl SourceMonitor {
         }
     }
 
-    /// Sends the states if they changed or a second has passed.
-    fn pass_on(&mut self) {
-        let Some(due) = self.watch.due(Instant::now()) else {
-            return;
-        };
+    /// Sends the states if they changed or a second has passed, and checks the sources that became
+    /// live.
+    fn pass_on(&mut self, context: &mut Context<Self>) {
+        let now = Instant::now();
+        if self.watch.begin_check(now) {
+            self.check_applied(context);
+        }
+        if let Some(due) = self.watch.due(now) {
+            self.send(due);
+        }
+    }
+
+    fn check_applied(&self, context: &mut Context<Self>) {
+        let path = self.path.clone();
+        let passing = async move { path.passed().await };
+        context.spawn(passing.into_actor(self).map(|passed, monitor, context| {
+            monitor.watch.check_finished(passed.is_ok());
+            match passed {
+                // Other sources may have become live in the meantime.
+                Ok(()) => {
+                    if monitor.check_log.recovered() {
+                        info!("the books have applied the updates of all live sources");
+                    }
+                    monitor.pass_on(context);
+                }
+                // Repeated with the next tick.
+                Err(error) => monitor.log_unchecked(&error),
+            }
+        }));
+    }
+
+    fn log_unchecked(&self, error: &BusError) {
+        if let Some(repeated) = self.check_log.failed(&error.to_string()) {
+            warn!(repeated; "sources that are reported as live are shown as recovering: it is not known whether the books have applied all their updates: {error}");
+        }
+    }
+
+    fn send(&self, due: Due) {
         let Due {
             sources,
             reports,
             changed,
+            were_live,
         } = due;
         for (source, state) in &changed {
             let was_heard = sources.get(source).is_some_and(|it| it.at.is_some());
-            log_state(source.as_str(), *state, was_heard);
+            let is_starting = *state == SourceState::Recovering && !were_live.contains(source);
+            log_state(source.as_str(), *state, was_heard && !is_starting);
         }
         for state in SourceState::VARIANTS {
             let count = sources.values().filter(|it| it.state == *state).count();
@@ -160,23 +205,18 @@ impl SourceMonitor {
     }
 }
 
-/// Logs a change. A source that has not been heard yet is no fault: its next report follows within a
-/// second of the start. Nor is one that recovers: that takes about a second at the start of `ingest`.
-fn log_state(source: &str, state: SourceState, was_heard: bool) {
+/// Logs a change. It is no fault that a source is not live yet: at the start its next report follows
+/// within a second.
+fn log_state(source: &str, state: SourceState, is_fault: bool) {
     let Some(repeated) = STATES.check(&format!("{source} {state}")) else {
         return;
     };
-    match state {
-        SourceState::Live => info!(source, repeated; "source is live"),
-        SourceState::Recovering => {
-            info!(source, repeated; "source is recovering: its markets are shown as suspended until it has sent what was missed");
-        }
-        SourceState::Stale if !was_heard => {
-            info!(source, repeated; "waiting for a report about the source: its markets are shown as suspended");
-        }
-        SourceState::Stale => {
-            warn!(source, repeated; "source is stale: its markets are shown as suspended, and no bets on them are accepted");
-        }
+    if state == SourceState::Live {
+        info!(source, repeated; "source is live");
+    } else if !is_fault {
+        info!(source, repeated; "waiting until the source is live");
+    } else {
+        warn!(source, repeated; "source is {state}: its markets are shown as suspended, and no bets on them are accepted");
     }
 }
 
@@ -184,7 +224,7 @@ impl Actor for SourceMonitor {
     type Context = Context<Self>;
 
     fn started(&mut self, context: &mut Context<Self>) {
-        context.run_interval(TICK, |monitor, _| monitor.pass_on());
+        context.run_interval(TICK, Self::pass_on);
         self.read(context);
         self.follow_unreported(context);
     }

@@ -5,13 +5,14 @@
 //! actor, and the timers of a frozen actor do not fire.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use log::info;
 
 use super::messages::{
-    Connect, Deliver, Disconnect, DistributorId, EndAllSessions, FeedChanged, Follow, Join,
+    Connect, Deliver, Disconnect, DistributorId, EndAllSessions, FeedChanged, Flush, Follow, Join,
     SetHeartbeat, Subscribe, Unfollow, Unsubscribe,
 };
 use super::registry::Registry;
@@ -22,6 +23,7 @@ use crate::domain::streaming::heartbeats::Heartbeats;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::actor;
+use crate::runtime::feed_health::FeedState;
 use crate::telemetry::metrics::OddsMetrics;
 
 /// How often a slow session is offered its pending changes again, and changes that were held back
@@ -58,6 +60,8 @@ pub struct Distributor {
     pings: VecDeque<(Instant, SessionId)>,
     heartbeats: Heartbeats,
     is_heartbeat_planned: bool,
+    /// Knows which changes the books have not applied yet.
+    books: Arc<FeedState>,
     /// Events whose changes the registry sends here.
     followed: HashSet<EventId>,
     ending: Option<CloseReason>,
@@ -79,6 +83,7 @@ impl Distributor {
     pub fn start_here(
         settings: DistributorSettings,
         registry: Addr<Registry>,
+        books: Arc<FeedState>,
         metrics: OddsMetrics,
     ) -> Addr<Distributor> {
         let distributor = Distributor {
@@ -89,6 +94,7 @@ impl Distributor {
             pings: VecDeque::new(),
             heartbeats: Heartbeats::default(),
             is_heartbeat_planned: false,
+            books,
             followed: HashSet::new(),
             ending: None,
             feed: FeedStatus::Live,
@@ -157,15 +163,20 @@ impl Distributor {
         self.is_heartbeat_planned = true;
         let delay = due.saturating_duration_since(Instant::now());
         context.run_later(delay.max(HEARTBEAT_TURN), |distributor, context| {
-            distributor.is_heartbeat_planned = false;
-            distributor.send_heartbeats(Instant::now(), Timestamp::now());
-            distributor.plan_heartbeats(context);
+            let moment = Moment::now(&distributor.books);
+            // What the books have published until then is handed to the sessions first.
+            let flushing = distributor.registry.send(Flush).into_actor(distributor);
+            context.spawn(flushing.map(move |_, distributor, context| {
+                distributor.is_heartbeat_planned = false;
+                distributor.send_heartbeats(moment);
+                distributor.plan_heartbeats(context);
+            }));
         });
     }
 
     /// Makes the sessions that have sent nothing for their interval send a heartbeat. While changes
     /// cannot arrive, nobody knows until when everything was sent.
-    fn send_heartbeats(&mut self, now: Instant, time: Timestamp) {
+    fn send_heartbeats(&mut self, Moment { now, time, waiting }: Moment) {
         for id in self.heartbeats.take_due(now) {
             let (Some(handle), Some(until)) =
                 (self.fanout.sink(id), self.fanout.complete_until(id, now))
@@ -173,7 +184,8 @@ impl Distributor {
                 continue;
             };
             if self.feed == FeedStatus::Live {
-                handle.heartbeat(time.earlier_by(now.saturating_duration_since(until)));
+                let held = now.saturating_duration_since(until);
+                handle.heartbeat(time.earlier_by(held.max(waiting)));
             }
         }
     }
@@ -220,6 +232,24 @@ impl Distributor {
         self.count_sessions();
         if let Some(connection) = &handle.connection {
             connection.close();
+        }
+    }
+}
+
+/// A moment, and how long the oldest change that the books had not applied then was waiting.
+#[derive(Clone, Copy)]
+struct Moment {
+    now: Instant,
+    time: Timestamp,
+    waiting: Duration,
+}
+
+impl Moment {
+    fn now(books: &FeedState) -> Moment {
+        Moment {
+            now: Instant::now(),
+            time: Timestamp::now(),
+            waiting: books.waiting(),
         }
     }
 }

@@ -132,6 +132,11 @@ pub struct Disconnect(pub SessionId);
 #[rtype(result = "()")]
 pub struct EndAllSessions(pub CloseReason);
 
+/// Distributor to registry: answered once every earlier change was passed on to the distributors.
+#[derive(Message, Debug, Clone, Copy)]
+#[rtype(result = "()")]
+pub struct Flush;
+
 /// To the registry: the events with subscribed sessions.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "Vec<EventId>")]

@@ -9,7 +9,7 @@ use actix::prelude::*;
 use futures_util::future::join_all;
 
 use super::messages::{
-    Deliver, DistributorId, EndAllSessions, FeedChanged, Follow, GetFollowedEvents, Join,
+    Deliver, DistributorId, EndAllSessions, FeedChanged, Flush, Follow, GetFollowedEvents, Join,
     Registration, Unfollow,
 };
 use crate::actors::odds::messages::BookChanged;
@@ -185,6 +185,13 @@ impl Handler<BookChanged> for Registry {
         }
         gone.into_iter().for_each(|id| self.leave(id));
     }
+}
+
+impl Handler<Flush> for Registry {
+    type Result = ();
+
+    /// While a change waits for a full mailbox, the registry handles no message.
+    fn handle(&mut self, _: Flush, _: &mut Context<Self>) {}
 }
 
 impl Handler<GetFollowedEvents> for Registry {

@@ -9,6 +9,7 @@ mod commits;
 mod compacted;
 mod config;
 mod events;
+mod group_progress;
 mod inbox;
 mod member_state;
 #[cfg(test)]
@@ -39,6 +40,7 @@ use rdkafka::ClientConfig;
 use self::compacted::KafkaCompactedTopic;
 use self::config::Clients;
 use self::events::Events;
+use self::group_progress::GroupProgress;
 use self::member_state::MemberState;
 use self::producer::ProducerHandle;
 use self::publisher::TopicPublisher;
@@ -236,6 +238,10 @@ impl Topic for KafkaTopic {
         let start = Start::Beside(group.to_owned());
         let events = ReadingThread::start(self.inner.clone(), self.topic.clone(), start)?;
         Ok(Box::new(KafkaTopicReader::new(events)))
+    }
+
+    fn committed_by(&self, group: &str) -> BoxFuture<'static, Result<(), BusError>> {
+        GroupProgress::passed(self.inner.clone(), self.topic.clone(), group.to_owned()).boxed()
     }
 
     fn depth(&self) -> usize {

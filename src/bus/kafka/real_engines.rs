@@ -27,6 +27,7 @@ use crate::cli::dlq;
 use crate::config::settings::BusSettings;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
+use crate::testing::until;
 
 /// The brokers from the environment.
 fn brokers() -> String {
@@ -542,7 +543,7 @@ async fn follower_reads_added_partitions() {
         let altered = admin().create_partitions([&grown], &AdminOptions::new());
         assert!(altered.await.unwrap()[0].is_ok());
         // A producer that knows all partitions.
-        while partition_count(&name) < 12 {}
+        until("all partitions are known", || partition_count(&name) == 12).await;
         let topic = bus(&settings).topic(&name);
         topic.publish(records(20..120)).await.unwrap();
         while values(&read).len() < 120 {

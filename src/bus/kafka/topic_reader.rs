@@ -348,10 +348,10 @@ fn is_failed(error: &KafkaError) -> bool {
         )
 }
 
-/// Closes a failed consumer on its own thread: librdkafka may wait for an answer that never comes,
-/// and that thread then ends with the process.
-fn discard(consumer: BaseConsumer<ReadingEvents>) {
-    let thread = std::thread::Builder::new().name("kafka failed".to_owned());
+/// Closes a consumer on its own thread: librdkafka may wait for an answer that never comes, and that
+/// thread then ends with the process.
+pub(super) fn discard<C: ConsumerContext + 'static>(consumer: BaseConsumer<C>) {
+    let thread = std::thread::Builder::new().name("kafka close".to_owned());
     if let Err(failure) = thread.spawn(role::carry(move || drop(consumer))) {
         warn!("cannot start a thread to close a consumer: {failure}");
     }

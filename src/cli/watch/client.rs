@@ -243,9 +243,12 @@ impl<O: Write, N: Write> Watcher<O, N> {
                     if !self.options.json {
                         self.notice(&format!("{code}: {message}"));
                     }
-                    let is_temporary =
-                        ["SNAPSHOT_UNAVAILABLE", "RATE_LIMITED"].contains(&code.as_str());
-                    retry.extend(event_id.filter(|_| is_temporary));
+                    match code.as_str() {
+                        "SNAPSHOT_UNAVAILABLE" => retry.extend(event_id),
+                        // It may concern many events, and names at most one of them.
+                        "RATE_LIMITED" => retry.extend(self.view.awaited().cloned()),
+                        _ => {}
+                    }
                 }
                 ViewEvent::Change(change) if !self.options.json => {
                     let style = self.options.style;

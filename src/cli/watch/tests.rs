@@ -327,6 +327,50 @@ async fn unavailable_snapshot_is_requested_again() {
     ");
 }
 
+/// A `subscribe` is refused as a whole, and the refusal names one event or none.
+#[tokio::test]
+async fn rate_limited_events_are_all_requested_again() {
+    let mut server = Server::start().await;
+    server.change(1);
+    let events: Vec<EventId> = ["MATCH_001", "A", "B"]
+        .map(|event| event.parse().unwrap())
+        .into();
+    let (ended, ..) = watch(WatchOptions {
+        count: Some(1),
+        events: events.clone(),
+        ..server.plan()
+    });
+    let (stream, _) = within(server.listener.accept()).await.unwrap();
+    let mut client = within(accept_async(stream)).await.unwrap();
+    let subscribed = async |client: &mut Client| {
+        let message = next_message(client).await;
+        let message: serde_json::Value = serde_json::from_str(message.to_text().unwrap()).unwrap();
+        message["eventIds"].to_string()
+    };
+    let all = r#"["MATCH_001","A","B"]"#;
+    assert_eq!(subscribed(&mut client).await, all);
+    let refusals = [
+        Refusal::RateLimited(1),
+        Refusal::SnapshotsLimited {
+            event: events[0].clone(),
+            bytes: 1,
+        },
+    ];
+    for refusal in refusals {
+        let refused = Message::text(error_message(&refusal).to_string());
+        client.send(refused).await.unwrap();
+        assert_eq!(subscribed(&mut client).await, r#"["A","B","MATCH_001"]"#);
+    }
+    let empty = Book::new(events[1].clone()).snapshot();
+    let empty = Message::text(snapshot_message(&empty, &SnapshotView::default()).to_string());
+    client.send(empty).await.unwrap();
+    let refused = Message::text(error_message(&Refusal::RateLimited(1)).to_string());
+    client.send(refused).await.unwrap();
+    assert_eq!(subscribed(&mut client).await, r#"["B","MATCH_001"]"#);
+    client.send(server.snapshot()).await.unwrap();
+    within(ended).await.unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn closed_pipe_succeeds_and_full_disk_fails() {
     for (kind, quiet) in [

@@ -91,6 +91,8 @@ struct WireMarket<'a> {
 /// The printed state of an event.
 #[derive(Default)]
 struct PrintedEvent {
+    /// Whether this connection has brought its snapshot.
+    has_snapshot: bool,
     snapshot_seq: u64,
     markets: HashMap<MarketKey, Printed>,
     /// From where the event can be resumed.
@@ -140,8 +142,16 @@ impl View {
 
     /// A new connection was opened. What was stale is reported again.
     pub(crate) fn connected(&mut self) {
+        let events = self.events.values_mut();
+        events.for_each(|event| event.has_snapshot = false);
         self.is_stale = false;
         self.stale_sources.clear();
+    }
+
+    /// The events whose snapshot this connection has not brought yet.
+    pub(crate) fn awaited(&self) -> impl Iterator<Item = &EventId> {
+        let awaited = self.events.iter().filter(|(_, event)| !event.has_snapshot);
+        awaited.map(|(event_id, _)| event_id)
     }
 
     /// From where an event can be resumed.
@@ -212,6 +222,7 @@ impl View {
         self.heartbeat = wire
             .heartbeat_ms
             .map(|millis| Duration::from_millis(millis.into()));
+        known.has_snapshot = true;
         known.snapshot_seq = wire.seq.unwrap_or(0);
         let since = known.snapshot_seq;
         let epoch = wire.epoch.clone();

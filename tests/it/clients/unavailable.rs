@@ -152,7 +152,12 @@ fn serve(
     let server = server::start(listen, move |config| {
         let snapshots = snapshots.clone();
         let metrics = metrics.clone();
-        let distributor = Distributor::start_here(settings, joined.clone(), metrics.clone());
+        let distributor = Distributor::start_here(
+            settings,
+            joined.clone(),
+            state.feed.clone(),
+            metrics.clone(),
+        );
         let sessions = SessionEdges {
             distributor,
             snapshots,

@@ -51,24 +51,26 @@ impl OddsTopic {
 
     /// Publishes in this order, and returns once Kafka has acknowledged everything.
     pub async fn publish(&self, records: Vec<KeyAndPayload>) {
-        let brokers = self.brokers.clone();
-        let name = self.name.clone();
+        let publisher = self.publisher();
         let publishing = tokio::task::spawn_blocking(move || {
-            let producer: ThreadedProducer<DefaultProducerContext> = ClientConfig::new()
-                .set("bootstrap.servers", brokers)
-                .set("partitioner", "murmur2_random")
-                .set("enable.idempotence", "true")
-                .create()
-                .unwrap();
-            for (key, payload) in &records {
-                producer
-                    .send(BaseRecord::to(&name).key(key).payload(payload))
-                    .map_err(|(error, _)| error)
-                    .unwrap();
-            }
-            producer.flush(WAIT).unwrap();
+            records.iter().for_each(|record| publisher.publish(record));
+            publisher.finish();
         });
         publishing.await.unwrap();
+    }
+
+    /// Publishes one record after another, without waiting.
+    pub fn publisher(&self) -> TopicPublisher {
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &self.brokers)
+            .set("partitioner", "murmur2_random")
+            .set("enable.idempotence", "true")
+            .create()
+            .unwrap();
+        TopicPublisher {
+            producer,
+            name: self.name.clone(),
+        }
     }
 
     /// Waits until a group has committed everything in the topic.
@@ -99,6 +101,27 @@ impl OddsTopic {
             is_done.then_some(())
         })
         .await;
+    }
+}
+
+/// Publishes to an [`OddsTopic`].
+pub struct TopicPublisher {
+    producer: ThreadedProducer<DefaultProducerContext>,
+    name: String,
+}
+
+impl TopicPublisher {
+    /// Publishes a record after those before it.
+    pub fn publish(&self, (key, payload): &KeyAndPayload) {
+        self.producer
+            .send(BaseRecord::to(&self.name).key(key).payload(payload))
+            .map_err(|(error, _)| error)
+            .unwrap();
+    }
+
+    /// Waits until Kafka has acknowledged everything.
+    pub fn finish(self) {
+        self.producer.flush(WAIT).unwrap();
     }
 }
 

@@ -252,8 +252,9 @@ impl SupplierFeed {
 
     /// Publishes a message; reads nothing until another one may be sent and `gathering` has passed.
     fn publish(&mut self, message: Publish, gathering: Duration, context: &mut Context<Self>) {
+        let checked = self.sources.checks.publishing();
         let Some(plan) = PublishPlan::new(message) else {
-            return;
+            return self.sources.checks.published(&checked);
         };
         let is_readable = plan.is_readable;
         let repeat_if_refused = plan.repeat_if_refused;
@@ -262,8 +263,13 @@ impl SupplierFeed {
             publishing
                 .into_actor(self)
                 .map(move |published, feed, context| match published {
-                    Ok(()) => feed.reconnects.published(is_readable),
+                    Ok(()) => {
+                        feed.reconnects.published(is_readable);
+                        feed.sources.checks.published(&checked);
+                        feed.watch_sources(context);
+                    }
                     Err(error) => {
+                        feed.sources.checks.refused(&checked);
                         feed.gathered.updates.extend(repeat_if_refused.updates);
                         feed.gathered
                             .handed_over

@@ -16,6 +16,7 @@ use super::stored_markets::{MAX_MARKETS, StoredMarkets};
 use crate::actors::ingest::local_feeds::{LocalFeed, LocalFeeds};
 use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
+use crate::bus::group_path::GroupPath;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::status::MarketStatus;
@@ -42,6 +43,8 @@ pub(crate) struct SourceEdges {
     pub local: Arc<LocalFeeds>,
     /// The database with the markets that an earlier process has left, if this process has one.
     pub store: Option<Arc<dyn Store>>,
+    /// The way of an update to the database.
+    pub store_path: GroupPath,
 }
 
 /// The sources of a feed.
@@ -51,7 +54,7 @@ pub(super) struct FeedSources {
     reporter: Arc<str>,
     /// This feed among those of the process.
     local: LocalFeed,
-    checks: StoreChecks,
+    pub(super) checks: StoreChecks,
     clocks: SourceClocks,
     repetitions: Repetitions,
     /// What was last reported.
@@ -93,6 +96,16 @@ impl FeedSources {
             || others.is_live_elsewhere(source, now.into_std())
     }
 
+    /// Records that no market of a source is open that it does not confirm, except spared ones. As
+    /// long as it is not known what other processes report, all are spared.
+    fn record_suspended(&mut self, now: Instant) {
+        let others = &self.edges.others;
+        if !others.is_isolated(now.into_std()) {
+            let is_decided = |source: &Source| others.is_decided(source, now.into_std());
+            self.checks.suspended(&is_decided, now);
+        }
+    }
+
     /// Records the updates of the feed's supplier. They matter only where stored markets are read.
     pub(super) fn record_sent(&self, updates: &[OddsUpdate]) {
         if self.edges.store.is_some() {
@@ -106,7 +119,7 @@ impl FeedSources {
     }
 
     fn is_pending(&self, source: &Source, now: Instant) -> bool {
-        self.checks.is_pending(source, now) || !self.edges.others.is_decided(source, now.into_std())
+        self.checks.is_pending(source) || !self.edges.others.is_decided(source, now.into_std())
     }
 }
 
@@ -166,14 +179,11 @@ impl SupplierFeed {
         let suspended = self
             .decoder
             .suspend_unconfirmed(&|source| sources.is_spared(source, now));
-        if suspended.is_empty() {
-            return;
+        if !suspended.is_empty() {
+            self.log_suspended(cause, &suspended);
+            self.gather_unconfirmed(suspended);
         }
-        self.log_suspended(cause, &suspended);
-        for update in &suspended {
-            self.sources.checks.suspended(&update.source, now);
-        }
-        self.gather_unconfirmed(suspended);
+        self.sources.record_suspended(now);
     }
 
     fn log_suspended(&self, cause: Cause, suspended: &[OddsUpdate]) {
@@ -321,7 +331,13 @@ impl SupplierFeed {
             return;
         };
         let of = source.clone();
-        let reading = blocking(move || StoredMarkets::read(&*store, &of, MAX_MARKETS));
+        let path = self.sources.edges.store_path.clone();
+        let reading = async move {
+            // Otherwise a market that an earlier process has published may be missing.
+            let passed = path.passed().await;
+            passed.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+            blocking(move || StoredMarkets::read(&*store, &of, MAX_MARKETS)).await
+        };
         context.spawn(reading.into_actor(self).map(move |read, feed, context| {
             feed.on_stored(&source, read);
             feed.suspend_unconfirmed(Cause::Unconfirmed);

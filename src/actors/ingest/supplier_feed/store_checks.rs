@@ -1,6 +1,6 @@
-//! Decides when the stored markets of a source are read from the database: after this process has
-//! first heard the source, because what an earlier process left open may have ended since. Time is an
-//! argument.
+//! Decides when the stored markets of a source are read from the database, and until when the source
+//! is not live: after this process has first heard the source, because what an earlier process left
+//! open may have ended since. Time is an argument.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,21 +10,8 @@ use tokio::time::Instant;
 use crate::domain::ids::Source;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
-/// The database may lag behind the bus, so it is read several times.
-const MIN_READS: u32 = 3;
-/// The maximum number of reads, even if they still find markets.
-const MAX_READS: u32 = 10;
-/// The time between two reads.
-const READ_INTERVAL: Duration = Duration::from_secs(5);
-/// How long the source may take to send the markets that the first read found, before they are
-/// suspended.
+/// How long the source may take to send the markets that were found, before they are suspended.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long after that the feed may take to suspend them.
-const SUSPEND_WITHIN: Duration = Duration::from_millis(500);
-/// How long a source is not live after the markets that it did not send were suspended: the
-/// suspensions must reach the readers before its other markets are open. A processor that lags by
-/// more sends no heartbeat.
-const SPREAD: Duration = Duration::from_secs(2);
 /// Backoff after a failed read.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(500),
@@ -40,27 +27,23 @@ pub(super) struct StoreChecks {
 
 #[derive(Debug)]
 struct SourceCheck {
-    reads: u32,
-    next: Next,
-    grace_until: Option<Instant>,
-    spread_until: Option<Instant>,
+    phase: Phase,
     backoff: Backoff,
 }
 
+/// The phases of a check, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
+enum Phase {
+    /// The database is to be read at this time.
     ReadAt(Instant),
     Reading,
+    /// Until this time the source may send the markets that were found.
+    Grace(Instant),
+    /// Those that it did not send are suspended, and not published yet.
+    Suspended,
+    /// The suspensions are on their way to the bus.
+    Publishing,
     Done,
-}
-
-impl SourceCheck {
-    /// Whether the source still may send the markets that the first read found, or the feed suspends
-    /// them.
-    fn is_suspending(&self, now: Instant) -> bool {
-        let grace_until = self.grace_until;
-        grace_until.is_some_and(|until| now < until + SUSPEND_WITHIN)
-    }
 }
 
 impl StoreChecks {
@@ -82,10 +65,7 @@ impl StoreChecks {
         for source in sources {
             if !self.sources.contains_key(source) {
                 let check = SourceCheck {
-                    reads: 0,
-                    next: Next::ReadAt(now),
-                    grace_until: None,
-                    spread_until: None,
+                    phase: Phase::ReadAt(now),
                     backoff: Backoff::new(RETRY, fastrand::u64(..)),
                 };
                 self.sources.insert(source.clone(), check);
@@ -95,72 +75,92 @@ impl StoreChecks {
 
     /// The sources to read now. Assumes that they are read.
     pub(super) fn due(&mut self, now: Instant) -> Vec<Source> {
-        let mut due = Vec::new();
-        for (source, check) in &mut self.sources {
-            if matches!(check.next, Next::ReadAt(at) if now >= at) {
-                check.next = Next::Reading;
-                due.push(source.clone());
-            }
-        }
-        due
+        let is_due = |phase| matches!(phase, Phase::ReadAt(at) if now >= at);
+        self.advance(is_due, Phase::Reading)
     }
 
-    /// Records a successful read, which found `new` markets that the source had not sent.
-    pub(super) fn succeeded(&mut self, source: &Source, new: usize, now: Instant) {
-        let Some(check) = self.reading(source) else {
-            return;
-        };
-        check.reads += 1;
-        check.backoff.reset();
-        if check.reads == 1 && new > 0 {
-            check.grace_until = Some(now + GRACE);
+    /// Records a successful read, which found `unsent` markets that the source had not sent.
+    pub(super) fn succeeded(&mut self, source: &Source, unsent: usize, now: Instant) {
+        if let Some(check) = self.reading(source) {
+            check.phase = if unsent > 0 {
+                Phase::Grace(now + GRACE)
+            } else {
+                Phase::Done
+            };
         }
-        let is_repeated = check.reads < MIN_READS || (new > 0 && check.reads < MAX_READS);
-        check.next = if is_repeated {
-            Next::ReadAt(now + READ_INTERVAL)
-        } else {
-            Next::Done
-        };
     }
 
     /// Records a failed read.
     pub(super) fn failed(&mut self, source: &Source, now: Instant) {
         if let Some(check) = self.reading(source) {
-            check.next = Next::ReadAt(now + check.backoff.next_delay());
+            check.phase = Phase::ReadAt(now + check.backoff.next_delay());
         }
     }
 
-    /// Whether the source still may send the markets that the first read found.
+    /// Whether the source still may send the markets that were found.
     pub(super) fn is_in_grace(&self, source: &Source, now: Instant) -> bool {
         let check = self.sources.get(source);
-        check
-            .and_then(|check| check.grace_until)
-            .is_some_and(|until| now < until)
+        check.is_some_and(|check| matches!(check.phase, Phase::Grace(until) if now < until))
     }
 
-    /// Records that markets of the source were suspended. If they are those that the first read
-    /// found, the source is not live until readers have the suspensions.
-    pub(super) fn suspended(&mut self, source: &Source, now: Instant) {
-        if let Some(check) = self.sources.get_mut(source)
-            && check.is_suspending(now)
-        {
-            check.spread_until.get_or_insert(now + SPREAD);
+    /// Records that the markets of these sources were suspended that they do not confirm, unless a
+    /// source is in grace.
+    pub(super) fn suspended(&mut self, is_suspended: &dyn Fn(&Source) -> bool, now: Instant) {
+        for (source, check) in &mut self.sources {
+            let is_over = matches!(check.phase, Phase::Grace(until) if now >= until);
+            if is_over && is_suspended(source) {
+                check.phase = Phase::Suspended;
+            }
         }
     }
 
-    /// Whether markets that the source does not confirm may still be open: it has not been
-    /// checked, or what was found has not been suspended yet, or not everywhere.
-    pub(super) fn is_pending(&self, source: &Source, now: Instant) -> bool {
-        let Some(check) = self.sources.get(source) else {
-            return false;
-        };
-        let is_spreading = check.spread_until.is_some_and(|until| now < until);
-        check.reads == 0 || check.is_suspending(now) || is_spreading
+    /// The sources whose suspensions are in the batch that is published next. Call
+    /// [`StoreChecks::published`] or [`StoreChecks::refused`] with them when the bus has answered.
+    pub(super) fn publishing(&mut self) -> Vec<Source> {
+        self.advance(|phase| phase == Phase::Suspended, Phase::Publishing)
+    }
+
+    /// The bus has the suspensions of these sources.
+    pub(super) fn published(&mut self, sources: &[Source]) {
+        self.end_publishing(sources, Phase::Done);
+    }
+
+    /// The bus has refused the suspensions of these sources; they are published again.
+    pub(super) fn refused(&mut self, sources: &[Source]) {
+        self.end_publishing(sources, Phase::Suspended);
+    }
+
+    /// Whether markets that the source does not confirm may still be open on the bus.
+    pub(super) fn is_pending(&self, source: &Source) -> bool {
+        let check = self.sources.get(source);
+        check.is_some_and(|check| check.phase != Phase::Done)
     }
 
     fn reading(&mut self, source: &Source) -> Option<&mut SourceCheck> {
         let check = self.sources.get_mut(source)?;
-        (check.next == Next::Reading).then_some(check)
+        (check.phase == Phase::Reading).then_some(check)
+    }
+
+    /// Moves the selected checks to another phase. Returns their sources.
+    fn advance(&mut self, is_selected: impl Fn(Phase) -> bool, to: Phase) -> Vec<Source> {
+        let mut advanced = Vec::new();
+        for (source, check) in &mut self.sources {
+            if is_selected(check.phase) {
+                check.phase = to;
+                advanced.push(source.clone());
+            }
+        }
+        advanced
+    }
+
+    fn end_publishing(&mut self, sources: &[Source], to: Phase) {
+        for source in sources {
+            if let Some(check) = self.sources.get_mut(source)
+                && check.phase == Phase::Publishing
+            {
+                check.phase = to;
+            }
+        }
     }
 }
 
@@ -180,39 +180,44 @@ mod tests {
         checks
     }
 
-    #[test]
-    fn source_is_checked_until_nothing_is_found() {
-        let mut now = Instant::now();
+    /// A source whose stored markets were read at `now`.
+    fn read(unsent: usize, now: Instant) -> StoreChecks {
         let mut checks = heard(now);
-        for (read, new) in [(1, 2), (2, 0), (3, 1), (4, 0)] {
-            assert_eq!(checks.due(now), [source()], "read {read}");
-            assert!(checks.due(now).is_empty(), "it is being read");
-            checks.succeeded(&source(), new, now);
-            assert_eq!(checks.is_pending(&source(), now), read == 1);
-            assert!(!checks.is_pending(&source(), now + GRACE + SUSPEND_WITHIN));
-            now += READ_INTERVAL;
-        }
-        assert!(checks.due(now + READ_INTERVAL).is_empty(), "done");
+        assert_eq!(checks.due(now), [source()]);
+        checks.succeeded(&source(), unsent, now);
+        checks
     }
 
-    /// What readers do not have yet is not shown as live.
     #[test]
-    fn source_is_pending_until_suspensions_have_spread() {
+    fn source_without_unsent_markets_is_read_once() {
         let now = Instant::now();
         let mut checks = heard(now);
-        checks.due(now);
-        checks.succeeded(&source(), 1, now);
-        let suspended = now + GRACE;
-        checks.suspended(&source(), suspended);
-        let before = suspended + SPREAD - Duration::from_millis(1);
-        assert!(checks.is_pending(&source(), before));
-        // Later suspensions do not keep it pending.
-        checks.suspended(&source(), before);
-        assert!(!checks.is_pending(&source(), suspended + SPREAD));
-        assert_eq!(checks.due(now + READ_INTERVAL), [source()]);
-        checks.succeeded(&source(), 1, now + READ_INTERVAL);
-        checks.suspended(&source(), now + READ_INTERVAL);
-        assert!(!checks.is_pending(&source(), now + READ_INTERVAL));
+        assert!(checks.is_pending(&source()));
+        assert_eq!(checks.due(now), [source()]);
+        assert!(checks.due(now).is_empty(), "it is being read");
+        checks.succeeded(&source(), 0, now);
+        assert!(!checks.is_pending(&source()));
+        assert!(checks.due(now + 10 * RETRY.most).is_empty());
+    }
+
+    #[test]
+    fn source_is_pending_until_bus_has_suspensions() {
+        let now = Instant::now();
+        let mut checks = read(1, now);
+        checks.suspended(&|_| true, now);
+        assert!(checks.publishing().is_empty() && checks.is_in_grace(&source(), now));
+        let over = now + GRACE;
+        checks.suspended(&|_| false, over);
+        assert!(checks.publishing().is_empty(), "its markets are spared");
+        assert!(!checks.is_in_grace(&source(), over));
+        checks.suspended(&|_| true, over);
+        assert_eq!(checks.publishing(), [source()]);
+        assert!(checks.publishing().is_empty(), "another batch");
+        checks.refused(&[source()]);
+        assert_eq!(checks.publishing(), [source()]);
+        assert!(checks.is_pending(&source()));
+        checks.published(&[source()]);
+        assert!(!checks.is_pending(&source()));
     }
 
     #[test]
@@ -221,22 +226,23 @@ mod tests {
         let mut checks = heard(now);
         assert_eq!(checks.due(now), [source()]);
         checks.failed(&source(), now);
-        assert!(checks.is_pending(&source(), now) && checks.due(now).is_empty());
+        assert!(checks.is_pending(&source()) && checks.due(now).is_empty());
         let later = now + 2 * RETRY.first;
         assert_eq!(checks.due(later), [source()]);
         checks.succeeded(&source(), 0, later);
-        assert!(!checks.is_pending(&source(), later));
+        assert!(!checks.is_pending(&source()));
     }
 
     #[test]
     fn returned_source_is_checked_again() {
         let now = Instant::now();
-        let mut checks = heard(now);
-        assert_eq!(checks.due(now), [source()]);
+        let mut checks = read(1, now);
+        checks.suspended(&|_| true, now + GRACE);
+        let publishing = checks.publishing();
         checks.heard(&[], now);
-        checks.succeeded(&source(), 3, now);
         checks.heard(&[source()], now);
-        assert!(checks.is_pending(&source(), now));
+        checks.published(&publishing);
+        assert!(checks.is_pending(&source()));
         assert_eq!(checks.due(now), [source()]);
     }
 
@@ -245,34 +251,41 @@ mod tests {
         let now = Instant::now();
         let mut checks = StoreChecks::new(false);
         checks.heard(&[source()], now);
-        assert!(checks.due(now).is_empty() && !checks.is_pending(&source(), now));
+        assert!(checks.due(now).is_empty() && !checks.is_pending(&source()));
     }
 
     proptest! {
-        /// For any results of the reads, a source is pending until the first success and the grace
-        /// after it, and the reads end.
+        /// For any results of the reads, a source is pending until the first success, and then until
+        /// its suspensions are published.
         #[test]
-        fn checks_end(results in proptest::collection::vec(proptest::option::of(0_usize..3), 0..60)) {
+        fn checks_end(
+            results in proptest::collection::vec(proptest::option::of(0_usize..3), 0..60),
+            refusals in 0_usize..3,
+        ) {
             let mut now = Instant::now();
             let mut checks = heard(now);
-            let mut reads = 0;
-            for result in results.into_iter().chain([Some(0); 20]) {
+            for result in results.into_iter().chain([Some(0); 1]) {
+                prop_assert!(checks.is_pending(&source()));
                 now += 2 * RETRY.most;
-                let due = checks.due(now);
-                if due.is_empty() {
-                    break;
-                }
-                match result {
-                    Some(new) => {
-                        checks.succeeded(&source(), new, now);
-                        reads += 1;
-                    }
-                    None => checks.failed(&source(), now),
-                }
-                let suspended = now + GRACE + SUSPEND_WITHIN;
-                prop_assert_eq!(checks.is_pending(&source(), suspended), reads == 0);
+                prop_assert_eq!(checks.due(now), [source()]);
+                let Some(unsent) = result else {
+                    checks.failed(&source(), now);
+                    continue;
+                };
+                checks.succeeded(&source(), unsent, now);
+                prop_assert_eq!(checks.is_pending(&source()), unsent > 0);
+                break;
             }
-            prop_assert!((MIN_READS..=MAX_READS).contains(&reads));
+            now += GRACE;
+            for _ in 0..refusals {
+                checks.suspended(&|_| true, now);
+                let publishing = checks.publishing();
+                checks.refused(&publishing);
+            }
+            checks.suspended(&|_| true, now);
+            let publishing = checks.publishing();
+            checks.published(&publishing);
+            prop_assert!(!checks.is_pending(&source()));
             prop_assert!(checks.due(now + 10 * RETRY.most).is_empty());
         }
     }

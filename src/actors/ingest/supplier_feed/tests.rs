@@ -5,9 +5,11 @@ use super::publish_plan::DENSE_BATCH;
 use super::*;
 use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
+use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::bus::group_path::GroupPath;
 use crate::bus::source_report;
-use crate::bus::{BusError, CompactedTopic as _};
+use crate::bus::{BusError, CompactedTopic as _, ConsumerEvent, NewRecord, Position, Topic as _};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::domain::odds::status::MarketStatus;
@@ -67,6 +69,7 @@ fn edges() -> SourceEdges {
         )),
         local: Arc::default(),
         store: None,
+        store_path: GroupPath::default(),
     }
 }
 
@@ -238,6 +241,7 @@ fn feed_after_update(
         others: others.clone(),
         local: Arc::default(),
         store,
+        store_path: GroupPath::default(),
     };
     let settings = Settings::parse_from([&["test"], arguments].concat()).suppliers;
     SupplierFeed::create(|context| {
@@ -369,6 +373,7 @@ fn edges_with_stored(updates: Vec<OddsUpdate>) -> (SourceEdges, tempfile::TempDi
     let edges = SourceEdges {
         others: others(&Arc::default()),
         store: Some(Arc::new(store)),
+        store_path: GroupPath::default(),
         ..edges()
     };
     (edges, folder)
@@ -408,6 +413,42 @@ fn start_feed(
         feed
     });
     published
+}
+
+/// The database may lack what an earlier process has published: it is read after the store path has
+/// stored that.
+#[actix_web::test]
+async fn database_is_read_after_store_path_has_caught_up() {
+    let quiet = market_update("MATCH_009", "quiet", None, 1, 1);
+    let (edges, _folder) = edges_with_stored(vec![quiet]);
+    let updates = EmbeddedTopic::new("updates", 1, 10);
+    let mut stored = updates.subscribe("store").unwrap();
+    let left = NewRecord {
+        key: "a".into(),
+        payload: "1".into(),
+        headers: Vec::new(),
+    };
+    updates.publish(vec![left]).await.unwrap();
+    let (recorder, mut states) = mpsc::unbounded_channel();
+    let edges = SourceEdges {
+        reporter: Recorder(recorder).start().recipient(),
+        store_path: GroupPath::default().then(Arc::new(updates), "store".to_owned()),
+        ..edges
+    };
+    let mut published = start_feed(edges, update(1, 1, 1), |_| {});
+    assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
+    for _ in 0..3 {
+        assert_eq!(states.recv().await.unwrap(), SourceState::Recovering);
+    }
+    assert!(published.try_recv().is_err(), "the database is not read");
+    let batch = stored.next_batch(1, Duration::ZERO).await.unwrap();
+    let ConsumerEvent::Records(batch) = batch else {
+        panic!("{batch:?}");
+    };
+    stored.commit(&Position::after(&batch));
+    let suspended = next_published(&mut published).await;
+    assert_eq!(suspended[0].market.name.as_str(), "quiet");
+    until_state(&mut states, SourceState::Live).await;
 }
 
 /// Two feeds hear one source. What neither of them sends is suspended, and nothing else.

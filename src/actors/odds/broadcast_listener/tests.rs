@@ -529,3 +529,27 @@ async fn views_of_processors_are_united() {
         .until_recorded(&["Stale", "a stale", "a live", "a stale"])
         .await;
 }
+
+/// Heartbeats of clients claim nothing that the books have not applied.
+#[actix_web::test]
+async fn unapplied_broadcasts_are_waiting() {
+    let fixture = fixture();
+    fixture.events.send(BroadcastEvent::Listening).unwrap();
+    fixture.events.send(alive(true)).unwrap();
+    until("the feed is live", || fixture.state.is_live()).await;
+    assert_eq!(fixture.state.waiting(), Duration::ZERO);
+    fixture.probe.apply_hangs.store(true, Ordering::SeqCst);
+    fixture.events.send(changes()).unwrap();
+    until("a batch waits", || !fixture.state.waiting().is_zero()).await;
+    fixture.probe.apply_hangs.store(false, Ordering::SeqCst);
+    let waiting = fixture.state.waiting();
+    fixture.events.send(changes()).unwrap();
+    until("a later batch is applied", || {
+        fixture.probe.recorded.lock().unwrap().len() >= 5
+    })
+    .await;
+    assert!(
+        fixture.state.waiting() > waiting,
+        "the first one still waits"
+    );
+}

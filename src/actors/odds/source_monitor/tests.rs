@@ -8,8 +8,9 @@ use futures_util::future::BoxFuture;
 use super::*;
 use crate::actors::odds::published_sources::PublishedSources;
 use crate::actors::testing::ProbeStore;
-use crate::bus::NewRecord;
+use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
+use crate::bus::{ConsumerEvent, NewRecord, Position, Topic};
 use crate::domain::ids::Source;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::source_status::SourceReport;
@@ -64,17 +65,18 @@ struct Fixture {
 }
 
 fn start(topic: Arc<dyn CompactedTopic>) -> Fixture {
-    start_with(topic, |monitor| monitor)
+    start_with(topic, GroupPath::default(), |monitor| monitor)
 }
 
 fn start_with(
     topic: Arc<dyn CompactedTopic>,
+    path: GroupPath,
     configure: impl FnOnce(SourceMonitor) -> SourceMonitor,
 ) -> Fixture {
     let passed_on = Arc::default();
     let subscriber = ProbeSubscriber(Arc::clone(&passed_on)).start().recipient();
     let metrics = ProcessorMetrics::new().unwrap();
-    let monitor = SourceMonitor::new(topic, SILENCE, vec![subscriber], metrics.clone());
+    let monitor = SourceMonitor::new(topic, SILENCE, path, vec![subscriber], metrics.clone());
     configure(monitor).start();
     Fixture { passed_on, metrics }
 }
@@ -131,7 +133,7 @@ async fn source_of_stored_markets_is_lost_until_it_publishes() {
     store.down.store(true, Ordering::SeqCst);
     let published = Arc::new(PublishedSources::new(Timestamp::now()));
     let topic = Arc::new(EmbeddedCompactedTopic::default());
-    let fixture = start_with(topic, |monitor| {
+    let fixture = start_with(topic, GroupPath::default(), |monitor| {
         monitor.with_unreported(store.clone(), published.clone())
     });
     until("nothing is known about it", || {
@@ -220,4 +222,45 @@ async fn topic_is_read_again_after_failures() {
     fixture.until_state(SourceState::Recovering).await;
     // Nothing can be read any more.
     fixture.until_state(SourceState::Stale).await;
+}
+
+/// A report does not overtake the updates that were published before it.
+#[actix_web::test]
+async fn source_is_live_after_its_updates_are_applied() {
+    let reports = EmbeddedCompactedTopic::default();
+    let updates = EmbeddedTopic::new("updates", 1, 10);
+    let mut books = updates.subscribe("live").unwrap();
+    let path = GroupPath::default().then(Arc::new(updates.clone()), "live".to_owned());
+    let fixture = start_with(Arc::new(reports.clone()), path, |monitor| monitor);
+    let (state, reported) = tokio::sync::watch::channel(SourceState::Live);
+    let reporting = actix_web::rt::spawn(async move {
+        loop {
+            let state = *reported.borrow();
+            reports.publish(vec![report(state)]).await.unwrap();
+            tokio::time::sleep(SILENCE / 8).await;
+        }
+    });
+    fixture.until_state(SourceState::Live).await;
+    state.send_replace(SourceState::Stale);
+    fixture.until_state(SourceState::Stale).await;
+    let suspension = record("suspension".into());
+    updates.publish(vec![suspension]).await.unwrap();
+    state.send_replace(SourceState::Live);
+    fixture.until_state(SourceState::Recovering).await;
+    // It stays so, however often it is reported.
+    let passed_on = || fixture.passed_on.lock().unwrap().clone();
+    let recovering = || {
+        passed_on()
+            .into_iter()
+            .filter(|it| *it == Some(SourceState::Recovering))
+    };
+    until("the state is repeated", || recovering().count() > 2).await;
+    let batch = books.next_batch(10, Duration::ZERO).await.unwrap();
+    let ConsumerEvent::Records(batch) = batch else {
+        panic!("{batch:?}");
+    };
+    assert_eq!(passed_on().last(), Some(&Some(SourceState::Recovering)));
+    books.commit(&Position::after(&batch));
+    fixture.until_state(SourceState::Live).await;
+    reporting.abort();
 }

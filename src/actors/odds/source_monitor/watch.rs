@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::applied_sources::AppliedSources;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{
     CurrentReports, SourceReport, SourceReports, SourceState, SourceStatus,
@@ -24,6 +25,8 @@ pub(super) struct Due {
     pub reports: BTreeMap<Source, CurrentReports>,
     /// Those whose state differs from what was passed on before.
     pub changed: Vec<(Source, SourceState)>,
+    /// Those of them that were live before.
+    pub were_live: BTreeSet<Source>,
 }
 
 /// The reports, and what was passed on.
@@ -35,6 +38,9 @@ pub(super) struct SourceWatch {
     awaited: BTreeSet<Source>,
     /// Whether the database has not yet said which sources have markets.
     awaits_stored: bool,
+    /// The sources that were reported, or whose markets were stored, before this process started.
+    earlier: BTreeSet<Source>,
+    applied: AppliedSources,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
 }
@@ -47,6 +53,8 @@ impl SourceWatch {
             caught_up_at: None,
             awaited: BTreeSet::new(),
             awaits_stored: false,
+            earlier: BTreeSet::new(),
+            applied: AppliedSources::default(),
             passed_on: BTreeMap::new(),
             passed_on_at: None,
         }
@@ -54,12 +62,39 @@ impl SourceWatch {
 
     /// A report was read; `heard_at` is `None` if it was published before this process started.
     pub(super) fn record(&mut self, report: SourceReport, heard_at: Option<Instant>) {
-        if heard_at.is_some() {
-            self.awaited.remove(&report.source);
-        } else if self.caught_up_at.is_none() {
-            self.awaited.insert(report.source.clone());
-        }
+        let source = report.source.clone();
+        let Some(now) = heard_at else {
+            if self.caught_up_at.is_none() {
+                self.awaited.insert(source.clone());
+                self.earlier.insert(source);
+            }
+            return self.reports.record(report, None);
+        };
+        self.awaited.remove(&source);
+        // The reports may have been interrupted before this one, or it may end the state.
+        self.note_loss(&source, now);
         self.reports.record(report, heard_at);
+        self.note_loss(&source, now);
+    }
+
+    fn note_loss(&mut self, source: &Source, now: Instant) {
+        let status = self.reports.status(source, now);
+        if status.is_none_or(|status| status.state != SourceState::Live) {
+            self.applied.not_live(source);
+        }
+    }
+
+    /// Whether to check now that the books have applied what the odds topic holds; then call
+    /// [`SourceWatch::check_finished`].
+    pub(super) fn begin_check(&mut self, now: Instant) -> bool {
+        let sources = self.reports.all(now).into_iter();
+        let live = sources.filter(|(_, status)| status.state == SourceState::Live);
+        self.applied.begin(live.map(|(source, _)| source))
+    }
+
+    /// Whether the books have applied what the odds topic held at the start of the check.
+    pub(super) fn check_finished(&mut self, is_applied: bool) {
+        self.applied.finish(is_applied);
     }
 
     /// Everything that the topic held was read.
@@ -75,6 +110,7 @@ impl SourceWatch {
     /// The database holds markets of these sources.
     pub(super) fn stored(&mut self, sources: Vec<Source>) {
         self.awaits_stored = false;
+        self.earlier.extend(sources.iter().cloned());
         self.reports.expect(sources);
     }
 
@@ -83,12 +119,38 @@ impl SourceWatch {
         self.reports.published(sources, now);
     }
 
-    /// Whether every source that is still read has had the time to be reported.
+    /// Whether every source that is still read has had the time to be reported and checked.
     fn is_decided(&self, now: Instant) -> bool {
         self.caught_up_at.is_some_and(|caught_up_at| {
-            let is_complete = self.awaited.is_empty() && !self.awaits_stored;
+            let is_read = self.awaited.is_empty() && !self.awaits_stored;
+            let is_complete = is_read && !self.is_checking(now);
             is_complete || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
         })
+    }
+
+    /// Whether a source of before the start is live, and has not been checked yet.
+    fn is_checking(&self, now: Instant) -> bool {
+        let mut earlier = self.earlier.iter();
+        earlier.any(|source| {
+            let status = self.reports.status(source, now);
+            status.is_some_and(|it| it.state == SourceState::Live) && !self.applied.contains(source)
+        })
+    }
+
+    /// The states as they may be passed on.
+    fn states(&mut self, now: Instant) -> BTreeMap<Source, SourceStatus> {
+        let mut sources = self.reports.all(now);
+        sources.retain(|source, status| {
+            if status.state != SourceState::Live {
+                self.applied.not_live(source);
+            } else if !self.applied.contains(source) {
+                status.state = SourceState::Recovering;
+                // A new source is not passed on while it recovers, as in `SourceReports`.
+                return self.earlier.contains(source) || self.passed_on.contains_key(source);
+            }
+            true
+        });
+        sources
     }
 
     /// The states, if one has changed or the interval has passed.
@@ -96,7 +158,7 @@ impl SourceWatch {
         if !self.is_decided(now) {
             return None;
         }
-        let sources = self.reports.all(now);
+        let sources = self.states(now);
         let states = sources
             .iter()
             .map(|(source, status)| (source, status.state));
@@ -108,12 +170,16 @@ impl SourceWatch {
         if changed.is_empty() && self.passed_on_at.is_some_and(is_recent) {
             return None;
         }
+        let was_live = |source: &&Source| self.passed_on.get(*source) == Some(&SourceState::Live);
+        let were_live = changed.iter().map(|(source, _)| source).filter(was_live);
+        let were_live = were_live.cloned().collect();
         self.passed_on.extend(changed.iter().cloned());
         self.passed_on_at = Some(now);
         Some(Due {
             sources,
             reports: self.reports.current(now),
             changed,
+            were_live,
         })
     }
 }
@@ -131,6 +197,14 @@ mod tests {
             reporter: "1".to_owned(),
             state,
             at: Timestamp::from_micros(1).unwrap(),
+        }
+    }
+
+    impl SourceWatch {
+        /// A check that ends at once.
+        fn check(&mut self, now: Instant, is_applied: bool) {
+            assert!(self.begin_check(now));
+            self.check_finished(is_applied);
         }
     }
 
@@ -154,6 +228,7 @@ mod tests {
         assert_eq!(watch.due(soon(10)), None);
         watch.record(report("a", Live), Some(soon(20)));
         watch.record(report("b", Stale), Some(soon(20)));
+        watch.check(soon(20), true);
         let expected = [("a".to_owned(), Live), ("b".to_owned(), Stale)];
         assert_eq!(changed(watch.due(soon(20))), expected);
         watch.record(report("a", Live), Some(soon(30)));
@@ -182,6 +257,7 @@ mod tests {
         watch.caught_up(start);
         assert_eq!(watch.due(start), None);
         watch.record(report("a", Live), Some(start));
+        watch.check(start, true);
         let before = start + NEXT_REPORT - Duration::from_millis(1);
         assert_eq!(watch.due(before), None, "b may be reported");
         let expected = [("a".to_owned(), Live), ("b".to_owned(), Stale)];
@@ -195,8 +271,55 @@ mod tests {
         watch.record(report("a", SourceState::Live), None);
         watch.caught_up(start);
         watch.record(report("a", SourceState::Live), Some(start));
+        assert_eq!(watch.due(start), None, "the books may lag");
+        watch.check(start, true);
         let expected = [("a".to_owned(), SourceState::Live)];
         assert_eq!(changed(watch.due(start)), expected);
+    }
+
+    /// A process whose books lag does not hold back what it knows about the other sources.
+    #[test]
+    fn lagging_books_do_not_hold_back_states_for_long() {
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.record(report("a", SourceState::Live), None);
+        watch.caught_up(start);
+        watch.record(report("a", SourceState::Live), Some(start));
+        assert!(watch.begin_check(start));
+        let expected = [("a".to_owned(), SourceState::Recovering)];
+        assert_eq!(changed(watch.due(start + NEXT_REPORT)), expected);
+    }
+
+    /// A report may overtake suspensions that were published before it.
+    #[test]
+    fn source_is_live_again_after_books_have_applied_its_updates() {
+        use SourceState::{Live, Recovering, Stale};
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        let only = |state| [("a".to_owned(), state)];
+        watch.caught_up(start);
+        watch.record(report("a", Live), Some(start));
+        assert_eq!(changed(watch.due(start)), [], "a new source is not listed");
+        watch.check(start, true);
+        assert_eq!(changed(watch.due(start)), only(Live));
+        // Both are read in one batch.
+        watch.record(report("a", Recovering), Some(start));
+        watch.record(report("a", Live), Some(start));
+        assert_eq!(changed(watch.due(start)), only(Recovering));
+        watch.check(start, false);
+        assert_eq!(watch.due(start), None);
+        // A check that started before a loss does not count.
+        assert!(watch.begin_check(start));
+        watch.record(report("a", Stale), Some(start));
+        watch.record(report("a", Live), Some(start));
+        watch.check_finished(true);
+        assert_eq!(watch.due(start), None);
+        watch.check(start, true);
+        assert_eq!(changed(watch.due(start)), only(Live));
+        // Silence is a loss, too, also if nobody has looked in the meantime.
+        let later = start + SILENCE;
+        watch.record(report("a", Live), Some(later));
+        assert_eq!(changed(watch.due(later)), only(Recovering));
     }
 
     /// A source whose reports are lost, or whose supplier never connects, is not trusted for what
@@ -215,6 +338,7 @@ mod tests {
         assert_eq!(changed(watch.due(start)), both);
         watch.published([source("b")].into(), start);
         let later = start + SILENCE;
+        watch.check(later, true);
         assert_eq!(changed(watch.due(later)), [("b".to_owned(), Live)]);
     }
 

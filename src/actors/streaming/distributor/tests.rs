@@ -4,7 +4,11 @@ use super::*;
 use crate::actors::odds::messages::BookChanged;
 use crate::actors::streaming::session_handle::SessionMessage;
 use crate::domain::odds::book::MarketState;
+use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::*;
+use crate::domain::streaming::conflation_step::ConflationStep;
+use crate::domain::streaming::heartbeats::LastSent;
+use crate::runtime::backlog::Backlog;
 use crate::runtime::liveness::LivenessProbe;
 use crate::testing::until;
 
@@ -15,6 +19,7 @@ struct ProbeSession {
     feed: Arc<Mutex<Vec<FeedStatus>>>,
     ended: Arc<Mutex<Vec<CloseReason>>>,
     pings: Arc<Mutex<usize>>,
+    heartbeats: Arc<Mutex<Vec<Timestamp>>>,
     stalls: bool,
 }
 
@@ -42,7 +47,7 @@ impl Handler<SessionMessage> for ProbeSession {
                     context.wait(std::future::pending::<()>().into_actor(self));
                 }
             }
-            SessionMessage::Heartbeat(_) => {}
+            SessionMessage::Heartbeat(as_of) => self.heartbeats.lock().unwrap().push(as_of),
             SessionMessage::Ping => *self.pings.lock().unwrap() += 1,
             SessionMessage::End(reason) => self.ended.lock().unwrap().push(reason),
         }
@@ -54,10 +59,20 @@ struct Probe {
     feed: Arc<Mutex<Vec<FeedStatus>>>,
     ended: Arc<Mutex<Vec<CloseReason>>>,
     pings: Arc<Mutex<usize>>,
+    heartbeats: Arc<Mutex<Vec<Timestamp>>>,
     life: Arc<LivenessProbe>,
 }
 
 async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
+    conflated_session(distributor, id, stalls, None).await
+}
+
+async fn conflated_session(
+    distributor: &Addr<Distributor>,
+    id: u64,
+    stalls: bool,
+    conflation: Option<ConflationStep>,
+) -> Probe {
     let life = Arc::new(LivenessProbe::new());
     let session = ProbeSession {
         stalls,
@@ -68,6 +83,7 @@ async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Prob
         feed: session.feed.clone(),
         ended: session.ended.clone(),
         pings: session.pings.clone(),
+        heartbeats: session.heartbeats.clone(),
         life: life.clone(),
     };
     let handle = SessionHandle {
@@ -82,7 +98,7 @@ async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Prob
             .send(Subscribe {
                 id,
                 event_id: EventId::new("E").unwrap(),
-                conflation: None,
+                conflation,
             })
             .await
             .unwrap()
@@ -91,7 +107,12 @@ async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Prob
 }
 
 fn changed(seq: u64) -> BookChanged {
-    let update = market_update("E", "1x2", None, seq as i64, 1);
+    changed_to(seq, MarketStatus::Open)
+}
+
+fn changed_to(seq: u64, status: MarketStatus) -> BookChanged {
+    let mut update = market_update("E", "1x2", None, seq as i64, 1);
+    update.status = status;
     BookChanged {
         states: Arc::new([Arc::new(MarketState { update, seq })]),
         conflated: false,
@@ -102,6 +123,7 @@ fn changed(seq: u64) -> BookChanged {
 struct Fixture {
     registry: Addr<Registry>,
     here: Addr<Distributor>,
+    backlog: Arc<Backlog>,
     metrics: OddsMetrics,
 }
 
@@ -114,9 +136,15 @@ fn fixture(slow: Duration, frozen: Duration) -> Fixture {
         frozen_limit: frozen,
     };
     let registry = Registry::new(metrics.clone(), Arc::default()).start();
+    let (books, backlog) = (
+        FeedState::in_process(metrics.feed_live.clone()),
+        Arc::<Backlog>::default(),
+    );
+    books.follow(backlog.clone(), Duration::from_secs(60));
     Fixture {
-        here: Distributor::start_here(settings, registry.clone(), metrics.clone()),
+        here: Distributor::start_here(settings, registry.clone(), Arc::new(books), metrics.clone()),
         registry,
+        backlog,
         metrics,
     }
 }
@@ -128,6 +156,7 @@ async fn stalled_session_is_evicted() {
         registry,
         here,
         metrics,
+        ..
     } = fixture(Duration::from_millis(200), Duration::from_secs(60));
     let stalled = session(&here, 1, true).await;
     let fast = session(&here, 2, false).await;
@@ -155,6 +184,7 @@ async fn frozen_idle_session_is_evicted() {
         registry,
         here,
         metrics,
+        ..
     } = fixture(Duration::from_secs(60), Duration::from_millis(300));
     let _frozen = session(&here, 1, false).await;
     let alive = session(&here, 2, false).await;
@@ -235,6 +265,7 @@ async fn unfollowed_event_is_followed_again() {
         registry,
         here,
         metrics,
+        ..
     } = fixture(Duration::from_secs(60), Duration::from_secs(60));
     let first = session(&here, 1, false).await;
     here.send(Disconnect(SessionId(1))).await.unwrap();
@@ -250,4 +281,59 @@ async fn unfollowed_event_is_followed_again() {
     .await;
     assert!(first.taken.lock().unwrap().is_empty());
     assert_eq!(metrics.deliveries.get(), 1);
+}
+
+/// R7: in the time of the timers, a suspension in the middle of an interval needs none of them.
+#[actix_web::test]
+async fn suspension_is_sent_within_50_milliseconds() {
+    tokio::time::pause();
+    let Fixture { registry, here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let client = conflated_session(&here, 1, false, ConflationStep::of(120_000)).await;
+    let taken = || client.taken.lock().unwrap().clone();
+    registry.send(changed(1)).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert!(taken().is_empty(), "it is held back");
+    let suspended = tokio::time::Instant::now();
+    registry
+        .send(changed_to(2, MarketStatus::Suspended))
+        .await
+        .unwrap();
+    while taken().is_empty() && suspended.elapsed() <= OFFER_INTERVAL {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(taken(), [(2, false)]);
+}
+
+/// A heartbeat does not claim more than the books have applied.
+#[actix_web::test]
+async fn heartbeat_is_not_ahead_of_books() {
+    let Fixture { here, backlog, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let client = session(&here, 1, false).await;
+    let (id, interval) = (SessionId(1), Duration::from_millis(50));
+    // This session never records that it sends something.
+    let last_sent = Arc::new(LastSent::new(Instant::now()));
+    here.send(SetHeartbeat {
+        id,
+        interval,
+        last_sent,
+    })
+    .await
+    .unwrap();
+    let last = || client.heartbeats.lock().unwrap().last().copied();
+    until("a heartbeat", || last().is_some()).await;
+    backlog.set(Some(Instant::now()));
+    let received = Timestamp::now();
+    let before = client.heartbeats.lock().unwrap().len();
+    until("heartbeats while an update waits", || {
+        client.heartbeats.lock().unwrap().len() >= before + 4
+    })
+    .await;
+    let waiting = client.heartbeats.lock().unwrap()[before..].to_vec();
+    assert!(
+        waiting.iter().all(|as_of| *as_of <= received),
+        "{waiting:?}"
+    );
+    backlog.set(None);
+    let applied = Timestamp::now();
+    until("a heartbeat after that", || last() > Some(applied)).await;
 }

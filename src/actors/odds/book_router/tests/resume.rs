@@ -28,10 +28,11 @@ async fn resumes<F: BookFeed>(router: &Addr<BookRouter<F>>) -> bool {
 }
 
 /// The cache holds one market, and the store, which is down, another one. Nobody knows what a
-/// client of this event misses.
-async fn partial<F: BookFeed>(
+/// client of this event misses, until the store is read and the next change is applied.
+async fn check_partial<F: BookFeed>(
     edges: impl FnOnce(Arc<dyn OddsCache>) -> ProbeEdges<F>,
-) -> (ProbeEdges<F>, Addr<BookRouter<F>>) {
+    apply: impl AsyncFn(&Addr<BookRouter<F>>, u64),
+) {
     let cache = Arc::new(EmbeddedCache::new(Duration::from_secs(60)));
     cache.write(cached(1, "1x2", 5, 21)).await.unwrap();
     let probe = edges(cache);
@@ -42,44 +43,33 @@ async fn partial<F: BookFeed>(
     });
     let router = started(&probe);
     assert!(!resumes(&router).await);
-    (probe, router)
-}
-
-async fn until_complete<F: BookFeed>(probe: &ProbeEdges<F>, router: &Addr<BookRouter<F>>) {
+    apply(&router, 22).await;
+    assert!(!resumes(&router).await);
     probe.store.down.store(false, Ordering::SeqCst);
     until_async("the stored market is loaded", async || {
-        let snapshot = snapshot_of(router, 1).await;
+        let snapshot = snapshot_of(&router, 1).await;
         snapshot.markets.len() == 2
+    })
+    .await;
+    apply(&router, 30).await;
+    assert!(resumes(&router).await);
+}
+
+#[actix_web::test]
+async fn partial_book_is_not_resumed() {
+    check_partial(bus_edges, async |router, position| {
+        let update = positioned(1, position as i64, position);
+        apply(router, Apply(vec![update])).await;
     })
     .await;
 }
 
 #[actix_web::test]
-async fn partial_book_is_not_resumed() {
-    let (probe, router) = partial(bus_edges).await;
-    let apply = async |position| {
-        let update = positioned(1, position as i64, position);
-        apply(&router, Apply(vec![update])).await;
-    };
-    apply(22).await;
-    assert!(!resumes(&router).await);
-    until_complete(&probe, &router).await;
-    apply(30).await;
-    assert!(resumes(&router).await);
-}
-
-#[actix_web::test]
 async fn partial_mirror_is_not_resumed() {
-    let (probe, router) = partial(mirror_edges).await;
-    let apply = async |seq| {
-        let update = broadcast(1, seq as i64, seq);
-        apply(&router, heard([update])).await;
-    };
-    apply(22).await;
-    assert!(!resumes(&router).await);
-    until_complete(&probe, &router).await;
-    apply(30).await;
-    assert!(resumes(&router).await);
+    check_partial(mirror_edges, async |router, seq| {
+        apply(router, heard([broadcast(1, seq as i64, seq)])).await;
+    })
+    .await;
 }
 
 /// The first client of an event can resume it, although its book was started from the cache alone:
