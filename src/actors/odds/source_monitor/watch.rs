@@ -119,12 +119,15 @@ impl SourceWatch {
         self.reports.published(sources, now);
     }
 
-    /// Whether every source that is still read has had the time to be reported and checked.
+    /// Whether every source that is still read has had the time to be reported, and the books have
+    /// caught up. Until then no state is passed on: a live source would be shown as recovering for a
+    /// moment at each start.
     fn is_decided(&self, now: Instant) -> bool {
+        let is_first = self.passed_on_at.is_none();
         self.caught_up_at.is_some_and(|caught_up_at| {
-            let is_read = self.awaited.is_empty() && !self.awaits_stored;
-            let is_complete = is_read && !self.is_checking(now);
-            is_complete || now.saturating_duration_since(caught_up_at) >= NEXT_REPORT
+            let is_complete = self.awaited.is_empty() && !self.awaits_stored;
+            let is_over = now.saturating_duration_since(caught_up_at) >= NEXT_REPORT;
+            (is_complete || is_over) && !(is_first && self.is_checking(now))
         })
     }
 
@@ -277,17 +280,19 @@ mod tests {
         assert_eq!(changed(watch.due(start)), expected);
     }
 
-    /// A process whose books lag does not hold back what it knows about the other sources.
+    /// A restart of a processor suspends nothing.
     #[test]
-    fn lagging_books_do_not_hold_back_states_for_long() {
+    fn first_states_wait_for_books() {
         let start = Instant::now();
         let mut watch = SourceWatch::new(SILENCE);
         watch.record(report("a", SourceState::Live), None);
         watch.caught_up(start);
         watch.record(report("a", SourceState::Live), Some(start));
-        assert!(watch.begin_check(start));
-        let expected = [("a".to_owned(), SourceState::Recovering)];
-        assert_eq!(changed(watch.due(start + NEXT_REPORT)), expected);
+        let later = start + NEXT_REPORT;
+        assert_eq!(watch.due(later), None);
+        watch.check(later, true);
+        let expected = [("a".to_owned(), SourceState::Live)];
+        assert_eq!(changed(watch.due(later)), expected);
     }
 
     /// A report may overtake suspensions that were published before it.
