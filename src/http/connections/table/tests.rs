@@ -19,7 +19,9 @@ async fn connect(table: &Rc<Connections>) -> (Rc<Connection>, TcpStream) {
         .await
         .unwrap();
     (
-        table.admit(&listener.accept().await.unwrap().0).unwrap(),
+        table
+            .admit(&listener.accept().await.unwrap().0, false)
+            .unwrap(),
         client,
     )
 }
