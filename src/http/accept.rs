@@ -13,7 +13,8 @@ use futures_util::future::{Either, LocalBoxFuture};
 use log::debug;
 use tokio_rustls::TlsAcceptor;
 
-use super::connections::{Connections, Ended};
+use super::connections::{ConnectionLimits, Connections, Ended};
+use super::server::Bounds;
 use super::stream::{GuardedStream, Transport, Wire};
 use crate::runtime::connection::prepare;
 use crate::runtime::tls::server::ServerCertificate;
@@ -29,14 +30,27 @@ type Accepted = Result<(GuardedStream, Option<SocketAddr>), DispatchError>;
 /// Accepts the connections of one server thread.
 #[derive(Clone)]
 pub(super) struct Acceptor {
-    pub(super) table: Rc<Connections>,
+    table: Rc<Connections>,
     /// Clients must speak TLS if there is one.
-    pub(super) certificate: Option<Arc<ServerCertificate>>,
+    certificate: Option<Arc<ServerCertificate>>,
     /// Ends handshakes when the server stops.
-    pub(super) stopping: GracefulShutdownSignal,
+    stopping: GracefulShutdownSignal,
 }
 
 impl Acceptor {
+    /// Starts the table of this thread's connections, with the limits of a thread.
+    pub(super) fn start(
+        bounds: &Bounds,
+        limits: ConnectionLimits,
+        stopping: GracefulShutdownSignal,
+    ) -> Acceptor {
+        Acceptor {
+            table: Connections::start(limits, bounds.addresses.clone(), bounds.ended.clone()),
+            certificate: bounds.certificate.clone(),
+            stopping,
+        }
+    }
+
     /// Admits a connection, or ends it.
     pub(super) fn accept(
         &self,

@@ -25,7 +25,7 @@ use strum::VariantNames;
 
 use super::accept::Acceptor;
 use super::addresses::{AddressLimit, Addresses};
-use super::connections::{Connection, ConnectionLimits, Connections, Ended};
+use super::connections::{Connection, ConnectionLimits, Ended};
 use super::errors::not_found;
 use super::origin::RequestGuard;
 use super::stream::GuardedStream;
@@ -167,16 +167,7 @@ where
     let role = role::current();
     let factory = move || {
         role::set_for_thread(role);
-        let table = Connections::start(
-            limits.clone(),
-            bounds.addresses.clone(),
-            bounds.ended.clone(),
-        );
-        let acceptor = Acceptor {
-            table,
-            certificate: bounds.certificate.clone(),
-            stopping: stopping.clone(),
-        };
+        let acceptor = Acceptor::start(&bounds, limits.clone(), stopping.clone());
         let app = app(bounds.guard.clone(), routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()

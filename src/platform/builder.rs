@@ -14,7 +14,7 @@ use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
-use crate::http::server::{self, Listen};
+use crate::http::server::{self, Bounds, Listen};
 use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
@@ -134,6 +134,17 @@ impl<'a> PlatformBuilder<'a> {
         self.parts.simulator = Some(simulator);
         self.serve_health(Role::Simulator, Vec::new(), metrics.registry);
         Ok(())
+    }
+
+    /// Limits of a role's port for clients.
+    pub(super) fn client_bounds(
+        &self,
+        role: Role,
+        registry: &prometheus::Registry,
+        guard: Arc<RequestGuard>,
+    ) -> Result<Bounds, StartError> {
+        let certificate = self.tls.for_port(registry)?;
+        bounds::rest(self.settings, role, registry, guard, certificate)
     }
 
     /// Request checks of a public port. `is_public` means that anybody may read everything the port

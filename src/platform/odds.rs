@@ -291,14 +291,7 @@ impl PlatformBuilder<'_> {
     ) -> Result<(), StartError> {
         let metrics = odds.metrics.clone();
         let guard = self.request_guard(true, &metrics.refused);
-        let certificate = self.tls.for_port(&metrics.registry)?;
-        let client_bounds = bounds::rest(
-            self.settings,
-            Role::Odds,
-            &metrics.registry,
-            guard,
-            certificate,
-        )?;
+        let client_bounds = self.client_bounds(Role::Odds, &metrics.registry, guard)?;
         let workers = SessionWorkers {
             distributor: distributor_settings(self.settings),
             registry: odds.registry.clone(),
