@@ -182,8 +182,8 @@ fn certificate(
 ) -> Option<ConfigError> {
     let has_certificate = settings.tls_cert_file.is_some();
     let missing = match (has_certificate, settings.tls_key_file.is_some()) {
-        (true, false) => Some(("TLS_KEY_FILE", "a file, because TLS_CERT_FILE is set")),
-        (false, true) => Some(("TLS_CERT_FILE", "a file, because TLS_KEY_FILE is set")),
+        (true, false) => Some(("TLS_CERT_FILE", "it unset, or TLS_KEY_FILE set too")),
+        (false, true) => Some(("TLS_KEY_FILE", "it unset, or TLS_CERT_FILE set too")),
         (false, false) if settings.tls_client_ca_file.is_some() => Some((
             "TLS_CLIENT_CA_FILE",
             "it unset, or TLS_CERT_FILE and TLS_KEY_FILE set",

@@ -68,8 +68,8 @@ fn timer_durations_must_not_be_zero() {
 
 #[test]
 fn certificate_needs_its_key() {
-    insta::assert_snapshot!(wrong(&[("TLS_CERT_FILE", "/c.pem")]), @r#"TLS_KEY_FILE: got "", want a file, because TLS_CERT_FILE is set"#);
-    insta::assert_snapshot!(wrong(&[("TLS_KEY_FILE", "/k.pem")]), @r#"TLS_CERT_FILE: got "", want a file, because TLS_KEY_FILE is set"#);
+    insta::assert_snapshot!(wrong(&[("TLS_CERT_FILE", "/c.pem")]), @r#"TLS_CERT_FILE: got "/c.pem", want it unset, or TLS_KEY_FILE set too"#);
+    insta::assert_snapshot!(wrong(&[("TLS_KEY_FILE", "/k.pem")]), @r#"TLS_KEY_FILE: got "/k.pem", want it unset, or TLS_CERT_FILE set too"#);
     insta::assert_snapshot!(wrong(&[("TLS_CLIENT_CA_FILE", "/ca.pem")]), @r#"TLS_CLIENT_CA_FILE: got "/ca.pem", want it unset, or TLS_CERT_FILE and TLS_KEY_FILE set"#);
 }
 
