@@ -1,17 +1,19 @@
 //! Cost of idle sockets: 10,000 sockets, each subscribed to an event without changes, pinged by the
-//! server and answering. Measures memory per socket and CPU of all of them.
+//! server and answering, without TLS and with TLS. Measures memory per socket, CPU of all of them,
+//! and the CPU to open one.
 //!
 //! Run with `cargo bench --bench idle`. Settings: `BENCH_SOCKETS`, `BENCH_SECONDS` of observation,
 //! and every setting of the server under its own name.
 
 mod support;
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::TcpStream;
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use sports_bet_platform::domain::timestamp::Timestamp;
 
+use support::authority::{Authority, Socket};
 use support::client::{Client, frame};
 use support::engines::Folder;
 use support::server::Server;
@@ -37,37 +39,104 @@ fn main() -> Outcome<()> {
     let sockets = usize::try_from(setting("BENCH_SOCKETS", 10_000)?)?.min(most);
     // The default covers a whole round of pings.
     let time = Duration::from_secs(setting("BENCH_SECONDS", 30)?);
+    let plain = measure(sockets, time, &[], Client::connect)?;
+    let authority = Authority::create()?;
+    let settings = authority.settings();
+    let settings = settings.each_ref().map(|(name, file)| (*name, &**file));
+    let encrypted = measure(sockets, time, &settings, |address| {
+        authority.connect(address)
+    })?;
+    print("idle", &rows(sockets, time, &plain, &encrypted))
+}
+
+fn rows(sockets: usize, time: Duration, plain: &Cost, encrypted: &Cost) -> [Row; 4] {
+    let memory = |cost: &Cost| {
+        format!(
+            "{:.0} MiB before, {:.0} MiB with them",
+            cost.before / 1_024.0,
+            cost.after / 1_024.0
+        )
+    };
+    let what = format!("RSS a socket, {sockets} subscribed and pinged");
+    [
+        Row::new(what.clone(), plain.memory, "KiB")
+            .beside("the original", ORIGINAL)
+            .itself_at_most(13.0)
+            .remark(memory(plain)),
+        Row::new("share of a core", plain.share * 100.0, "%")
+            .at_most(1.0)
+            .remark(format!(
+                "{} pings in {} s; without a socket {:.2} %",
+                plain.pings,
+                time.as_secs(),
+                plain.alone * 100.0
+            )),
+        Row::new(format!("{what}, with TLS"), encrypted.memory, "KiB")
+            .beside("without TLS", plain.memory)
+            .remark(memory(encrypted)),
+        Row::new("CPU to open a socket, with TLS", encrypted.opening, "µs")
+            .beside("without TLS", plain.opening)
+            .remark("P-256, full handshakes; with upgrade and snapshot"),
+    ]
+}
+
+/// What the sockets cost the server.
+struct Cost {
+    /// KiB of a socket.
+    memory: f64,
+    /// KiB of the server.
+    before: f64,
+    after: f64,
+    /// Microseconds to open a socket.
+    opening: f64,
+    /// Shares of a core, without sockets and with them.
+    alone: f64,
+    share: f64,
+    pings: usize,
+}
+
+/// Opens sockets of a server with these settings, and observes it for this time.
+fn measure<S: Socket>(
+    sockets: usize,
+    time: Duration,
+    settings: &[(&str, &str)],
+    open: impl Fn(SocketAddr) -> Outcome<Client<S>>,
+) -> Outcome<Cost> {
     let folder = Folder::embedded();
     let supplier = Supplier::listen()?;
     let places = (sockets + 10).to_string();
-    let variables = [
-        ("SUPPLIER_URLS", &*supplier.url()?),
-        ("WS_MAX_SESSIONS", &places),
-    ];
+    let url = supplier.url()?;
+    let own = [("SUPPLIER_URLS", &*url), ("WS_MAX_SESSIONS", &places)];
     let server = Server::start(
         "ingest,processor,odds",
         &folder,
-        &variables,
+        &[&own, settings].concat(),
         Some(machine::server_core()),
     )?;
     let mut feed = supplier.accept()?;
     server.until_ready()?;
     feed.send([update(EVENT, "1x2", 1, Timestamp::now())])?;
+    let subscribed = || -> Outcome<S> {
+        let mut client = open(server.odds()?)?;
+        client.subscribe(EVENT)?;
+        Ok(client.stream)
+    };
     // One connection first, so that everything allocated once exists already.
-    Client::connect(server.odds()?)?.subscribe(EVENT)?;
+    subscribed()?;
     std::thread::sleep(Duration::from_secs(2));
     let before = server.rss()?;
     let cpu = server.cpu()?;
     std::thread::sleep(ALONE);
     let alone = (server.cpu()? - cpu).as_secs_f64() / ALONE.as_secs_f64();
 
+    let cpu = server.cpu()?;
     let mut streams = Vec::with_capacity(sockets);
     for _ in 0..sockets {
-        let mut client = Client::connect(server.odds()?)?;
-        client.subscribe(EVENT)?;
-        client.stream.set_nonblocking(true)?;
-        streams.push(client.stream);
+        let stream = subscribed()?;
+        stream.tcp().set_nonblocking(true)?;
+        streams.push(stream);
     }
+    let opening = (server.cpu()? - cpu).as_secs_f64() / sockets as f64 * 1e6;
     // After the first round of pings, they are spread evenly.
     let mut first = 0;
     until("each socket is pinged", || {
@@ -88,35 +157,19 @@ fn main() -> Outcome<()> {
     if sessions < sockets as f64 {
         return Err(format!("{sessions} of {sockets} sessions are left").into());
     }
-    let memory = (after - before) / sockets as f64;
-    print(
-        "idle",
-        &[
-            Row::new(
-                format!("RSS a socket, {sockets} subscribed and pinged"),
-                memory,
-                "KiB",
-            )
-            .beside("the original", ORIGINAL)
-            .itself_at_most(13.0)
-            .remark(format!(
-                "{:.0} MiB before, {:.0} MiB with them",
-                before / 1_024.0,
-                after / 1_024.0
-            )),
-            Row::new("share of a core", share * 100.0, "%")
-                .at_most(1.0)
-                .remark(format!(
-                    "{pings} pings in {} s; without a socket {:.2} %",
-                    time.as_secs(),
-                    alone * 100.0
-                )),
-        ],
-    )
+    Ok(Cost {
+        memory: (after - before) / sockets as f64,
+        before,
+        after,
+        opening,
+        alone,
+        share,
+        pings,
+    })
 }
 
 /// Answers each ping received; returns how many.
-fn answer(streams: &mut [TcpStream]) -> Outcome<usize> {
+fn answer(streams: &mut [impl Socket]) -> Outcome<usize> {
     let mut buffer = [0; 4_096];
     let mut pings = 0;
     for stream in streams {

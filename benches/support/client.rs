@@ -16,13 +16,13 @@ const READ_AT_ONCE: usize = 16_384;
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
 
 /// A client's WebSocket connection.
-pub struct Client {
-    pub stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    pub stream: S,
     bytes: Vec<u8>,
     taken: usize,
 }
 
-impl Client {
+impl Client<TcpStream> {
     /// Connects and upgrades to WebSocket.
     pub fn connect(address: SocketAddr) -> Outcome<Client> {
         Client::upgrade(TcpStream::connect(address)?, address, "/ws/odds")
@@ -47,9 +47,17 @@ impl Client {
         })
     }
 
-    fn upgrade(mut stream: TcpStream, address: SocketAddr, path: &str) -> Outcome<Client> {
+    fn upgrade(stream: TcpStream, address: SocketAddr, path: &str) -> Outcome<Client> {
+        stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(WAIT_LIMIT))?;
-        request_upgrade(&mut stream, address, path)?;
+        Client::upgrade_on(stream, address, path)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Upgrades a connection to WebSocket.
+    pub fn upgrade_on(mut stream: S, address: SocketAddr, path: &str) -> Outcome<Client<S>> {
+        write_upgrade(&mut stream, address, path)?;
         let mut client = Client {
             stream,
             bytes: Vec::new(),
@@ -126,11 +134,15 @@ impl Client {
 /// Requests the upgrade to WebSocket.
 pub fn request_upgrade(stream: &mut TcpStream, address: SocketAddr, path: &str) -> Outcome<()> {
     stream.set_nodelay(true)?;
-    Ok(write!(
-        stream,
+    write_upgrade(stream, address, path)
+}
+
+fn write_upgrade(stream: &mut impl Write, address: SocketAddr, path: &str) -> Outcome<()> {
+    let request = format!(
         "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )?)
+    );
+    Ok(stream.write_all(request.as_bytes())?)
 }
 
 /// A client's frame with a text of at most 125 bytes, masked with zeros.

@@ -2,6 +2,7 @@
 //! supplier, machine figures, and the table. Each bench uses some of them.
 #![allow(dead_code)]
 
+pub mod authority;
 pub mod client;
 pub mod client_pool;
 pub mod http;

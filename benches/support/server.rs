@@ -115,6 +115,7 @@ impl Server {
             .log
             .split_once(mark)
             .ok_or_else(|| format!("no `{mark}` in the log:\n{}", self.log))?;
+        let (_, rest) = rest.split_once("://").unwrap_or_default();
         Ok(rest
             .split(['/', ',', '\n', ' '])
             .next()
@@ -124,22 +125,22 @@ impl Server {
 
     /// The address of REST and `/ws/odds`.
     pub fn odds(&self) -> Outcome<SocketAddr> {
-        self.address("REST at http://")
+        self.address("REST at ")
     }
 
     /// The simulator's address.
     pub fn simulator(&self) -> Outcome<SocketAddr> {
-        self.address("simulator at ws://")
+        self.address("simulator at ")
     }
 
     /// The address of the wallet API.
     pub fn wallet(&self) -> Outcome<SocketAddr> {
-        self.address("wallets at http://")
+        self.address("wallets at ")
     }
 
     /// The address of the bets API.
     pub fn bets(&self) -> Outcome<SocketAddr> {
-        self.address("bets at http://")
+        self.address("bets at ")
     }
 
     /// A metric of a role, with labels written as on the metrics page.

@@ -92,7 +92,7 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     check_open_files(&config)?;
     let mut signals = StopSignals::listen()?;
     let platform = Platform::start(&config).await?;
-    let mut lines = startup_lines(platform.addresses(), &program());
+    let mut lines = startup_lines(platform.addresses(), config.has_tls(), &program());
     // Before the last line, which says that all ports are open.
     lines.insert(lines.len().saturating_sub(1), start_line(&config));
     lines.iter().for_each(|line| info!("{line}"));
@@ -156,19 +156,27 @@ fn shell_word(text: &str) -> String {
     }
 }
 
-/// The addresses, and commands to try, one per line.
-fn startup_lines(addresses: &Addresses, program: &str) -> Vec<String> {
+/// The addresses, and commands to try, one per line. With TLS the ports for clients accept nothing
+/// else.
+fn startup_lines(addresses: &Addresses, has_tls: bool, program: &str) -> Vec<String> {
+    let (http, ws) = if has_tls {
+        ("https", "wss")
+    } else {
+        ("http", "ws")
+    };
     let mut lines = Vec::new();
     if let Some(odds) = addresses.odds {
-        let url = if odds.port() == DEFAULT_ODDS_PORT {
+        let url = if odds.port() == DEFAULT_ODDS_PORT && !has_tls {
             String::new()
         } else {
-            format!(" --url ws://{odds}/ws/odds")
+            format!(" --url {ws}://{odds}/ws/odds")
         };
         lines.push(format!(
-            "REST at http://{odds}/v1/events, WebSocket at ws://{odds}/ws/odds"
+            "REST at {http}://{odds}/v1/events, WebSocket at {ws}://{odds}/ws/odds"
         ));
-        lines.push(format!("try:  curl http://{odds}/v1/events/MATCH_001/odds"));
+        lines.push(format!(
+            "try:  curl {http}://{odds}/v1/events/MATCH_001/odds"
+        ));
         lines.push(format!("try:  {program} watch MATCH_001{url}"));
     }
     if let Some(simulator) = addresses.simulator {
@@ -178,12 +186,12 @@ fn startup_lines(addresses: &Addresses, program: &str) -> Vec<String> {
     }
     if let (Some(wallet), Some(bets)) = (addresses.wallet, addresses.bets) {
         lines.push(format!(
-            "wallets at http://{wallet}/wallet, bets at http://{bets}/bets"
+            "wallets at {http}://{wallet}/wallet, bets at {http}://{bets}/bets"
         ));
     } else if let Some(wallet) = addresses.wallet {
-        lines.push(format!("wallets at http://{wallet}/wallet"));
+        lines.push(format!("wallets at {http}://{wallet}/wallet"));
     } else if let Some(bets) = addresses.bets {
-        lines.push(format!("bets at http://{bets}/bets"));
+        lines.push(format!("bets at {http}://{bets}/bets"));
     }
     let health = Role::ALL
         .iter()
@@ -263,7 +271,7 @@ mod tests {
         addresses
             .health
             .insert(Role::Ingest, "127.0.0.1:9096".parse().unwrap());
-        insta::assert_snapshot!(startup_lines(&addresses, "sports-bet").join("\n"), @r"
+        insta::assert_snapshot!(startup_lines(&addresses, false, "sports-bet").join("\n"), @r"
         REST at http://127.0.0.1:8080/v1/events, WebSocket at ws://127.0.0.1:8080/ws/odds
         try:  curl http://127.0.0.1:8080/v1/events/MATCH_001/odds
         try:  sports-bet watch MATCH_001
@@ -271,9 +279,17 @@ mod tests {
         wallets at http://127.0.0.1:8082/wallet, bets at http://127.0.0.1:8083/bets
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
+        insta::assert_snapshot!(startup_lines(&addresses, true, "sports-bet").join("\n"), @r"
+        REST at https://127.0.0.1:8080/v1/events, WebSocket at wss://127.0.0.1:8080/ws/odds
+        try:  curl https://127.0.0.1:8080/v1/events/MATCH_001/odds
+        try:  sports-bet watch MATCH_001 --url wss://127.0.0.1:8080/ws/odds
+        simulator at ws://127.0.0.1:8081/ws and http://127.0.0.1:8081/supplier/confirm
+        wallets at https://127.0.0.1:8082/wallet, bets at https://127.0.0.1:8083/bets
+        /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
+        ");
         addresses.odds = "127.0.0.1:41234".parse().ok();
         assert!(
-            startup_lines(&addresses, "sports-bet")[2]
+            startup_lines(&addresses, false, "sports-bet")[2]
                 .ends_with("watch MATCH_001 --url ws://127.0.0.1:41234/ws/odds")
         );
     }
@@ -290,7 +306,7 @@ mod tests {
             ..Addresses::default()
         };
         assert_eq!(
-            startup_lines(&addresses, "./sports-bet")[2],
+            startup_lines(&addresses, false, "./sports-bet")[2],
             "try:  ./sports-bet watch MATCH_001"
         );
     }

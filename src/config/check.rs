@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use super::input::{ConfigError, ConfigExit, ConfigInput};
-use super::settings::{OddsFeed, PortSettings, Role, Settings, SupplierSettings};
+use super::settings::{OddsFeed, PortSettings, Role, Settings, SupplierSettings, TlsSettings};
 use super::values::supplier_url;
 use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};
 use crate::domain::odds::failover::MAX_SOURCES;
+use crate::runtime::tls::server::ServerCertificate;
 
 /// Checks the settings against each other and chooses suppliers and engines.
 pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, ConfigExit> {
@@ -16,6 +17,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     wrong.extend(amounts(&settings, &input));
     wrong.extend(equal_names(&settings, &input));
     wrong.extend(priority(&settings.suppliers, &input));
+    wrong.extend(certificate(&roles, &settings.tls, &input));
     if settings.cache.odds_feed == OddsFeed::Kafka && settings.bus.kafka_brokers.is_none() {
         wrong.push(input.error("ODDS_FEED", "auto or redis, or KAFKA_BROKERS"));
     }
@@ -170,6 +172,32 @@ fn priority(settings: &SupplierSettings, input: &ConfigInput) -> Option<ConfigEr
         let want = format!("a list of at most {MAX_SOURCES} names, each once, with commas");
         input.error("SUPPLIER_PRIORITY", want)
     })
+}
+
+/// A certificate needs its key, and both files must be usable if a role needs them.
+fn certificate(
+    roles: &BTreeSet<Role>,
+    settings: &TlsSettings,
+    input: &ConfigInput,
+) -> Option<ConfigError> {
+    let has_certificate = settings.tls_cert_file.is_some();
+    let missing = match (has_certificate, settings.tls_key_file.is_some()) {
+        (true, false) => Some(("TLS_CERT_FILE", "it unset, or TLS_KEY_FILE set too")),
+        (false, true) => Some(("TLS_KEY_FILE", "it unset, or TLS_CERT_FILE set too")),
+        (false, false) if settings.tls_client_ca_file.is_some() => Some((
+            "TLS_CLIENT_CA_FILE",
+            "it unset, or TLS_CERT_FILE and TLS_KEY_FILE set",
+        )),
+        _ => None,
+    };
+    if let Some((variable, want)) = missing {
+        return Some(input.error(variable, want));
+    }
+    let has_clients = Role::WITH_CLIENTS.iter().any(|role| roles.contains(role));
+    let files = settings.files().filter(|_| has_clients)?;
+    let error = ServerCertificate::load(files).err()?;
+    let want = format!("{} ({})", error.want, error.cause);
+    Some(input.error(error.variable, want))
 }
 
 /// Topics must differ, or records of one kind would be read as another. Groups must differ, or two

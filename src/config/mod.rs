@@ -106,6 +106,12 @@ impl Config {
                 "REDIS_URL is not set, so the embedded cache is used",
             );
         }
+        if !self.runs_any(&Role::WITH_CLIENTS) {
+            idle(
+                &["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"],
+                "no role of this process has a port for clients",
+            );
+        }
         warnings
     }
 
@@ -121,6 +127,11 @@ impl Config {
     /// Whether this process runs a role.
     pub fn runs(&self, role: Role) -> bool {
         self.roles.contains(&role)
+    }
+
+    /// Whether the ports for clients accept only TLS.
+    pub fn has_tls(&self) -> bool {
+        self.settings.tls.files().is_some()
     }
 
     /// Whether this process runs any of these roles.

@@ -7,6 +7,7 @@ mod money;
 mod process;
 mod storage;
 mod suppliers;
+mod tls;
 
 use clap::{Args, ValueEnum};
 use strum::{EnumCount, IntoStaticStr};
@@ -17,6 +18,7 @@ pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
 pub use self::suppliers::{SimulatedMarket, SimulatorSettings, SupplierSettings};
+pub use self::tls::TlsSettings;
 use super::limits::LimitSettings;
 
 /// A part of the platform that can run in its own process.
@@ -51,6 +53,9 @@ impl Role {
         Role::Bets,
         Role::Confirmation,
     ];
+
+    /// The roles with a port for clients, which accepts only TLS if a certificate is set.
+    pub const WITH_CLIENTS: [Role; 3] = [Role::Odds, Role::Wallet, Role::Bets];
 
     /// The role's name on the command line and in logs.
     pub fn name(self) -> &'static str {
@@ -99,6 +104,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: LimitSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tls: TlsSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: MoneySettings,

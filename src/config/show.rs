@@ -234,6 +234,8 @@ BETFAIR_APP_KEY=***                              # environment
 
 # Limits of clients
 
+# TLS for clients
+
 # Wallets and bets
 
 # Confirmation

@@ -1,5 +1,6 @@
 //! The HTTP servers and their handlers, one module per resource.
 
+mod accept;
 pub mod addresses;
 pub mod bets;
 pub(crate) mod body;

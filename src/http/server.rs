@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_http::error::{DispatchError, PayloadError};
+use actix_http::error::PayloadError;
 use actix_http::{HttpService, KeepAlive, Payload, Request};
 use actix_server::Server;
 use actix_service::{
@@ -23,12 +23,13 @@ use prometheus::{IntCounterVec, Opts, Registry};
 use socket2::{Domain, Protocol, Socket, Type};
 use strum::VariantNames;
 
+use super::accept::Acceptor;
 use super::addresses::{AddressLimit, Addresses};
-use super::connections::{Connection, ConnectionLimits, Connections, Ended};
+use super::connections::{Connection, ConnectionLimits, Ended};
 use super::errors::not_found;
 use super::origin::RequestGuard;
 use super::stream::GuardedStream;
-use crate::runtime::connection::prepare;
+use crate::runtime::tls::server::ServerCertificate;
 use crate::telemetry::role;
 
 /// How long a graceful stop waits for responses in progress.
@@ -70,11 +71,13 @@ pub struct Bounds {
     pub ended: IntCounterVec,
     /// Checks each request before it is routed. Ports for health and metrics have none.
     pub guard: Option<Arc<RequestGuard>>,
+    /// The certificate of a port that accepts only TLS.
+    pub(crate) certificate: Option<Arc<ServerCertificate>>,
 }
 
 impl Bounds {
     fn metric(prefix: &str, port: &str) -> prometheus::Result<IntCounterVec> {
-        let help = "Connections ended by the server because of a limit, by port and reason";
+        let help = "Connections ended by the server because of a limit or a failed TLS handshake, by port and reason";
         let opts = Opts::new(format!("{prefix}_http_connections_ended_total"), help)
             .const_label("port", port);
         let ended = IntCounterVec::new(opts, &["reason"])?;
@@ -126,6 +129,7 @@ where
         addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
         ended: Bounds::metric("other", "rest").map_err(failed)?,
         guard: None,
+        certificate: None,
     };
     start_within(bounds, listen, routes)
 }
@@ -163,11 +167,7 @@ where
     let role = role::current();
     let factory = move || {
         role::set_for_thread(role);
-        let table = Connections::start(
-            limits.clone(),
-            bounds.addresses.clone(),
-            bounds.ended.clone(),
-        );
+        let acceptor = Acceptor::start(&bounds, limits.clone(), stopping.clone());
         let app = app(bounds.guard.clone(), routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()
@@ -182,8 +182,8 @@ where
             .local_addr(address)
             .on_connect_ext(store_connection)
             .h1(app.map_err(|failure: actix_web::Error| failure.error_response()));
-        let admit = fn_service(move |stream: TcpStream| std::future::ready(admit(&table, stream)));
-        admit.and_then(http)
+        let accept = fn_service(move |stream: TcpStream| acceptor.accept(stream));
+        accept.and_then(http)
     };
     let server = builder
         .listen(format!("http {address}"), listener, factory)
@@ -250,18 +250,6 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
-}
-
-/// Admits a connection, or ends it.
-fn admit(
-    table: &Rc<Connections>,
-    stream: TcpStream,
-) -> Result<(GuardedStream, Option<SocketAddr>), DispatchError> {
-    prepare(&stream);
-    let peer = stream.peer_addr().ok();
-    let refused = || DispatchError::Io(std::io::ErrorKind::ConnectionRefused.into());
-    let connection = table.admit(&stream).ok_or_else(refused)?;
-    Ok((GuardedStream::new(stream, connection, table.clone()), peer))
 }
 
 /// Tracks the phases of a request for the deadlines of its connection. Boxed, because every

@@ -1,15 +1,17 @@
 //! The stream of an accepted connection: limits how far reading runs ahead of the responses, and
 //! detects a client that accepts nothing.
 
+mod transport;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use actix_web::rt::net::TcpStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+pub(super) use self::transport::{Transport, Wire};
 use super::connections::{Connection, Connections, Phase};
 
 /// Bytes read before the server parses the requests in them. Without this limit it buffers 128 KiB
@@ -18,7 +20,7 @@ const READ_RUN: usize = 4_096;
 
 /// A stream that reports to its [`Connection`].
 pub(super) struct GuardedStream {
-    stream: TcpStream,
+    transport: Transport,
     connection: Rc<Connection>,
     table: Rc<Connections>,
     /// Bytes read since the last pause.
@@ -26,14 +28,10 @@ pub(super) struct GuardedStream {
 }
 
 impl GuardedStream {
-    pub(super) fn new(
-        stream: TcpStream,
-        connection: Rc<Connection>,
-        table: Rc<Connections>,
-    ) -> GuardedStream {
+    pub(super) fn new(transport: Transport, table: Rc<Connections>) -> GuardedStream {
         GuardedStream {
-            stream,
-            connection,
+            connection: transport.connection().clone(),
+            transport,
             table,
             run: 0,
         }
@@ -42,11 +40,20 @@ impl GuardedStream {
     pub(super) fn connection(&self) -> &Rc<Connection> {
         &self.connection
     }
-}
 
-impl Drop for GuardedStream {
-    fn drop(&mut self) {
-        self.connection.stream_dropped();
+    /// Sends the final response of an encrypted connection that the server has ended, if there is
+    /// room for it immediately. Returns whether the connection has ended.
+    fn send_final_response(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(response) = self.connection.take_final_response() else {
+            return false;
+        };
+        let mut transport = Pin::new(&mut self.transport);
+        let sent = transport.as_mut().poll_write(context, response.as_bytes());
+        if !matches!(sent, Poll::Ready(Err(_))) {
+            let _ = transport.as_mut().poll_flush(context);
+            let _ = transport.poll_shutdown(context);
+        }
+        true
     }
 }
 
@@ -57,11 +64,14 @@ impl AsyncRead for GuardedStream {
         into: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.send_final_response(context) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         let Some(limit) = this.connection.read_limit(context.waker()) else {
             return Poll::Pending;
         };
         if this.connection.phase() == Phase::Upgraded {
-            return Pin::new(&mut this.stream).poll_read(context, into);
+            return Pin::new(&mut this.transport).poll_read(context, into);
         }
         if this.run >= READ_RUN {
             this.run = 0;
@@ -73,7 +83,7 @@ impl AsyncRead for GuardedStream {
         // connection's buffer would have to be initialized, and would then stay in memory.
         let mut part = [MaybeUninit::uninit(); READ_RUN];
         let mut part = ReadBuf::uninit(&mut part[..room]);
-        let polled = Pin::new(&mut this.stream).poll_read(context, &mut part);
+        let polled = Pin::new(&mut this.transport).poll_read(context, &mut part);
         if !matches!(polled, Poll::Ready(Ok(()))) {
             this.run = 0;
             return polled;
@@ -82,6 +92,7 @@ impl AsyncRead for GuardedStream {
         this.run += read;
         if let Err(ended) = this.connection.received(part.filled()) {
             this.table.end(&this.connection, ended);
+            this.send_final_response(context);
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         into.put_slice(part.filled());
@@ -95,21 +106,14 @@ impl AsyncWrite for GuardedStream {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.stream).poll_write(context, bytes);
-        match &polled {
-            Poll::Ready(Ok(_)) => this.connection.sent(),
-            Poll::Ready(Err(_)) => {}
-            Poll::Pending => this.connection.blocked(),
-        }
-        polled
+        Pin::new(&mut self.get_mut().transport).poll_write(context, bytes)
     }
 
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(context)
+        Pin::new(&mut self.get_mut().transport).poll_flush(context)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
+        Pin::new(&mut self.get_mut().transport).poll_shutdown(context)
     }
 }

@@ -10,6 +10,7 @@ use crate::http::connections::ConnectionLimits;
 use crate::http::origin::RequestGuard;
 use crate::http::server::Bounds;
 use crate::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
+use crate::runtime::tls::server::ServerCertificate;
 
 /// Default limit of connections per address and port.
 const CONNECTIONS_PER_ADDRESS: usize = 256;
@@ -55,12 +56,14 @@ pub(super) fn admin_accepted() -> usize {
     accepted(ADMIN_CONNECTIONS, 1)
 }
 
-/// Limits of a REST port, with metrics in the registry of its role.
+/// Limits of a REST port, with metrics in the registry of its role. With a certificate the port
+/// accepts only TLS.
 pub(super) fn rest(
     settings: &Settings,
     role: Role,
     registry: &prometheus::Registry,
     guard: Arc<RequestGuard>,
+    certificate: Option<Arc<ServerCertificate>>,
 ) -> Result<Bounds, StartError> {
     let limits = &settings.limits;
     let connections = ConnectionLimits {
@@ -85,6 +88,7 @@ pub(super) fn rest(
         addresses,
         ended: Bounds::registered(registry, prefix(role), "rest")?,
         guard: Some(guard),
+        certificate,
     })
 }
 
@@ -111,6 +115,7 @@ pub(super) fn admin(
         addresses,
         ended: Bounds::registered(registry, prefix(role), "metrics")?,
         guard: None,
+        certificate: None,
     })
 }
 

@@ -7,13 +7,14 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntCounterVec;
 
+use super::tls::ClientTls;
 use super::{Parts, Platform, StartError, bounds, role_metrics};
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
-use crate::http::server::{self, Listen};
+use crate::http::server::{self, Bounds, Listen};
 use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
@@ -26,6 +27,8 @@ pub(super) const HUB_MAILBOX: usize = 1_024;
 /// The components started so far.
 pub(super) struct PlatformBuilder<'a> {
     pub settings: &'a Settings,
+    /// TLS of the ports for clients.
+    pub tls: ClientTls,
     pub parts: Parts,
     /// Created but not started: feeds connect last, when no other component can fail the startup.
     pub feeds: Vec<SupplierFeed>,
@@ -39,11 +42,12 @@ pub(super) struct PlatformBuilder<'a> {
 }
 
 impl<'a> PlatformBuilder<'a> {
-    pub(super) fn new(settings: &'a Settings) -> PlatformBuilder<'a> {
+    pub(super) fn new(settings: &'a Settings, tls: ClientTls) -> PlatformBuilder<'a> {
         let connections = settings.store.database_pool_size as usize;
         let batched = connections / 4;
         PlatformBuilder {
             settings,
+            tls,
             parts: Parts::default(),
             feeds: Vec::new(),
             liveness: Arc::default(),
@@ -115,13 +119,32 @@ impl<'a> PlatformBuilder<'a> {
             max_connections: bounds::rest_accepted(self.settings, 1),
         };
         let guard = self.request_guard(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Simulator, &metrics.registry, guard)?;
+        // Its clients are parts of the platform.
+        let certificate = None;
+        let limits = bounds::rest(
+            self.settings,
+            Role::Simulator,
+            &metrics.registry,
+            guard,
+            certificate,
+        )?;
         let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);
         self.parts.simulator = Some(simulator);
         self.serve_health(Role::Simulator, Vec::new(), metrics.registry);
         Ok(())
+    }
+
+    /// Limits of a role's port for clients.
+    pub(super) fn client_bounds(
+        &self,
+        role: Role,
+        registry: &prometheus::Registry,
+        guard: Arc<RequestGuard>,
+    ) -> Result<Bounds, StartError> {
+        let certificate = self.tls.for_port(registry)?;
+        bounds::rest(self.settings, role, registry, guard, certificate)
     }
 
     /// Request checks of a public port. `is_public` means that anybody may read everything the port
@@ -174,13 +197,16 @@ impl<'a> PlatformBuilder<'a> {
             crate::http::health::routes(config);
         })?;
         let watching = async move { watched.watch().await };
-        self.parts.readiness.spawn(role::inherit(watching));
+        self.parts.tasks.spawn(role::inherit(watching));
         self.parts.addresses.health.insert(role, server.address);
         self.parts.servers.push(server);
         Ok(())
     }
 
-    pub(super) fn finish(self) -> Platform {
+    pub(super) fn finish(mut self) -> Platform {
+        if let Some(watching) = self.tls.watch() {
+            self.parts.tasks.spawn(watching);
+        }
         let shutdown_timeout = self.settings.process.shutdown_timeout;
         Platform {
             parts: self.parts,

@@ -16,6 +16,7 @@ mod processor;
 mod reasons;
 mod role_metrics;
 mod startup;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,6 +31,7 @@ use tokio::task::JoinSet;
 use self::builder::PlatformBuilder;
 use self::engines::{Bus, MIGRATING, Stores, open_cache, open_ingest_store, open_stores};
 pub use self::ports::BusyPorts;
+use self::tls::ClientTls;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::actors::streaming::messages::EndAllSessions;
@@ -43,7 +45,7 @@ use crate::domain::streaming::protocol::CloseReason;
 use crate::http::health::Liveness;
 use crate::http::server::{BindError, RunningServer};
 use crate::runtime::drain::{Drain, DrainableTask};
-use crate::runtime::tls;
+use crate::runtime::tls::{CertificateError, install_provider};
 use crate::simulator::SimulatorHandle;
 use crate::store::StoreError;
 use crate::store::sqlite::DatabaseLock;
@@ -72,6 +74,9 @@ pub enum StartError {
     /// A port was taken by another process during startup.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// A file of the certificate cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The database cannot be opened.
     #[error("DATABASE_URL: {name}: {cause}")]
     Store {
@@ -137,8 +142,9 @@ struct Parts {
     simulator: Option<SimulatorHandle>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
-    /// Tasks that monitor the readiness of each role; they end with the platform.
-    readiness: JoinSet<()>,
+    /// Tasks that end with the platform: they monitor the readiness of each role, and the files of
+    /// the certificate.
+    tasks: JoinSet<()>,
     /// Held as long as the platform runs.
     database_lock: Option<DatabaseLock>,
 }
@@ -171,9 +177,9 @@ impl PlatformBuilder<'_> {
 impl Platform {
     /// Starts the configured roles. Must be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
-        tls::install_provider();
+        install_provider();
         ports::check(&config.roles, &config.settings)?;
-        let mut builder = PlatformBuilder::new(&config.settings);
+        let mut builder = PlatformBuilder::new(&config.settings, ClientTls::load(config)?);
         let bus = Bus::open(config)?;
         // Start the simulator before its users: its bound address is the default supplier address.
         if config.runs(Role::Simulator) {

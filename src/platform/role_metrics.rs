@@ -125,7 +125,7 @@ mod tests {
             "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",
             "timeout unreachable status too_large unreadable unknown_word",
             "silent garbage error",
-            "head_timeout head_too_large body_timeout idle write_timeout crowded address_limit",
+            "handshake_timeout handshake_failed plain_http head_timeout head_too_large body_timeout idle write_timeout crowded address_limit",
         ];
         assert_eq!(lists.map(|list| list.join(" ")), expected);
     }

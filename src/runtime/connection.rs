@@ -40,6 +40,13 @@ impl ConnectionHandle {
         }
     }
 
+    /// Ends the bytes of the client. This wakes the task that reads them.
+    pub fn stop_reading(&self) {
+        if let Err(error) = self.0.shutdown(Shutdown::Read) {
+            debug!("connection already closed: {error}");
+        }
+    }
+
     /// Removes the limit on unsent bytes. A session has its own queue and limits.
     pub fn lift_unsent_limit(&self) {
         if let Err(error) = self.0.set_tcp_notsent_lowat(0) {

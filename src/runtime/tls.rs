@@ -1,12 +1,17 @@
-//! TLS for connections to suppliers and Redis: rustls on ring, with the system's certificate
-//! authorities and those of a configured file.
+//! TLS with rustls on ring. For connections to suppliers and Redis, with the system's certificate
+//! authorities and those of a configured file; for clients of our ports in [`server`].
+
+pub(crate) mod server;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
+
+pub use self::server::CertificateError;
 
 /// Why TLS cannot be configured.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +42,10 @@ pub fn install_provider() {
     let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}
+
 /// The client configuration; `variable` is the setting that names `ca_file`. Reads files, so do not
 /// call it on an async thread.
 pub fn client_config(
@@ -57,11 +66,10 @@ pub fn trusting_nobody() -> Result<Arc<ClientConfig>, TlsSetupError> {
 
 /// Names the provider, so that no process-wide default is needed.
 fn config_with_roots(roots: RootCertStore) -> Result<Arc<ClientConfig>, TlsSetupError> {
-    let config =
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
     Ok(Arc::new(config))
 }
 
@@ -78,23 +86,33 @@ fn roots(
             file: file.to_owned(),
             cause,
         };
-        let certificates: Vec<_> = CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|error: rustls::pki_types::pem::Error| fault(error.to_string()))?;
-        if certificates.is_empty() {
-            return Err(fault("it contains no certificate".to_owned()));
-        }
-        for certificate in certificates {
-            roots
-                .add(certificate)
-                .map_err(|error| fault(error.to_string()))?;
-        }
+        let pem = std::fs::read(file).map_err(|error| fault(error.to_string()))?;
+        add_authorities(&mut roots, &pem).map_err(fault)?;
     }
     if roots.is_empty() {
         Err(TlsSetupError::NoAuthorities(variable))
     } else {
         Ok(roots)
     }
+}
+
+/// Adds the certificates of a PEM text, at least one.
+fn add_authorities(roots: &mut RootCertStore, pem: &[u8]) -> Result<(), String> {
+    for certificate in certificates(pem)? {
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+/// The certificates of a PEM text, at least one.
+fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| error.to_string())?;
+    if certificates.is_empty() {
+        return Err("it contains no certificate".to_owned());
+    }
+    Ok(certificates)
 }
 
 #[cfg(test)]
@@ -116,13 +134,12 @@ pub(crate) mod testing {
         let mut file = NamedTempFile::new().unwrap();
         file.write_all(made.cert.pem().as_bytes()).unwrap();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-        let config =
-            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![made.cert.der().clone()], key)
-                .unwrap();
+        let config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
         (TlsAcceptor::from(Arc::new(config)), file)
     }
 }

@@ -14,6 +14,7 @@ mod outbox;
 mod processor;
 mod registry;
 mod simulator;
+mod tls;
 mod wallet;
 
 pub use self::bets::BetsMetrics;
@@ -25,4 +26,5 @@ pub use self::outbox::{OutboxMetrics, OutboxStage};
 pub use self::processor::ProcessorMetrics;
 pub use self::registry::create_series;
 pub use self::simulator::SimulatorMetrics;
+pub use self::tls::TlsMetrics;
 pub use self::wallet::WalletMetrics;

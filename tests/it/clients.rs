@@ -9,7 +9,7 @@ mod liveness;
 mod many_clients;
 mod origin;
 mod protocol;
-mod raw;
+pub mod raw;
 mod resume;
 mod slow;
 mod stalled;
@@ -38,7 +38,7 @@ async fn start(variables: &[(&str, &str)]) -> (TestPlatform, SupplierLink) {
 }
 
 /// A supplier's frame: a change of a market about `size` bytes long, timestamped now.
-fn change_of(event: &str, market: &str, version: u64, size: usize) -> String {
+pub fn change_of(event: &str, market: &str, version: u64, size: usize) -> String {
     let name = "n".repeat(size.clamp(1, 250));
     let selections: Vec<Value> = (0..size.div_ceil(290).max(1))
         .map(|id| json!({"id": format!("s{id}"), "name": name, "price": 2.5, "status": "active"}))

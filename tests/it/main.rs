@@ -16,3 +16,4 @@ mod rest;
 mod stale;
 mod support;
 mod survive;
+mod tls;

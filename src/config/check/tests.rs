@@ -67,6 +67,25 @@ fn timer_durations_must_not_be_zero() {
 }
 
 #[test]
+fn certificate_needs_its_key() {
+    insta::assert_snapshot!(wrong(&[("TLS_CERT_FILE", "/c.pem")]), @r#"TLS_CERT_FILE: got "/c.pem", want it unset, or TLS_KEY_FILE set too"#);
+    insta::assert_snapshot!(wrong(&[("TLS_KEY_FILE", "/k.pem")]), @r#"TLS_KEY_FILE: got "/k.pem", want it unset, or TLS_CERT_FILE set too"#);
+    insta::assert_snapshot!(wrong(&[("TLS_CLIENT_CA_FILE", "/ca.pem")]), @r#"TLS_CLIENT_CA_FILE: got "/ca.pem", want it unset, or TLS_CERT_FILE and TLS_KEY_FILE set"#);
+}
+
+/// Only roles with a port for clients read the files.
+#[test]
+fn certificate_must_be_usable() {
+    let files = [("TLS_CERT_FILE", "/no.pem"), ("TLS_KEY_FILE", "/no.pem")];
+    insta::assert_snapshot!(wrong(&files), @r#"TLS_CERT_FILE: got "/no.pem", want a PEM file with a certificate (No such file or directory (os error 2))"#);
+    let simulator = [&[("ROLE", "simulator")][..], &files].concat();
+    let config = Config::from_variables(&simulator).unwrap();
+    let want =
+        "TLS_CERT_FILE, TLS_KEY_FILE has no effect: no role of this process has a port for clients";
+    assert_eq!(config.warnings(), [want]);
+}
+
+#[test]
 fn ports_in_process_must_differ() {
     insta::assert_snapshot!(wrong(&[("HTTP_PORT_ODDS", "9095"), ("METRICS_PORT_INGEST", "9097")]), @r#"
 HTTP_PORT_ODDS: got "9095", want a port different from METRICS_PORT_ODDS, or 0 for a free one

@@ -6,6 +6,13 @@ use strum::{IntoStaticStr, VariantNames};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum Ended {
+    /// The TLS handshake was not completed in time.
+    #[strum(to_string = "handshake_timeout")]
+    Handshake,
+    /// The TLS handshake failed.
+    HandshakeFailed,
+    /// The client does not speak TLS.
+    PlainHttp,
     /// The head of a request did not arrive in time.
     #[strum(to_string = "head_timeout")]
     Head,
@@ -40,6 +47,11 @@ impl Ended {
                 "REQUEST_TIMEOUT",
                 "the request's head did not arrive in time",
             ),
+            Ended::PlainHttp => (
+                "400 Bad Request",
+                "TLS_REQUIRED",
+                "this port accepts only TLS: use https:// or wss://",
+            ),
             Ended::HeadTooLarge => (
                 "431 Request Header Fields Too Large",
                 "REQUEST_HEAD_TOO_LARGE",
@@ -55,7 +67,11 @@ impl Ended {
                 "TOO_MANY_CONNECTIONS",
                 "too many connections from this address",
             ),
-            Ended::Idle | Ended::Write | Ended::Crowded => return None,
+            Ended::Handshake
+            | Ended::HandshakeFailed
+            | Ended::Idle
+            | Ended::Write
+            | Ended::Crowded => return None,
         };
         let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
         Some(format!(

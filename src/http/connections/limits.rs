@@ -5,8 +5,8 @@ use std::time::Duration;
 /// What the clients of one server may keep waiting, and for how long.
 #[derive(Clone, Debug)]
 pub struct ConnectionLimits {
-    /// Timeout for the rest of a request's head once it has begun, and for the first byte of a new
-    /// connection.
+    /// Timeout for the TLS handshake, for the rest of a request's head once it has begun, and for the
+    /// first byte of a new connection.
     pub head: Duration,
     /// Timeout for a request's body.
     pub body: Duration,

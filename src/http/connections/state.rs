@@ -13,6 +13,8 @@ const MAX_HEAD: usize = 32 * 1024;
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::http) enum Phase {
+    /// The rest of the TLS handshake.
+    Handshake,
     /// The client's next request.
     Idle,
     /// The rest of a request's head.
@@ -46,7 +48,8 @@ pub(super) struct ConnectionState {
     /// Bytes that may still be read while a request is handled, since they may contain many more
     /// requests. Reset when everything that was read is answered.
     credit: usize,
-    /// Bytes received since the last request began that may belong to the head of the next one.
+    /// Bytes received since the last request began that may belong to the head of the next one, or
+    /// bytes of the handshake.
     head: usize,
 }
 
@@ -59,6 +62,14 @@ impl ConnectionState {
             changes: 0,
             credit: READ_AHEAD,
             head: 0,
+        }
+    }
+
+    /// The state of a new connection that begins with a TLS handshake.
+    pub(super) fn with_handshake() -> ConnectionState {
+        ConnectionState {
+            phase: Phase::Handshake,
+            ..ConnectionState::new()
         }
     }
 
@@ -86,6 +97,22 @@ impl ConnectionState {
     pub(super) fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// Records received bytes. Returns whether the handshake may continue: it is limited like a
+    /// head. Afterwards the bytes are not counted here.
+    pub(super) fn may_continue_handshake(&mut self, bytes: usize) -> bool {
+        if self.phase != Phase::Handshake {
+            return true;
+        }
+        self.head += bytes;
+        self.head <= MAX_HEAD
+    }
+
+    /// Records that the handshake is complete: the first head must arrive in time.
+    pub(super) fn end_handshake(&mut self) {
+        self.head = 0;
+        self.enter(Phase::Head);
     }
 
     /// Records that a request is being handled.
@@ -122,7 +149,10 @@ impl ConnectionState {
     /// Records received bytes. Fails if the head that they belong to is too large.
     pub(super) fn receive(&mut self, bytes: &[u8]) -> Result<(), Ended> {
         let phase = self.phase;
-        if matches!(phase, Phase::Body | Phase::Upgraded | Phase::Closing) {
+        if matches!(
+            phase,
+            Phase::Handshake | Phase::Body | Phase::Upgraded | Phase::Closing
+        ) {
             return Ok(());
         }
         if phase == Phase::Serving {
@@ -155,7 +185,9 @@ impl ConnectionState {
             Phase::Upgraded => usize::MAX,
             _ if self.is_blocked => 0,
             Phase::Serving => self.credit,
-            Phase::Idle | Phase::Head | Phase::Body | Phase::Closing => usize::MAX,
+            Phase::Handshake | Phase::Idle | Phase::Head | Phase::Body | Phase::Closing => {
+                usize::MAX
+            }
         }
     }
 
@@ -173,6 +205,7 @@ impl ConnectionState {
     pub(super) fn end_reason(&self, age: Duration, limits: &ConnectionLimits) -> Option<Ended> {
         let (limit, ended) = match self.phase {
             Phase::Upgraded => return None,
+            Phase::Handshake => (limits.head, Ended::Handshake),
             Phase::Closing => (limits.write, Ended::Write),
             _ if self.is_blocked => (limits.write, Ended::Write),
             Phase::Serving => return None,
@@ -187,7 +220,9 @@ impl ConnectionState {
     pub(super) fn closing_priority(&self) -> Option<Priority> {
         match self.phase {
             _ if self.is_blocked => Some(Priority::Unfinished),
-            Phase::Head | Phase::Body | Phase::Closing => Some(Priority::Unfinished),
+            Phase::Handshake | Phase::Head | Phase::Body | Phase::Closing => {
+                Some(Priority::Unfinished)
+            }
             Phase::Idle => Some(Priority::Idle),
             Phase::Serving | Phase::Upgraded => None,
         }

@@ -29,6 +29,10 @@ pub struct Connection {
     handle: Option<ConnectionHandle>,
     table: Weak<Connections>,
     key: u64,
+    /// Whether the client speaks TLS.
+    is_encrypted: bool,
+    /// The reason whose response the stream of an encrypted connection must still send.
+    final_reason: Cell<Option<Ended>>,
     permit: RefCell<Option<AddressPermit>>,
     state: RefCell<ConnectionState>,
     /// Wakes the reader that is held back.
@@ -41,14 +45,22 @@ impl Connection {
         handle: Option<ConnectionHandle>,
         table: Weak<Connections>,
         key: u64,
+        is_encrypted: bool,
         permit: Option<AddressPermit>,
     ) -> Connection {
+        let state = if is_encrypted {
+            ConnectionState::with_handshake()
+        } else {
+            ConnectionState::new()
+        };
         Connection {
             handle,
             table,
             key,
+            is_encrypted,
+            final_reason: Cell::new(None),
             permit: RefCell::new(permit),
-            state: RefCell::new(ConnectionState::new()),
+            state: RefCell::new(state),
             reader: RefCell::default(),
         }
     }
@@ -116,6 +128,16 @@ impl Connection {
         Rc::new(MessageDeadline::new(deadlines))
     }
 
+    /// Records bytes received on the socket. Returns whether the TLS handshake may continue.
+    pub(in crate::http) fn may_continue_handshake(&self, bytes: usize) -> bool {
+        !self.is_encrypted || self.state.borrow_mut().may_continue_handshake(bytes)
+    }
+
+    /// Records that the TLS handshake is complete.
+    pub(in crate::http) fn handshake_done(&self) {
+        self.state.borrow_mut().end_handshake();
+    }
+
     /// Records that a request is being handled.
     pub(in crate::http) fn begin(&self, has_body: bool) {
         self.state.borrow_mut().begin_request(has_body);
@@ -173,15 +195,36 @@ impl Connection {
     pub(super) fn finish(&self, ended: Ended) {
         debug!(reason = ended.label(); "connection ended");
         let Some(handle) = &self.handle else { return };
-        let state = self.state();
-        if state.is_blocked() || state.phase() == Phase::Closing {
-            return handle.close();
+        let (phase, is_blocked) = (self.phase(), self.state().is_blocked());
+        if is_blocked || phase == Phase::Closing {
+            self.final_reason.set(None);
+            handle.close();
+        } else if !self.is_encrypted || ended == Ended::PlainHttp {
+            handle.close_with(self.response(ended).as_bytes());
+        } else if phase == Phase::Handshake {
+            handle.close_with(b"");
+        } else {
+            // Only the stream can encrypt the response. It is woken by the end of its bytes, and
+            // reads no further.
+            self.final_reason.set(Some(ended));
+            self.state.borrow_mut().enter(Phase::Closing);
+            handle.stop_reading();
         }
+    }
+
+    /// The final response; empty if the client expects none.
+    fn response(&self, ended: Ended) -> String {
         // A client that has sent nothing expects no response, and would take it for the response to
         // its next request.
-        let is_unexpected = ended == Ended::Head && !state.has_partial_head();
+        let is_unexpected = ended == Ended::Head && !self.state().has_partial_head();
         let response = ended.response().filter(|_| !is_unexpected);
-        handle.close_with(response.unwrap_or_default().as_bytes());
+        response.unwrap_or_default()
+    }
+
+    /// The final response that the stream must send and then end, if the server has ended an
+    /// encrypted connection.
+    pub(in crate::http) fn take_final_response(&self) -> Option<String> {
+        self.final_reason.take().map(|ended| self.response(ended))
     }
 }
 
@@ -276,23 +319,29 @@ impl Connections {
         table
     }
 
-    /// Admits a connection. `None` if its address has too many; the client gets an error response.
-    pub(crate) fn admit(self: &Rc<Connections>, stream: &TcpStream) -> Option<Rc<Connection>> {
+    /// Admits a connection. `None` if its address has too many; the client gets an error response,
+    /// unless the port speaks TLS.
+    pub(crate) fn admit(
+        self: &Rc<Connections>,
+        stream: &TcpStream,
+        is_encrypted: bool,
+    ) -> Option<Rc<Connection>> {
         let handle = ConnectionHandle::of(stream)
             .inspect_err(|error| debug!("cannot duplicate the connection handle: {error}"))
             .ok();
         let address = stream.peer_addr().ok().map(|peer| peer.ip().to_canonical());
         let permit = address.map_or(Ok(None), |address| self.addresses.take_connection(address));
         let key = self.next_key.replace(self.next_key.get() + 1);
+        let new = |permit| Connection::new(handle, Rc::downgrade(self), key, is_encrypted, permit);
         let permit = match permit {
             Ok(permit) => permit,
             Err(_) => {
-                let refused = Connection::new(handle, Rc::downgrade(self), key, None);
+                let refused = new(None);
                 self.end(&refused, Ended::Address);
                 return None;
             }
         };
-        let connection = Rc::new(Connection::new(handle, Rc::downgrade(self), key, permit));
+        let connection = Rc::new(new(permit));
         if self.entries.borrow().len() >= self.limits.most {
             self.make_room(1, Instant::now());
         }
@@ -322,8 +371,23 @@ impl Connections {
 
     /// Ends a connection for this reason.
     pub(in crate::http) fn end(&self, connection: &Connection, ended: Ended) {
-        self.ended.with_label_values(&[ended.label()]).inc();
+        self.count(ended);
         connection.finish(ended);
+    }
+
+    /// Counts a connection that ends for this reason.
+    pub(in crate::http) fn count(&self, ended: Ended) {
+        self.ended.with_label_values(&[ended.label()]).inc();
+    }
+
+    /// Ends a connection of the table.
+    fn end_listed(&self, connection: &Rc<Connection>, ended: Ended) {
+        self.remove(connection);
+        self.end(connection, ended);
+        if connection.final_reason.get().is_some() {
+            // Swept again in case its stream does not send the response.
+            self.insert(connection);
+        }
     }
 
     /// Closes the connections that have kept the server waiting longest, those with an unfinished
@@ -347,8 +411,7 @@ impl Connections {
             candidates.truncate(count);
         }
         for candidate in candidates {
-            self.remove(&candidate.connection);
-            self.end(&candidate.connection, Ended::Crowded);
+            self.end_listed(&candidate.connection, Ended::Crowded);
         }
     }
 
@@ -360,8 +423,7 @@ impl Connections {
             .filter_map(|entry| entry.overdue(&self.limits, now))
             .collect();
         for (connection, ended) in overdue {
-            self.remove(&connection);
-            self.end(&connection, ended);
+            self.end_listed(&connection, ended);
         }
         let excess = self.entries.borrow().len().saturating_sub(self.limits.most);
         if excess > 0 {

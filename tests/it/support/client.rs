@@ -1,13 +1,17 @@
 //! Clients of the odds port.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
+use rustls::ClientConfig;
 use serde_json::{Value, json};
 use sports_bet_platform::runtime::tls::install_provider;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio_tungstenite::{
+    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
+};
 
 use super::within;
 
@@ -22,6 +26,19 @@ impl OddsClient {
     pub async fn connect(address: SocketAddr) -> OddsClient {
         let url = format!("ws://{address}/ws/odds");
         let connecting = tokio_tungstenite::connect_async(url);
+        OddsClient {
+            socket: within("a WebSocket connection", connecting)
+                .await
+                .unwrap()
+                .0,
+        }
+    }
+
+    /// Connects with TLS.
+    pub async fn connect_tls(address: SocketAddr, tls: ClientConfig) -> OddsClient {
+        let url = format!("wss://{address}/ws/odds");
+        let connector = Connector::Rustls(Arc::new(tls));
+        let connecting = connect_async_tls_with_config(url, None, true, Some(connector));
         OddsClient {
             socket: within("a WebSocket connection", connecting)
                 .await

@@ -1,5 +1,6 @@
 //! Helpers of the integration tests.
 
+mod authority;
 mod client;
 mod cluster;
 mod database;
@@ -18,6 +19,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use authority::{Authority, borrowed};
 pub use client::{OddsClient, get_json, get_text};
 pub use cluster::Cluster;
 pub use database::{Database, records};

@@ -38,8 +38,8 @@ impl ServerProcess {
             .unwrap()
             .clone();
         let address = |mark: &str| after(&invitation, mark).map(|address| address.parse().unwrap());
-        let (odds, simulator) = (address("REST at http://"), address("simulator at ws://"));
-        let (wallet, bets) = (address("wallets at http://"), address("bets at http://"));
+        let (odds, simulator) = (address("REST at "), address("simulator at "));
+        let (wallet, bets) = (address("wallets at "), address("bets at "));
         let health = invitation
             .lines()
             .find_map(|line| line.split_once("/healthz and /metrics: "))
@@ -190,8 +190,10 @@ fn follow_stream(
     receiver
 }
 
+/// The host and port of the address after a mark, whatever its scheme.
 fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(mark)?;
+    let (_, address) = text.split_once(mark)?;
+    let (_, rest) = address.split_once("://")?;
     rest.split(['/', ',', '\n', ' ']).next()
 }
 

@@ -25,6 +25,17 @@ fn each_phase_has_its_deadline() {
         assert_eq!(ended(phase, true, just_before(limits.write)), None);
         assert_eq!(ended(phase, true, limits.write), Some(Ended::Write));
     }
+    // The handshake has one deadline, whether the client reads or not.
+    for is_blocked in [false, true] {
+        assert_eq!(
+            ended(Phase::Handshake, is_blocked, just_before(limits.head)),
+            None
+        );
+        assert_eq!(
+            ended(Phase::Handshake, is_blocked, limits.head),
+            Some(Ended::Handshake)
+        );
+    }
     let day = Duration::from_secs(86_400);
     assert_eq!(ended(Phase::Serving, false, day), None);
     assert_eq!(ended(Phase::Serving, true, day), Some(Ended::Write));

@@ -14,12 +14,18 @@ fn table() -> Rc<Connections> {
 
 /// The server's side of a connection, and the client's.
 async fn connect(table: &Rc<Connections>) -> (Rc<Connection>, TcpStream) {
+    connect_with(table, false).await
+}
+
+async fn connect_with(table: &Rc<Connections>, is_encrypted: bool) -> (Rc<Connection>, TcpStream) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap())
         .await
         .unwrap();
     (
-        table.admit(&listener.accept().await.unwrap().0).unwrap(),
+        table
+            .admit(&listener.accept().await.unwrap().0, is_encrypted)
+            .unwrap(),
         client,
     )
 }
@@ -84,6 +90,55 @@ async fn only_begun_heads_are_answered() {
             .await
             .starts_with("HTTP/1.1 408 ")
     );
+}
+
+#[actix_web::test]
+async fn handshake_ends_without_plain_text() {
+    let table = table();
+    let (connection, client) = connect_with(&table, true).await;
+    assert!(connection.may_continue_handshake(32 * 1024));
+    assert!(!connection.may_continue_handshake(1));
+    assert_eq!(final_response(&table, connection, client).await, "");
+}
+
+#[actix_web::test]
+async fn handshake_has_deadline_of_head() {
+    let table = table();
+    let (connection, client) = connect_with(&table, true).await;
+    table.sweep(Instant::now() + table.limits.head);
+    let count = table.ended.with_label_values(&["handshake_timeout"]).get();
+    assert_eq!((count, table.entries.borrow().len()), (1, 0));
+    drop((connection, client));
+}
+
+/// The stream of an encrypted connection sends the response; if it does not, the connection is cut
+/// off like one that takes nothing.
+#[actix_web::test]
+async fn encrypted_response_is_left_to_stream() {
+    let table = table();
+    let (connection, _client) = connect_with(&table, true).await;
+    connection.handshake_done();
+    receive(&connection, b"GET");
+    assert_eq!(connection.take_final_response(), None);
+    table.sweep(Instant::now());
+    table.sweep(Instant::now() + table.limits.head);
+    assert_eq!(connection.phase(), Phase::Closing);
+    assert_eq!(table.entries.borrow().len(), 1);
+    table.sweep(Instant::now() + table.limits.write);
+    assert!(table.entries.borrow().is_empty());
+    assert_eq!(connection.take_final_response(), None, "it was cut off");
+    for (reason, count) in [("head_timeout", 1), ("write_timeout", 1)] {
+        assert_eq!(table.ended.with_label_values(&[reason]).get(), count);
+    }
+    let (connection, _client) = connect_with(&table, true).await;
+    connection.handshake_done();
+    receive(&connection, b"GET");
+    table.sweep(Instant::now());
+    table.sweep(Instant::now() + table.limits.head);
+    let response = connection.take_final_response().unwrap();
+    assert!(response.starts_with("HTTP/1.1 408 "), "{response}");
+    connection.stream_dropped();
+    assert!(table.entries.borrow().is_empty());
 }
 
 #[actix_web::test]
