@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::actors::odds::client_reads::Busy;
 use crate::actors::odds::messages::ApplyError;
+use crate::domain::access::AccessDenied;
 use crate::domain::bets::bet::BetRefusal;
 use crate::domain::odds::price::Price;
 use crate::domain::wallet::amount::Amount;
@@ -79,6 +80,15 @@ pub enum ApiError {
     /// The WebSocket version of the handshake is not 13.
     #[error("only version 13 of the WebSocket protocol is supported")]
     WebSocketVersion,
+    /// The token or the API key is not accepted, or is given in the wrong form.
+    #[error("invalid credential: {0}")]
+    InvalidCredential(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    AccessDenied(AccessDenied),
+    /// The server was started without rules for its callers. A programming error.
+    #[error("the server cannot authenticate callers")]
+    AccessUnknown,
     /// The client's address has its maximum number of sessions.
     #[error("the limit of {0} open sessions for this address is reached")]
     TooManySessionsOfAddress(usize),
@@ -169,6 +179,9 @@ impl ApiError {
                 "UNSUPPORTED_WEBSOCKET_VERSION",
                 StatusCode::UPGRADE_REQUIRED,
             ),
+            ApiError::InvalidCredential(_) => ("INVALID_CREDENTIAL", StatusCode::UNAUTHORIZED),
+            ApiError::AccessDenied(denied) => access_code(denied),
+            ApiError::AccessUnknown => ("INTERNAL", StatusCode::INTERNAL_SERVER_ERROR),
             ApiError::TooManySessionsOfAddress(_) => (
                 "TOO_MANY_SESSIONS_OF_ADDRESS",
                 StatusCode::TOO_MANY_REQUESTS,
@@ -188,6 +201,16 @@ impl ApiError {
                 ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE)
             }
         }
+    }
+}
+
+fn access_code(denied: &AccessDenied) -> (&'static str, StatusCode) {
+    match denied {
+        AccessDenied::Unauthenticated => ("UNAUTHENTICATED", StatusCode::UNAUTHORIZED),
+        AccessDenied::MissingScope(_) | AccessDenied::ServicesOnly(_) => {
+            ("SCOPE_REQUIRED", StatusCode::FORBIDDEN)
+        }
+        AccessDenied::OtherUser => ("OTHER_USER", StatusCode::FORBIDDEN),
     }
 }
 
@@ -218,6 +241,12 @@ impl From<StoreError> for ApiError {
         }
         log_cause("database", &error);
         ApiError::StoreUnavailable
+    }
+}
+
+impl From<AccessDenied> for ApiError {
+    fn from(denied: AccessDenied) -> ApiError {
+        ApiError::AccessDenied(denied)
     }
 }
 
@@ -331,6 +360,14 @@ impl ResponseError for ApiError {
         response.insert_header(header::CacheControl(vec![CacheDirective::NoStore]));
         if status == StatusCode::SERVICE_UNAVAILABLE || *self == ApiError::RequestInFlight {
             response.insert_header((header::RETRY_AFTER, "1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            // RFC 6750: the error only if a credential was given.
+            let challenge = match self {
+                ApiError::InvalidCredential(_) => "Bearer error=\"invalid_token\"",
+                _ => "Bearer",
+            };
+            response.insert_header((header::WWW_AUTHENTICATE, challenge));
         }
         if *self == ApiError::WebSocketVersion {
             response.insert_header((header::UPGRADE, "websocket"));

@@ -1,6 +1,7 @@
 //! The HTTP servers and their handlers, one module per resource.
 
 pub mod addresses;
+mod authorization;
 pub mod bets;
 pub(crate) mod body;
 pub(crate) mod connections;

@@ -28,6 +28,7 @@ use super::connections::{Connection, ConnectionLimits, Connections, Ended};
 use super::errors::not_found;
 use super::origin::RequestGuard;
 use super::stream::GuardedStream;
+use crate::access::Access;
 use crate::runtime::connection::prepare;
 use crate::telemetry::role;
 
@@ -70,6 +71,8 @@ pub struct Bounds {
     pub ended: IntCounterVec,
     /// Checks each request before it is routed. Ports for health and metrics have none.
     pub guard: Option<Arc<RequestGuard>>,
+    /// Authenticates the callers of routes that require a scope.
+    pub access: Access,
 }
 
 impl Bounds {
@@ -126,6 +129,7 @@ where
         addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
         ended: Bounds::metric("other", "rest").map_err(failed)?,
         guard: None,
+        access: Access::off(),
     };
     start_within(bounds, listen, routes)
 }
@@ -168,7 +172,8 @@ where
             bounds.addresses.clone(),
             bounds.ended.clone(),
         );
-        let app = app(bounds.guard.clone(), routes.clone());
+        let access = web::Data::new(bounds.access.clone());
+        let app = app(bounds.guard.clone(), access, routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -212,6 +217,7 @@ fn store_connection(stream: &GuardedStream, data: &mut Extensions) {
 /// The service of a worker that handles requests: the guard, then these routes.
 fn app<F>(
     guard: Option<Arc<RequestGuard>>,
+    access: web::Data<Access>,
     routes: F,
 ) -> impl ServiceFactory<
     Request,
@@ -225,6 +231,7 @@ where
     F: FnOnce(&mut web::ServiceConfig),
 {
     let app = App::new()
+        .app_data(access)
         .default_service(web::to(not_found))
         .configure(routes)
         .wrap_fn(move |request, next| {

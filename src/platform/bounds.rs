@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StartError;
+use crate::access::Access;
 use crate::config::settings::{Role, Settings};
 use crate::http::addresses::{AddressLimit, Addresses};
 use crate::http::connections::ConnectionLimits;
@@ -61,6 +62,7 @@ pub(super) fn rest(
     role: Role,
     registry: &prometheus::Registry,
     guard: Arc<RequestGuard>,
+    access: Access,
 ) -> Result<Bounds, StartError> {
     let limits = &settings.limits;
     let connections = ConnectionLimits {
@@ -85,6 +87,7 @@ pub(super) fn rest(
         addresses,
         ended: Bounds::registered(registry, prefix(role), "rest")?,
         guard: Some(guard),
+        access,
     })
 }
 
@@ -111,6 +114,7 @@ pub(super) fn admin(
         addresses,
         ended: Bounds::registered(registry, prefix(role), "metrics")?,
         guard: None,
+        access: Access::off(),
     })
 }
 

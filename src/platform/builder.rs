@@ -8,6 +8,7 @@ use actix_web::web;
 use prometheus::IntCounterVec;
 
 use super::{Parts, Platform, StartError, bounds, role_metrics};
+use crate::access::Access;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
@@ -35,6 +36,8 @@ pub(super) struct PlatformBuilder<'a> {
     pub turns: ConcurrencyLimit,
     /// Limit of single calls that move a user's money, shared by all roles.
     pub user_turns: Arc<UserTurns>,
+    /// Authenticates the callers of the public ports.
+    pub access: Access,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
@@ -50,6 +53,7 @@ impl<'a> PlatformBuilder<'a> {
             turns: ConcurrencyLimit::new(batched),
             // The remaining connections serve reads, the outbox and the sweeper.
             user_turns: UserTurns::new(connections - batched - connections / 4),
+            access: Access::off(),
             health: Vec::new(),
         }
     }
@@ -115,7 +119,14 @@ impl<'a> PlatformBuilder<'a> {
             max_connections: bounds::rest_accepted(self.settings, 1),
         };
         let guard = self.request_guard(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Simulator, &metrics.registry, guard)?;
+        let access = Access::off();
+        let limits = bounds::rest(
+            self.settings,
+            Role::Simulator,
+            &metrics.registry,
+            guard,
+            access,
+        )?;
         let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
         self.parts.servers.push(server);

@@ -134,7 +134,13 @@ impl PlatformBuilder<'_> {
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
         let guard = self.request_guard(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Wallet, &metrics.registry, guard)?;
+        let limits = bounds::rest(
+            self.settings,
+            Role::Wallet,
+            &metrics.registry,
+            guard,
+            self.access.clone(),
+        )?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
@@ -199,7 +205,13 @@ impl PlatformBuilder<'_> {
             max_connections: bounds::rest_accepted(self.settings, cores()),
         };
         let guard = self.request_guard(false, &metrics.refused);
-        let limits = bounds::rest(self.settings, Role::Bets, &metrics.registry, guard)?;
+        let limits = bounds::rest(
+            self.settings,
+            Role::Bets,
+            &metrics.registry,
+            guard,
+            self.access.clone(),
+        )?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);

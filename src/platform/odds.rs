@@ -291,7 +291,13 @@ impl PlatformBuilder<'_> {
     ) -> Result<(), StartError> {
         let metrics = odds.metrics.clone();
         let guard = self.request_guard(true, &metrics.refused);
-        let client_bounds = bounds::rest(self.settings, Role::Odds, &metrics.registry, guard)?;
+        let client_bounds = bounds::rest(
+            self.settings,
+            Role::Odds,
+            &metrics.registry,
+            guard,
+            self.access.clone(),
+        )?;
         let workers = SessionWorkers {
             distributor: distributor_settings(self.settings),
             registry: odds.registry.clone(),

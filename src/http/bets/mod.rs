@@ -12,7 +12,8 @@ use prometheus::HistogramVec;
 
 use super::errors::{method_not_allowed, not_found};
 use super::latency::{Route, RouteLabels, Timed, time_requests};
-use super::routes::{CountsRequests, count_requests, read};
+use super::routes::{CountsRequests, count_requests, get, head, post, read_resource};
+use crate::domain::access::Scope;
 use crate::services::bets::placement::PlacementService;
 use crate::services::bets::queries::BetQueries;
 use crate::telemetry::metrics::BetsMetrics;
@@ -35,14 +36,13 @@ pub fn routes(config: &mut web::ServiceConfig) {
     let bets = web::resource("/bets")
         .app_data(Route::new("/bets", "POST"))
         .wrap(from_fn(count_requests::<BetsState>))
-        .route(web::post().to(handlers::place))
-        .route(web::get().to(handlers::list))
-        .route(web::head().to(handlers::list))
+        .route(post(Scope::BetsWrite, handlers::place))
+        .route(get(Scope::BetsRead, handlers::list))
+        .route(head(Scope::BetsRead, handlers::list))
         .default_service(web::to(|request| {
             method_not_allowed(request, "GET, HEAD, POST")
         }));
-    let bet = read("/bets/{id}")
-        .get(handlers::get_bet)
+    let bet = read_resource("/bets/{id}", Scope::BetsRead, handlers::get_bet)
         .app_data(Route::new("/bets/{id}", "GET"));
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<BetsState>));
     config
