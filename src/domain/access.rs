@@ -185,22 +185,19 @@ impl Caller {
         }
     }
 
-    /// Checks that the caller may act for this user, or read what belongs to it.
+    /// Checks that the caller may act for this user. An operator's token acts for its own user only.
     pub fn act_for(&self, user: &UserId) -> Result<(), AccessDenied> {
-        if self.sees(user) {
-            Ok(())
-        } else {
-            Err(AccessDenied::OtherUser)
+        match self {
+            Caller::Unchecked | Caller::Service { .. } => Ok(()),
+            Caller::User { id, .. } if id == user => Ok(()),
+            Caller::Anonymous | Caller::User { .. } => Err(AccessDenied::OtherUser),
         }
     }
 
     /// Whether the caller may know what belongs to this user.
     pub fn sees(&self, user: &UserId) -> bool {
-        match self {
-            Caller::Unchecked | Caller::Service { .. } => true,
-            Caller::Anonymous => false,
-            Caller::User { id, scopes, .. } => id == user || scopes.is_operator(),
-        }
+        let is_operator = matches!(self, Caller::User { scopes, .. } if scopes.is_operator());
+        is_operator || self.act_for(user).is_ok()
     }
 
     /// The caller's own user, who need not be named in a request. Operators name the user.
@@ -211,3 +208,6 @@ impl Caller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
