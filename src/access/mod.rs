@@ -1,5 +1,6 @@
 //! Authentication: from a token or an API key to a caller.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::domain::access::Caller;
@@ -14,6 +15,8 @@ pub struct InvalidCredential(pub String);
 pub struct Access {
     /// `None`: callers are not checked.
     rules: Option<Arc<AccessRules>>,
+    /// The callers of [`Access::of_callers`], by token.
+    callers: Arc<BTreeMap<String, Caller>>,
 }
 
 /// What the callers of a process are checked against.
@@ -26,13 +29,26 @@ pub struct AccessRules {
 impl Access {
     /// Callers are not checked.
     pub fn off() -> Access {
-        Access { rules: None }
+        Access {
+            rules: None,
+            callers: Arc::default(),
+        }
     }
 
     /// Callers are checked against these rules.
     pub fn required(rules: AccessRules) -> Access {
         Access {
             rules: Some(Arc::new(rules)),
+            callers: Arc::default(),
+        }
+    }
+
+    /// Exactly these callers, by token: for tests of what a caller may do.
+    #[doc(hidden)]
+    pub fn of_callers(rules: AccessRules, callers: BTreeMap<String, Caller>) -> Access {
+        Access {
+            callers: Arc::new(callers),
+            ..Access::required(rules)
         }
     }
 
@@ -41,9 +57,9 @@ impl Access {
         match (&self.rules, credential) {
             (None, _) => Ok(Caller::Unchecked),
             (Some(_), None) => Ok(Caller::Anonymous),
-            (Some(_), Some(_)) => Err(InvalidCredential(
-                "neither a token nor an API key of this deployment".to_owned(),
-            )),
+            (Some(_), Some(token)) => self.callers.get(token).cloned().ok_or_else(|| {
+                InvalidCredential("neither a token nor an API key of this deployment".to_owned())
+            }),
         }
     }
 

@@ -30,6 +30,7 @@ use tokio::task::JoinSet;
 use self::builder::PlatformBuilder;
 use self::engines::{Bus, MIGRATING, Stores, open_cache, open_ingest_store, open_stores};
 pub use self::ports::BusyPorts;
+use crate::access::Access;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::actors::streaming::messages::EndAllSessions;
@@ -171,9 +172,19 @@ impl PlatformBuilder<'_> {
 impl Platform {
     /// Starts the configured roles. Must be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
+        Platform::start_with_access(config, Access::off()).await
+    }
+
+    /// Starts with given callers: for tests of what a caller may do.
+    #[doc(hidden)]
+    pub async fn start_with_access(
+        config: &Config,
+        access: Access,
+    ) -> Result<Platform, StartError> {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
         let mut builder = PlatformBuilder::new(&config.settings);
+        builder.access = access;
         let bus = Bus::open(config)?;
         // Start the simulator before its users: its bound address is the default supplier address.
         if config.runs(Role::Simulator) {
