@@ -1,6 +1,7 @@
 //! Who calls, and what a caller may do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use strum::{Display, EnumIter, EnumString, IntoStaticStr};
 
@@ -87,6 +88,17 @@ impl Scopes {
     /// The rights, in the order of [`Scope`].
     pub fn iter(&self) -> impl Iterator<Item = Scope> + '_ {
         self.0.iter().copied()
+    }
+}
+
+impl fmt::Display for Scopes {
+    /// The names, separated by spaces.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, scope) in self.iter().enumerate() {
+            let separator = if place == 0 { "" } else { " " };
+            write!(out, "{separator}{scope}")?;
+        }
+        Ok(())
     }
 }
 

@@ -40,9 +40,13 @@ fn checked(scope: Scope, request: &ServiceRequest) -> Result<Caller, ApiError> {
         .app_data::<web::Data<Access>>()
         .ok_or(ApiError::AccessUnknown)?;
     let credential = credential(request.headers())?;
-    let caller = access
-        .authenticate(credential)
-        .map_err(|invalid| ApiError::InvalidCredential(invalid.to_string()))?;
+    let caller =
+        access
+            .authenticate(credential)
+            .map_err(|invalid| match invalid.is_temporary() {
+                true => ApiError::StoreUnavailable,
+                false => ApiError::InvalidCredential(invalid.to_string()),
+            })?;
     caller.require(scope, access.is_odds_public())?;
     if request.method() == Method::POST && caller != Caller::Unchecked {
         refuse_user_in_query(&caller, request.query_string())?;

@@ -2,17 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::time::Duration;
 
 use pretty_assertions::assert_eq;
 use reqwest::Method;
-use sports_bet_platform::access::{Access, AccessRules};
-use sports_bet_platform::domain::access::{Caller, Scope};
-use sports_bet_platform::domain::ids::UserId;
-use sports_bet_platform::domain::timestamp::Timestamp;
+use sports_bet_platform::domain::access::Scope;
 use sports_bet_platform::http;
 
 use super::*;
+use crate::support::{Folder, command};
 
 const RIGHTS: [Scope; 5] = [
     Scope::OddsRead,
@@ -22,30 +19,45 @@ const RIGHTS: [Scope; 5] = [
     Scope::BetsWrite,
 ];
 
-/// A platform that knows exactly these callers.
-fn access_of(callers: &[(&str, Caller)], odds_public: bool) -> Access {
-    let callers = callers
+/// The settings that check callers.
+const AUTH: [(&str, &str); 2] = [
+    ("AUTH", "required"),
+    (
+        "AUTH_JWT_SECRET",
+        "the shared secret of this test, of 32 bytes or more",
+    ),
+];
+
+/// The credential that a command prints.
+async fn printed(folder: &Folder, arguments: &[&str]) -> String {
+    let own = folder.variables();
+    let own = own
         .iter()
-        .map(|(token, caller)| ((*token).to_owned(), caller.clone()));
-    Access::of_callers(AccessRules { odds_public }, callers.collect())
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let variables: Vec<_> = own.chain(AUTH).collect();
+    let mut command = command(folder.path(), &variables);
+    let output = within("a credential", command.args(arguments).output())
+        .await
+        .unwrap();
+    assert!(output.status.success(), "{arguments:?}: {output:?}");
+    String::from_utf8(output.stdout)
+        .unwrap()
+        .trim_end()
+        .to_owned()
 }
 
-fn user(id: &str, scopes: impl IntoIterator<Item = Scope>) -> Caller {
-    let now = Timestamp::now();
-    Caller::User {
-        id: UserId::new(id).unwrap(),
-        scopes: scopes.into_iter().collect(),
-        issued_at: now,
-        expires_at: now.later_by(Duration::from_secs(3_600)),
-    }
+fn names(scopes: impl IntoIterator<Item = Scope>) -> String {
+    let names: Vec<_> = scopes.into_iter().map(Scope::as_str).collect();
+    names.join(",")
 }
 
-fn service(scopes: impl IntoIterator<Item = Scope>) -> Caller {
-    Caller::Service {
-        key: "key".to_owned(),
-        scopes: scopes.into_iter().collect(),
-        expires_at: None,
-    }
+async fn user(folder: &Folder, id: &str, scopes: &str) -> String {
+    printed(folder, &["token", "--user", id, "--scope", scopes]).await
+}
+
+async fn service(folder: &Folder, scopes: &str) -> String {
+    let create = ["key", "create", "--note", "test", "--scope", scopes];
+    printed(folder, &create).await
 }
 
 fn with(scope: Scope) -> String {
@@ -56,26 +68,31 @@ fn without(scope: Scope) -> String {
     format!("service-without-{scope}")
 }
 
-/// By their tokens: the users `u1` and `u2` with every right, an operator, a service with all
+/// Credentials by name: the users `u1` and `u2` with every right, an operator, a service with all
 /// rights, and for each right a service with only that one and a service with all others.
-fn callers() -> Vec<(String, Caller)> {
-    let mut all = vec![
-        ("u1".to_owned(), user("u1", RIGHTS)),
-        ("u2".to_owned(), user("u2", RIGHTS)),
-        ("operator".to_owned(), user("op", [Scope::Operator])),
-        ("service".to_owned(), service(RIGHTS)),
-    ];
-    for scope in RIGHTS {
-        let others = RIGHTS.into_iter().filter(|other| *other != scope);
-        all.push((with(scope), service([scope])));
-        all.push((without(scope), service(others)));
+async fn credentials(folder: &Folder) -> BTreeMap<String, String> {
+    let all = names(RIGHTS);
+    let mut known = BTreeMap::new();
+    for (name, scopes) in [
+        ("u1", all.as_str()),
+        ("u2", all.as_str()),
+        ("operator", "operator:*"),
+    ] {
+        known.insert(name.to_owned(), user(folder, name, scopes).await);
     }
-    all
+    known.insert("service".to_owned(), service(folder, &all).await);
+    for scope in RIGHTS {
+        let others = names(RIGHTS.into_iter().filter(|other| *other != scope));
+        known.insert(with(scope), service(folder, scope.as_str()).await);
+        known.insert(without(scope), service(folder, &others).await);
+    }
+    known
 }
 
 /// A platform that checks its callers, with one event that accepts bets.
 struct Checked {
     platform: TestPlatform,
+    credentials: BTreeMap<String, String>,
     client: reqwest::Client,
     _link: SupplierLink,
     _supplier: FakeSupplier,
@@ -84,36 +101,38 @@ struct Checked {
 }
 
 impl Checked {
-    async fn start(roles: &str, odds_public: bool) -> Checked {
+    async fn start(roles: &str, odds_public: &str) -> Checked {
         let supplier = FakeSupplier::start().await;
         let url = supplier.url();
         let confirming = FakeSupplier::start().await;
         let confirms = format!("http://{}", confirming.address());
-        let callers = callers();
-        let callers: Vec<_> = callers
-            .iter()
-            .map(|(token, caller)| (token.as_str(), caller.clone()))
-            .collect();
-        let platform = TestPlatform::start_with_access(
-            &[
-                ("ROLE", roles),
-                ("SUPPLIER_URLS", &url),
-                ("SUPPLIER_URL", &confirms),
-                ("BET_CONFIRM_DEADLINE", "10m"),
-                ("BET_CONFIRM_TIMEOUT", "10m"),
-            ],
-            access_of(&callers, odds_public),
-        )
-        .await;
+        let variables = [
+            ("ROLE", roles),
+            ("SUPPLIER_URLS", url.as_str()),
+            ("SUPPLIER_URL", confirms.as_str()),
+            ("BET_CONFIRM_DEADLINE", "10m"),
+            ("BET_CONFIRM_TIMEOUT", "10m"),
+            ("ODDS_PUBLIC", odds_public),
+        ];
+        let platform = TestPlatform::start(&[&variables[..], &AUTH].concat()).await;
+        let credentials = credentials(&platform.folder).await;
         let mut link = supplier.accept().await;
         link.send(original_frame("E", &time(1), 1)).await;
         let checked = Checked {
             platform,
+            credentials,
             client: reqwest::Client::new(),
             _link: link,
             _supplier: supplier,
             _confirming: confirming,
         };
+        // Keys are read once a second; the last one was created last.
+        let last = without(Scope::BetsWrite);
+        until("the keys are known", async || {
+            let answer = checked.get("/v1/events", Some(&last)).await;
+            (answer.status == 200).then_some(())
+        })
+        .await;
         for path in ["/v1/events/E/odds", "/v1/events/E/markets/1x2/history"] {
             until("the event is shown", async || {
                 let shown = checked.get(path, Some("service")).await;
@@ -125,7 +144,8 @@ impl Checked {
     }
 
     async fn with_money() -> Checked {
-        let checked = Checked::start("ingest,processor,odds,wallet,bets,confirmation", true).await;
+        let checked =
+            Checked::start("ingest,processor,odds,wallet,bets,confirmation", "true").await;
         for (user, reference) in [("u1", "first"), ("u2", "first")] {
             checked.moves("deposit", user, 100_000, reference).await;
         }
@@ -141,6 +161,7 @@ impl Checked {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
+    /// A request with the credential of this name.
     fn request(&self, method: Method, path: &str, token: Option<&str>) -> reqwest::RequestBuilder {
         let address = match path.get(..5) {
             Some("/wall") => self.platform.wallet(),
@@ -151,7 +172,9 @@ impl Checked {
             .client
             .request(method, format!("http://{address}{path}"));
         match token {
-            Some(token) => request.bearer_auth(token),
+            Some(name) => {
+                request.bearer_auth(self.credentials.get(name).map_or(name, String::as_str))
+            }
             None => request,
         }
     }
@@ -413,7 +436,7 @@ async fn each_route_answers_each_caller() {
 
 #[actix_web::test]
 async fn odds_need_a_scope_unless_public() {
-    let checked = Checked::start("ingest,processor,odds", false).await;
+    let checked = Checked::start("ingest,processor,odds", "false").await;
     let table = table(&checked, &odds_rows()).await;
     insta::assert_snapshot!(table, @r"
     | route | scope | anonymous | user | other user | service without scope | service with scope | operator |
@@ -503,11 +526,11 @@ async fn request_names_one_user() {
     assert_eq!(outcome(&twice), "400 BAD_QUERY");
     let both = checked
         .request(Method::GET, "/wallet?userId=u1", Some("u1"))
-        .header("X-Api-Key", "service");
+        .header("X-Api-Key", &checked.credentials["service"]);
     assert_eq!(outcome(&Answer::of(both).await), "401 INVALID_CREDENTIAL");
     let key = checked
         .request(Method::GET, "/wallet?userId=u1", None)
-        .header("X-Api-Key", "service");
+        .header("X-Api-Key", &checked.credentials["service"]);
     assert_eq!(outcome(&Answer::of(key).await), "200");
     for user in ["u1", "u2"] {
         let wallet = checked.get("/wallet", Some(user)).await.json();

@@ -3,7 +3,6 @@
 use super::engines::are_real;
 use super::{Folder, OddsClient, PATIENT, get_text, positions, until};
 use serde_json::Value;
-use sports_bet_platform::access::Access;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::platform::Platform;
@@ -68,25 +67,8 @@ impl TestPlatform {
         platform
     }
 
-    /// Like [`TestPlatform::start`], with callers authenticated by `access`.
-    pub async fn start_with_access(variables: &[(&str, &str)], access: Access) -> TestPlatform {
-        let platform = TestPlatform::start_checked_in(Folder::new(), variables, access).await;
-        if are_real() {
-            platform.until_the_engines_are_there().await;
-        }
-        platform
-    }
-
     /// Like [`TestPlatform::start_in`], without waiting.
     pub async fn start_at_once_in(folder: Folder, variables: &[(&str, &str)]) -> TestPlatform {
-        TestPlatform::start_checked_in(folder, variables, Access::off()).await
-    }
-
-    async fn start_checked_in(
-        folder: Folder,
-        variables: &[(&str, &str)],
-        access: Access,
-    ) -> TestPlatform {
         let own = folder.variables();
         let mut all = [DEFAULTS, &PATIENT].concat();
         all.extend(
@@ -96,7 +78,7 @@ impl TestPlatform {
         all.extend_from_slice(variables);
         let config = Config::from_variables(&all).unwrap();
         TestPlatform {
-            platform: Platform::start_with_access(&config, access).await.unwrap(),
+            platform: Platform::start(&config).await.unwrap(),
             folder,
         }
     }
