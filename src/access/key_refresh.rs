@@ -73,14 +73,20 @@ impl Reports {
         }
     }
 
+    /// The source was read, and its keys can be used.
+    fn record_success(&self) {
+        let name = self.source.name();
+        let read_at = self.metrics.token_keys_read_at.with_label_values(&[name]);
+        read_at.set(Timestamp::now().micros() / 1_000_000);
+    }
+
     fn record(&self, read: Result<KeySet, KeyRefreshError>) {
         self.health.record(&read);
         let name = self.source.name();
         match read {
             Ok(keys) => {
-                let read_at = self.metrics.token_keys_read_at.with_label_values(&[name]);
-                read_at.set(Timestamp::now().micros() / 1_000_000);
-                if self.source.keys().len() != keys.len() {
+                self.record_success();
+                if !self.source.keys().has_same_names(&keys) {
                     log::info!(source = name, keys = keys.len(); "keys for tokens read");
                 }
                 self.source.replace(keys);
@@ -123,15 +129,20 @@ impl KeyFile {
     pub(crate) async fn watch(self, metrics: AccessMetrics) {
         let reports = Reports::new(self.source, metrics);
         let mut content = self.content;
+        let mut is_usable = true;
+        reports.record_success();
         loop {
             tokio::time::sleep(FILE_INTERVAL).await;
             let path = self.path.clone();
             let reading = tokio::task::spawn_blocking(move || read(&path)).await;
             let failed = |error| KeyRefreshError::File(std::io::Error::other(error));
             match reading.map_err(failed).flatten() {
+                Ok(new) if new == content && is_usable => reports.record_success(),
                 Ok(new) if new == content => {}
                 Ok(new) => {
-                    reports.record(KeySet::of_jwks(&new).map_err(KeyRefreshError::from));
+                    let keys = KeySet::of_jwks(&new).map_err(KeyRefreshError::from);
+                    is_usable = keys.is_ok();
+                    reports.record(keys);
                     content = new;
                 }
                 Err(error) => {

@@ -145,6 +145,12 @@ impl KeySet {
         self.0.len()
     }
 
+    /// Whether another set has keys with the same ids and algorithms.
+    pub(crate) fn has_same_names(&self, other: &KeySet) -> bool {
+        let name = |key: &TokenKey| (key.kid.clone(), key.algorithm);
+        self.0.iter().map(name).eq(other.0.iter().map(name))
+    }
+
     /// Its keys.
     pub(super) fn iter(&self) -> impl Iterator<Item = &TokenKey> {
         self.0.iter()

@@ -55,7 +55,7 @@ pub enum InvalidCredential {
     #[error("the token's algorithm (`alg`) is not that of a key of this server")]
     Algorithm,
     /// No key has this id, or the token names none and several would do.
-    #[error("no key of this server has the token's key id (`kid`)")]
+    #[error("no key of this server fits the token's key id (`kid`) and algorithm")]
     UnknownKey,
     /// The token requires extensions.
     #[error("the token has the header `crit`, whose extensions are not supported")]

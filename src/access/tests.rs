@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
@@ -17,9 +16,9 @@ use super::key_source::KeySource;
 use super::signing::SigningKey;
 use super::testing::{SECRET, api_key, rules};
 use super::*;
-use crate::domain::access::Scope;
+use crate::domain::access::{Scope, Scopes};
 use crate::domain::ids::UserId;
-use crate::store::access::{AccessRecords, KeyStep};
+use crate::store::access::{AccessRecords, KeyStep, StoredApiKey};
 
 const NOW: i64 = 1_760_000_000;
 

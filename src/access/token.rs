@@ -11,7 +11,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::Validation;
 use jsonwebtoken::errors::ErrorKind;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::InvalidCredential;
 use super::key_set::{TokenAlgorithm, TokenKey};
@@ -39,20 +39,10 @@ struct Header {
     crit: Option<Value>,
 }
 
-/// The claims that are used. Their types are checked one by one, so that an error names the claim.
+/// The claims. Their types are checked one by one, so that an error names the claim.
 #[derive(Deserialize)]
-struct Claims {
-    #[serde(default)]
-    sub: Value,
-    #[serde(default)]
-    exp: Value,
-    #[serde(default)]
-    nbf: Value,
-    #[serde(default)]
-    iat: Value,
-    #[serde(default)]
-    scope: Value,
-}
+#[serde(transparent)]
+struct Claims(Map<String, Value>);
 
 impl TokenVerifier {
     /// Verifies tokens with these keys. Issuer and audience are required where they are given.
@@ -165,36 +155,42 @@ fn refusal(error: &ErrorKind) -> InvalidCredential {
 
 impl Claims {
     fn caller(&self, now: Timestamp) -> Result<Caller, InvalidCredential> {
-        let expires_at = time("exp", &self.exp)?.ok_or(InvalidCredential::Claim("exp"))?;
+        let expires_at = self.time("exp")?.ok_or(InvalidCredential::Claim("exp"))?;
         if expires_at.later_by(LEEWAY) <= now {
             return Err(InvalidCredential::Expired);
         }
-        if time("nbf", &self.nbf)?.is_some_and(|start| now.later_by(LEEWAY) < start) {
+        let starts_at = self.time("nbf")?;
+        if starts_at.is_some_and(|start| now.later_by(LEEWAY) < start) {
             return Err(InvalidCredential::NotYetValid);
         }
-        let id = self.sub.as_str().and_then(|sub| UserId::new(sub).ok());
-        let scopes = match &self.scope {
-            Value::Null => Scopes::default(),
-            Value::String(names) => Scopes::of_token(names),
-            _ => return Err(InvalidCredential::Claim("scope")),
-        };
+        let user = self.0.get("sub").and_then(Value::as_str);
+        let user = user.and_then(|sub| UserId::new(sub).ok());
         Ok(Caller::User {
-            id: id.ok_or(InvalidCredential::Claim("sub"))?,
-            scopes,
+            id: user.ok_or(InvalidCredential::Claim("sub"))?,
+            scopes: self.scopes()?,
             // Without the claim: before everything.
-            issued_at: time("iat", &self.iat)?.unwrap_or(now.earlier_by(Duration::MAX)),
+            issued_at: self.time("iat")?.unwrap_or(now.earlier_by(Duration::MAX)),
             expires_at,
         })
     }
-}
 
-/// A `NumericDate`: seconds since 1970, with or without a fraction.
-fn time(claim: &'static str, value: &Value) -> Result<Option<Timestamp>, InvalidCredential> {
-    if value.is_null() {
-        return Ok(None);
+    /// Without the claim: no rights.
+    fn scopes(&self) -> Result<Scopes, InvalidCredential> {
+        match self.0.get("scope") {
+            None | Some(Value::Null) => Ok(Scopes::default()),
+            Some(Value::String(names)) => Ok(Scopes::of_token(names)),
+            Some(_) => Err(InvalidCredential::Claim("scope")),
+        }
     }
-    let seconds = value.as_f64().filter(|seconds| seconds.is_finite());
-    // Numbers that are too large become the largest, which is not a time.
-    let time = seconds.and_then(|seconds| Timestamp::from_micros((seconds * 1e6) as i64));
-    time.map(Some).ok_or(InvalidCredential::Claim(claim))
+
+    /// A `NumericDate`: seconds since 1970, with or without a fraction.
+    fn time(&self, claim: &'static str) -> Result<Option<Timestamp>, InvalidCredential> {
+        let Some(value) = self.0.get(claim).filter(|value| !value.is_null()) else {
+            return Ok(None);
+        };
+        let seconds = value.as_f64().filter(|seconds| seconds.is_finite());
+        // Numbers that are too large become the largest, which is not a time.
+        let time = seconds.and_then(|seconds| Timestamp::from_micros((seconds * 1e6) as i64));
+        time.map(Some).ok_or(InvalidCredential::Claim(claim))
+    }
 }

@@ -104,7 +104,7 @@ fn key_is_created_listed_and_revoked() {
         changing.iter().all(|value| value.is_string()),
         "{changing:?}"
     );
-    insta::assert_snapshot!(all, @"");
+    insta::assert_snapshot!(all, @r#"[{"created_at":null,"created_by":"ann","expires_at":null,"id":1,"last_used_at":null,"note":"backend","prefix":null,"revoked_at":null,"revoked_by":"bob","scopes":["wallet:read","wallet:move"],"state":"revoked"}]"#);
 }
 
 #[test]

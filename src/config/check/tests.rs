@@ -159,7 +159,7 @@ fn reachable_address_needs_a_decision_about_auth() {
     let address = ("BIND_ADDRESS", "0.0.0.0");
     insta::assert_snapshot!(
         wrong(&[address]),
-        @""
+        @r#"AUTH: got "", want required (callers need a token or an API key) or off (everybody may do everything), because BIND_ADDRESS 0.0.0.0 is reachable from other machines"#
     );
     for loopback in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
         let config = Config::from_variables(&[("BIND_ADDRESS", loopback)]).unwrap();
@@ -184,7 +184,10 @@ fn token_settings_are_checked_without_being_shown() {
         ("AUTH_JWKS_URL", "http://u:Secret@issuer.example.com/jwks"),
     ]);
     assert!(!wrong.contains("Secret"), "{wrong}");
-    insta::assert_snapshot!(wrong, @"");
+    insta::assert_snapshot!(wrong, @r#"
+    AUTH_JWKS_URL: got "http://u:***@issuer.example.com/jwks", want an address like https://issuer.example.com/jwks.json, or http:// on a loopback address
+    AUTH_JWT_SECRET: got "***", want a secret of at least 32 bytes
+    "#);
     let secret = "Secret of 32 bytes, nothing more";
     let config = Config::from_variables(&[
         ("AUTH_JWT_SECRET", secret),
