@@ -1,5 +1,7 @@
 //! Checks across settings. Every check runs, so all errors are reported at once.
 
+pub(super) mod access;
+
 use std::collections::BTreeSet;
 
 use super::input::{ConfigError, ConfigExit, ConfigInput};
@@ -20,6 +22,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
         wrong.push(input.error("ODDS_FEED", "redis, or KAFKA_BROKERS"));
     }
     wrong.extend(equal_ports(&roles, &settings.ports, &input));
+    wrong.extend(access::access(&roles, &settings, &input));
     let engines = engines::choose(&settings, &input)
         .map_err(|errors| wrong.extend(errors))
         .ok();

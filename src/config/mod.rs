@@ -106,6 +106,9 @@ impl Config {
                 "REDIS_URL is not set, so the embedded cache is used",
             );
         }
+        if let Some((variables, why)) = check::access::idle(&self.settings) {
+            idle(variables, why);
+        }
         warnings
     }
 

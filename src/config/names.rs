@@ -9,7 +9,8 @@ use std::fmt;
 use super::show;
 
 /// Prefixes of setting names, up to and including the `_`.
-const PREFIXES: [&str; 19] = [
+const PREFIXES: [&str; 20] = [
+    "AUTH_",
     "BET_",
     "BETFAIR_",
     "BUS_",

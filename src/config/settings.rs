@@ -1,6 +1,7 @@
 //! Every setting, one struct per concern. A field's name is its flag and, in capitals, its
 //! environment variable.
 
+mod access;
 mod bus;
 mod clients;
 mod money;
@@ -11,6 +12,8 @@ mod suppliers;
 use clap::{Args, ValueEnum};
 use strum::{EnumCount, IntoStaticStr};
 
+pub(crate) use self::access::MIN_TOKEN_SECRET;
+pub use self::access::{AccessSettings, AuthMode};
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
 pub use self::money::{ConfirmationSettings, MoneySettings};
@@ -52,6 +55,9 @@ impl Role {
         Role::Confirmation,
     ];
 
+    /// The roles whose clients are callers: they are authenticated, if AUTH is required.
+    pub const WITH_CALLERS: [Role; 3] = [Role::Odds, Role::Wallet, Role::Bets];
+
     /// The role's name on the command line and in logs.
     pub fn name(self) -> &'static str {
         self.into()
@@ -78,6 +84,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub ports: PortSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub access: AccessSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub bus: BusSettings,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use secrecy::SecretString;
-use url::Url;
+use url::{Host, Url};
 
 use super::address::SecretUrl;
 use super::endpoint::{Endpoint, EndpointError};
@@ -240,6 +240,25 @@ pub(super) fn http_url(text: &str) -> Result<SecretUrl, String> {
         );
     }
     Ok(url)
+}
+
+/// Parses the address of a JWKS document. Without encryption, anybody on the way could replace the
+/// keys.
+pub(super) fn key_set_url(text: &str) -> Result<SecretUrl, String> {
+    let want =
+        "an address like https://issuer.example.com/jwks.json, or http:// on a loopback address";
+    let url = url_of(text, &["http", "https"], want)?;
+    let is_loopback = match url.expose().host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if url.expose().scheme() == "https" || is_loopback {
+        Ok(url)
+    } else {
+        Err(want.to_owned())
+    }
 }
 
 /// Parses a WebSocket address, with or without credentials.

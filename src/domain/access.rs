@@ -1,6 +1,7 @@
 //! Who calls, and what a caller may do.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use strum::{Display, EnumIter, EnumString, IntoStaticStr};
 
@@ -87,6 +88,17 @@ impl Scopes {
     /// The rights, in the order of [`Scope`].
     pub fn iter(&self) -> impl Iterator<Item = Scope> + '_ {
         self.0.iter().copied()
+    }
+}
+
+impl fmt::Display for Scopes {
+    /// The names, separated by spaces.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (place, scope) in self.iter().enumerate() {
+            let separator = if place == 0 { "" } else { " " };
+            write!(out, "{separator}{scope}")?;
+        }
+        Ok(())
     }
 }
 
@@ -185,22 +197,19 @@ impl Caller {
         }
     }
 
-    /// Checks that the caller may act for this user, or read what belongs to it.
+    /// Checks that the caller may act for this user. An operator's token acts for its own user only.
     pub fn act_for(&self, user: &UserId) -> Result<(), AccessDenied> {
-        if self.sees(user) {
-            Ok(())
-        } else {
-            Err(AccessDenied::OtherUser)
+        match self {
+            Caller::Unchecked | Caller::Service { .. } => Ok(()),
+            Caller::User { id, .. } if id == user => Ok(()),
+            Caller::Anonymous | Caller::User { .. } => Err(AccessDenied::OtherUser),
         }
     }
 
     /// Whether the caller may know what belongs to this user.
     pub fn sees(&self, user: &UserId) -> bool {
-        match self {
-            Caller::Unchecked | Caller::Service { .. } => true,
-            Caller::Anonymous => false,
-            Caller::User { id, scopes, .. } => id == user || scopes.is_operator(),
-        }
+        let is_operator = matches!(self, Caller::User { scopes, .. } if scopes.is_operator());
+        is_operator || self.act_for(user).is_ok()
     }
 
     /// The caller's own user, who need not be named in a request. Operators name the user.
@@ -211,3 +220,6 @@ impl Caller {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

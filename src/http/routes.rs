@@ -8,12 +8,10 @@ use actix_web::{FromRequest, Handler, Resource, Responder, Route, web};
 use serde::Serialize;
 
 use super::authorization::authorize;
-use super::body::missing_query;
-use super::errors::{ApiError, method_not_allowed};
+use super::errors::method_not_allowed;
 use super::latency::{Timed, Timer};
-use super::query::{Query, check_escapes};
+use super::query::check_escapes;
 use crate::domain::access::Scope;
-use crate::domain::ids::UserId;
 
 /// A page of a list.
 #[derive(Serialize)]
@@ -142,11 +140,4 @@ where
     web::resource(path)
         .route(post(scope, handler))
         .default_service(web::to(|request| method_not_allowed(request, "POST")))
-}
-
-/// The required parameter `userId`.
-pub(super) fn required_user(query: &Query) -> Result<UserId, ApiError> {
-    query
-        .parsed("userId")?
-        .ok_or_else(|| missing_query("userId"))
 }

@@ -9,6 +9,8 @@ use prometheus::IntCounterVec;
 
 use super::{Parts, Platform, StartError, bounds, role_metrics};
 use crate::access::Access;
+use crate::access::key_source::KeySource;
+use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
@@ -19,6 +21,7 @@ use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
+use crate::telemetry::metrics::AccessMetrics;
 use crate::telemetry::role;
 
 /// Mailbox capacity of actors that handle all traffic.
@@ -38,14 +41,17 @@ pub(super) struct PlatformBuilder<'a> {
     pub user_turns: Arc<UserTurns>,
     /// Authenticates the callers of the public ports.
     pub access: Access,
+    pub access_metrics: AccessMetrics,
+    /// Those who have open sessions, to be ended when a credential is revoked.
+    pub revocation_subscribers: Vec<Recipient<RevocationsChanged>>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
 impl<'a> PlatformBuilder<'a> {
-    pub(super) fn new(settings: &'a Settings) -> PlatformBuilder<'a> {
+    pub(super) fn new(settings: &'a Settings) -> Result<PlatformBuilder<'a>, StartError> {
         let connections = settings.store.database_pool_size as usize;
         let batched = connections / 4;
-        PlatformBuilder {
+        Ok(PlatformBuilder {
             settings,
             parts: Parts::default(),
             feeds: Vec::new(),
@@ -54,8 +60,10 @@ impl<'a> PlatformBuilder<'a> {
             // The remaining connections serve reads, the outbox and the sweeper.
             user_turns: UserTurns::new(connections - batched - connections / 4),
             access: Access::off(),
+            access_metrics: AccessMetrics::new(&KeySource::READ_AGAIN)?,
+            revocation_subscribers: Vec::new(),
             health: Vec::new(),
-        }
+        })
     }
 
     /// Starts a part of the platform, whose log lines have this role.
@@ -104,6 +112,17 @@ impl<'a> PlatformBuilder<'a> {
         registry: prometheus::Registry,
     ) {
         self.health.push((role, checks, registry));
+    }
+
+    /// The same for a role whose clients are callers.
+    pub(super) fn serve_health_of_callers(
+        &mut self,
+        role: Role,
+        mut checks: Vec<Check>,
+        registry: prometheus::Registry,
+    ) {
+        checks.extend(self.access_check());
+        self.serve_health(role, checks, registry);
     }
 
     pub(super) fn start_simulator(&mut self) -> Result<(), StartError> {

@@ -18,6 +18,7 @@ use crate::config::settings::Role;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
+use crate::store::access::AccessStore;
 use crate::store::blocking::blocking;
 use crate::store::holds::HoldStore;
 use crate::store::money::MoneyStore;
@@ -227,6 +228,8 @@ pub(super) struct Stores {
     pub money: Arc<dyn MoneyStore>,
     /// The holds on markets that are shown, read like the markets.
     pub holds: Arc<dyn HoldStore>,
+    /// API keys and revocations, read from the database that commands write.
+    pub access: Arc<dyn AccessStore>,
 }
 
 /// Opens the stores. A SQLite file is locked and migrated immediately; PostgreSQL is migrated when
@@ -253,7 +256,8 @@ pub(super) async fn open_stores(
                     main: store.clone(),
                     read: store.clone(),
                     money: store.clone(),
-                    holds: store,
+                    holds: store.clone(),
+                    access: store,
                 },
                 Some(lock),
             ))
@@ -281,8 +285,9 @@ pub(super) async fn open_stores(
                 Stores {
                     main: main.clone(),
                     read: read.clone(),
-                    money: main,
+                    money: main.clone(),
                     holds: read,
+                    access: main,
                 },
                 None,
             ))

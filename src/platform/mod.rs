@@ -1,5 +1,6 @@
 //! Composition root: starts the actors, downstream first, and stops them in reverse order.
 
+mod access;
 mod bounds;
 mod builder;
 mod checks;
@@ -95,6 +96,14 @@ pub enum StartError {
     /// The address of the supplier that confirms bets is invalid.
     #[error("SUPPLIER_URL: {0}")]
     SupplierUrl(String),
+    /// The keys for tokens cannot be used.
+    #[error("{variable}: {cause}")]
+    TokenKeys {
+        /// The setting.
+        variable: &'static str,
+        /// What is wrong.
+        cause: String,
+    },
     /// Two metrics have the same name: a bug in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -139,6 +148,8 @@ struct Parts {
     arbiters: Vec<Arbiter>,
     /// Tasks that monitor the readiness of each role; they end with the platform.
     readiness: JoinSet<()>,
+    /// Tasks that read the keys for tokens again; they end with the platform.
+    token_keys: JoinSet<()>,
     /// Held as long as the platform runs.
     database_lock: Option<DatabaseLock>,
 }
@@ -173,18 +184,23 @@ impl Platform {
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         tls::install_provider();
         ports::check(&config.roles, &config.settings)?;
-        let mut builder = PlatformBuilder::new(&config.settings);
+        let mut builder = PlatformBuilder::new(&config.settings)?;
+        if config.runs_any(&Role::WITH_CALLERS) {
+            builder.set_access().await?;
+        }
         let bus = Bus::open(config)?;
         // Start the simulator before its users: its bound address is the default supplier address.
         if config.runs(Role::Simulator) {
             builder.for_role(Role::Simulator, PlatformBuilder::start_simulator)?;
         }
         let mut store = None;
+        let mut access = None;
         if config.runs_any(&USING_STORES) {
             let (stores, lock) = open_stores(config).await?;
             builder.parts.database_lock = lock;
             builder.start_on_stores(config, bus.as_ref(), &stores)?;
             store = Some(stores.main);
+            access = Some(stores.access);
         } else if config.runs(Role::Ingest) {
             store = open_ingest_store(config)?;
         }
@@ -193,6 +209,9 @@ impl Platform {
             builder.for_role(Role::Ingest, |builder| {
                 builder.start_ingest(config, &odds, store)
             })?;
+        }
+        if let Some(store) = access {
+            builder.start_credential_poller(store);
         }
         builder.start_health()?;
         builder.for_role(Role::Ingest, PlatformBuilder::start_feeds);

@@ -139,7 +139,7 @@ impl PlatformBuilder<'_> {
             Role::Wallet,
             &metrics.registry,
             guard,
-            self.access.clone(),
+            self.access_of_role(&metrics.registry)?,
         )?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
@@ -147,7 +147,7 @@ impl PlatformBuilder<'_> {
         })?;
         self.parts.addresses.wallet = Some(server.address);
         self.parts.servers.push(server);
-        self.serve_health(
+        self.serve_health_of_callers(
             Role::Wallet,
             vec![check_store(&stores.main)],
             metrics.registry,
@@ -210,7 +210,7 @@ impl PlatformBuilder<'_> {
             Role::Bets,
             &metrics.registry,
             guard,
-            self.access.clone(),
+            self.access_of_role(&metrics.registry)?,
         )?;
         let server = server::start_within(limits, listen, move |config| {
             config.app_data(state.clone());
@@ -218,7 +218,7 @@ impl PlatformBuilder<'_> {
         })?;
         self.parts.addresses.bets = Some(server.address);
         self.parts.servers.push(server);
-        self.serve_health(Role::Bets, checks, metrics.registry);
+        self.serve_health_of_callers(Role::Bets, checks, metrics.registry);
         Ok(())
     }
 }

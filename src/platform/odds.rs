@@ -296,7 +296,7 @@ impl PlatformBuilder<'_> {
             Role::Odds,
             &metrics.registry,
             guard,
-            self.access.clone(),
+            self.access_of_role(&metrics.registry)?,
         )?;
         let workers = SessionWorkers {
             distributor: distributor_settings(self.settings),
@@ -322,7 +322,7 @@ impl PlatformBuilder<'_> {
         })?;
         self.parts.addresses.odds = Some(server.address);
         self.parts.servers.push(server);
-        self.serve_health(Role::Odds, checks, metrics.registry);
+        self.serve_health_of_callers(Role::Odds, checks, metrics.registry);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 //! Label values that the domain defines are listed here; the wiring of a role adds those of other
 //! modules with [`create_series`].
 
+mod access;
 mod bets;
 mod books;
 mod confirmation;
@@ -16,6 +17,7 @@ mod registry;
 mod simulator;
 mod wallet;
 
+pub use self::access::AccessMetrics;
 pub use self::bets::BetsMetrics;
 pub use self::books::BookMetrics;
 pub use self::confirmation::ConfirmationMetrics;

@@ -1,5 +1,6 @@
 //! The binary as a process: starting, stopping, being killed, and its messages when it cannot run.
 
+mod access;
 mod commands;
 mod holds;
 mod keyed;

@@ -1,5 +1,6 @@
 //! The contract of REST, health and metrics.
 
+mod access;
 mod caching;
 mod contract;
 mod errors;

@@ -153,3 +153,55 @@ fn settings_without_effect_cause_warnings() {
     );
     assert!(Config::from_variables(&[]).unwrap().warnings().is_empty());
 }
+
+#[test]
+fn reachable_address_needs_a_decision_about_auth() {
+    let address = ("BIND_ADDRESS", "0.0.0.0");
+    insta::assert_snapshot!(
+        wrong(&[address]),
+        @r#"AUTH: got "", want required (callers need a token or an API key) or off (everybody may do everything), because BIND_ADDRESS 0.0.0.0 is reachable from other machines"#
+    );
+    for loopback in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+        let config = Config::from_variables(&[("BIND_ADDRESS", loopback)]).unwrap();
+        assert!(!config.settings.access.is_required(), "{loopback}");
+    }
+    for (auth, is_required) in [("off", false), ("required", true)] {
+        let config = Config::from_variables(&[address, ("AUTH", auth)]).unwrap();
+        assert_eq!(config.settings.access.is_required(), is_required);
+    }
+    // Roles without callers have nothing to decide.
+    let role = ("ROLE", "simulator");
+    assert!(Config::from_variables(&[address, role]).is_ok());
+    let wrong = wrong(&[address, ("AUTH", "maybe")]);
+    assert_eq!(wrong, "AUTH: got \"maybe\", want one of off, required");
+}
+
+#[test]
+fn token_settings_are_checked_without_being_shown() {
+    let wrong = wrong(&[
+        ("AUTH", "required"),
+        ("AUTH_JWT_SECRET", "Secret of 31 bytes, one missing"),
+        ("AUTH_JWKS_URL", "http://u:Secret@issuer.example.com/jwks"),
+    ]);
+    assert!(!wrong.contains("Secret"), "{wrong}");
+    insta::assert_snapshot!(wrong, @r#"
+    AUTH_JWKS_URL: got "http://u:***@issuer.example.com/jwks", want an address like https://issuer.example.com/jwks.json, or http:// on a loopback address
+    AUTH_JWT_SECRET: got "***", want a secret of at least 32 bytes
+    "#);
+    let secret = "Secret of 32 bytes, nothing more";
+    let config = Config::from_variables(&[
+        ("AUTH_JWT_SECRET", secret),
+        ("AUTH_JWKS_URL", "http://u:Secret@127.0.0.1:9/jwks"),
+    ])
+    .unwrap();
+    assert_eq!(
+        config.warnings(),
+        ["AUTH_JWT_SECRET, AUTH_JWKS_URL has no effect: AUTH is not required"]
+    );
+    let shown = crate::config::show::effective(&config);
+    assert!(shown.contains("AUTH_JWT_SECRET=***"), "{shown}");
+    assert!(
+        !shown.contains("Secret") && !format!("{config:?}").contains("Secret"),
+        "{shown}"
+    );
+}

@@ -13,7 +13,8 @@ use crate::config::input::{ConfigError, EffectiveSetting, Source, quoted};
 use crate::telemetry::redact::MASK;
 
 /// Settings whose value is an address, which is displayed without the secrets in it.
-const ADDRESSES: [&str; 10] = [
+const ADDRESSES: [&str; 11] = [
+    "auth_jwks_url",
     "database_url",
     "database_ro_url",
     "postgres_dsn",

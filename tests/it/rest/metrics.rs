@@ -110,9 +110,10 @@ async fn roles_serve_own_and_process_metrics() {
                 "odds_mirror_",
                 "odds_client_reads_",
                 "odds_hold",
+                "access_",
             ],
-            Role::Wallet => &["wallet_"],
-            Role::Bets => &["bets_"],
+            Role::Wallet => &["wallet_", "access_"],
+            Role::Bets => &["bets_", "access_"],
             Role::Confirmation => &["bets_"],
         }
     };
