@@ -41,7 +41,7 @@ fn unusable_file_is_an_error_at_start() {
     assert!(failed().contains("longer than"), "{}", failed());
 }
 
-#[actix_web::test]
+#[tokio::test]
 async fn changed_file_is_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("keys.json");
@@ -50,7 +50,7 @@ async fn changed_file_is_read_again() {
     let source = file.source().clone();
     assert_eq!(source.keys().len(), 1);
     let metrics = metrics();
-    let watching = actix::spawn(file.watch(metrics.clone()));
+    let watching = tokio::spawn(file.watch(metrics.clone()));
     std::fs::write(&path, document(2)).unwrap();
     until("the new keys", || source.keys().len() == 2).await;
     std::fs::write(&path, "half of a document").unwrap();
@@ -91,7 +91,7 @@ impl Server {
             server.requests.clone(),
             server.last.clone(),
         );
-        actix::spawn(async move {
+        tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 let mut head = vec![0; 4_096];
@@ -111,7 +111,7 @@ fn ok(body: &str) -> String {
     format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
 }
 
-#[actix_web::test]
+#[tokio::test]
 async fn url_is_read_until_it_answers_and_again() {
     crate::runtime::tls::install_provider();
     let failing = "HTTP/1.1 503 Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
@@ -120,7 +120,7 @@ async fn url_is_read_until_it_answers_and_again() {
     let source = url.source().clone();
     let metrics = metrics();
     let interval = Duration::from_millis(20);
-    let watching = actix::spawn(url.watch(interval, metrics.clone()));
+    let watching = tokio::spawn(url.watch(interval, metrics.clone()));
     until("a failure", || errors(&metrics, "url") > 0).await;
     assert!(source.keys().is_empty());
     *server.answer.lock() = ok(&document(2));
@@ -143,7 +143,7 @@ async fn url_is_read_until_it_answers_and_again() {
     watching.abort();
 }
 
-#[actix_web::test]
+#[tokio::test]
 async fn login_is_sent_and_never_shown() {
     crate::runtime::tls::install_provider();
     let server = Server::start("me:Secret-pw@", ok("Secret-pw")).await;

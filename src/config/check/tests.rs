@@ -180,18 +180,18 @@ fn reachable_address_needs_a_decision_about_auth() {
 fn token_settings_are_checked_without_being_shown() {
     let wrong = wrong(&[
         ("AUTH", "required"),
-        ("AUTH_JWT_SECRET", "Secret of 31 bytes, one missing"),
-        ("AUTH_JWKS_URL", "http://u:Secret@issuer.example.com/jwks"),
+        ("AUTH_JWT_SECRET", "hunter2 of 31 bytes, no more of"),
+        ("AUTH_JWKS_URL", "http://u:hunter2@issuer.example.com/jwks"),
     ]);
-    assert!(!wrong.contains("Secret"), "{wrong}");
+    assert!(!wrong.contains("hunter2"), "{wrong}");
     insta::assert_snapshot!(wrong, @r#"
     AUTH_JWKS_URL: got "http://u:***@issuer.example.com/jwks", want an address like https://issuer.example.com/jwks.json, or http:// on a loopback address
     AUTH_JWT_SECRET: got "***", want a secret of at least 32 bytes
     "#);
-    let secret = "Secret of 32 bytes, nothing more";
+    let secret = "hunter2 of 32 bytes, no more now";
     let config = Config::from_variables(&[
         ("AUTH_JWT_SECRET", secret),
-        ("AUTH_JWKS_URL", "http://u:Secret@127.0.0.1:9/jwks"),
+        ("AUTH_JWKS_URL", "http://u:hunter2@127.0.0.1:9/jwks"),
     ])
     .unwrap();
     assert_eq!(
@@ -201,7 +201,7 @@ fn token_settings_are_checked_without_being_shown() {
     let shown = crate::config::show::effective(&config);
     assert!(shown.contains("AUTH_JWT_SECRET=***"), "{shown}");
     assert!(
-        !shown.contains("Secret") && !format!("{config:?}").contains("Secret"),
+        !shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"),
         "{shown}"
     );
 }
