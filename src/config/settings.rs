@@ -3,6 +3,7 @@
 
 mod bus;
 mod clients;
+mod limits;
 mod money;
 mod process;
 mod storage;
@@ -13,6 +14,7 @@ use strum::{EnumCount, IntoStaticStr};
 
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
+pub use self::limits::{RateLimitSettings, RequestRate};
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
@@ -99,6 +101,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: LimitSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rate_limits: RateLimitSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: MoneySettings,

@@ -10,11 +10,12 @@ use actix_web::middleware::Next;
 use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
 use super::errors::ApiError;
+use super::limits::RequestLimits;
 use crate::access::Access;
 use crate::domain::access::{Caller, Scope};
 
-/// Authenticates the caller of a request and checks its right. Handlers get the caller as an
-/// argument.
+/// Authenticates the caller of a request, counts the request against the caller's limits, and
+/// checks the caller's right. Handlers get the caller as an argument.
 pub(super) async fn authorize(
     scope: Scope,
     request: ServiceRequest,
@@ -29,12 +30,24 @@ fn checked(scope: Scope, request: &ServiceRequest) -> Result<Caller, ApiError> {
     let access = request
         .app_data::<web::Data<Access>>()
         .ok_or(ApiError::AccessUnknown)?;
-    let credential = credential(request.headers())?;
-    let caller = access
-        .authenticate(credential)
-        .map_err(|invalid| ApiError::InvalidCredential(invalid.to_string()))?;
+    let caller = authenticated(access, request);
+    if let Some(limits) = request.app_data::<RequestLimits>() {
+        let client = limits.client(request.head());
+        match &caller {
+            Ok(caller) => limits.admit_request(request.method(), caller, client)?,
+            Err(_) => limits.charge_failed_authentication(client),
+        }
+    }
+    let caller = caller?;
     caller.require(scope, access.is_odds_public())?;
     Ok(caller)
+}
+
+fn authenticated(access: &Access, request: &ServiceRequest) -> Result<Caller, ApiError> {
+    let credential = credential(request.headers())?;
+    access
+        .authenticate(credential)
+        .map_err(|invalid| ApiError::InvalidCredential(invalid.to_string()))
 }
 
 /// The token or API key of a request.
