@@ -4,6 +4,7 @@
 mod access;
 mod bus;
 mod clients;
+mod limits;
 mod money;
 mod process;
 mod storage;
@@ -16,6 +17,7 @@ pub(crate) use self::access::MIN_TOKEN_SECRET;
 pub use self::access::{AccessSettings, AuthMode};
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
+pub use self::limits::{RateLimitSettings, RequestRate};
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
@@ -108,6 +110,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub limits: LimitSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub rate_limits: RateLimitSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: MoneySettings,

@@ -12,13 +12,14 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
 use super::body::missing_query;
 use super::errors::ApiError;
+use super::limits::RequestLimits;
 use super::query::Query;
 use crate::access::Access;
 use crate::domain::access::{AccessDenied, Caller, Scope};
 use crate::domain::ids::UserId;
 
-/// Authenticates the caller of a request and checks its right. Handlers get the caller as an
-/// argument.
+/// Authenticates the caller of a request, counts the request against the caller's limits, and
+/// checks the caller's right. Handlers get the caller as an argument.
 pub(super) async fn authorize(
     scope: Scope,
     request: ServiceRequest,
@@ -39,19 +40,32 @@ fn checked(scope: Scope, request: &ServiceRequest) -> Result<Caller, ApiError> {
     let access = request
         .app_data::<web::Data<Access>>()
         .ok_or(ApiError::AccessUnknown)?;
-    let credential = credential(request.headers())?;
-    let caller =
-        access
-            .authenticate(credential)
-            .map_err(|invalid| match invalid.is_temporary() {
-                true => ApiError::StoreUnavailable,
-                false => ApiError::InvalidCredential(invalid.to_string()),
-            })?;
+    let caller = authenticated(access, request);
+    if let Some(limits) = request.app_data::<RequestLimits>() {
+        let client = limits.client(request.head());
+        match &caller {
+            Ok(caller) => limits.admit_request(request.method(), caller, client)?,
+            Err(ApiError::InvalidCredential(_)) => limits.charge_failed_authentication(client),
+            // The caller is not at fault.
+            Err(_) => {}
+        }
+    }
+    let caller = caller?;
     caller.require(scope, access.is_odds_public())?;
     if request.method() == Method::POST && caller != Caller::Unchecked {
         refuse_user_in_query(&caller, request.query_string())?;
     }
     Ok(caller)
+}
+
+fn authenticated(access: &Access, request: &ServiceRequest) -> Result<Caller, ApiError> {
+    let credential = credential(request.headers())?;
+    access
+        .authenticate(credential)
+        .map_err(|invalid| match invalid.is_temporary() {
+            true => ApiError::StoreUnavailable,
+            false => ApiError::InvalidCredential(invalid.to_string()),
+        })
 }
 
 /// Refuses a `userId` in the query of a POST: its user is in the body, and the two may differ.

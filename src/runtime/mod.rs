@@ -1,7 +1,6 @@
 //! Shared building blocks: time, retries, health, batching.
 
 pub(crate) mod actor;
-pub(crate) mod address_permit;
 pub(crate) mod backlog;
 pub(crate) mod backoff;
 pub(crate) mod circuit_breaker;
@@ -11,4 +10,5 @@ pub(crate) mod drain;
 pub mod feed_health;
 pub(crate) mod health;
 pub(crate) mod liveness;
+pub(crate) mod permits;
 pub mod tls;

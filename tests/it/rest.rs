@@ -3,11 +3,15 @@
 mod access;
 mod caching;
 mod contract;
+mod cors;
 mod errors;
 mod events;
+mod half_requests;
+mod headers;
 mod health;
 mod metrics;
 mod paging;
+mod rate_limits;
 mod stalling;
 
 use std::net::SocketAddr;

@@ -35,9 +35,9 @@ use crate::domain::streaming::protocol::{
 };
 use crate::domain::streaming::session::{Effect, SessionLimits, SessionState};
 use crate::domain::timestamp::Timestamp;
-use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::{ConnectionHandle, Violation};
 use crate::runtime::liveness::LivenessProbe;
+use crate::runtime::permits::{AddressPermit, Permit};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
@@ -97,6 +97,8 @@ pub struct SessionPermits {
     pub session: OwnedSemaphorePermit,
     /// The limit of the client's address, if it has one.
     pub address: Option<AddressPermit>,
+    /// The limit of the caller, if it has one.
+    pub caller: Option<Permit<u64>>,
 }
 
 impl Session {

@@ -4,20 +4,22 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, web};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::frame_limit::FrameLimiter;
 use super::handshake;
 use crate::actors::streaming::session::{Session, SessionEdges, SessionPermits};
+use crate::domain::access::Caller;
 use crate::domain::streaming::fanout::SessionId;
 use crate::http::addresses::TooMany;
 use crate::http::connections::Connection;
 use crate::http::errors::ApiError;
+use crate::http::limits::{CallerPermit, RequestLimits};
 use crate::http::odds::state::OddsState;
 use crate::http::origin::{check_page, log_refusal};
-use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::ConnectionHandle;
+use crate::runtime::permits::AddressPermit;
 
 /// Upgrades a request to a session, or returns why it is refused.
 pub(crate) async fn open(
@@ -40,6 +42,7 @@ pub(crate) async fn open(
     let permits = SessionPermits {
         session: session_permit(&state.session_permits, state.max_sessions).map_err(refuse)?,
         address: address_permit(&request, &state).map_err(refuse)?,
+        caller: caller_permit(&request).map_err(refuse)?,
     };
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
@@ -59,6 +62,18 @@ fn session_permit(permits: &Arc<Semaphore>, max: usize) -> Result<OwnedSemaphore
         .clone()
         .try_acquire_owned()
         .map_err(|_| ApiError::TooManySessions(max))
+}
+
+/// Counts the socket against the limits of its caller, and takes a permit for it.
+fn caller_permit(request: &HttpRequest) -> Result<Option<CallerPermit>, ApiError> {
+    let Some(limits) = request.app_data::<RequestLimits>() else {
+        return Ok(None);
+    };
+    let client = limits.client(request.head());
+    let extensions = request.extensions();
+    let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
+    limits.admit_socket(caller, client)?;
+    limits.take_socket(caller, client)
 }
 
 /// Takes a permit for a session of the client's address.

@@ -133,5 +133,5 @@ async fn non_handshake_is_refused_in_json() {
         (status, &body["code"]),
         (405, &Value::from("METHOD_NOT_ALLOWED"))
     );
-    assert_eq!(headers["allow"], "GET");
+    assert_eq!(headers["allow"], "GET, OPTIONS");
 }
