@@ -1,5 +1,6 @@
 //! Callers for the tests of this crate: an [`Access`] with a shared secret, its tokens and API keys.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,6 +36,16 @@ pub(crate) fn rules(records: AccessRecords) -> AccessRules {
 /// An access with the shared secret. Anonymous callers may read odds.
 pub(crate) fn access() -> Access {
     Access::required(rules(AccessRecords::default()))
+}
+
+/// An access with one API key that has these rights, and the key.
+pub(crate) fn access_of_service(scopes: &[Scope]) -> (Access, String) {
+    let (key, stored) = api_key(1, scopes);
+    let records = AccessRecords {
+        keys: vec![stored],
+        users: BTreeMap::new(),
+    };
+    (Access::required(rules(records)), key)
 }
 
 /// An API key, and how it is stored.

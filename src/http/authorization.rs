@@ -11,7 +11,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
 use super::errors::ApiError;
 use crate::access::Access;
-use crate::domain::access::{Caller, Scope};
+use crate::domain::access::{AccessDenied, Caller, Scope};
 
 /// Authenticates the caller of a request and checks its right. Handlers get the caller as an
 /// argument.
@@ -21,6 +21,21 @@ pub(super) async fn authorize(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let caller = checked(scope, &request)?;
+    request.extensions_mut().insert(caller);
+    next.call(request).await
+}
+
+/// Like [`authorize`], for the upgrade to a WebSocket. A caller without a credential passes, because
+/// its first message may hold one.
+pub(super) async fn authorize_upgrade(
+    scope: Scope,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let caller = match checked(scope, &request) {
+        Err(ApiError::AccessDenied(AccessDenied::Unauthenticated)) => Caller::Anonymous,
+        checked => checked?,
+    };
     request.extensions_mut().insert(caller);
     next.call(request).await
 }
