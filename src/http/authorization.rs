@@ -25,7 +25,30 @@ pub(super) async fn authorize(
     request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
-    match checked(scope, &request) {
+    let caller = checked(scope, &request);
+    call_as(caller, request, next).await
+}
+
+/// Like [`authorize`], for the upgrade to a WebSocket. A caller without a credential passes, because
+/// its first message may hold one.
+pub(super) async fn authorize_upgrade(
+    scope: Scope,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let caller = match checked(scope, &request) {
+        Err(ApiError::AccessDenied(AccessDenied::Unauthenticated)) => Ok(Caller::Anonymous),
+        checked => checked,
+    };
+    call_as(caller, request, next).await
+}
+
+async fn call_as(
+    caller: Result<Caller, ApiError>,
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    match caller {
         Ok(caller) => {
             request.extensions_mut().insert(caller);
             let answer = next.call(request).await?;

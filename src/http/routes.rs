@@ -7,7 +7,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{FromRequest, Handler, Resource, Responder, Route, web};
 use serde::Serialize;
 
-use super::authorization::authorize;
+use super::authorization::{authorize, authorize_upgrade};
 use super::errors::method_not_allowed;
 use super::latency::{Timed, Timer};
 use super::query::check_escapes;
@@ -96,6 +96,19 @@ where
     F::Output: Responder + 'static,
 {
     required(scope, web::post().to(handler))
+}
+
+/// The GET route of a WebSocket. A caller with a credential needs this scope; any other one has to
+/// authenticate with its first message, or reads what is public.
+pub(super) fn upgrade<F, Args>(scope: Scope, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::get().to(handler).wrap(from_fn(move |request, next| {
+        authorize_upgrade(scope, request, next)
+    }))
 }
 
 fn required(scope: Scope, route: Route) -> Route {

@@ -119,7 +119,8 @@ mod tests {
              STAKE_TOO_LOW STAKE_TOO_HIGH PAYOUT_TOO_HIGH WALLET_NOT_FOUND INSUFFICIENT_FUNDS",
             "confirmed rejected supplier_timeout",
             "malformed missing_field invalid_field conflict",
-            "BAD_JSON UNKNOWN_TYPE BAD_EVENT_ID BAD_SINCE BAD_CONFLATE_MS BAD_HEARTBEAT_MS TOO_MANY_SUBSCRIPTIONS RATE_LIMITED RATE_LIMITED SNAPSHOT_UNAVAILABLE",
+            "BAD_JSON UNKNOWN_TYPE BAD_EVENT_ID BAD_SINCE BAD_CONFLATE_MS BAD_HEARTBEAT_MS TOO_MANY_SUBSCRIPTIONS RATE_LIMITED RATE_LIMITED SNAPSHOT_UNAVAILABLE \
+             BAD_TOKEN UNAUTHENTICATED INVALID_CREDENTIAL AUTHENTICATION_UNAVAILABLE SCOPE_REQUIRED OTHER_CALLER TOO_MANY_SESSIONS_OF_CALLER",
             "take publish mark refused",
             "bet_placed bet_confirmed",
             "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",

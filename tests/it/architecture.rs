@@ -165,6 +165,7 @@ fn actors_of_directories_share_only_messages() {
     }
     let allowed = [
         ("odds", "streaming::messages"),
+        ("streaming", "access::messages"),
         ("streaming", "odds::messages"),
     ];
     assert_eq!(

@@ -17,8 +17,9 @@ use strum::VariantNames;
 
 use self::rate_limit::RateLimit;
 pub(crate) use self::rate_limit::{RateLimitExceeded, RequestClass};
-use super::addresses::{AddressLimit, Addresses, counted};
+use super::addresses::{AddressLimit, Addresses, TooMany, counted};
 use super::errors::ApiError;
+use crate::actors::streaming::session::ClientLimits;
 use crate::config::settings::RequestRate;
 use crate::domain::access::Caller;
 use crate::runtime::permits::{Permit, PermitCounts};
@@ -90,6 +91,23 @@ struct Limits {
     sockets: ClassLimit,
     open_sockets: (AddressLimit, PermitCounts<u64>),
     refused: IntCounterVec,
+}
+
+/// The limits of the client of a socket, which may authenticate after the upgrade.
+pub(crate) struct SocketClient {
+    pub limits: RequestLimits,
+    pub address: Option<IpAddr>,
+}
+
+impl ClientLimits for SocketClient {
+    fn charge_failed_authentication(&self) {
+        self.limits.charge_failed_authentication(self.address);
+    }
+
+    fn take_session(&self, caller: &Caller) -> Result<Option<CallerPermit>, usize> {
+        let taken = self.limits.take_socket(caller, self.address);
+        taken.map_err(|TooMany(max)| max)
+    }
 }
 
 struct ClassLimit {
@@ -203,7 +221,7 @@ impl RequestLimits {
         &self,
         caller: &Caller,
         client: Option<IpAddr>,
-    ) -> Result<Option<CallerPermit>, ApiError> {
+    ) -> Result<Option<CallerPermit>, TooMany> {
         let (Some(limits), Some(client)) = (&self.0, client) else {
             return Ok(None);
         };
@@ -212,7 +230,7 @@ impl RequestLimits {
             return Ok(None);
         };
         let permit = counts.acquire(key, max).map(Some);
-        permit.ok_or(ApiError::TooManySessionsOfCaller(max))
+        permit.ok_or(TooMany(max))
     }
 
     /// Forgets quiet clients at intervals, until the server has ended.

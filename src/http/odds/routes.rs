@@ -14,7 +14,7 @@ use crate::domain::access::Scope;
 use crate::http::content;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
-use crate::http::routes::{CountsRequests, count_requests, get, read_resource};
+use crate::http::routes::{CountsRequests, count_requests, read_resource, upgrade};
 use crate::http::streaming::websocket;
 
 /// Maximum size of a request body. No request needs one; a larger one is not even read.
@@ -66,7 +66,7 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
     let socket = web::resource("/ws/odds")
         .app_data(Route::new("/ws/odds", "GET"))
         .wrap(from_fn(time_requests::<OddsState>))
-        .route(get(Scope::OddsRead, websocket::open))
+        .route(upgrade(Scope::OddsRead, websocket::open).wrap(from_fn(websocket::count_refusals)))
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
     // The response cache belongs to one thread, since each thread configures its own routes.
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
