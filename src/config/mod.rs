@@ -106,6 +106,20 @@ impl Config {
                 "REDIS_URL is not set, so the embedded cache is used",
             );
         }
+        if self.runs(Role::Gateway) {
+            let local: Vec<&str> = self
+                .settings
+                .gateway
+                .services()
+                .into_iter()
+                .filter(|(role, ..)| self.runs(*role))
+                .map(|(_, variable, _)| variable)
+                .collect();
+            idle(
+                &local,
+                "the gateway itself serves the roles that run in its process",
+            );
+        }
         warnings
     }
 

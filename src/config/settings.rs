@@ -3,6 +3,7 @@
 
 mod bus;
 mod clients;
+mod gateway;
 mod money;
 mod process;
 mod storage;
@@ -13,6 +14,7 @@ use strum::{EnumCount, IntoStaticStr};
 
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
+pub use self::gateway::GatewaySettings;
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
@@ -38,6 +40,8 @@ pub enum Role {
     Bets,
     /// Sends placed bets to the supplier for confirmation.
     Confirmation,
+    /// Serves odds, wallets and bets under one address: REST and WebSocket.
+    Gateway,
 }
 
 impl Role {
@@ -50,6 +54,7 @@ impl Role {
         Role::Wallet,
         Role::Bets,
         Role::Confirmation,
+        Role::Gateway,
     ];
 
     /// The role's name on the command line and in logs.
@@ -105,4 +110,7 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub confirmation: ConfirmationSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gateway: GatewaySettings,
 }

@@ -103,7 +103,8 @@ impl Addresses {
         client
     }
 
-    fn is_trusted(&self, address: IpAddr) -> bool {
+    /// Whether this is the address of a trusted proxy.
+    pub(crate) fn is_trusted(&self, address: IpAddr) -> bool {
         self.trusted
             .iter()
             .any(|network| network.contains(&address))

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::authorization::authorize;
 use super::body::missing_query;
 use super::errors::{ApiError, method_not_allowed};
-use super::latency::{Timed, Timer};
+use super::latency::{Timed, Timer, status_of};
 use super::query::{Query, check_escapes};
 use crate::domain::access::Scope;
 use crate::domain::ids::UserId;
@@ -62,10 +62,7 @@ pub(super) async fn count_requests<S: CountsRequests>(
     };
     if let Some(state) = state {
         timer.stop(state.request_seconds(), &answer);
-        state.count(match &answer {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        });
+        state.count(status_of(&answer));
     }
     answer
 }

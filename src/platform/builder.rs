@@ -1,6 +1,7 @@
 //! Starts components with the addresses of those already running, and provides what all roles need.
 //! Each role has its own file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -12,6 +13,7 @@ use crate::access::Access;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
+use crate::http::gateway::{Routes, Service};
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
 use crate::http::server::{self, Listen};
@@ -38,6 +40,8 @@ pub(super) struct PlatformBuilder<'a> {
     pub user_turns: Arc<UserTurns>,
     /// Authenticates the callers of the public ports.
     pub access: Access,
+    /// The routes of this process that the gateway mounts.
+    pub mounts: BTreeMap<Service, Routes>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
@@ -54,6 +58,7 @@ impl<'a> PlatformBuilder<'a> {
             // The remaining connections serve reads, the outbox and the sweeper.
             user_turns: UserTurns::new(connections - batched - connections / 4),
             access: Access::off(),
+            mounts: BTreeMap::new(),
             health: Vec::new(),
         }
     }
@@ -219,5 +224,6 @@ fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
             "METRICS_PORT_CONFIRMATION",
             settings.ports.metrics_port_confirmation,
         ),
+        Role::Gateway => ("METRICS_PORT_GATEWAY", settings.ports.metrics_port_gateway),
     }
 }

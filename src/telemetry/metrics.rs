@@ -8,6 +8,7 @@
 mod bets;
 mod books;
 mod confirmation;
+mod gateway;
 mod ingest;
 mod odds;
 mod outbox;
@@ -19,6 +20,7 @@ mod wallet;
 pub use self::bets::BetsMetrics;
 pub use self::books::BookMetrics;
 pub use self::confirmation::ConfirmationMetrics;
+pub use self::gateway::GatewayMetrics;
 pub use self::ingest::IngestMetrics;
 pub use self::odds::OddsMetrics;
 pub use self::outbox::{OutboxMetrics, OutboxStage};

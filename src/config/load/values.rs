@@ -13,7 +13,7 @@ use crate::config::input::{ConfigError, EffectiveSetting, Source, quoted};
 use crate::telemetry::redact::MASK;
 
 /// Settings whose value is an address, which is displayed without the secrets in it.
-const ADDRESSES: [&str; 10] = [
+const ADDRESSES: [&str; 13] = [
     "database_url",
     "database_ro_url",
     "postgres_dsn",
@@ -23,6 +23,9 @@ const ADDRESSES: [&str; 10] = [
     "supplier_ws_url",
     "supplier_url",
     "kafka_brokers",
+    "gateway_odds_url",
+    "gateway_wallet_url",
+    "gateway_bets_url",
     "url",
 ];
 
