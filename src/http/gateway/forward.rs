@@ -105,15 +105,15 @@ pub(super) fn answer_of(
         .get(http::header::CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     let status = answer.status();
+    if status == http::StatusCode::NO_CONTENT || status == http::StatusCode::NOT_MODIFIED {
+        return out.finish();
+    }
     if request.method() == actix_web::http::Method::HEAD {
         let nothing = stream::empty::<Result<Bytes, ApiError>>();
         return match length {
             Some(length) => out.body(SizedStream::new(length, nothing)),
-            None => out.finish(),
+            None => out.streaming(nothing),
         };
-    }
-    if status == http::StatusCode::NO_CONTENT || status == http::StatusCode::NOT_MODIFIED {
-        return out.finish();
     }
     match length {
         Some(length) => out.body(SizedStream::new(length, body_of(answer, upstream))),

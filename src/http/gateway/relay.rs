@@ -92,8 +92,9 @@ where
             _ = stopping.wait_for(|stopping| *stopping) => Ended::Stopping,
         };
         let reason = match reason {
+            // After a close frame both sides end their connections.
+            Ended::Service | Ended::Client if frames.has_close() => Ended::Closed,
             Ended::Service if is_client_gone.get() => Ended::Client,
-            Ended::Service if frames.has_close() => Ended::Closed,
             reason => reason,
         };
         let is_clean = match reason {

@@ -3,7 +3,8 @@
 use pretty_assertions::assert_eq;
 use rstest::rstest;
 use sports_bet_platform::config::settings::Role;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 
@@ -12,7 +13,7 @@ use futures_util::SinkExt;
 use super::fake_service::FakeService;
 use super::*;
 use crate::clients::raw::{End, FIN, RawClient, TEXT, unmasked_frame};
-use crate::support::{raw_request, within};
+use crate::support::within;
 
 /// The answer to [`RawClient`]'s handshake.
 const ACCEPTED: &str = "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
@@ -115,7 +116,16 @@ async fn refused_handshakes_are_passed_on(#[case] place: Services) {
             "GET {SOCKET} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{line}\r\n\r\n"
         );
-        let answer = raw_request(behind.gateway(), &request).await;
+        let mut stream = TcpStream::connect(behind.gateway()).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        within("the answer", async {
+            while !answer.ends_with(b"}") {
+                assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+            }
+        })
+        .await;
+        let answer = String::from_utf8(answer).unwrap();
         let (status, code) = expected.split_once(' ').unwrap();
         assert!(
             answer.starts_with(&format!("HTTP/1.1 {status} ")),
@@ -141,7 +151,9 @@ async fn forwarded_sockets_are_limited() {
     }
     drop(first);
     let gateway = behind.gateway.as_ref().unwrap();
-    until_ended(gateway, "client").await;
+    gateway
+        .until_metric(Role::Gateway, "gateway_sockets", |open| open == 0.0)
+        .await;
     until("the service forgets the first", || async {
         tokio_tungstenite::connect_async(behind.socket_url())
             .await
