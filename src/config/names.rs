@@ -9,7 +9,7 @@ use std::fmt;
 use super::show;
 
 /// Prefixes of setting names, up to and including the `_`.
-const PREFIXES: [&str; 20] = [
+const PREFIXES: [&str; 21] = [
     "AUTH_",
     "BET_",
     "BETFAIR_",
@@ -17,6 +17,7 @@ const PREFIXES: [&str; 20] = [
     "DATABASE_",
     "EMBEDDED_BUS_",
     "FEED_",
+    "GATEWAY_",
     "HISTORY_",
     "HTTP_PORT_",
     "HTTP_WORKERS_",

@@ -4,6 +4,7 @@
 mod access;
 mod bus;
 mod clients;
+mod gateway;
 mod limits;
 mod money;
 mod process;
@@ -17,6 +18,7 @@ pub(crate) use self::access::MIN_TOKEN_SECRET;
 pub use self::access::{AccessSettings, AuthMode};
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
+pub use self::gateway::GatewaySettings;
 pub use self::limits::{RateLimitSettings, RequestRate};
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
@@ -43,6 +45,8 @@ pub enum Role {
     Bets,
     /// Sends placed bets to the supplier for confirmation.
     Confirmation,
+    /// Serves odds, wallets and bets under one address: REST and WebSocket.
+    Gateway,
 }
 
 impl Role {
@@ -55,6 +59,7 @@ impl Role {
         Role::Wallet,
         Role::Bets,
         Role::Confirmation,
+        Role::Gateway,
     ];
 
     /// The roles whose clients are callers: they are authenticated, if AUTH is required.
@@ -119,4 +124,7 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub confirmation: ConfirmationSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gateway: GatewaySettings,
 }

@@ -240,6 +240,8 @@ BETFAIR_APP_KEY=***                              # environment
 
 # Confirmation
 
+# Gateway
+
 # Summary
 # roles: ingest processor
 # suppliers: wss://host/ws betfair://b:1

@@ -261,6 +261,19 @@ pub(super) fn key_set_url(text: &str) -> Result<SecretUrl, String> {
     }
 }
 
+/// Parses the address of a service behind the gateway. It has no login: the gateway passes on the
+/// credentials of its clients.
+pub(super) fn service_url(text: &str) -> Result<SecretUrl, String> {
+    const WANT: &str = "an address like http://host:port or https://host:port, and nothing else";
+    let url = url_of(text, &["http", "https"], WANT)?;
+    let address = url.expose();
+    let is_bare = address.path() == "/"
+        && address.query().is_none()
+        && address.username().is_empty()
+        && address.password().is_none();
+    is_bare.then_some(url).ok_or_else(|| WANT.to_owned())
+}
+
 /// Parses a WebSocket address, with or without credentials.
 pub(crate) fn websocket_url(text: &str) -> Result<SecretUrl, String> {
     url_of(

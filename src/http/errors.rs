@@ -138,6 +138,12 @@ pub enum ApiError {
     /// A request with the same key has not been answered yet.
     #[error("a request with this idempotency key is still in flight; retry")]
     RequestInFlight,
+    /// The service behind the gateway cannot be reached, or its answer broke off.
+    #[error("the service `{0}` is currently unavailable; retry later")]
+    UpstreamUnavailable(&'static str),
+    /// The service behind the gateway did not answer in time.
+    #[error("the service `{0}` did not answer in time")]
+    UpstreamTimeout(&'static str),
     /// Too many requests are already waiting for one wallet.
     #[error("too many requests are waiting for this wallet; retry")]
     WalletBusy,
@@ -206,6 +212,8 @@ impl ApiError {
             ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
             ApiError::RequestInFlight => ("REQUEST_IN_FLIGHT", StatusCode::CONFLICT),
+            ApiError::UpstreamUnavailable(_) => ("UPSTREAM_UNAVAILABLE", StatusCode::BAD_GATEWAY),
+            ApiError::UpstreamTimeout(_) => ("UPSTREAM_TIMEOUT", StatusCode::GATEWAY_TIMEOUT),
             ApiError::WalletBusy | ApiError::WalletLocked => {
                 ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE)
             }

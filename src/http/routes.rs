@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::authorization::{authorize, authorize_upgrade};
 use super::errors::method_not_allowed;
-use super::latency::{Timed, Timer};
+use super::latency::{Timed, Timer, status_of};
 use super::query::check_escapes;
 use crate::domain::access::Scope;
 
@@ -60,10 +60,7 @@ pub(super) async fn count_requests<S: CountsRequests>(
     };
     if let Some(state) = state {
         timer.stop(state.request_seconds(), &answer);
-        state.count(match &answer {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        });
+        state.count(status_of(&answer));
     }
     answer
 }

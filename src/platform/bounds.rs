@@ -56,6 +56,7 @@ fn prefix(role: Role) -> &'static str {
         Role::Wallet => "wallet",
         Role::Bets => "bets",
         Role::Confirmation => "bets_confirmation",
+        Role::Gateway => "gateway",
     }
 }
 

@@ -1,6 +1,7 @@
 //! Starts components with the addresses of those already running, and provides what all roles need.
 //! Each role has its own file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -14,6 +15,7 @@ use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
+use crate::http::gateway::{Routes, Service};
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
 use crate::http::server::{self, Listen};
@@ -44,6 +46,8 @@ pub(super) struct PlatformBuilder<'a> {
     pub access_metrics: AccessMetrics,
     /// Those who have open sessions, to be ended when a credential is revoked.
     pub revocation_subscribers: Vec<Recipient<RevocationsChanged>>,
+    /// The routes of this process that the gateway mounts.
+    pub mounts: BTreeMap<Service, Routes>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
@@ -62,6 +66,7 @@ impl<'a> PlatformBuilder<'a> {
             access: Access::off(),
             access_metrics: AccessMetrics::new(&KeySource::READ_AGAIN)?,
             revocation_subscribers: Vec::new(),
+            mounts: BTreeMap::new(),
             health: Vec::new(),
         })
     }
@@ -238,5 +243,6 @@ fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
             "METRICS_PORT_CONFIRMATION",
             settings.ports.metrics_port_confirmation,
         ),
+        Role::Gateway => ("METRICS_PORT_GATEWAY", settings.ports.metrics_port_gateway),
     }
 }

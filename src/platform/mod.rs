@@ -8,6 +8,7 @@ mod confirmation;
 mod engines;
 mod failover;
 mod follower;
+mod gateway;
 mod holds;
 mod ingest;
 mod money;
@@ -26,10 +27,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use log::warn;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::builder::PlatformBuilder;
 use self::engines::{Bus, MIGRATING, Stores, open_cache, open_ingest_store, open_stores};
+pub use self::gateway::GatewayError;
 pub use self::ports::BusyPorts;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
@@ -104,6 +107,9 @@ pub enum StartError {
         /// What is wrong.
         cause: String,
     },
+    /// The gateway cannot be started.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
     /// Two metrics have the same name: a bug in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -120,6 +126,8 @@ pub struct Addresses {
     pub wallet: Option<SocketAddr>,
     /// REST API of bets.
     pub bets: Option<SocketAddr>,
+    /// All public APIs under `/api`.
+    pub gateway: Option<SocketAddr>,
     /// Health and metrics port of each role.
     pub health: BTreeMap<Role, SocketAddr>,
 }
@@ -144,6 +152,8 @@ struct Parts {
     /// Actors with bets or bet records in flight, in the order in which they stop.
     money_drains: Vec<Recipient<Drain>>,
     simulator: Option<SimulatorHandle>,
+    /// Tells the sockets that the gateway forwards to end.
+    gateway_sockets: Option<watch::Sender<bool>>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
     /// Tasks that monitor the readiness of each role; they end with the platform.
@@ -210,6 +220,10 @@ impl Platform {
                 builder.start_ingest(config, &odds, store)
             })?;
         }
+        // After the roles whose routes it mounts.
+        if config.runs(Role::Gateway) {
+            builder.for_role(Role::Gateway, PlatformBuilder::start_gateway)?;
+        }
         if let Some(store) = access {
             builder.start_credential_poller(store);
         }
@@ -265,6 +279,9 @@ impl Platform {
             .await
             .is_ok();
         let closing = async {
+            if let Some(sockets) = &self.parts.gateway_sockets {
+                sockets.send_replace(true);
+            }
             if let Some(registry) = &self.parts.registry {
                 let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
             }

@@ -18,7 +18,8 @@ use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::bets::bet::BetLimits;
 use crate::http::bets::{self, BetsState};
-use crate::http::server::{self, Listen};
+use crate::http::gateway::Service;
+use crate::http::server::Listen;
 use crate::http::wallet::{self, WalletState};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
@@ -141,12 +142,12 @@ impl PlatformBuilder<'_> {
             guard,
             self.access_of_role(&metrics.registry)?,
         )?;
-        let server = server::start_within(limits, listen, move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config.app_data(state.clone());
             wallet::routes(config);
-        })?;
-        self.parts.addresses.wallet = Some(server.address);
-        self.parts.servers.push(server);
+        };
+        let address = self.start_service(Service::Wallet, limits, listen, routes)?;
+        self.parts.addresses.wallet = Some(address);
         self.serve_health_of_callers(
             Role::Wallet,
             vec![check_store(&stores.main)],
@@ -212,12 +213,12 @@ impl PlatformBuilder<'_> {
             guard,
             self.access_of_role(&metrics.registry)?,
         )?;
-        let server = server::start_within(limits, listen, move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config.app_data(state.clone());
             bets::routes(config);
-        })?;
-        self.parts.addresses.bets = Some(server.address);
-        self.parts.servers.push(server);
+        };
+        let address = self.start_service(Service::Bets, limits, listen, routes)?;
+        self.parts.addresses.bets = Some(address);
         self.serve_health_of_callers(Role::Bets, checks, metrics.registry);
         Ok(())
     }

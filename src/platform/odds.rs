@@ -33,10 +33,11 @@ use crate::domain::streaming::credential_watch::CredentialLimits;
 use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::session::SessionLimits;
 use crate::http::addresses::Addresses;
+use crate::http::gateway::Service;
 use crate::http::health::{Check, Liveness};
 use crate::http::odds::routes::odds_routes;
 use crate::http::odds::state::OddsState;
-use crate::http::server::{self, Listen};
+use crate::http::server::Listen;
 use crate::runtime::feed_health::FeedState;
 use crate::services::bets::prices::Prices;
 use crate::store::Store;
@@ -319,14 +320,15 @@ impl PlatformBuilder<'_> {
         let addresses = client_bounds.addresses.clone();
         let state = web::Data::new(self.odds_state(odds, snapshots, store, addresses));
         // Runs on each server thread, which starts its own distributor.
-        let server = server::start_within(client_bounds, self.odds_port(), move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config
                 .app_data(state.clone())
                 .app_data(web::Data::new(workers.start_here()));
             odds_routes(config);
-        })?;
-        self.parts.addresses.odds = Some(server.address);
-        self.parts.servers.push(server);
+        };
+        let port = self.odds_port();
+        let address = self.start_service(Service::Odds, client_bounds, port, routes)?;
+        self.parts.addresses.odds = Some(address);
         self.serve_health_of_callers(Role::Odds, checks, metrics.registry);
         Ok(())
     }

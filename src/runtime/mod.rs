@@ -7,6 +7,7 @@ pub(crate) mod circuit_breaker;
 pub(crate) mod clock;
 pub(crate) mod connection;
 pub(crate) mod drain;
+pub(crate) mod error_text;
 pub mod feed_health;
 pub(crate) mod health;
 pub(crate) mod liveness;

@@ -9,7 +9,7 @@ mod liveness;
 mod many_clients;
 mod origin;
 mod protocol;
-mod raw;
+pub mod raw;
 mod resume;
 mod slow;
 mod stalled;

@@ -25,7 +25,9 @@ pub(super) fn access(
     let mut wrong = Vec::new();
     let is_reported = |variable: &str| input.wrong.iter().any(|error| error.variable == variable);
     let address = settings.process.bind_address;
-    let has_callers = Role::WITH_CALLERS.iter().any(|role| roles.contains(role));
+    // A gateway makes services reachable whose own addresses may be loopback.
+    let mut open = Role::WITH_CALLERS.iter().chain([&Role::Gateway]);
+    let has_callers = open.any(|role| roles.contains(role));
     let must_choose = !address.to_canonical().is_loopback() && has_callers;
     if must_choose && settings.access.auth.is_none() && !is_reported("AUTH") {
         let want = format!(

@@ -205,3 +205,35 @@ fn token_settings_are_checked_without_being_shown() {
         "{shown}"
     );
 }
+
+#[test]
+fn gateway_needs_addresses_of_other_roles() {
+    insta::assert_snapshot!(
+        wrong(&[
+            ("ROLE", "gateway"),
+            ("GATEWAY_ODDS_URL", "http://odds:8080"),
+            ("GATEWAY_BETS_URL", "bets:8083"),
+            ("GATEWAY_CONNECT_TIMEOUT", "1m"),
+        ]),
+        @r#"
+GATEWAY_BETS_URL: got "***", want an address like http://host:port or https://host:port, and nothing else, but it has no scheme, such as `ws` in ws://host
+GATEWAY_CONNECT_TIMEOUT: got "1m", want a duration at most GATEWAY_ANSWER_TIMEOUT, which is 10s
+GATEWAY_WALLET_URL: got "", want an address like http://host:port, or "wallet" in ROLE: the gateway forwards to it
+"#
+    );
+    let all = [
+        ("ROLE", "gateway"),
+        ("GATEWAY_ODDS_URL", "http://odds:8080"),
+        ("GATEWAY_WALLET_URL", "https://wallet"),
+        ("GATEWAY_BETS_URL", "http://[::1]:8083/"),
+    ];
+    let config = Config::from_variables(&all).unwrap();
+    assert_eq!(config.warnings(), Vec::<String>::new());
+    let config = Config::from_variables(&[("GATEWAY_ODDS_URL", "http://odds:8080")]).unwrap();
+    assert_eq!(
+        config.warnings(),
+        [
+            "GATEWAY_ODDS_URL has no effect: the gateway itself serves the roles that run in its process"
+        ]
+    );
+}

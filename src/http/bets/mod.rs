@@ -11,6 +11,7 @@ use actix_web::web;
 use prometheus::HistogramVec;
 
 use super::errors::{method_not_allowed, not_found};
+use super::index::{self, Link, index};
 use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::routes::{CountsRequests, count_requests, get, head, post, read_resource};
 use crate::domain::access::Scope;
@@ -29,7 +30,12 @@ pub struct BetsState {
 }
 
 /// The routes whose latency is measured.
-pub const ROUTES: &[RouteLabels] = &[("/bets", "POST"), ("/bets", "GET"), ("/bets/{id}", "GET")];
+pub const ROUTES: &[RouteLabels] = &[
+    index::ROUTE,
+    ("/bets", "POST"),
+    ("/bets", "GET"),
+    ("/bets/{id}", "GET"),
+];
 
 /// The routes of the role `bets`.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -45,7 +51,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
     let bet = read_resource("/bets/{id}", Scope::BetsRead, handlers::get_bet)
         .app_data(Route::new("/bets/{id}", "GET"));
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<BetsState>));
+    let index = index("bets", vec![Link::new("bets", "bets")]);
     config
+        .service(index.wrap(from_fn(count_requests::<BetsState>)))
         .service(bets)
         .service(bet.wrap(from_fn(count_requests::<BetsState>)))
         .default_service(unknown);

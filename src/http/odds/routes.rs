@@ -13,6 +13,7 @@ use super::state::OddsState;
 use crate::domain::access::Scope;
 use crate::http::content;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
+use crate::http::index::{self, Link, index};
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
 use crate::http::routes::{CountsRequests, count_requests, read_resource, upgrade};
 use crate::http::streaming::websocket;
@@ -22,6 +23,7 @@ pub const MAX_BODY: usize = 64 * 1024;
 
 /// The routes whose latency is measured.
 pub const ROUTES: &[RouteLabels] = &[
+    index::ROUTE,
     ("/v1/events", "GET"),
     ("/v1/events/{id}/markets", "GET"),
     ("/v1/events/{id}/odds", "GET"),
@@ -68,10 +70,16 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .wrap(from_fn(time_requests::<OddsState>))
         .route(upgrade(Scope::OddsRead, websocket::open).wrap(from_fn(websocket::count_refusals)))
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
+    let links = vec![
+        Link::new("events", "v1/events"),
+        Link::new("socket", "ws/odds"),
+    ];
+    let index = index("odds", links).wrap(from_fn(count_requests::<OddsState>));
     // The response cache belongs to one thread, since each thread configures its own routes.
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
     config
         .app_data(web::Data::new(ResponseCache::default()))
+        .service(index)
         .service(rest)
         .service(socket)
         .default_service(unknown);

@@ -61,7 +61,7 @@ pub(crate) fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiEr
 }
 
 /// Whether a header lists a token, in any case.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers
         .get_all(name)
         .filter_map(|value| value.to_str().ok());

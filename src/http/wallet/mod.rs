@@ -10,6 +10,7 @@ use actix_web::web;
 use prometheus::HistogramVec;
 
 use super::errors::not_found;
+use super::index::{self, Link, index};
 use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::routes::{CountsRequests, count_requests, post_resource, read_resource};
 use crate::domain::access::Scope;
@@ -29,6 +30,7 @@ pub struct WalletState {
 
 /// The routes whose latency is measured.
 pub const ROUTES: &[RouteLabels] = &[
+    index::ROUTE,
     ("/wallet", "GET"),
     ("/wallet/ledger", "GET"),
     ("/wallet/reservations", "GET"),
@@ -80,7 +82,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
                 .app_data(Route::new("/wallet/refund", "POST")),
         )
         .default_service(web::to(not_found));
+    let index = index("wallet", vec![Link::new("wallet", "wallet")]);
     config
+        .service(index.wrap(from_fn(count_requests::<WalletState>)))
         .service(scope)
         .default_service(web::to(not_found).wrap(from_fn(time_requests::<WalletState>)));
 }

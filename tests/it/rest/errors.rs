@@ -72,7 +72,6 @@ async fn not_found_names_the_missing_part() {
         "EVENT_NOT_FOUND",
     );
     for path in [
-        "/",
         "/v1",
         "/v1/",
         "/v1/event",

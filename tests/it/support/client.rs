@@ -20,7 +20,11 @@ pub struct OddsClient {
 impl OddsClient {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> OddsClient {
-        let url = format!("ws://{address}/ws/odds");
+        OddsClient::connect_to(&format!("ws://{address}/ws/odds")).await
+    }
+
+    /// Connects to a URL.
+    pub async fn connect_to(url: &str) -> OddsClient {
         let connecting = tokio_tungstenite::connect_async(url);
         OddsClient {
             socket: within("a WebSocket connection", connecting)

@@ -22,6 +22,7 @@ pub struct ServerProcess {
     simulator: Option<SocketAddr>,
     wallet: Option<SocketAddr>,
     bets: Option<SocketAddr>,
+    gateway: Option<SocketAddr>,
     /// Health and metrics addresses by role.
     pub health: BTreeMap<String, SocketAddr>,
 }
@@ -40,6 +41,8 @@ impl ServerProcess {
         let address = |mark: &str| after(&invitation, mark).map(|address| address.parse().unwrap());
         let (odds, simulator) = (address("REST at http://"), address("simulator at ws://"));
         let (wallet, bets) = (address("wallets at http://"), address("bets at http://"));
+        let gateway = after(&invitation, "gateway at http://")
+            .map(|address| address.trim_end_matches(':').parse().unwrap());
         let health = invitation
             .lines()
             .find_map(|line| line.split_once("/healthz and /metrics: "))
@@ -58,6 +61,7 @@ impl ServerProcess {
             simulator,
             wallet,
             bets,
+            gateway,
             health,
         }
     }
@@ -80,6 +84,11 @@ impl ServerProcess {
     /// The address of the bets API, if the process has the role.
     pub fn bets(&self) -> SocketAddr {
         self.bets.unwrap()
+    }
+
+    /// The address of the gateway, if the process has the role.
+    pub fn gateway(&self) -> SocketAddr {
+        self.gateway.unwrap()
     }
 
     /// The log so far.
@@ -150,7 +159,7 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         .stderr(Stdio::piped())
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
+    for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }
     for port in [
@@ -161,6 +170,7 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         "WALLET",
         "BET",
         "CONFIRMATION",
+        "GATEWAY",
     ] {
         command.env(format!("METRICS_PORT_{port}"), "0");
     }
