@@ -12,6 +12,7 @@ pub(crate) mod idempotency;
 pub(crate) mod latency;
 pub mod odds;
 pub(crate) mod origin;
+pub mod pages;
 pub(crate) mod query;
 mod routes;
 pub mod server;
