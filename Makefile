@@ -39,7 +39,7 @@ supplier: ## Run only the simulator role: a supplier for development
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: test-embedded test-real check-operation check-examples ## Check format, lints and docs, then run all tests, on embedded and on real engines
+test: test-embedded test-real test-board check-operation check-examples ## Check format, lints and docs, then run all tests, on embedded and on real engines
 
 test-embedded: nextest ## Like test, but without real engines; nothing else has to be installed
 	$(CARGO) fmt --all --check

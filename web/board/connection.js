@@ -12,8 +12,10 @@ const STABLE_MS = 10_000;
 const GOING_AWAY = 1001;
 /** We have sent too much: do not hurry back. */
 const POLICY_VIOLATION = 1008;
-/** The token has expired, or is not accepted. */
-const TOKEN_CLOSES = new Set([3005, 3500]);
+/** The token has expired. */
+const EXPIRED = 3005;
+/** From this code on, a new connection needs another token, or a first one. */
+const FIRST_REFUSAL = 3500;
 
 /** The pause before the next attempt: a random part of a limit that doubles ("full jitter"). */
 export function reconnectDelay(attempt, random) {
@@ -63,8 +65,8 @@ export class Connection {
 
   /**
    * `environment` has `url`, `token()`, `now()`, `random()`, `setTimeout`, `clearTimeout` and
-   * `WebSocket`; `events` has `state(name, details)`, `changed(keys)`, `tokenRejected()` and
-   * `problem(text)`.
+   * `WebSocket`; `events` has `state(name, details)`, `changed(keys)`, `problem(text)`, and
+   * `tokenRejected()`, after which `restart()` connects with another identity.
    */
   constructor(protocol, environment, events) {
     this.#protocol = protocol;
@@ -146,7 +148,11 @@ export class Connection {
     if (socket !== this.#socket) return;
     const lasted = this.#openedAt === 0 ? 0 : this.environment.now() - this.#openedAt;
     this.#forget();
-    if (TOKEN_CLOSES.has(code)) this.events.tokenRejected();
+    if (code === EXPIRED || code >= FIRST_REFUSAL) {
+      this.events.state('refused');
+      this.events.tokenRejected();
+      return;
+    }
     const delay = reconnectDelay(this.#attempt, this.environment.random());
     this.#attempt = nextAttempt(this.#attempt, lasted, code);
     this.events.state('waiting', { delay, code });

@@ -6,6 +6,7 @@ import { element } from './dom.js';
 export class ListView {
   #entries = [];
   #cursor = null;
+  #request = 0;
 
   /** `read(cursor)` reads a page, `show(entry)` makes the item of an entry. */
   constructor(root, { read, show, idOf, nothing }) {
@@ -22,29 +23,41 @@ export class ListView {
 
   /** Reads the first page again; entries of further pages stay. */
   async refresh() {
-    const page = await this.read(null);
-    if (page === null) return this.#say('This list cannot be read now');
+    const page = await this.#read(null);
+    if (page === undefined) return;
     const fresh = new Set(page.entries.map(this.idOf));
     const older = this.#entries.filter((entry) => !fresh.has(this.idOf(entry)));
     const isFirst = this.#entries.length === 0;
     this.#entries = [...page.entries, ...older];
     if (isFirst) this.#cursor = page.nextCursor;
-    return this.#draw();
+    this.#draw();
   }
 
   /** Empties the list, for another user. */
   clear() {
+    this.#request += 1;
     this.#entries = [];
     this.#cursor = null;
     this.#draw();
   }
 
   async #readMore() {
-    const page = await this.read(this.#cursor);
-    if (page === null) return this.#say('This list cannot be read now');
+    const page = await this.#read(this.#cursor);
+    if (page === undefined) return;
     this.#entries = [...this.#entries, ...page.entries];
     this.#cursor = page.nextCursor;
-    return this.#draw();
+    this.#draw();
+  }
+
+  /** A page; undefined if it cannot be read, or if another request was made or another user came. */
+  async #read(cursor) {
+    this.#request += 1;
+    const request = this.#request;
+    const page = await this.read(cursor);
+    if (request !== this.#request) return undefined;
+    if (page !== null) return page;
+    this.#say('This list cannot be read now');
+    return undefined;
   }
 
   #draw() {

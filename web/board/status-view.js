@@ -9,11 +9,13 @@ const TEXTS = {
   silent: 'No answer',
   waiting: 'Disconnected',
   hidden: 'Paused',
+  refused: 'Signed out',
 };
 const BANNERS = {
   connecting: 'Connecting. The prices shown may be old, and no bet can be placed.',
   stale: 'The server receives no changes at the moment. The prices shown may be old, and no bet is accepted.',
   silent: 'The server has not answered for ten seconds. The prices shown may be old.',
+  refused: 'The server shows its odds only to users with a token. Sign in to see them.',
   hidden: 'This page was in the background. It continues where it stopped.',
 };
 

@@ -1,6 +1,6 @@
 // The platform in one process, on ports of its own, and a page's origin in front of it.
 
-import { spawn } from 'node:child_process';
+import { execFileSync, spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
 import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import os from 'node:os';
@@ -46,10 +46,9 @@ export class Platform {
   /** Starts the process, and waits until it answers. */
   async run() {
     const log = createWriteStream(path.join(this.folder, 'log'), { flags: 'a' });
-    const environment = Object.entries(this.settings).map(([name, value]) => [name, String(value)]);
     this.#process = spawn(process.env.SPORTS_BET, ['serve'], {
       cwd: this.folder,
-      env: { PATH: process.env.PATH, ...Object.fromEntries(environment) },
+      env: this.#environment(),
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#process.stdout.pipe(log);
@@ -80,11 +79,21 @@ export class Platform {
     await ended;
   }
 
-  /** Credits a user. */
-  async deposit(userId, cents) {
+  /** Runs another command of the program with the same settings. Returns what it prints. */
+  command(...args) {
+    return execFileSync(process.env.SPORTS_BET, args, { cwd: this.folder, encoding: 'utf8', env: this.#environment() });
+  }
+
+  #environment() {
+    const texts = Object.entries(this.settings).map(([name, value]) => [name, String(value)]);
+    return { PATH: process.env.PATH, ...Object.fromEntries(texts) };
+  }
+
+  /** Credits a user. `headers` may have the credential of a service. */
+  async deposit(userId, cents, headers = {}) {
     const answer = await fetch(`http://127.0.0.1:${this.ports.wallet}/wallet/deposit`, {
       method: 'POST',
-      headers: { 'Content-Type': 'application/json' },
+      headers: { 'Content-Type': 'application/json', ...headers },
       body: JSON.stringify({ userId, amount_cents: cents, external_ref: `test-${userId}-${cents}` }),
     });
     if (answer.status !== 200) throw new Error(`deposit: ${answer.status} ${await answer.text()}`);

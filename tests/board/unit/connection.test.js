@@ -186,12 +186,21 @@ test('a frozen page closes at once', () => {
   assert.equal(browser.timers, 0);
 });
 
-test('a rejected token is reported', () => {
-  const browser = new Browser();
-  browser.token = 'old';
-  browser.connection.connect();
-  browser.socket.open();
-  assert.deepEqual(browser.socket.sent[0], { type: 'auth', token: 'old' });
-  for (const code of [3005, 3500]) browser.socket.end(code);
-  assert.equal(browser.rejected, 1);
+test('a rejected token is reported, and not presented again', () => {
+  for (const code of [3005, 3500, 3502]) {
+    const browser = new Browser();
+    browser.token = 'old';
+    browser.connection.connect();
+    browser.socket.open();
+    assert.deepEqual(browser.socket.sent[0], { type: 'auth', token: 'old' });
+    browser.socket.end(code);
+    assert.equal(browser.rejected, 1);
+    assert.equal(browser.states.at(-1)[0], 'refused');
+    browser.pass(100_000);
+    assert.equal(browser.sockets.length, 1);
+    browser.token = 'new';
+    browser.connection.restart();
+    browser.socket.open();
+    assert.deepEqual(browser.socket.sent[0], { type: 'auth', token: 'new' });
+  }
 });
