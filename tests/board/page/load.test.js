@@ -9,7 +9,7 @@ const ROWS = 100;
 const RATE = 500;
 const SECONDS = Number(process.env.BOARD_LOAD_SECONDS ?? 60);
 /** The goal is 50 ms; a busy machine of two cores, which also runs the server, gets more. */
-const MOST_FRAME_MS = Number(process.env.BOARD_FRAME_MS ?? 150);
+const MOST_FRAME_MS = Number(process.env.BOARD_FRAME_MS ?? 250);
 const MOST_GROWTH = 2 * 1024 * 1024;
 
 const quantile = (sorted, share) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))];
@@ -66,7 +66,8 @@ test(`${RATE} changes a second on ${ROWS} rows for ${SECONDS} s`, async (context
     + `${(frames.length / seconds).toFixed(0)} frames a second; frame ms: median ${median.toFixed(1)}, 95 % ${p95.toFixed(1)}, `
     + `worst ${worst.toFixed(0)}; ${long.length} tasks above 50 ms; heap MiB: ${heaps.map(inMiB).join(' ')}`);
   assert.ok(rate > RATE * 0.8, `only ${rate} changes a second`);
-  assert.ok(p95 < MOST_FRAME_MS, `95 % of the frames take up to ${p95} ms`);
+  assert.ok(median <= 50, `the median frame takes ${median} ms`);
+  assert.ok(p95 <= MOST_FRAME_MS, `95 % of the frames take up to ${p95} ms`);
   assert.ok(heaps.at(-1) - before < MOST_GROWTH, `the heap grows from ${before} to ${heaps.at(-1)}`);
   assert.deepEqual(page.faults, []);
 });

@@ -25,11 +25,17 @@ async function startProxy(ports) {
     if (target) forward(request, response, target);
     else serveFile(request, response);
   });
-  server.on('upgrade', (request, socket, head) => tunnel(request, socket, head, services));
+  const tunnels = new Set();
+  server.on('upgrade', (request, socket, head) => {
+    tunnels.add(socket);
+    socket.on('close', () => tunnels.delete(socket));
+    tunnel(request, socket, head, services);
+  });
   await new Promise((resolve) => { server.listen(0, '127.0.0.1', resolve); });
   return {
     address: `http://127.0.0.1:${server.address().port}`,
     stop: () => new Promise((resolve) => {
+      tunnels.forEach((socket) => socket.destroy());
       server.closeAllConnections();
       server.close(resolve);
     }),
