@@ -6,6 +6,8 @@ import { readFile } from 'node:fs/promises';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
+import { until } from './wait.js';
+
 const FOLDER = fileURLToPath(new URL('../../../web/board/', import.meta.url));
 const TYPES = { '.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=utf-8',
   '.js': 'text/javascript; charset=utf-8', '.svg': 'image/svg+xml' };
@@ -13,9 +15,9 @@ const TYPES = { '.html': 'text/html; charset=utf-8', '.css': 'text/css; charset=
 /** The origin of the page, in front of these ports. */
 export async function startOrigin(ports) {
   const gateway = `http://127.0.0.1:${ports.gateway}`;
-  const answer = await fetch(`${gateway}/board`).catch(() => null);
-  if (answer?.status === 200) return { address: gateway, stop: async () => {} };
-  return startProxy(ports);
+  const hasBoard = await until('the gateway has the page', () => fetch(`${gateway}/board`)
+    .then((answer) => answer.status === 200, () => false), 2000).catch(() => false);
+  return hasBoard ? { address: gateway, stop: async () => {} } : startProxy(ports);
 }
 
 async function startProxy(ports) {
