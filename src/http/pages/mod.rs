@@ -71,7 +71,9 @@ async fn protect(
     let policy = content_security_policy(request.headers());
     let mut response = next.call(request).await?;
     let headers = response.headers_mut();
-    let mut set = |name, value| drop(headers.insert(name, value));
+    let mut set = |name, value| {
+        headers.insert(name, value);
+    };
     if let Ok(policy) = HeaderValue::from_str(&policy) {
         set(header::CONTENT_SECURITY_POLICY, policy);
     }
