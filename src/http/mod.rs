@@ -18,6 +18,7 @@ pub(crate) mod latency;
 pub mod limits;
 pub mod odds;
 pub(crate) mod origin;
+pub mod pages;
 pub(crate) mod query;
 mod response;
 mod routes;
