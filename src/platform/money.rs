@@ -6,7 +6,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 
-use super::builder::{HUB_MAILBOX, PlatformBuilder};
+use super::builder::{HUB_MAILBOX, PlatformBuilder, start_public};
 use super::checks::{check, check_feed, check_store};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::config::settings::Role;
 use crate::domain::bets::bet::BetLimits;
 use crate::http::bets::{self, BetsState};
-use crate::http::server::{self, Listen};
+use crate::http::server::Listen;
 use crate::http::wallet::{self, WalletState};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
@@ -141,7 +141,7 @@ impl PlatformBuilder<'_> {
             guard,
             self.access.clone(),
         )?;
-        let server = server::start_within(limits, listen, move |config| {
+        let server = start_public(limits, listen, move |config| {
             config.app_data(state.clone());
             wallet::routes(config);
         })?;
@@ -212,7 +212,7 @@ impl PlatformBuilder<'_> {
             guard,
             self.access.clone(),
         )?;
-        let server = server::start_within(limits, listen, move |config| {
+        let server = start_public(limits, listen, move |config| {
             config.app_data(state.clone());
             bets::routes(config);
         })?;

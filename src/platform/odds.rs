@@ -9,7 +9,7 @@ use actix_web::web;
 use prometheus::{IntCounter, IntGauge};
 use tokio::sync::Semaphore;
 
-use super::builder::{HUB_MAILBOX, PlatformBuilder};
+use super::builder::{HUB_MAILBOX, PlatformBuilder, start_public};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
 use super::{StartError, bounds, role_metrics, startup};
@@ -34,7 +34,7 @@ use crate::http::addresses::Addresses;
 use crate::http::health::{Check, Liveness};
 use crate::http::odds::routes::odds_routes;
 use crate::http::odds::state::OddsState;
-use crate::http::server::{self, Listen};
+use crate::http::server::Listen;
 use crate::runtime::feed_health::FeedState;
 use crate::services::bets::prices::Prices;
 use crate::store::Store;
@@ -314,7 +314,7 @@ impl PlatformBuilder<'_> {
         let addresses = client_bounds.addresses.clone();
         let state = web::Data::new(self.odds_state(odds, snapshots, store, addresses));
         // Runs on each server thread, which starts its own distributor.
-        let server = server::start_within(client_bounds, self.odds_port(), move |config| {
+        let server = start_public(client_bounds, self.odds_port(), move |config| {
             config
                 .app_data(state.clone())
                 .app_data(web::Data::new(workers.start_here()));
