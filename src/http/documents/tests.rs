@@ -2,12 +2,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::introspection::IntrospectionTree;
-use actix_web::test::{TestRequest, call_service, init_service, read_body};
+use actix_web::test::{TestRequest, call_service, init_service, read_body, try_call_service};
+use actix_web::body::MessageBody;
 use actix_web::{App, web};
 use pretty_assertions::assert_eq;
 use serde_json::Value;
 
 use super::*;
+use crate::access::{Access, AccessRules, testing};
 use crate::http::latency::RouteLabels;
 use crate::http::{bets, odds, wallet};
 
@@ -97,6 +99,39 @@ async fn routes_are_those_of_the_document() {
         .filter(|(path, method)| method == "GET" && path != "/ws/odds")
         .map(|(path, _)| (path, "HEAD".to_owned()));
     assert_eq!(heads, readable.collect());
+}
+
+/// A caller without rights is told by each route which scope it lacks.
+#[actix_web::test]
+async fn scopes_are_those_of_the_document() {
+    let access = Access::required(AccessRules {
+        odds_public: false,
+        ..testing::rules(Default::default())
+    });
+    let credential = format!("Bearer {}", testing::token("u", &[]));
+    let mut scopes = BTreeMap::new();
+    for configure in SERVED {
+        let app = App::new().app_data(web::Data::new(access.clone()));
+        let app = init_service(app.configure(configure)).await;
+        for (path, method) in routes_of(configure).await {
+            let request = TestRequest::with_uri(&path.replace(['{', '}'], "x"))
+                .method(method.parse().unwrap())
+                .insert_header((header::AUTHORIZATION, credential.as_str()));
+            let answer = match try_call_service(&app, request.to_request()).await {
+                Ok(answer) => read_body(answer).await,
+                Err(error) => error.error_response().into_body().try_into_bytes().unwrap(),
+            };
+            let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
+            let message = answer["message"].as_str().unwrap_or_default();
+            // the scope `odds:read` is required
+            let scope = message.split('`').nth(1).filter(|_| answer["code"] == "SCOPE_REQUIRED");
+            let scope = scope.map(str::to_owned).into_iter().collect::<BTreeSet<_>>();
+            if method != "HEAD" {
+                scopes.insert((path, method), scope);
+            }
+        }
+    }
+    assert_eq!(scopes, documented());
 }
 
 /// The labels of latencies are the routes.

@@ -17,6 +17,10 @@ pub static REST: LazyLock<Document> = LazyLock::new(|| Document::read(OPENAPI));
 /// `docs/api/asyncapi.yaml`.
 pub static MESSAGES: LazyLock<Document> = LazyLock::new(|| Document::read(ASYNCAPI));
 
+/// The media type of errors, for clients that request it.
+const PROBLEM: &str = "application/problem+json";
+/// The prefixes of the gateway.
+const PREFIXES: [&str; 3] = ["/api/odds", "/api/wallet", "/api/bets"];
 /// Served to operators, and by the simulator.
 const UNDOCUMENTED: [&str; 4] = ["/healthz", "/livez", "/metrics", "/supplier/"];
 
@@ -132,9 +136,12 @@ impl Received<'_> {
     }
 
     fn responses(&self) -> &'static Map<String, Value> {
-        let operation = operation(self.method, self.path);
+        let prefix = PREFIXES.iter().find_map(|prefix| self.path.strip_prefix(prefix));
+        let path = prefix.filter(|path| path.starts_with('/')).unwrap_or(self.path);
+        let operation = operation(self.method, path);
         let code = serde_json::from_slice::<Value>(self.body).unwrap_or_default()["code"].take();
-        let is_unmatched = code == "NOT_FOUND" || code == "METHOD_NOT_ALLOWED";
+        // The answer to HEAD has no code.
+        let is_unmatched = code == "NOT_FOUND" || self.status == 405;
         let chosen = operation.filter(|_| !is_unmatched);
         let unmatched = &REST.root["x-unmatched-requests"];
         chosen.unwrap_or(unmatched)["responses"]
@@ -170,17 +177,21 @@ impl Received<'_> {
             return Vec::from_iter((!is_empty).then(|| "it has a body".to_owned()));
         };
         let header = self.headers.get("content-type");
-        let of_type = header.and_then(|value| content.get(value.to_str().ok()?));
-        let Some(media) = of_type else {
+        let kind = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let is_problem = kind == PROBLEM && self.status >= 400;
+        let documented = if is_problem { "application/json" } else { kind };
+        let Some(media) = content.get(documented) else {
             return vec![format!("content type {header:?}")];
         };
-        if !content.contains_key("application/json") {
+        if documented != "application/json" {
             return Vec::new();
         }
         let Ok(body) = serde_json::from_slice::<Value>(self.body) else {
             return vec!["it is not JSON".to_owned()];
         };
-        let mut problems = REST.problems(&media["schema"], &body);
+        let problem = json!({"$ref": "#/components/schemas/Problem"});
+        let schema = if is_problem { &problem } else { &media["schema"] };
+        let mut problems = REST.problems(schema, &body);
         if self.status >= 400 {
             let code = body["code"].as_str().unwrap_or_default();
             let is_listed = media["examples"].get(code).is_some();
