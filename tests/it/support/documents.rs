@@ -133,9 +133,9 @@ impl Received<'_> {
 
     fn responses(&self) -> &'static Map<String, Value> {
         let operation = operation(self.method, self.path);
-        let code = serde_json::from_slice::<Value>(self.body).unwrap_or_default()["code"].take();
+        let body = serde_json::from_slice::<Value>(self.body).unwrap_or_default();
         // The answer to HEAD has no code.
-        let is_unmatched = code == "NOT_FOUND" || self.status == 405;
+        let is_unmatched = body["code"] == "NOT_FOUND" || self.status == 405;
         let chosen = operation.filter(|_| !is_unmatched);
         let unmatched = &REST.root["x-unmatched-requests"];
         chosen.unwrap_or(unmatched)["responses"]
