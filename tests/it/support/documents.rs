@@ -139,9 +139,9 @@ impl Received<'_> {
         let prefix = PREFIXES.iter().find_map(|prefix| self.path.strip_prefix(prefix));
         let path = prefix.filter(|path| path.starts_with('/')).unwrap_or(self.path);
         let operation = operation(self.method, path);
-        let code = serde_json::from_slice::<Value>(self.body).unwrap_or_default()["code"].take();
+        let body = serde_json::from_slice::<Value>(self.body).unwrap_or_default();
         // The answer to HEAD has no code.
-        let is_unmatched = code == "NOT_FOUND" || self.status == 405;
+        let is_unmatched = body["code"] == "NOT_FOUND" || self.status == 405;
         let chosen = operation.filter(|_| !is_unmatched);
         let unmatched = &REST.root["x-unmatched-requests"];
         chosen.unwrap_or(unmatched)["responses"]
