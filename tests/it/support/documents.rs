@@ -169,7 +169,8 @@ impl Received<'_> {
     }
 
     fn body_problems(&self, response: &Value) -> Vec<String> {
-        if self.method == "HEAD" {
+        // The tests of compression compare the content.
+        if self.method == "HEAD" || self.headers.contains_key("content-encoding") {
             return Vec::new();
         }
         let Some(content) = response.get("content").and_then(Value::as_object) else {
