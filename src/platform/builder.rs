@@ -15,10 +15,11 @@ use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
+use crate::http::documents;
 use crate::http::gateway::{Routes, Service};
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
-use crate::http::server::{self, Listen};
+use crate::http::server::{self, BindError, Bounds, Listen, RunningServer};
 use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
@@ -28,6 +29,21 @@ use crate::telemetry::role;
 
 /// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
+
+/// Starts the server of a public port: these routes, and the documents of the API.
+pub(super) fn start_public<F>(
+    bounds: Bounds,
+    listen: Listen,
+    routes: F,
+) -> Result<RunningServer, BindError>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
+    server::start_within(bounds, listen, move |config| {
+        documents::routes(config);
+        routes(config);
+    })
+}
 
 /// The components started so far.
 pub(super) struct PlatformBuilder<'a> {

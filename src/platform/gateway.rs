@@ -9,7 +9,7 @@ use futures_util::stream::{self, StreamExt};
 use strum::VariantArray;
 use tokio::sync::{Semaphore, watch};
 
-use super::builder::PlatformBuilder;
+use super::builder::{PlatformBuilder, start_public};
 use super::odds::cores;
 use super::{StartError, bounds, role_metrics};
 use crate::config::settings::{GatewaySettings, Role, Settings};
@@ -56,7 +56,7 @@ impl PlatformBuilder<'_> {
     {
         let routes: Routes = Arc::new(routes);
         self.mounts.insert(service, routes.clone());
-        let server = server::start_within(bounds, listen, move |config| routes(config))?;
+        let server = start_public(bounds, listen, move |config| routes(config))?;
         let address = server.address;
         self.parts.servers.push(server);
         Ok(address)

@@ -7,6 +7,7 @@
 mod architecture;
 mod betfair;
 mod clients;
+mod documents;
 mod gateway;
 mod money;
 mod operation;
