@@ -30,7 +30,8 @@ use crate::telemetry::role;
 /// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
 
-/// Starts the server of a public port: these routes, and the documents of the API.
+/// Starts the server of a public port: these routes, the documents of the API, and a page that
+/// shows them.
 pub(super) fn start_public<F>(
     bounds: Bounds,
     listen: Listen,
@@ -41,6 +42,7 @@ where
 {
     server::start_within(bounds, listen, move |config| {
         documents::routes(config);
+        documents::swagger::routes(config);
         routes(config);
     })
 }

@@ -1,5 +1,7 @@
 //! The documents of the API, embedded in the binary: `/openapi.yaml` and `/asyncapi.yaml`, for anybody.
 
+pub mod swagger;
+
 use std::future::ready;
 use std::hash::{DefaultHasher, Hash, Hasher};
 

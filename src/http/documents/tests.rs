@@ -1,9 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
+use actix_web::body::MessageBody;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::introspection::IntrospectionTree;
 use actix_web::test::{TestRequest, call_service, init_service, read_body, try_call_service};
-use actix_web::body::MessageBody;
 use actix_web::{App, web};
 use pretty_assertions::assert_eq;
 use serde_json::Value;
@@ -124,8 +124,14 @@ async fn scopes_are_those_of_the_document() {
             let answer: Value = serde_json::from_slice(&answer).unwrap_or_default();
             let message = answer["message"].as_str().unwrap_or_default();
             // the scope `odds:read` is required
-            let scope = message.split('`').nth(1).filter(|_| answer["code"] == "SCOPE_REQUIRED");
-            let scope = scope.map(str::to_owned).into_iter().collect::<BTreeSet<_>>();
+            let scope = message
+                .split('`')
+                .nth(1)
+                .filter(|_| answer["code"] == "SCOPE_REQUIRED");
+            let scope = scope
+                .map(str::to_owned)
+                .into_iter()
+                .collect::<BTreeSet<_>>();
             if method != "HEAD" {
                 scopes.insert((path, method), scope);
             }

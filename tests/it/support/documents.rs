@@ -136,8 +136,12 @@ impl Received<'_> {
     }
 
     fn responses(&self) -> &'static Map<String, Value> {
-        let prefix = PREFIXES.iter().find_map(|prefix| self.path.strip_prefix(prefix));
-        let path = prefix.filter(|path| path.starts_with('/')).unwrap_or(self.path);
+        let prefix = PREFIXES
+            .iter()
+            .find_map(|prefix| self.path.strip_prefix(prefix));
+        let path = prefix
+            .filter(|path| path.starts_with('/'))
+            .unwrap_or(self.path);
         let operation = operation(self.method, path);
         let body = serde_json::from_slice::<Value>(self.body).unwrap_or_default();
         // The answer to HEAD has no code.
@@ -178,7 +182,9 @@ impl Received<'_> {
             return Vec::from_iter((!is_empty).then(|| "it has a body".to_owned()));
         };
         let header = self.headers.get("content-type");
-        let kind = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind = header
+            .and_then(|value| value.to_str().ok())
+            .unwrap_or_default();
         let is_problem = kind == PROBLEM && self.status >= 400;
         let documented = if is_problem { "application/json" } else { kind };
         let Some(media) = content.get(documented) else {
@@ -191,7 +197,11 @@ impl Received<'_> {
             return vec!["it is not JSON".to_owned()];
         };
         let problem = json!({"$ref": "#/components/schemas/Problem"});
-        let schema = if is_problem { &problem } else { &media["schema"] };
+        let schema = if is_problem {
+            &problem
+        } else {
+            &media["schema"]
+        };
         let mut problems = REST.problems(schema, &body);
         if self.status >= 400 {
             let code = body["code"].as_str().unwrap_or_default();
