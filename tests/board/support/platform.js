@@ -1,4 +1,4 @@
-// The platform in one process, on ports of its own, and a page's origin in front of it.
+// The platform in one process, on ports of its own. The gateway serves the page.
 
 import { execFileSync, spawn } from 'node:child_process';
 import { createWriteStream } from 'node:fs';
@@ -6,7 +6,6 @@ import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import os from 'node:os';
 import path from 'node:path';
 
-import { startOrigin } from './origin.js';
 import { freePorts, until } from './wait.js';
 
 const METRICS = ['SUPPLIER', 'ODDS', 'INGEST', 'PROCESSOR', 'WALLET', 'BET', 'CONFIRMATION', 'GATEWAY'];
@@ -34,13 +33,12 @@ export class Platform {
       ...settings,
     };
     await platform.run();
-    platform.origin = await startOrigin(platform.ports);
     return platform;
   }
 
   /** The address of the page. */
   get board() {
-    return `${this.origin.address}/board`;
+    return `http://127.0.0.1:${this.ports.gateway}/board`;
   }
 
   /** Starts the process, and waits until it answers. */
@@ -61,7 +59,7 @@ export class Platform {
 
   async #isReady() {
     const paths = [[this.ports.odds, '/v1/events'], [this.ports.wallet, '/wallet?userId=nobody'],
-      [this.ports.bets, '/bets?userId=nobody']];
+      [this.ports.bets, '/bets?userId=nobody'], [this.ports.gateway, '/board']];
     const answers = await Promise.all(paths.map(([port, url]) => fetch(`http://127.0.0.1:${port}${url}`)
       .then((answer) => answer.status < 500, () => false)));
     return answers.every(Boolean);
@@ -112,7 +110,6 @@ export class Platform {
 
   /** Stops everything and removes the data. */
   async stop() {
-    await this.origin?.stop();
     await this.#end('SIGTERM');
     await rm(this.folder, { recursive: true, force: true });
   }
