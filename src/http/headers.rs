@@ -45,11 +45,13 @@ pub(super) fn complete(response: &mut HeaderMap, request: Option<&HeaderMap>) {
 }
 
 /// What a page may load: its own scripts, styles and images, and no inline ones. `'self'` does not
-/// cover WebSockets in every browser, so the server's own are named.
+/// cover WebSockets in every browser, so the server's own are named, except at an IPv6 address, which
+/// a policy cannot name.
 fn page_policy(request: Option<&HeaderMap>) -> String {
     let host = request
         .filter(|headers| origin::host(headers).is_ok())
-        .and_then(|headers| headers.get(header::HOST)?.to_str().ok());
+        .and_then(|headers| headers.get(header::HOST)?.to_str().ok())
+        .filter(|host| !host.starts_with('['));
     let sockets = host.map_or_else(String::new, |host| format!(" ws://{host} wss://{host}"));
     format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -128,8 +130,9 @@ mod tests {
             policy("odds.example:8443"),
             of(" ws://odds.example:8443 wss://odds.example:8443")
         );
-        assert_eq!(policy("[::1]:80"), of(" ws://[::1]:80 wss://[::1]:80"));
-        assert_eq!(policy("evil; script-src *"), of(""));
+        for host in ["[::1]:80", "evil; script-src *", "a b", "user@host"] {
+            assert_eq!(policy(host), of(""), "{host}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use actix_web::http::header::{self, Accept, CacheControl, CacheDirective};
 use actix_web::{HttpResponse, Resource, web};
 use serde::Serialize;
 
+use super::documents;
 use super::latency::{Route, RouteLabels};
 use super::routes::open_resource;
 
@@ -38,8 +39,10 @@ struct Index<'a> {
     links: &'a [Link],
 }
 
-/// The resource `/` of the port of a role.
+/// The resource `/` of the public port of a role. Every public port has the documents.
 pub(super) fn index(service: &'static str, links: Vec<Link>) -> Resource {
+    let documents = documents::LINKS.iter().copied();
+    let links: Vec<Link> = links.into_iter().chain(documents).collect();
     let answer = move |accept: Option<web::Header<Accept>>| {
         let index = Index {
             service,
@@ -117,7 +120,7 @@ mod tests {
     #[actix_web::test]
     async fn index_is_json_unless_html_is_preferred() {
         let json = format!(
-            r#"{{"service":"odds","version":"{}","links":[{{"rel":"events","href":"v1/events"}}]}}"#,
+            r#"{{"service":"odds","version":"{}","links":[{{"rel":"events","href":"v1/events"}},{{"rel":"openapi","href":"openapi.yaml"}},{{"rel":"asyncapi","href":"asyncapi.yaml"}},{{"rel":"swagger","href":"swagger/"}}]}}"#,
             env!("CARGO_PKG_VERSION")
         );
         for accept in [

@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use actix_web::http::header::{ETag, EntityTag, HeaderValue, IfNoneMatch};
 use actix_web::{HttpResponse, Resource, web};
 
+use super::index::Link;
 use super::revalidation::{has, revalidate};
 use super::routes::open_resource;
 
@@ -15,6 +16,13 @@ use super::routes::open_resource;
 pub const OPENAPI: &str = include_str!("../../../docs/api/openapi.yaml");
 /// The messages of the WebSocket, of Kafka and of Redis, in AsyncAPI.
 pub const ASYNCAPI: &str = include_str!("../../../docs/api/asyncapi.yaml");
+
+/// What every public port has, for `GET /`.
+pub(super) const LINKS: [Link; 3] = [
+    Link::new("openapi", "openapi.yaml"),
+    Link::new("asyncapi", "asyncapi.yaml"),
+    Link::new("swagger", "swagger/"),
+];
 
 /// The routes of the documents. Every public port has them.
 pub fn routes(config: &mut web::ServiceConfig) {

@@ -85,12 +85,12 @@ pub(crate) fn routes(
     state: &web::Data<GatewayState>,
     backends: &[(Service, Backend)],
 ) {
-    let mut links = vec![
+    let links = vec![
         Link::new("odds", "api/odds/"),
         Link::new("wallet", "api/wallet/"),
         Link::new("bets", "api/bets/"),
+        documents::BOARD,
     ];
-    links.extend_from_slice(documents::LINKS);
     let measure_own =
         |template| from_fn(move |request, next| measure(OWN, template, request, next));
     let (root, _) = index::ROUTE;

@@ -83,45 +83,11 @@ async fn every_file_is_served_with_its_type() {
 }
 
 #[actix_web::test]
-async fn page_may_reach_only_its_origin() {
+async fn page_is_served() {
     let response = get("/board").await;
     assert_eq!(response.status(), StatusCode::OK);
-    assert_eq!(
-        header_of(&response, header::CONTENT_SECURITY_POLICY),
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
-         connect-src 'self' ws://odds.example:8000 wss://odds.example:8000; \
-         frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-    );
-    assert_eq!(
-        header_of(&response, header::X_CONTENT_TYPE_OPTIONS),
-        "nosniff"
-    );
-    assert_eq!(header_of(&response, header::REFERRER_POLICY), "no-referrer");
     assert_eq!(header_of(&response, header::CACHE_CONTROL), "no-cache");
     assert_eq!(read_body(response).await, INDEX.body);
-}
-
-#[actix_web::test]
-async fn policy_takes_only_valid_hosts() {
-    for (host, sockets) in [
-        ("localhost", " ws://localhost wss://localhost"),
-        (
-            "127.0.0.1:8000",
-            " ws://127.0.0.1:8000 wss://127.0.0.1:8000",
-        ),
-        ("[::1]:8000", ""),
-        ("a;script-src *", ""),
-        ("a b", ""),
-        ("user@host", ""),
-    ] {
-        let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
-        let policy = content_security_policy(&headers);
-        assert!(
-            policy.contains(&format!("connect-src 'self'{sockets};")),
-            "{host}: {policy}"
-        );
-    }
 }
 
 #[actix_web::test]
@@ -158,7 +124,7 @@ async fn other_paths_and_methods_are_refused() {
     let post = TestRequest::default().method(Method::POST).uri("/board");
     let response = answer_to(post).await;
     assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED);
-    assert_eq!(header_of(&response, header::ALLOW), "GET, HEAD");
+    assert_eq!(header_of(&response, header::ALLOW), "GET, HEAD, OPTIONS");
     let head = TestRequest::default().method(Method::HEAD).uri("/board");
     assert_eq!(answer_to(head).await.status(), StatusCode::OK);
 }
