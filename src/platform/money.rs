@@ -15,7 +15,7 @@ use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings
 use crate::actors::wallet::ledger_auditor::{AuditorSettings, LedgerAuditor};
 use crate::bus::Topic;
 use crate::config::Config;
-use crate::config::settings::Role;
+use crate::config::settings::{MoneySettings, Role};
 use crate::domain::bets::bet::BetLimits;
 use crate::http::bets::{self, BetsState};
 use crate::http::gateway::Service;
@@ -166,7 +166,6 @@ impl PlatformBuilder<'_> {
         let metrics = role_metrics::bets()?;
         let (relay, outbox) =
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
-        let money = &self.settings.money;
         let checks = vec![
             check_store(&stores.main),
             check_feed(&prices.feed),
@@ -180,15 +179,7 @@ impl PlatformBuilder<'_> {
             executor.clone(),
             RequestBatcher::new(&self.turns, MAX_STORE_BATCH, place),
             prices,
-            PlacementSettings {
-                limits: BetLimits {
-                    min_stake: money.bet_min_stake_cents,
-                    max_stake: money.bet_max_stake_cents,
-                    max_payout: money.bet_max_payout_cents,
-                },
-                deadline: money.bet_confirm_deadline,
-                lease: OUTBOX_LEASE,
-            },
+            placement_settings(&self.settings.money),
             relay.recipient(),
             Clock::system(),
             metrics.bets.clone(),
@@ -221,5 +212,17 @@ impl PlatformBuilder<'_> {
         self.parts.addresses.bets = Some(address);
         self.serve_health_of_callers(Role::Bets, checks, metrics.registry);
         Ok(())
+    }
+}
+
+fn placement_settings(money: &MoneySettings) -> PlacementSettings {
+    PlacementSettings {
+        limits: BetLimits {
+            min_stake: money.bet_min_stake_cents,
+            max_stake: money.bet_max_stake_cents,
+            max_payout: money.bet_max_payout_cents,
+        },
+        deadline: money.bet_confirm_deadline,
+        lease: OUTBOX_LEASE,
     }
 }

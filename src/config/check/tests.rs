@@ -216,7 +216,7 @@ fn gateway_needs_addresses_of_other_roles() {
             ("GATEWAY_CONNECT_TIMEOUT", "1m"),
         ]),
         @r#"
-GATEWAY_BETS_URL: got "***", want an address like http://host:port or https://host:port, and nothing else, but it has no scheme, such as `ws` in ws://host
+GATEWAY_BETS_URL: got "bets:8083", want an address like http://host:port or https://host:port, and nothing else, but it has no scheme, such as `ws` in ws://host
 GATEWAY_CONNECT_TIMEOUT: got "1m", want a duration at most GATEWAY_ANSWER_TIMEOUT, which is 10s
 GATEWAY_WALLET_URL: got "", want an address like http://host:port, or "wallet" in ROLE: the gateway forwards to it
 "#

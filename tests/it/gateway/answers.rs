@@ -9,9 +9,18 @@ use crate::support::{raw, within};
 
 /// Status, headers in order except the date, and body.
 async fn ask(method: &Method, url: &str, body: Option<&str>) -> (u16, Vec<String>, String) {
+    ask_for("gzip", method, url, body).await
+}
+
+async fn ask_for(
+    encoding: &str,
+    method: &Method,
+    url: &str,
+    body: Option<&str>,
+) -> (u16, Vec<String>, String) {
     let mut request = reqwest::Client::new()
         .request(method.clone(), url)
-        .header("Accept-Encoding", "gzip");
+        .header("Accept-Encoding", encoding);
     if let Some(body) = body {
         request = request
             .header("Content-Type", "application/json")
@@ -125,7 +134,8 @@ async fn clients_of_the_originals_gateway_work(#[case] place: Services) {
     behind.show("MATCH_001", 1).await;
     let gateway = format!("http://{}", behind.gateway());
     let get = async |path: &str| {
-        let (status, _, body) = ask(&Method::GET, &format!("{gateway}{path}"), None).await;
+        let url = format!("{gateway}{path}");
+        let (status, _, body) = ask_for("identity", &Method::GET, &url, None).await;
         (status, serde_json::from_str::<Value>(&body).unwrap())
     };
     let post = async |path: &str, body: Value| {

@@ -213,7 +213,7 @@ async fn service_that_reads_nothing_is_left() {
     let connecting = RawClient::connect_narrow_to(gateway.gateway(), SOCKET);
     let (mut client, arrived) = tokio::join!(connecting, accepting);
     let writing = async {
-        let bytes = [b'x'; 64 * 1024];
+        let bytes = vec![b'x'; 64 * 1024];
         while client.stream.write_all(&bytes).await.is_ok() {}
     };
     // The gateway gives up while the client is still writing.

@@ -119,7 +119,7 @@ async fn credentials_work_until_they_are_revoked() {
         clients.deposit(Some(&token), "x").await,
         "403 SCOPE_REQUIRED"
     );
-    for credential in [&token[..token.len() - 1], "sbk_typo", "neither"] {
+    for credential in [&token[..token.len() - 1], "sbk_typo", "nonsense"] {
         assert_eq!(
             clients.wallet(Some(credential)).await,
             "401 INVALID_CREDENTIAL"

@@ -31,6 +31,7 @@ async fn half_request(address: SocketAddr, number: usize) -> Option<TcpStream> {
 #[tokio::test]
 async fn five_thousand_half_requests_harm_nobody() {
     rlimit::increase_nofile_limit(u64::MAX).unwrap();
+    sports_bet_platform::runtime::tls::install_provider();
     let folder = TempDir::new().unwrap();
     let server = ServerProcess::start(folder.path(), &[("SIMULATOR_EVENTS", "1")]).await;
     let healthy = async || {
