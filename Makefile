@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation supplier fmt test test-embedded test-real nextest engines-up engines-down check-operation check-examples check-migrations compose-secrets bench faults audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation gateway supplier fmt test test-embedded test-real nextest engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -33,13 +33,16 @@ bets: ## Run only the bets role: accepts bets at the current price (needs real e
 confirmation: ## Run only the confirmation role: confirms bets with their supplier (needs real engines)
 	$(SPORTS_BET) --role confirmation
 
+gateway: ## Run only the gateway role: forwards to GATEWAY_ODDS_URL, GATEWAY_WALLET_URL and GATEWAY_BETS_URL
+	$(SPORTS_BET) --role gateway
+
 supplier: ## Run only the simulator role: a supplier for development
 	$(SPORTS_BET) --role simulator
 
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: test-embedded test-real check-operation check-examples ## Check format, lints and docs, then run all tests, on embedded and on real engines
+test: test-embedded test-real test-board check-operation check-examples check-documents ## Check format, lints and docs, then run all tests, on embedded and on real engines
 
 test-embedded: nextest ## Like test, but without real engines; nothing else has to be installed
 	$(CARGO) fmt --all --check
@@ -58,6 +61,11 @@ test-real: nextest ## Run the integration suite and the ignored tests on Kafka, 
 		$(CARGO) nextest run --locked --no-fail-fast --test it -E "not test(/embedded/) and not test(/^process::|^architecture::/)" || failed=1; \
 		$(CARGO) nextest run --locked --no-fail-fast --run-ignored only || failed=1; \
 		exit $$failed'
+
+# Builds the binary together with the tests, for the same reason as check-operation.
+test-board: ## Test the board: its modules, and the page in a real Chromium, which is installed if needed
+	@$(CARGO) build --locked --bin sports-bet --test it
+	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/test-board
 
 # nextest runs each test in its own process, so that leftovers (connections, group members, threads)
 # end with the test.
@@ -80,6 +88,10 @@ check-operation: ## Check alerts and Alertmanager routes, and scrape the running
 check-examples: ## Paste the shell examples of README.md and docs into a shell, against the running binary
 	@$(CARGO) build --locked --bin sports-bet --test it
 	@SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-examples
+
+check-documents: ## Hold openapi.yaml and asyncapi.yaml against the running binary (schemathesis, AsyncAPI parser)
+	@$(CARGO) build --locked --bin sports-bet --test it
+	@TOOLS=$(TOOLS) SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-documents
 
 check-migrations: ## Run the commands of migrations/README.md with the real diesel CLI, on SQLite and PostgreSQL
 	@TOOLS=$(TOOLS) scripts/engines with scripts/check-migrations

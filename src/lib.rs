@@ -7,6 +7,7 @@
 
 #![warn(unreachable_pub)]
 
+pub mod access;
 pub mod actors;
 pub mod bus;
 pub mod cache;

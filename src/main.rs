@@ -4,12 +4,15 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use sports_bet_platform::cli::{self, Command, exit};
-use sports_bet_platform::cli::{dlq, hold, ledger, migrate, replay, serve, watch};
+use sports_bet_platform::cli::{
+    dlq, hold, key, ledger, migrate, replay, serve, token, user, watch,
+};
 use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::engines::{self, StoreEngine};
-use sports_bet_platform::config::input::ConfigExit;
+use sports_bet_platform::config::input::{ConfigExit, ConfigInput};
 use sports_bet_platform::config::names::{self, Doubtful};
+use sports_bet_platform::config::settings::StoreSettings;
 use sports_bet_platform::runtime::tls;
 use sports_bet_platform::telemetry::log_format::LogFormat;
 use sports_bet_platform::telemetry::logging;
@@ -38,6 +41,9 @@ enum Task {
     Watch(watch::WatchArgs),
     Dlq(Box<dlq::DlqArgs>),
     Hold(Box<hold::HoldArgs>, StoreEngine),
+    Key(Box<key::KeyArgs>, StoreEngine),
+    User(Box<user::UserArgs>, StoreEngine),
+    Token(Box<token::TokenArgs>),
     Ledger(Box<ledger::LedgerArgs>, StoreEngine),
     Migrate(StoreEngine),
     Print(String),
@@ -54,22 +60,33 @@ fn prepare(doubtful: &[Doubtful]) -> Result<Task, ConfigExit> {
             Task::Dlq(args)
         }
         Command::Hold(args) => {
-            let engine = engines::store(args.store(), &input)
-                .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
+            let engine = store_engine(args.store(), &input)?;
             Task::Hold(args, engine)
         }
-        Command::Ledger(args) => {
-            let engine = engines::store(&args.store, &input)
+        Command::Key(args) => {
+            let engine = store_engine(args.store(), &input)?;
+            Task::Key(args, engine)
+        }
+        Command::User(args) => {
+            let engine = store_engine(args.store(), &input)?;
+            Task::User(args, engine)
+        }
+        Command::Token(args) => {
+            args.check(&input)
                 .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
+            Task::Token(args)
+        }
+        Command::Ledger(args) => {
+            let engine = store_engine(&args.store, &input)?;
             Task::Ledger(args, engine)
         }
-        Command::Migrate(args) => {
-            let engine = engines::store(&args.store, &input)
-                .map_err(|wrong| ConfigExit::Wrong(vec![wrong]))?;
-            Task::Migrate(engine)
-        }
+        Command::Migrate(args) => Task::Migrate(store_engine(&args.store, &input)?),
         Command::CheckConfig(args) => Task::Print(args.output(input, doubtful)?),
     })
+}
+
+fn store_engine(settings: &StoreSettings, input: &ConfigInput) -> Result<StoreEngine, ConfigExit> {
+    engines::store(settings, input).map_err(|wrong| ConfigExit::Wrong(vec![wrong]))
 }
 
 impl Task {
@@ -98,6 +115,12 @@ impl Task {
                 async move { hold::run(&args, &engine, &mut std::io::stdout()) },
                 |failure| failed(failure, failure.exit_code()),
             ),
+            Task::Key(args, engine) => change_keys(*args, engine),
+            Task::User(args, engine) => finish(
+                async move { user::run(&args, &engine, &mut std::io::stdout()) },
+                |failure| failed(failure, failure.exit_code()),
+            ),
+            Task::Token(args) => sign_token(*args),
             Task::Ledger(args, engine) => finish(
                 async move { ledger::run(&args, &engine, &mut std::io::stdout()) },
                 |failure| failed(failure, failure.exit_code()),
@@ -115,6 +138,23 @@ impl Task {
             }),
         }
     }
+}
+
+fn change_keys(args: key::KeyArgs, engine: StoreEngine) -> ExitCode {
+    finish(
+        async move {
+            let (mut out, mut notes) = (std::io::stdout(), std::io::stderr());
+            key::run(&args, &engine, &mut out, &mut notes)
+        },
+        |failure| failed(failure, failure.exit_code()),
+    )
+}
+
+fn sign_token(args: token::TokenArgs) -> ExitCode {
+    finish(
+        async move { token::run(&args, &mut std::io::stdout()) },
+        |failure| failed(failure, failure.exit_code()),
+    )
 }
 
 fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {

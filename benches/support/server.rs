@@ -30,7 +30,7 @@ impl Server {
     ) -> Outcome<Server> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
         command.current_dir(folder.path()).env("NO_COLOR", "1");
-        for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
+        for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
             command.env(format!("HTTP_PORT_{port}"), "0");
         }
         for port in [
@@ -41,6 +41,7 @@ impl Server {
             "WALLET",
             "BET",
             "CONFIRMATION",
+            "GATEWAY",
         ] {
             command.env(format!("METRICS_PORT_{port}"), "0");
         }

@@ -3,6 +3,7 @@
 //! One actor per file, grouped by the part of the system it serves. Actors reach each other through
 //! `Recipient`s that are passed in when an actor is created.
 
+pub(crate) mod access;
 pub(crate) mod bets;
 pub(crate) mod ingest;
 pub mod odds;

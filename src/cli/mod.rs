@@ -1,11 +1,16 @@
 //! The commands of `sports-bet`.
 
+mod access_store;
 pub mod dlq;
 pub mod hold;
+pub mod key;
 pub mod ledger;
 pub mod migrate;
+mod operator;
 pub mod replay;
 pub mod serve;
+pub mod token;
+pub mod user;
 pub mod watch;
 
 use std::ffi::OsString;
@@ -90,6 +95,25 @@ pub enum Command {
                             unavailable; 4 the output cannot be written."
     )]
     Hold(Box<crate::cli::hold::HoldArgs>),
+    /// Creates, lists and revokes the API keys of services
+    #[command(
+        after_help = "Exit codes (of each subcommand): 0 done; 1 the key does not exist or was already revoked; 2 wrong \
+                            command line or settings; 3 the database is unavailable; 4 the output cannot be written, \
+                            and no key was created."
+    )]
+    Key(Box<crate::cli::key::KeyArgs>),
+    /// Revokes the tokens of users
+    #[command(
+        after_help = "Exit codes (of each subcommand): 0 done; 2 wrong command line or settings; 3 the database is \
+                            unavailable; 4 the output cannot be written."
+    )]
+    User(Box<crate::cli::user::UserArgs>),
+    /// Signs a token for development and tests
+    #[command(
+        after_help = "Exit codes: 0 the token is printed; 1 the key cannot be used; 2 wrong command line or settings; 4 \
+                            the output cannot be written."
+    )]
+    Token(Box<crate::cli::token::TokenArgs>),
     /// Verifies that no money was lost or created
     #[command(
         after_help = "Exit codes: 0 the ledger is correct; 1 it is wrong; 2 wrong command line or settings; 3 the \
@@ -146,6 +170,9 @@ pub fn parse(
         | Command::Watch(_)
         | Command::Dlq(_)
         | Command::Hold(_)
+        | Command::Key(_)
+        | Command::User(_)
+        | Command::Token(_)
         | Command::Ledger(_)
         | Command::Migrate(_) => input.complete()?,
     }

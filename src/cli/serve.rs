@@ -193,6 +193,11 @@ fn startup_lines(addresses: &Addresses, has_tls: bool, program: &str) -> Vec<Str
     } else if let Some(bets) = addresses.bets {
         lines.push(format!("bets at {http}://{bets}/bets"));
     }
+    if let Some(gateway) = addresses.gateway {
+        lines.push(format!(
+            "gateway at {http}://{gateway}: /api/odds, /api/wallet and /api/bets"
+        ));
+    }
     let health = Role::ALL
         .iter()
         .filter_map(|role| Some((role, addresses.health.get(role)?)));
@@ -241,7 +246,7 @@ fn needed_files(config: &Config, cores: u64) -> u64 {
             .clients
             .http_workers_odds
             .map_or(cores, |workers| workers as u64),
-        Role::Wallet | Role::Bets => cores,
+        Role::Wallet | Role::Bets | Role::Gateway => cores,
         Role::Simulator => 1,
         Role::Ingest | Role::Processor | Role::Confirmation => 0,
     };
@@ -263,6 +268,7 @@ mod tests {
             simulator: "127.0.0.1:8081".parse().ok(),
             wallet: "127.0.0.1:8082".parse().ok(),
             bets: "127.0.0.1:8083".parse().ok(),
+            gateway: "127.0.0.1:8000".parse().ok(),
             ..Addresses::default()
         };
         addresses
@@ -277,6 +283,7 @@ mod tests {
         try:  sports-bet watch MATCH_001
         simulator at ws://127.0.0.1:8081/ws and http://127.0.0.1:8081/supplier/confirm
         wallets at http://127.0.0.1:8082/wallet, bets at http://127.0.0.1:8083/bets
+        gateway at http://127.0.0.1:8000: /api/odds, /api/wallet and /api/bets
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
         insta::assert_snapshot!(startup_lines(&addresses, true, "sports-bet").join("\n"), @r"

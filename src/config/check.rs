@@ -1,9 +1,13 @@
 //! Checks across settings. Every check runs, so all errors are reported at once.
 
+pub(super) mod access;
+
 use std::collections::BTreeSet;
 
 use super::input::{ConfigError, ConfigExit, ConfigInput};
-use super::settings::{OddsFeed, PortSettings, Role, Settings, SupplierSettings, TlsSettings};
+use super::settings::{
+    GatewaySettings, OddsFeed, PortSettings, Role, Settings, SupplierSettings, TlsSettings,
+};
 use super::values::supplier_url;
 use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};
 use crate::domain::odds::failover::MAX_SOURCES;
@@ -22,6 +26,8 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
         wrong.push(input.error("ODDS_FEED", "auto or redis, or KAFKA_BROKERS"));
     }
     wrong.extend(equal_ports(&roles, &settings.ports, &input));
+    wrong.extend(access::access(&roles, &settings, &input));
+    wrong.extend(gateway(&roles, &settings.gateway, &input));
     let engines = engines::choose(&settings, &input)
         .map_err(|errors| wrong.extend(errors))
         .ok();
@@ -289,10 +295,51 @@ pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'s
             "METRICS_PORT_CONFIRMATION",
             ports.metrics_port_confirmation,
         ),
+        (Role::Gateway, "HTTP_PORT_GATEWAY", ports.http_port_gateway),
+        (
+            Role::Gateway,
+            "METRICS_PORT_GATEWAY",
+            ports.metrics_port_gateway,
+        ),
     ];
     all.iter()
         .filter(|(role, ..)| roles.contains(role))
         .map(|(_, variable, port)| (*variable, *port))
+        .collect()
+}
+
+/// Checks the addresses that the gateway forwards to, and its timeouts.
+fn gateway(
+    roles: &BTreeSet<Role>,
+    settings: &GatewaySettings,
+    input: &ConfigInput,
+) -> Vec<ConfigError> {
+    if !roles.contains(&Role::Gateway) {
+        return Vec::new();
+    }
+    let timeouts = (
+        settings.gateway_connect_timeout <= settings.gateway_answer_timeout,
+        "GATEWAY_CONNECT_TIMEOUT",
+        "at most",
+        "GATEWAY_ANSWER_TIMEOUT",
+    );
+    let is_reported = |variable: &str| input.wrong.iter().any(|error| error.variable == variable);
+    let missing = settings
+        .services()
+        .into_iter()
+        .filter(|(role, variable, url)| {
+            !roles.contains(role) && url.is_none() && !is_reported(variable)
+        })
+        .map(|(role, variable, _)| {
+            let want = format!(
+                "an address like http://host:port, or \"{}\" in ROLE: the gateway forwards to it",
+                role.name()
+            );
+            input.error(variable, want)
+        });
+    compare("duration", &[timeouts], input)
+        .into_iter()
+        .chain(missing)
         .collect()
 }
 

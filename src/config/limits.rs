@@ -37,8 +37,8 @@ pub struct LimitSettings {
     #[arg(long, env, value_parser = whole(0_usize, 10_000_000))]
     pub ws_max_sessions_per_address: Option<usize>,
     /// Trusted reverse proxies, as addresses or networks, comma-separated. Their connections are
-    /// not limited by address; their clients are identified by X-Forwarded-For, which the proxy
-    /// must set
+    /// not limited by address; their clients are identified by X-Forwarded-For, or else by Forwarded;
+    /// the proxy must append to one of them
     #[arg(long, env, value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Maximum bytes per second from one session; a session that exceeds it is closed. Two messages

@@ -112,6 +112,23 @@ impl Config {
                 "no role of this process has a port for clients",
             );
         }
+        if let Some((variables, why)) = check::access::idle(&self.settings) {
+            idle(variables, why);
+        }
+        if self.runs(Role::Gateway) {
+            let local: Vec<&str> = self
+                .settings
+                .gateway
+                .services()
+                .into_iter()
+                .filter(|(role, ..)| self.runs(*role))
+                .map(|(_, variable, _)| variable)
+                .collect();
+            idle(
+                &local,
+                "the gateway itself serves the roles that run in its process",
+            );
+        }
         warnings
     }
 

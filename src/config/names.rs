@@ -9,13 +9,15 @@ use std::fmt;
 use super::show;
 
 /// Prefixes of setting names, up to and including the `_`.
-const PREFIXES: [&str; 19] = [
+const PREFIXES: [&str; 21] = [
+    "AUTH_",
     "BET_",
     "BETFAIR_",
     "BUS_",
     "DATABASE_",
     "EMBEDDED_BUS_",
     "FEED_",
+    "GATEWAY_",
     "HISTORY_",
     "HTTP_PORT_",
     "HTTP_WORKERS_",

@@ -1,8 +1,11 @@
 //! Every setting, one struct per concern. A field's name is its flag and, in capitals, its
 //! environment variable.
 
+mod access;
 mod bus;
 mod clients;
+mod gateway;
+mod limits;
 mod money;
 mod process;
 mod storage;
@@ -12,8 +15,12 @@ mod tls;
 use clap::{Args, ValueEnum};
 use strum::{EnumCount, IntoStaticStr};
 
+pub(crate) use self::access::MIN_TOKEN_SECRET;
+pub use self::access::{AccessSettings, AuthMode};
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
+pub use self::gateway::GatewaySettings;
+pub use self::limits::{RateLimitSettings, RequestRate};
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
@@ -40,6 +47,8 @@ pub enum Role {
     Bets,
     /// Sends placed bets to the supplier for confirmation.
     Confirmation,
+    /// Serves odds, wallets and bets under one address: REST and WebSocket.
+    Gateway,
 }
 
 impl Role {
@@ -52,10 +61,13 @@ impl Role {
         Role::Wallet,
         Role::Bets,
         Role::Confirmation,
+        Role::Gateway,
     ];
 
     /// The roles with a port for clients, which accepts only TLS if a certificate is set.
-    pub const WITH_CLIENTS: [Role; 3] = [Role::Odds, Role::Wallet, Role::Bets];
+    pub const WITH_CLIENTS: [Role; 4] = [Role::Odds, Role::Wallet, Role::Bets, Role::Gateway];
+    /// The roles whose clients are callers: they are authenticated, if AUTH is required.
+    pub const WITH_CALLERS: [Role; 3] = [Role::Odds, Role::Wallet, Role::Bets];
 
     /// The role's name on the command line and in logs.
     pub fn name(self) -> &'static str {
@@ -85,6 +97,9 @@ pub struct Settings {
     pub ports: PortSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub access: AccessSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub bus: BusSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -109,8 +124,14 @@ pub struct Settings {
     pub tls: TlsSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub rate_limits: RateLimitSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub money: MoneySettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub confirmation: ConfirmationSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub gateway: GatewaySettings,
 }

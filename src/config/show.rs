@@ -217,6 +217,8 @@ ROLE=ingest,processor                            # environment
 
 # Ports (0 picks a free one)
 
+# Access
+
 # Bus
 
 # Cache and books
@@ -239,6 +241,8 @@ BETFAIR_APP_KEY=***                              # environment
 # Wallets and bets
 
 # Confirmation
+
+# Gateway
 
 # Summary
 # roles: ingest processor

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use ipnet::IpNet;
 use secrecy::SecretString;
-use url::Url;
+use url::{Host, Url};
 
 use super::address::SecretUrl;
 use super::endpoint::{Endpoint, EndpointError};
@@ -240,6 +240,38 @@ pub(super) fn http_url(text: &str) -> Result<SecretUrl, String> {
         );
     }
     Ok(url)
+}
+
+/// Parses the address of a JWKS document. Without encryption, anybody on the way could replace the
+/// keys.
+pub(super) fn key_set_url(text: &str) -> Result<SecretUrl, String> {
+    let want =
+        "an address like https://issuer.example.com/jwks.json, or http:// on a loopback address";
+    let url = url_of(text, &["http", "https"], want)?;
+    let is_loopback = match url.expose().host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    if url.expose().scheme() == "https" || is_loopback {
+        Ok(url)
+    } else {
+        Err(want.to_owned())
+    }
+}
+
+/// Parses the address of a service behind the gateway. It has no login: the gateway passes on the
+/// credentials of its clients.
+pub(super) fn service_url(text: &str) -> Result<SecretUrl, String> {
+    const WANT: &str = "an address like http://host:port or https://host:port, and nothing else";
+    let url = url_of(text, &["http", "https"], WANT)?;
+    let address = url.expose();
+    let is_bare = address.path() == "/"
+        && address.query().is_none()
+        && address.username().is_empty()
+        && address.password().is_none();
+    is_bare.then_some(url).ok_or_else(|| WANT.to_owned())
 }
 
 /// Parses a WebSocket address, with or without credentials.

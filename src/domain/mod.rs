@@ -2,6 +2,7 @@
 //!
 //! It uses no actor, socket, clock or SQL: time is passed in, effects are returned.
 
+pub mod access;
 pub mod bets;
 pub mod dead_letter;
 pub mod ids;

@@ -1,15 +1,17 @@
 //! Counts connections and sessions by client address, so that no address takes all of them.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{FORWARDED, HeaderMap, HeaderName};
 use ipnet::IpNet;
 use log::warn;
 
-use crate::runtime::address_permit::{AddressCounts, AddressPermit};
+use crate::runtime::permits::{AddressPermit, PermitCounts};
 use crate::telemetry::log_limit::LogLimit;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A refused address is logged at most once a minute.
 static REFUSED: LogLimit = LogLimit::every(Duration::from_secs(60));
@@ -30,7 +32,8 @@ impl AddressLimit {
         set.map_or(AddressLimit::Default(default), AddressLimit::Set)
     }
 
-    fn of(self, address: IpAddr) -> Option<usize> {
+    /// The maximum for an address, if it is limited.
+    pub(super) fn of(self, address: IpAddr) -> Option<usize> {
         match self {
             AddressLimit::Default(_) if address.is_loopback() => None,
             AddressLimit::Set(0) => None,
@@ -43,8 +46,8 @@ impl AddressLimit {
 #[derive(Clone)]
 pub struct Addresses {
     trusted: Arc<[IpNet]>,
-    connections: (AddressLimit, AddressCounts),
-    sessions: (AddressLimit, AddressCounts),
+    connections: (AddressLimit, PermitCounts<IpAddr>),
+    sessions: (AddressLimit, PermitCounts<IpAddr>),
 }
 
 /// The address has reached this maximum.
@@ -56,8 +59,8 @@ impl Addresses {
     pub fn new(trusted: &[IpNet], connections: AddressLimit, sessions: AddressLimit) -> Addresses {
         Addresses {
             trusted: trusted.into(),
-            connections: (connections, AddressCounts::default()),
-            sessions: (sessions, AddressCounts::default()),
+            connections: (connections, PermitCounts::default()),
+            sessions: (sessions, PermitCounts::default()),
         }
     }
 
@@ -81,20 +84,23 @@ impl Addresses {
     }
 
     /// The client of a connection. For a trusted proxy this is the last address in
-    /// `X-Forwarded-For` that is not a trusted proxy. The header is ignored on other connections.
+    /// `X-Forwarded-For`, or else in `Forwarded`, that is not a trusted proxy. The headers are
+    /// ignored on other connections.
     pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         if !self.is_trusted(peer) {
             return peer;
         }
-        let forwarded = headers
-            .get_all("x-forwarded-for")
-            .filter_map(|value| value.to_str().ok());
-        let mut addresses: Vec<&str> = forwarded
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .collect();
+        if headers.contains_key(X_FORWARDED_FOR) {
+            self.last_untrusted(peer, listed(headers, X_FORWARDED_FOR))
+        } else {
+            self.last_untrusted(peer, listed(headers, FORWARDED).map(forwarded_for))
+        }
+    }
+
+    /// Follows `forwarded`, the last first, as long as each address is that of a trusted proxy.
+    fn last_untrusted<'a>(&self, peer: IpAddr, forwarded: impl Iterator<Item = &'a str>) -> IpAddr {
         let mut client = peer;
-        while let Some(address) = addresses.pop().and_then(|text| text.parse::<IpAddr>().ok()) {
+        for address in forwarded.map_while(parse_address) {
             client = address.to_canonical();
             if !self.is_trusted(client) {
                 break;
@@ -103,7 +109,8 @@ impl Addresses {
         client
     }
 
-    fn is_trusted(&self, address: IpAddr) -> bool {
+    /// Whether this is the address of a trusted proxy.
+    pub(crate) fn is_trusted(&self, address: IpAddr) -> bool {
         self.trusted
             .iter()
             .any(|network| network.contains(&address))
@@ -111,7 +118,7 @@ impl Addresses {
 }
 
 fn take(
-    (limit, counts): &(AddressLimit, AddressCounts),
+    (limit, counts): &(AddressLimit, PermitCounts<IpAddr>),
     address: IpAddr,
 ) -> Result<Option<AddressPermit>, TooMany> {
     let Some(max) = limit.of(address) else {
@@ -130,8 +137,37 @@ fn log_refusal(setting: &'static str, address: IpAddr, TooMany(max): TooMany) {
     }
 }
 
+/// The elements of a header that lists them, the last first. Elements are separated by commas,
+/// also within quotes: whatever a client sends, the elements that proxies append are not hidden.
+fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
+    let values = headers.get_all(name).rev();
+    values
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.rsplit(','))
+        .map(str::trim)
+}
+
+/// The text of `for` in an element of `Forwarded` (RFC 7239).
+fn forwarded_for(element: &str) -> &str {
+    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let value = pairs
+        .into_iter()
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))
+        .map_or("", |(_, value)| value.trim());
+    value.trim_matches('"')
+}
+
+/// An address, also with a port, and of IPv6 also in brackets.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
+    bare.unwrap_or(text).parse().ok().or_else(with_port)
+}
+
 /// An IPv6 subscriber usually has a /64 of addresses, so a /64 counts as one address.
-fn counted(address: IpAddr) -> IpAddr {
+pub(super) fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(address) => {
@@ -142,7 +178,7 @@ fn counted(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use actix_web::http::header::{HeaderName, HeaderValue};
+    use actix_web::http::header::HeaderValue;
 
     use super::*;
 
@@ -194,19 +230,19 @@ mod tests {
         }
     }
 
+    fn client(peer: &str, name: &HeaderName, forwarded: &[&'static str]) -> String {
+        let addresses = with_proxies(&["10.0.0.0/8"], AddressLimit::Set(1));
+        let mut headers = HeaderMap::new();
+        for value in forwarded {
+            headers.append(name.clone(), HeaderValue::from_static(value));
+        }
+        addresses.client(address(peer), &headers).to_string()
+    }
+
     #[test]
     fn only_proxies_may_forward_addresses() {
-        let addresses = with_proxies(&["10.0.0.0/8"], AddressLimit::Set(1));
-        let client = |peer: &str, forwarded: &[&'static str]| {
-            let mut headers = HeaderMap::new();
-            for value in forwarded {
-                headers.append(
-                    HeaderName::from_static("x-forwarded-for"),
-                    HeaderValue::from_static(value),
-                );
-            }
-            addresses.client(address(peer), &headers).to_string()
-        };
+        let client =
+            |peer: &str, forwarded: &[&'static str]| client(peer, &X_FORWARDED_FOR, forwarded);
         assert_eq!(client("192.0.2.9", &["198.51.100.1"]), "192.0.2.9");
         assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
         assert_eq!(
@@ -218,6 +254,43 @@ mod tests {
             "198.51.100.1"
         );
         assert_eq!(client("10.0.0.1", &["203.0.113.7, rubbish"]), "10.0.0.1");
+        assert_eq!(client("10.0.0.1", &["198.51.100.1:4711"]), "198.51.100.1");
+        assert_eq!(client("10.0.0.1", &["2001:db8::7"]), "2001:db8::7");
         assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    #[test]
+    fn forwarded_header_is_read() {
+        let client = |peer: &str, forwarded: &[&'static str]| client(peer, &FORWARDED, forwarded);
+        assert_eq!(client("192.0.2.9", &["for=198.51.100.1"]), "192.0.2.9");
+        for value in [
+            "for=198.51.100.1",
+            "proto=https;For=198.51.100.1;by=203.0.113.43",
+            "for=\"198.51.100.1:4711\"",
+            "for=203.0.113.7, for=198.51.100.1, for=10.0.0.2",
+            // What a client sends cannot hide what a proxy appends.
+            "for=\"203.0.113.7, for=198.51.100.1",
+        ] {
+            assert_eq!(client("10.0.0.1", &[value]), "198.51.100.1", "{value}");
+        }
+        for value in [
+            "for=\"[2001:db8:cafe::17]:4711\"",
+            "for=\"[2001:db8:cafe::17]\"",
+        ] {
+            assert_eq!(client("10.0.0.1", &[value]), "2001:db8:cafe::17", "{value}");
+        }
+        for value in ["for=unknown", "for=_hidden", "by=198.51.100.1", "", ";;=,"] {
+            assert_eq!(client("10.0.0.1", &[value]), "10.0.0.1", "{value}");
+        }
+    }
+
+    #[test]
+    fn one_of_both_headers_counts() {
+        let addresses = with_proxies(&["10.0.0.0/8"], AddressLimit::Set(1));
+        let mut headers = HeaderMap::new();
+        headers.insert(FORWARDED, HeaderValue::from_static("for=203.0.113.7"));
+        headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.1"));
+        let client = addresses.client(address("10.0.0.1"), &headers);
+        assert_eq!(client, address("198.51.100.1"));
     }
 }

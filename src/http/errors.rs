@@ -1,18 +1,16 @@
-//! Errors of the REST API: `{"code","message"}` with a status, mapped only here.
+//! Errors of the REST API, each with a code and a status, mapped only here.
 
 use std::time::Duration;
 
-use actix_web::http::header::{self, CacheDirective};
-use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse, ResponseError};
+use actix_web::http::{Method, StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse};
 use log::{Level, log};
-use serde::Serialize;
 
+use super::limits::RateLimitExceeded;
 use crate::actors::odds::client_reads::Busy;
 use crate::actors::odds::messages::ApplyError;
+use crate::domain::access::AccessDenied;
 use crate::domain::bets::bet::BetRefusal;
-use crate::domain::odds::price::Price;
-use crate::domain::wallet::amount::Amount;
 use crate::domain::wallet::ledger::ReservationStatus;
 use crate::services::bets::placement::PlacementError;
 use crate::services::wallet::executor::TurnError;
@@ -38,11 +36,11 @@ pub enum ApiError {
     #[error("path `{0}` not found")]
     NotFound(String),
     /// The path does not support the method.
-    #[error("method `{method}` is not allowed; use {allowed}")]
+    #[error("method `{method}` is not allowed; use {allowed}, OPTIONS")]
     MethodNotAllowed {
         /// The method.
         method: Method,
-        /// The supported methods.
+        /// The supported methods besides OPTIONS.
         allowed: &'static str,
     },
     /// A query parameter is invalid.
@@ -79,9 +77,24 @@ pub enum ApiError {
     /// The WebSocket version of the handshake is not 13.
     #[error("only version 13 of the WebSocket protocol is supported")]
     WebSocketVersion,
+    /// The token or the API key is not accepted, or is given in the wrong form.
+    #[error("invalid credential: {0}")]
+    InvalidCredential(String),
+    /// The caller may not do this.
+    #[error("{0}")]
+    AccessDenied(AccessDenied),
+    /// The server was started without rules for its callers. A programming error.
+    #[error("the server cannot authenticate callers")]
+    AccessUnknown,
     /// The client's address has its maximum number of sessions.
     #[error("the limit of {0} open sessions for this address is reached")]
     TooManySessionsOfAddress(usize),
+    /// The user or the API key has its maximum number of sessions.
+    #[error("the limit of {0} open sessions for this caller is reached")]
+    TooManySessionsOfCaller(usize),
+    /// The client sends too many requests.
+    #[error("{0}")]
+    TooManyRequests(RateLimitExceeded),
     /// The server has its maximum number of sessions.
     #[error("the limit of {0} open sessions is reached")]
     TooManySessions(usize),
@@ -125,6 +138,12 @@ pub enum ApiError {
     /// A request with the same key has not been answered yet.
     #[error("a request with this idempotency key is still in flight; retry")]
     RequestInFlight,
+    /// The service behind the gateway cannot be reached, or its answer broke off.
+    #[error("the service `{0}` is currently unavailable; retry later")]
+    UpstreamUnavailable(&'static str),
+    /// The service behind the gateway did not answer in time.
+    #[error("the service `{0}` did not answer in time")]
+    UpstreamTimeout(&'static str),
     /// Too many requests are already waiting for one wallet.
     #[error("too many requests are waiting for this wallet; retry")]
     WalletBusy,
@@ -132,12 +151,14 @@ pub enum ApiError {
 
 impl ApiError {
     /// The codes of refused WebSocket upgrades.
-    pub const UPGRADE_CODES: [&str; 6] = [
+    pub const UPGRADE_CODES: [&str; 8] = [
         "ORIGIN_NOT_ALLOWED",
         "BAD_HANDSHAKE",
         "UNSUPPORTED_WEBSOCKET_VERSION",
         "TOO_MANY_SESSIONS",
         "TOO_MANY_SESSIONS_OF_ADDRESS",
+        "TOO_MANY_SESSIONS_OF_CALLER",
+        "TOO_MANY_REQUESTS",
         "BAD_REQUEST",
     ];
 
@@ -169,10 +190,17 @@ impl ApiError {
                 "UNSUPPORTED_WEBSOCKET_VERSION",
                 StatusCode::UPGRADE_REQUIRED,
             ),
+            ApiError::InvalidCredential(_) => ("INVALID_CREDENTIAL", StatusCode::UNAUTHORIZED),
+            ApiError::AccessDenied(denied) => access_code(denied),
+            ApiError::AccessUnknown => ("INTERNAL", StatusCode::INTERNAL_SERVER_ERROR),
             ApiError::TooManySessionsOfAddress(_) => (
                 "TOO_MANY_SESSIONS_OF_ADDRESS",
                 StatusCode::TOO_MANY_REQUESTS,
             ),
+            ApiError::TooManySessionsOfCaller(_) => {
+                ("TOO_MANY_SESSIONS_OF_CALLER", StatusCode::TOO_MANY_REQUESTS)
+            }
+            ApiError::TooManyRequests(_) => ("TOO_MANY_REQUESTS", StatusCode::TOO_MANY_REQUESTS),
             ApiError::TooManySessions(_) => ("TOO_MANY_SESSIONS", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::BooksUnavailable(_) => ("ODDS_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::StoreUnavailable => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
@@ -184,10 +212,22 @@ impl ApiError {
             ApiError::BetNotFound(_) => ("BET_NOT_FOUND", StatusCode::NOT_FOUND),
             ApiError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
             ApiError::RequestInFlight => ("REQUEST_IN_FLIGHT", StatusCode::CONFLICT),
+            ApiError::UpstreamUnavailable(_) => ("UPSTREAM_UNAVAILABLE", StatusCode::BAD_GATEWAY),
+            ApiError::UpstreamTimeout(_) => ("UPSTREAM_TIMEOUT", StatusCode::GATEWAY_TIMEOUT),
             ApiError::WalletBusy | ApiError::WalletLocked => {
                 ("WALLET_BUSY", StatusCode::SERVICE_UNAVAILABLE)
             }
         }
+    }
+}
+
+fn access_code(denied: &AccessDenied) -> (&'static str, StatusCode) {
+    match denied {
+        AccessDenied::Unauthenticated => ("UNAUTHENTICATED", StatusCode::UNAUTHORIZED),
+        AccessDenied::MissingScope(_) | AccessDenied::ServicesOnly(_) => {
+            ("SCOPE_REQUIRED", StatusCode::FORBIDDEN)
+        }
+        AccessDenied::OtherUser => ("OTHER_USER", StatusCode::FORBIDDEN),
     }
 }
 
@@ -218,6 +258,12 @@ impl From<StoreError> for ApiError {
         }
         log_cause("database", &error);
         ApiError::StoreUnavailable
+    }
+}
+
+impl From<AccessDenied> for ApiError {
+    fn from(denied: AccessDenied) -> ApiError {
+        ApiError::AccessDenied(denied)
     }
 }
 
@@ -288,71 +334,21 @@ pub(crate) fn log_cause(component: &'static str, cause: &dyn std::fmt::Display) 
     }
 }
 
-#[derive(Serialize)]
-struct Body {
-    code: &'static str,
-    message: String,
-    /// The current price, if it has changed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    odd_value: Option<Price>,
-    /// The limit that the stake or the payout violates.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    limit_cents: Option<Amount>,
-}
-
-impl Body {
-    fn of(error: &ApiError) -> Body {
-        let (odd_value, limit_cents) = match error {
-            ApiError::BetRefused(BetRefusal::OddsChanged { odd_value }) => (Some(*odd_value), None),
-            ApiError::BetRefused(
-                BetRefusal::StakeTooLow { limit_cents }
-                | BetRefusal::StakeTooHigh { limit_cents }
-                | BetRefusal::PayoutTooHigh { limit_cents },
-            ) => (None, Some(*limit_cents)),
-            _ => (None, None),
-        };
-        Body {
-            code: error.code().0,
-            message: error.to_string(),
-            odd_value,
-            limit_cents,
-        }
-    }
-}
-
-impl ResponseError for ApiError {
-    fn status_code(&self) -> StatusCode {
-        self.code().1
-    }
-
-    fn error_response(&self) -> HttpResponse {
-        let (_, status) = self.code();
-        let mut response = HttpResponse::build(status);
-        response.insert_header(header::CacheControl(vec![CacheDirective::NoStore]));
-        if status == StatusCode::SERVICE_UNAVAILABLE || *self == ApiError::RequestInFlight {
-            response.insert_header((header::RETRY_AFTER, "1"));
-        }
-        if *self == ApiError::WebSocketVersion {
-            response.insert_header((header::UPGRADE, "websocket"));
-            response.insert_header((header::SEC_WEBSOCKET_VERSION, "13"));
-        }
-        if let ApiError::MethodNotAllowed { allowed, .. } = self {
-            response.insert_header((header::ALLOW, *allowed));
-        }
-        response.json(Body::of(self))
-    }
-}
-
 /// The response to an unknown path.
 pub(crate) async fn not_found(request: HttpRequest) -> Result<HttpResponse, ApiError> {
     Err(ApiError::NotFound(request.path().to_owned()))
 }
 
-/// The response to a method that a known path does not support.
+/// The response to a method that a known path has no route for: to OPTIONS, those that it supports.
 pub(crate) async fn method_not_allowed(
     request: HttpRequest,
     allowed: &'static str,
 ) -> Result<HttpResponse, ApiError> {
+    if request.method() == Method::OPTIONS {
+        let mut response = HttpResponse::NoContent();
+        response.insert_header((header::ALLOW, format!("{allowed}, OPTIONS")));
+        return Ok(response.finish());
+    }
     Err(ApiError::MethodNotAllowed {
         method: request.method().clone(),
         allowed,

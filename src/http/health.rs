@@ -13,7 +13,7 @@ use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::Serialize;
 use tokio::time::MissedTickBehavior;
 
-use super::routes::read;
+use super::routes::open_resource;
 
 /// Timeout of a check, after which its component counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -170,9 +170,9 @@ struct Down {
 /// Routes of a role's health and metrics port.
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(read("/healthz").get(readiness))
-        .service(read("/livez").get(liveness))
-        .service(read("/metrics").get(metrics));
+        .service(open_resource("/healthz", readiness))
+        .service(open_resource("/livez", liveness))
+        .service(open_resource("/metrics", metrics));
 }
 
 /// 200 `ok`, or 503 with what is down.

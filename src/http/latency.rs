@@ -11,7 +11,7 @@ use actix_web::{Error, web};
 use prometheus::{Histogram, HistogramVec};
 
 /// The label of a request that matches no route, or is refused before routing.
-const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 /// Status classes by the first digit of a status.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// The status classes whose series exist from the start.
@@ -73,10 +73,7 @@ impl Timer {
         answer: &Result<ServiceResponse<B>, Error>,
     ) {
         let seconds = self.started.elapsed().as_secs_f64();
-        let class = class_of(match answer {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        });
+        let class = class_of(status_of(answer));
         let route = answer
             .as_ref()
             .ok()
@@ -90,6 +87,29 @@ impl Timer {
             Some(route) => other(route.template).observe(seconds),
             None => other(OTHER).observe(seconds),
         }
+    }
+}
+
+impl Timer {
+    /// Records the time to the head of the response under a template of the caller's.
+    pub(crate) fn stop_as<B>(
+        self,
+        histograms: &HistogramVec,
+        template: &str,
+        answer: &Result<ServiceResponse<B>, Error>,
+    ) {
+        let status = CLASSES[class_of(status_of(answer))];
+        histograms
+            .with_label_values(&[template, self.method, status])
+            .observe(self.started.elapsed().as_secs_f64());
+    }
+}
+
+/// The status of an answer or of an error.
+pub(crate) fn status_of<B>(answer: &Result<ServiceResponse<B>, Error>) -> StatusCode {
+    match answer {
+        Ok(response) => response.status(),
+        Err(error) => error.as_response_error().status_code(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! Checks who may call a public port. A web page can reach any server that its user can reach, so
 //! each request is checked before it is routed: the host name it uses (`Host`; a foreign name is a
 //! sign of DNS rebinding) and, if it changes something or opens a socket, the page it comes from
-//! (`Origin`, `Sec-Fetch-Site`).
+//! (`Origin`, `Sec-Fetch-Site`). So are preflights
+//! (`cors.rs`).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use actix_web::http::header::{self, HeaderMap, HeaderName};
 use log::warn;
 use prometheus::IntCounterVec;
 
+use super::cors;
 use super::errors::ApiError;
 use crate::telemetry::log_limit::LogLimit;
 
@@ -121,7 +123,8 @@ fn is_same_origin(origin: &str, other: Authority) -> bool {
         .is_some_and(|own| own.is_same_host(&other) && port(own) == port(other))
 }
 
-fn is_listed(origin: &str, allowed: &[String]) -> bool {
+/// Whether an origin is one of `allowed`.
+pub(super) fn is_listed(origin: &str, allowed: &[String]) -> bool {
     allowed.iter().any(|allowed| {
         allowed == "*"
             || allowed.eq_ignore_ascii_case(origin)
@@ -212,7 +215,7 @@ impl HostRule {
 pub struct RequestGuard {
     /// The host names that the server accepts.
     pub hosts: HostRule,
-    /// Foreign origins whose pages may change something.
+    /// Foreign origins whose pages may change something, and read responses.
     pub origins: Vec<String>,
     /// Requests refused, by code.
     pub refused: IntCounterVec,
@@ -240,7 +243,7 @@ impl RequestGuard {
         if !self.hosts.allows(&host) {
             return Err(ApiError::HostNotAllowed(shown(host.name.as_bytes())));
         }
-        if request.method().is_safe() {
+        if request.method().is_safe() && !cors::is_preflight(request.head()) {
             Ok(())
         } else {
             check_page(request.headers(), &self.origins)

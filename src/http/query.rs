@@ -65,7 +65,8 @@ fn bad(parameter: &str, problem: String) -> ApiError {
 }
 
 impl Query {
-    fn read(text: &str) -> Result<Query, ApiError> {
+    /// Reads the query of a URL.
+    pub(crate) fn read(text: &str) -> Result<Query, ApiError> {
         let mut parameters = HashMap::new();
         for (name, value) in form_urlencoded::parse(text.as_bytes()) {
             if parameters.contains_key(&*name) {

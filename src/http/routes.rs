@@ -3,15 +3,15 @@
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::StatusCode;
-use actix_web::middleware::Next;
-use actix_web::{Handler, Resource, web};
+use actix_web::middleware::{Next, from_fn};
+use actix_web::{FromRequest, Handler, Resource, Responder, Route, web};
 use serde::Serialize;
 
-use super::body::missing_query;
-use super::errors::{ApiError, method_not_allowed};
-use super::latency::{Timed, Timer};
-use super::query::{Query, check_escapes};
-use crate::domain::ids::UserId;
+use super::authorization::{authorize, authorize_upgrade};
+use super::errors::method_not_allowed;
+use super::latency::{Timed, Timer, status_of};
+use super::query::check_escapes;
+use crate::domain::access::Scope;
 
 /// A page of a list.
 #[derive(Serialize)]
@@ -60,52 +60,94 @@ pub(super) async fn count_requests<S: CountsRequests>(
     };
     if let Some(state) = state {
         timer.stop(state.request_seconds(), &answer);
-        state.count(match &answer {
-            Ok(response) => response.status(),
-            Err(error) => error.as_response_error().status_code(),
-        });
+        state.count(status_of(&answer));
     }
     answer
 }
 
-/// A read-only path.
-pub(super) struct Read(&'static str);
-
-/// A read-only path.
-pub(super) fn read(path: &'static str) -> Read {
-    Read(path)
+/// A GET route of a resource. The caller needs this scope.
+pub(super) fn get<F, Args>(scope: Scope, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    required(scope, web::get().to(handler))
 }
 
-impl Read {
-    /// A resource with GET and HEAD that refuses all other methods.
-    pub(super) fn get<F, Args>(self, handler: F) -> actix_web::Resource
-    where
-        F: actix_web::Handler<Args> + Clone,
-        Args: actix_web::FromRequest + 'static,
-        F::Output: actix_web::Responder + 'static,
-    {
-        web::resource(self.0)
-            .route(web::get().to(handler.clone()))
-            .route(web::head().to(handler))
-            .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")))
-    }
+/// A HEAD route of a resource. The caller needs this scope.
+pub(super) fn head<F, Args>(scope: Scope, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    required(scope, web::head().to(handler))
+}
+
+/// A POST route of a resource. The caller needs this scope.
+pub(super) fn post<F, Args>(scope: Scope, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    required(scope, web::post().to(handler))
+}
+
+/// The GET route of a WebSocket. A caller with a credential needs this scope; any other one has to
+/// authenticate with its first message, or reads what is public.
+pub(super) fn upgrade<F, Args>(scope: Scope, handler: F) -> Route
+where
+    F: Handler<Args>,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::get().to(handler).wrap(from_fn(move |request, next| {
+        authorize_upgrade(scope, request, next)
+    }))
+}
+
+fn required(scope: Scope, route: Route) -> Route {
+    route.wrap(from_fn(move |request, next| {
+        authorize(scope, request, next)
+    }))
+}
+
+/// A resource with GET and HEAD that refuses all other methods.
+pub(super) fn read_resource<F, Args>(path: &'static str, scope: Scope, handler: F) -> Resource
+where
+    F: Handler<Args> + Clone,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(get(scope, handler.clone()))
+        .route(head(scope, handler))
+        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")))
+}
+
+/// A resource with GET and HEAD for anybody, such as a health check.
+pub(super) fn open_resource<F, Args>(path: &'static str, handler: F) -> Resource
+where
+    F: Handler<Args> + Clone,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
+{
+    web::resource(path)
+        .route(web::get().to(handler.clone()))
+        .route(web::head().to(handler))
+        .default_service(web::to(|request| method_not_allowed(request, "GET, HEAD")))
 }
 
 /// A resource that accepts only POST.
-pub(super) fn post<F, Args>(path: &'static str, handler: F) -> Resource
+pub(super) fn post_resource<F, Args>(path: &'static str, scope: Scope, handler: F) -> Resource
 where
     F: Handler<Args>,
-    Args: actix_web::FromRequest + 'static,
-    F::Output: actix_web::Responder + 'static,
+    Args: FromRequest + 'static,
+    F::Output: Responder + 'static,
 {
     web::resource(path)
-        .route(web::post().to(handler))
+        .route(post(scope, handler))
         .default_service(web::to(|request| method_not_allowed(request, "POST")))
-}
-
-/// The required parameter `userId`.
-pub(super) fn required_user(query: &Query) -> Result<UserId, ApiError> {
-    query
-        .parsed("userId")?
-        .ok_or_else(|| missing_query("userId"))
 }

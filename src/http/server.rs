@@ -5,16 +5,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_http::error::PayloadError;
-use actix_http::{HttpService, KeepAlive, Payload, Request};
+use actix_http::{HttpService, KeepAlive, Payload, Request, Response};
 use actix_server::Server;
 use actix_service::{
     IntoServiceFactory, Service, ServiceFactory, ServiceFactoryExt, apply_fn_factory, fn_service,
     map_config,
 };
-use actix_web::body::MessageBody;
-use actix_web::dev::{AppConfig, Extensions, ServerHandle, ServiceResponse};
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::{AppConfig, Extensions, ServerHandle, ServiceRequest, ServiceResponse};
 use actix_web::rt::net::TcpStream;
-use actix_web::{App, web};
+use actix_web::{App, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, ready};
 use futures_util::{Stream, StreamExt};
@@ -26,9 +26,13 @@ use strum::VariantNames;
 use super::accept::Acceptor;
 use super::addresses::{AddressLimit, Addresses};
 use super::connections::{Connection, ConnectionLimits, Ended};
-use super::errors::not_found;
+use super::cors;
+use super::errors::{ApiError, not_found};
+use super::limits::RequestLimits;
 use super::origin::RequestGuard;
+use super::response::Completion;
 use super::stream::GuardedStream;
+use crate::access::Access;
 use crate::runtime::tls::server::ServerCertificate;
 use crate::telemetry::role;
 
@@ -73,6 +77,10 @@ pub struct Bounds {
     pub guard: Option<Arc<RequestGuard>>,
     /// The certificate of a port that accepts only TLS.
     pub(crate) certificate: Option<Arc<ServerCertificate>>,
+    /// How many requests a client may send.
+    pub limits: RequestLimits,
+    /// Authenticates the callers of routes that require a scope.
+    pub access: Access,
 }
 
 impl Bounds {
@@ -130,6 +138,8 @@ where
         ended: Bounds::metric("other", "rest").map_err(failed)?,
         guard: None,
         certificate: None,
+        limits: RequestLimits::off(),
+        access: Access::off(),
     };
     start_within(bounds, listen, routes)
 }
@@ -165,10 +175,11 @@ where
     limits.most = limits.most.div_ceil(listen.workers);
     // Each worker has a thread of its own, so its sessions need no role of their own.
     let role = role::current();
+    actix_web::rt::spawn(role::inherit(bounds.limits.sweep()));
     let factory = move || {
         role::set_for_thread(role);
         let acceptor = Acceptor::start(&bounds, limits.clone(), stopping.clone());
-        let app = app(bounds.guard.clone(), routes.clone());
+        let app = app(bounds.clone(), routes.clone());
         let stopping = stopping.clone();
         let http = HttpService::build()
             .graceful_shutdown_signal(move || {
@@ -209,14 +220,14 @@ fn store_connection(stream: &GuardedStream, data: &mut Extensions) {
         .map(|handle| data.insert(handle));
 }
 
-/// The service of a worker that handles requests: the guard, then these routes.
+/// The service of a worker that handles requests: the checks of every request, then these routes.
 fn app<F>(
-    guard: Option<Arc<RequestGuard>>,
+    bounds: Bounds,
     routes: F,
 ) -> impl ServiceFactory<
     Request,
     Config = (),
-    Response = ServiceResponse<impl MessageBody>,
+    Response = Response<BoxBody>,
     Error = actix_web::Error,
     InitError = (),
     Service: 'static,
@@ -224,20 +235,50 @@ fn app<F>(
 where
     F: FnOnce(&mut web::ServiceConfig),
 {
+    let Bounds {
+        guard,
+        limits,
+        access,
+        ..
+    } = bounds;
+    let origins = guard.clone();
     let app = App::new()
+        .app_data(web::Data::new(access))
+        .app_data(limits.clone())
         .default_service(web::to(not_found))
         .configure(routes)
-        .wrap_fn(move |request, next| {
-            match guard
-                .as_deref()
-                .map_or(Ok(()), |guard| guard.check(&request))
-            {
-                Ok(()) => Either::Left(next.call(request)),
+        .wrap_fn(
+            move |request, next| match answer_early(guard.as_deref(), &limits, &request) {
+                Ok(None) => Either::Left(next.call(request)),
+                Ok(Some(response)) => Either::Right(ready(Ok(request.into_response(response)))),
                 Err(refusal) => Either::Right(ready(Ok(request.error_response(refusal)))),
-            }
-        });
+            },
+        );
     let app = map_config(app.into_factory(), |()| AppConfig::default());
-    apply_fn_factory(app, |request, app: &_| track(request, app))
+    apply_fn_factory(app, move |request: Request, app: &_| {
+        let allowed = origins
+            .as_deref()
+            .map_or(&[][..], |guard| guard.origins.as_slice());
+        let completion = Completion::of(&request, allowed);
+        track(request, app, completion)
+    })
+}
+
+/// Checks a request before it is routed, and answers it if it is a preflight. Preflights do not
+/// count against limits: a page cannot avoid them.
+fn answer_early(
+    guard: Option<&RequestGuard>,
+    limits: &RequestLimits,
+    request: &ServiceRequest,
+) -> Result<Option<HttpResponse>, ApiError> {
+    if let Some(guard) = guard {
+        guard.check(request)?;
+        if cors::is_preflight(request.head()) {
+            return Ok(Some(cors::preflight_response()));
+        }
+    }
+    limits.admit_address(limits.client(request.head()))?;
+    Ok(None)
 }
 
 fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
@@ -252,15 +293,18 @@ fn bind(address: SocketAddr) -> std::io::Result<std::net::TcpListener> {
     Ok(socket.into())
 }
 
-/// Tracks the phases of a request for the deadlines of its connection. Boxed, because every
-/// connection reserves space for the future of a request, and WebSockets stay open for hours
-/// without one.
-fn track<S: Service<Request>>(
+/// Tracks the phases of a request for the deadlines of its connection, and completes its response.
+/// Boxed, because every connection reserves space for the future of a request, and WebSockets stay
+/// open for hours without one.
+fn track<S, B>(
     mut request: Request,
     app: &S,
-) -> LocalBoxFuture<'static, Result<S::Response, S::Error>>
+    completion: Completion,
+) -> LocalBoxFuture<'static, Result<Response<BoxBody>, actix_web::Error>>
 where
+    S: Service<Request, Response = ServiceResponse<B>, Error = actix_web::Error>,
     S::Future: 'static,
+    B: MessageBody + 'static,
 {
     let connection = request.conn_data::<Rc<Connection>>().cloned();
     if let Some(connection) = &connection {
@@ -284,7 +328,7 @@ where
     Box::pin(async move {
         let answer = handling.await;
         drop(handled);
-        answer
+        Ok(completion.complete(answer))
     })
 }
 

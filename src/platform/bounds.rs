@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::StartError;
-use crate::config::settings::{Role, Settings};
+use crate::access::Access;
+use crate::config::settings::{RequestRate, Role, Settings};
 use crate::http::addresses::{AddressLimit, Addresses};
 use crate::http::connections::ConnectionLimits;
+use crate::http::limits::{RateRule, RequestLimits, RequestRules};
 use crate::http::origin::RequestGuard;
 use crate::http::server::Bounds;
 use crate::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
@@ -16,6 +18,24 @@ use crate::runtime::tls::server::ServerCertificate;
 const CONNECTIONS_PER_ADDRESS: usize = 256;
 /// Default limit of sessions per address.
 const SESSIONS_PER_ADDRESS: usize = 1_000;
+/// Default limit of sessions per user or API key.
+const SESSIONS_PER_CALLER: usize = 1_000;
+/// Default limit of the requests of an address.
+const ADDRESS_RATE: RequestRate = RequestRate {
+    per_second: 2_000,
+    burst: 10_000,
+};
+/// Default limit of the reads of a caller, and of its writes.
+const CALLER_RATE: RequestRate = RequestRate {
+    per_second: 1_000,
+    burst: 5_000,
+};
+/// Default limit of the sockets that a caller opens. All sessions of an address may reconnect at
+/// once.
+const SOCKET_RATE: RequestRate = RequestRate {
+    per_second: 100,
+    burst: 2_000,
+};
 /// Maximum number of connections to a health and metrics port. Probes and scrapers need a few.
 const ADMIN_CONNECTIONS: usize = 64;
 /// Idle timeout of a connection to a health and metrics port.
@@ -37,6 +57,7 @@ fn prefix(role: Role) -> &'static str {
         Role::Wallet => "wallet",
         Role::Bets => "bets",
         Role::Confirmation => "bets_confirmation",
+        Role::Gateway => "gateway",
     }
 }
 
@@ -64,6 +85,7 @@ pub(super) fn rest(
     registry: &prometheus::Registry,
     guard: Arc<RequestGuard>,
     certificate: Option<Arc<ServerCertificate>>,
+    access: Access,
 ) -> Result<Bounds, StartError> {
     let limits = &settings.limits;
     let connections = ConnectionLimits {
@@ -85,11 +107,35 @@ pub(super) fn rest(
     );
     Ok(Bounds {
         connections,
+        limits: request_limits(settings, role, registry, &addresses)?,
         addresses,
         ended: Bounds::registered(registry, prefix(role), "rest")?,
         guard: Some(guard),
         certificate,
+        access,
     })
+}
+
+/// Rate limits of a REST port. The simulator has none: its clients are our own roles.
+fn request_limits(
+    settings: &Settings,
+    role: Role,
+    registry: &prometheus::Registry,
+    addresses: &Addresses,
+) -> Result<RequestLimits, StartError> {
+    if role == Role::Simulator {
+        return Ok(RequestLimits::off());
+    }
+    let rates = &settings.rate_limits;
+    let rules = RequestRules {
+        address: RateRule::or(rates.rate_limit_address, ADDRESS_RATE),
+        read: RateRule::or(rates.rate_limit_read, CALLER_RATE),
+        write: RateRule::or(rates.rate_limit_write, CALLER_RATE),
+        sockets: RateRule::or(rates.rate_limit_sockets, SOCKET_RATE),
+        open_sockets: AddressLimit::or(rates.ws_max_sessions_per_caller, SESSIONS_PER_CALLER),
+    };
+    let refused = RequestLimits::registered(registry, prefix(role))?;
+    Ok(RequestLimits::new(&rules, addresses.clone(), refused))
 }
 
 /// Limits of a role's health and metrics port. It always admits new connections, so that a probe is
@@ -116,6 +162,8 @@ pub(super) fn admin(
         ended: Bounds::registered(registry, prefix(role), "metrics")?,
         guard: None,
         certificate: None,
+        limits: RequestLimits::off(),
+        access: Access::off(),
     })
 }
 

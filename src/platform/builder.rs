@@ -1,6 +1,7 @@
 //! Starts components with the addresses of those already running, and provides what all roles need.
 //! Each role has its own file.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use actix::prelude::*;
@@ -9,20 +10,43 @@ use prometheus::IntCounterVec;
 
 use super::tls::ClientTls;
 use super::{Parts, Platform, StartError, bounds, role_metrics};
+use crate::access::Access;
+use crate::access::key_source::KeySource;
+use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
+use crate::http::documents;
+use crate::http::gateway::{Routes, Service};
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
-use crate::http::server::{self, Bounds, Listen};
+use crate::http::server::{self, BindError, Bounds, Listen, RunningServer};
 use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
 use crate::store::user_turns::UserTurns;
+use crate::telemetry::metrics::AccessMetrics;
 use crate::telemetry::role;
 
 /// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
+
+/// Starts the server of a public port: these routes, the documents of the API, and a page that
+/// shows them.
+pub(super) fn start_public<F>(
+    bounds: Bounds,
+    listen: Listen,
+    routes: F,
+) -> Result<RunningServer, BindError>
+where
+    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
+{
+    server::start_within(bounds, listen, move |config| {
+        documents::routes(config);
+        documents::swagger::routes(config);
+        routes(config);
+    })
+}
 
 /// The components started so far.
 pub(super) struct PlatformBuilder<'a> {
@@ -38,14 +62,24 @@ pub(super) struct PlatformBuilder<'a> {
     pub turns: ConcurrencyLimit,
     /// Limit of single calls that move a user's money, shared by all roles.
     pub user_turns: Arc<UserTurns>,
+    /// Authenticates the callers of the public ports.
+    pub access: Access,
+    pub access_metrics: AccessMetrics,
+    /// Those who have open sessions, to be ended when a credential is revoked.
+    pub revocation_subscribers: Vec<Recipient<RevocationsChanged>>,
+    /// The routes of this process that the gateway mounts.
+    pub mounts: BTreeMap<Service, Routes>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
 }
 
 impl<'a> PlatformBuilder<'a> {
-    pub(super) fn new(settings: &'a Settings, tls: ClientTls) -> PlatformBuilder<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        tls: ClientTls,
+    ) -> Result<PlatformBuilder<'a>, StartError> {
         let connections = settings.store.database_pool_size as usize;
         let batched = connections / 4;
-        PlatformBuilder {
+        Ok(PlatformBuilder {
             settings,
             tls,
             parts: Parts::default(),
@@ -54,8 +88,12 @@ impl<'a> PlatformBuilder<'a> {
             turns: ConcurrencyLimit::new(batched),
             // The remaining connections serve reads, the outbox and the sweeper.
             user_turns: UserTurns::new(connections - batched - connections / 4),
+            access: Access::off(),
+            access_metrics: AccessMetrics::new(&KeySource::READ_AGAIN)?,
+            revocation_subscribers: Vec::new(),
+            mounts: BTreeMap::new(),
             health: Vec::new(),
-        }
+        })
     }
 
     /// Starts a part of the platform, whose log lines have this role.
@@ -106,6 +144,17 @@ impl<'a> PlatformBuilder<'a> {
         self.health.push((role, checks, registry));
     }
 
+    /// The same for a role whose clients are callers.
+    pub(super) fn serve_health_of_callers(
+        &mut self,
+        role: Role,
+        mut checks: Vec<Check>,
+        registry: prometheus::Registry,
+    ) {
+        checks.extend(self.access_check());
+        self.serve_health(role, checks, registry);
+    }
+
     pub(super) fn start_simulator(&mut self) -> Result<(), StartError> {
         let metrics = role_metrics::simulator()?;
         let arbiter = self.arbiter();
@@ -121,12 +170,14 @@ impl<'a> PlatformBuilder<'a> {
         let guard = self.request_guard(false, &metrics.refused);
         // Its clients are parts of the platform.
         let certificate = None;
+        let access = Access::off();
         let limits = bounds::rest(
             self.settings,
             Role::Simulator,
             &metrics.registry,
             guard,
             certificate,
+            access,
         )?;
         let server = server::start_within(limits, listen, move |config| routes.clone()(config))?;
         self.parts.addresses.simulator = Some(server.address);
@@ -144,7 +195,8 @@ impl<'a> PlatformBuilder<'a> {
         guard: Arc<RequestGuard>,
     ) -> Result<Bounds, StartError> {
         let certificate = self.tls.for_port(registry)?;
-        bounds::rest(self.settings, role, registry, guard, certificate)
+        let access = self.access_of_role(registry)?;
+        bounds::rest(self.settings, role, registry, guard, certificate, access)
     }
 
     /// Request checks of a public port. `is_public` means that anybody may read everything the port
@@ -234,5 +286,6 @@ fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
             "METRICS_PORT_CONFIRMATION",
             settings.ports.metrics_port_confirmation,
         ),
+        Role::Gateway => ("METRICS_PORT_GATEWAY", settings.ports.metrics_port_gateway),
     }
 }

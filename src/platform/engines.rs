@@ -19,6 +19,7 @@ use crate::config::settings::{BusSettings, Role};
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
 use crate::store::Store;
+use crate::store::access::AccessStore;
 use crate::store::blocking::blocking;
 use crate::store::holds::HoldStore;
 use crate::store::money::MoneyStore;
@@ -237,6 +238,8 @@ pub(super) struct Stores {
     pub money: Arc<dyn MoneyStore>,
     /// The holds on markets that are shown, read like the markets.
     pub holds: Arc<dyn HoldStore>,
+    /// API keys and revocations, read from the database that commands write.
+    pub access: Arc<dyn AccessStore>,
 }
 
 /// Opens the stores. A SQLite file is locked and migrated immediately; PostgreSQL is migrated when
@@ -263,7 +266,8 @@ pub(super) async fn open_stores(
                     main: store.clone(),
                     read: store.clone(),
                     money: store.clone(),
-                    holds: store,
+                    holds: store.clone(),
+                    access: store,
                 },
                 Some(lock),
             ))
@@ -291,8 +295,9 @@ pub(super) async fn open_stores(
                 Stores {
                     main: main.clone(),
                     read: read.clone(),
-                    money: main,
+                    money: main.clone(),
                     holds: read,
+                    access: main,
                 },
                 None,
             ))

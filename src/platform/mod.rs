@@ -1,5 +1,6 @@
 //! Composition root: starts the actors, downstream first, and stops them in reverse order.
 
+mod access;
 mod bounds;
 mod builder;
 mod checks;
@@ -7,6 +8,7 @@ mod confirmation;
 mod engines;
 mod failover;
 mod follower;
+mod gateway;
 mod holds;
 mod ingest;
 mod money;
@@ -26,10 +28,12 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 use log::warn;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use self::builder::PlatformBuilder;
 use self::engines::{Bus, MIGRATING, Stores, open_cache, open_ingest_store, open_stores};
+pub use self::gateway::GatewayError;
 pub use self::ports::BusyPorts;
 use self::tls::ClientTls;
 use crate::actors::ingest::messages::LeaveSupplier;
@@ -100,6 +104,17 @@ pub enum StartError {
     /// The address of the supplier that confirms bets is invalid.
     #[error("SUPPLIER_URL: {0}")]
     SupplierUrl(String),
+    /// The keys for tokens cannot be used.
+    #[error("{variable}: {cause}")]
+    TokenKeys {
+        /// The setting.
+        variable: &'static str,
+        /// What is wrong.
+        cause: String,
+    },
+    /// The gateway cannot be started.
+    #[error(transparent)]
+    Gateway(#[from] GatewayError),
     /// Two metrics have the same name: a bug in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -116,6 +131,8 @@ pub struct Addresses {
     pub wallet: Option<SocketAddr>,
     /// REST API of bets.
     pub bets: Option<SocketAddr>,
+    /// All public APIs under `/api`.
+    pub gateway: Option<SocketAddr>,
     /// Health and metrics port of each role.
     pub health: BTreeMap<Role, SocketAddr>,
 }
@@ -140,11 +157,15 @@ struct Parts {
     /// Actors with bets or bet records in flight, in the order in which they stop.
     money_drains: Vec<Recipient<Drain>>,
     simulator: Option<SimulatorHandle>,
+    /// Tells the sockets that the gateway forwards to end.
+    gateway_sockets: Option<watch::Sender<bool>>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
     /// Tasks that end with the platform: they monitor the readiness of each role, and the files of
     /// the certificate.
     tasks: JoinSet<()>,
+    /// Tasks that read the keys for tokens again; they end with the platform.
+    token_keys: JoinSet<()>,
     /// Held as long as the platform runs.
     database_lock: Option<DatabaseLock>,
 }
@@ -179,18 +200,24 @@ impl Platform {
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         install_provider();
         ports::check(&config.roles, &config.settings)?;
-        let mut builder = PlatformBuilder::new(&config.settings, ClientTls::load(config)?);
+        let tls = ClientTls::load(config)?;
+        let mut builder = PlatformBuilder::new(&config.settings, tls)?;
+        if config.runs_any(&Role::WITH_CALLERS) {
+            builder.set_access().await?;
+        }
         let bus = Bus::open(config)?;
         // Start the simulator before its users: its bound address is the default supplier address.
         if config.runs(Role::Simulator) {
             builder.for_role(Role::Simulator, PlatformBuilder::start_simulator)?;
         }
         let mut store = None;
+        let mut access = None;
         if config.runs_any(&USING_STORES) {
             let (stores, lock) = open_stores(config).await?;
             builder.parts.database_lock = lock;
             builder.start_on_stores(config, bus.as_ref(), &stores)?;
             store = Some(stores.main);
+            access = Some(stores.access);
         } else if config.runs(Role::Ingest) {
             store = open_ingest_store(config)?;
         }
@@ -199,6 +226,13 @@ impl Platform {
             builder.for_role(Role::Ingest, |builder| {
                 builder.start_ingest(config, &odds, store)
             })?;
+        }
+        // After the roles whose routes it mounts.
+        if config.runs(Role::Gateway) {
+            builder.for_role(Role::Gateway, PlatformBuilder::start_gateway)?;
+        }
+        if let Some(store) = access {
+            builder.start_credential_poller(store);
         }
         builder.start_health()?;
         builder.for_role(Role::Ingest, PlatformBuilder::start_feeds);
@@ -252,6 +286,9 @@ impl Platform {
             .await
             .is_ok();
         let closing = async {
+            if let Some(sockets) = &self.parts.gateway_sockets {
+                sockets.send_replace(true);
+            }
             if let Some(registry) = &self.parts.registry {
                 let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
             }

@@ -15,10 +15,11 @@ use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings
 use crate::actors::wallet::ledger_auditor::{AuditorSettings, LedgerAuditor};
 use crate::bus::Topic;
 use crate::config::Config;
-use crate::config::settings::Role;
+use crate::config::settings::{MoneySettings, Role};
 use crate::domain::bets::bet::BetLimits;
 use crate::http::bets::{self, BetsState};
-use crate::http::server::{self, Listen};
+use crate::http::gateway::Service;
+use crate::http::server::Listen;
 use crate::http::wallet::{self, WalletState};
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
@@ -135,13 +136,13 @@ impl PlatformBuilder<'_> {
         };
         let guard = self.request_guard(false, &metrics.refused);
         let limits = self.client_bounds(Role::Wallet, &metrics.registry, guard)?;
-        let server = server::start_within(limits, listen, move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config.app_data(state.clone());
             wallet::routes(config);
-        })?;
-        self.parts.addresses.wallet = Some(server.address);
-        self.parts.servers.push(server);
-        self.serve_health(
+        };
+        let address = self.start_service(Service::Wallet, limits, listen, routes)?;
+        self.parts.addresses.wallet = Some(address);
+        self.serve_health_of_callers(
             Role::Wallet,
             vec![check_store(&stores.main)],
             metrics.registry,
@@ -159,7 +160,6 @@ impl PlatformBuilder<'_> {
         let metrics = role_metrics::bets()?;
         let (relay, outbox) =
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
-        let money = &self.settings.money;
         let checks = vec![
             check_store(&stores.main),
             check_feed(&prices.feed),
@@ -173,15 +173,7 @@ impl PlatformBuilder<'_> {
             executor.clone(),
             RequestBatcher::new(&self.turns, MAX_STORE_BATCH, place),
             prices,
-            PlacementSettings {
-                limits: BetLimits {
-                    min_stake: money.bet_min_stake_cents,
-                    max_stake: money.bet_max_stake_cents,
-                    max_payout: money.bet_max_payout_cents,
-                },
-                deadline: money.bet_confirm_deadline,
-                lease: OUTBOX_LEASE,
-            },
+            placement_settings(&self.settings.money),
             relay.recipient(),
             Clock::system(),
             metrics.bets.clone(),
@@ -200,13 +192,25 @@ impl PlatformBuilder<'_> {
         };
         let guard = self.request_guard(false, &metrics.refused);
         let limits = self.client_bounds(Role::Bets, &metrics.registry, guard)?;
-        let server = server::start_within(limits, listen, move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config.app_data(state.clone());
             bets::routes(config);
-        })?;
-        self.parts.addresses.bets = Some(server.address);
-        self.parts.servers.push(server);
-        self.serve_health(Role::Bets, checks, metrics.registry);
+        };
+        let address = self.start_service(Service::Bets, limits, listen, routes)?;
+        self.parts.addresses.bets = Some(address);
+        self.serve_health_of_callers(Role::Bets, checks, metrics.registry);
         Ok(())
+    }
+}
+
+fn placement_settings(money: &MoneySettings) -> PlacementSettings {
+    PlacementSettings {
+        limits: BetLimits {
+            min_stake: money.bet_min_stake_cents,
+            max_stake: money.bet_max_stake_cents,
+            max_payout: money.bet_max_payout_cents,
+        },
+        deadline: money.bet_confirm_deadline,
+        lease: OUTBOX_LEASE,
     }
 }

@@ -13,6 +13,7 @@ use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
 use super::{StartError, bounds, role_metrics, startup};
+use crate::access::Access;
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges, SilenceLimits};
@@ -28,13 +29,15 @@ use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::restrictions::CurrentRestrictions;
+use crate::domain::streaming::credential_watch::CredentialLimits;
 use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::session::SessionLimits;
 use crate::http::addresses::Addresses;
+use crate::http::gateway::Service;
 use crate::http::health::{Check, Liveness};
 use crate::http::odds::routes::odds_routes;
 use crate::http::odds::state::OddsState;
-use crate::http::server::{self, Listen};
+use crate::http::server::Listen;
 use crate::runtime::feed_health::FeedState;
 use crate::services::bets::prices::Prices;
 use crate::store::Store;
@@ -300,24 +303,28 @@ impl PlatformBuilder<'_> {
             snapshots: snapshots.clone(),
             restrictions: odds.restrictions.clone(),
             epoch: self.stream_epoch(store),
+            access: client_bounds.access.clone(),
             limits: session_limits(self.settings),
             max_message: bounds::frames(self.settings).largest,
             queue: self.settings.clients.ws_session_queue,
             failures: Arc::new(LogLimit::every(SNAPSHOT_FAILURE_INTERVAL)),
             metrics: metrics.clone(),
         };
+        self.revocation_subscribers
+            .push(odds.registry.clone().recipient());
         let addresses = client_bounds.addresses.clone();
         let state = web::Data::new(self.odds_state(odds, snapshots, store, addresses));
         // Runs on each server thread, which starts its own distributor.
-        let server = server::start_within(client_bounds, self.odds_port(), move |config| {
+        let routes = move |config: &mut web::ServiceConfig| {
             config
                 .app_data(state.clone())
                 .app_data(web::Data::new(workers.start_here()));
             odds_routes(config);
-        })?;
-        self.parts.addresses.odds = Some(server.address);
-        self.parts.servers.push(server);
-        self.serve_health(Role::Odds, checks, metrics.registry);
+        };
+        let port = self.odds_port();
+        let address = self.start_service(Service::Odds, client_bounds, port, routes)?;
+        self.parts.addresses.odds = Some(address);
+        self.serve_health_of_callers(Role::Odds, checks, metrics.registry);
         Ok(())
     }
 
@@ -383,6 +390,7 @@ struct SessionWorkers {
     snapshots: Recipient<GetSnapshot>,
     restrictions: Arc<CurrentRestrictions>,
     epoch: Arc<CurrentEpoch>,
+    access: Access,
     limits: SessionLimits,
     max_message: usize,
     queue: usize,
@@ -404,6 +412,7 @@ impl SessionWorkers {
             snapshots: self.snapshots.clone(),
             restrictions: self.restrictions.clone(),
             epoch: self.epoch.clone(),
+            access: self.access.clone(),
             limits: self.limits,
             max_message: self.max_message,
             queue: self.queue,
@@ -419,6 +428,7 @@ fn distributor_settings(settings: &Settings) -> DistributorSettings {
         slow_client_limit: clients.slow_client_limit,
         ping_interval: clients.ws_ping_interval,
         frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
+        credentials: CredentialLimits::with_timeout(clients.session_auth_timeout),
     }
 }
 

@@ -4,6 +4,7 @@ use strum::{VariantArray, VariantNames};
 
 use crate::actors::bets::confirmation as bet_confirmation;
 use crate::http::errors::ApiError;
+use crate::http::gateway::{self, Ended, Failure, Service};
 use crate::http::latency;
 use crate::runtime::circuit_breaker::BreakerState;
 use crate::simulator::faults::Fault;
@@ -11,8 +12,8 @@ use crate::store::money::OutboxTopic;
 use crate::supplier::confirm::SupplierError;
 use crate::supplier::transport::TransportError;
 use crate::telemetry::metrics::{
-    BetsMetrics, ConfirmationMetrics, IngestMetrics, OddsMetrics, SimulatorMetrics, WalletMetrics,
-    create_series,
+    BetsMetrics, ConfirmationMetrics, GatewayMetrics, IngestMetrics, OddsMetrics, SimulatorMetrics,
+    WalletMetrics, create_series,
 };
 
 /// Metrics of the role `simulator`.
@@ -79,6 +80,22 @@ pub(super) fn confirmation() -> prometheus::Result<ConfirmationMetrics> {
     Ok(metrics)
 }
 
+/// Metrics of the role `gateway`.
+pub(super) fn gateway() -> prometheus::Result<GatewayMetrics> {
+    let metrics = GatewayMetrics::new()?;
+    create_series(&metrics.refused, ApiError::GUARD_CODES);
+    create_series(&metrics.request_seconds, latency::known(gateway::ROUTES));
+    create_series(&metrics.sockets_ended, Ended::VARIANTS);
+    let errors = |service: Service| {
+        Failure::VARIANTS
+            .iter()
+            .map(move |error| [service.name(), *error])
+    };
+    let services = Service::VARIANTS.iter().copied();
+    create_series(&metrics.upstream_errors, services.flat_map(errors));
+    Ok(metrics)
+}
+
 #[cfg(test)]
 mod tests {
     use pretty_assertions::assert_eq;
@@ -90,7 +107,7 @@ mod tests {
     use crate::domain::odds::plausible::Implausible;
     use crate::domain::odds::update::DecodeError;
     use crate::domain::streaming::protocol::Refusal;
-    use crate::http::connections::Ended;
+    use crate::http::connections;
     use crate::telemetry::metrics::OutboxStage;
 
     /// The texts are derived from the names of variants, and dashboards and alerts use them.
@@ -109,7 +126,9 @@ mod tests {
             TransportError::VARIANTS,
             SupplierError::VARIANTS,
             Fault::VARIANTS,
+            connections::Ended::VARIANTS,
             Ended::VARIANTS,
+            Failure::VARIANTS,
         ];
         let expected = [
             "unknown_type too_large malformed bad_price no_selections duplicate_selection too_many_selections bad_name",
@@ -119,13 +138,16 @@ mod tests {
              STAKE_TOO_LOW STAKE_TOO_HIGH PAYOUT_TOO_HIGH WALLET_NOT_FOUND INSUFFICIENT_FUNDS",
             "confirmed rejected supplier_timeout",
             "malformed missing_field invalid_field conflict",
-            "BAD_JSON UNKNOWN_TYPE BAD_EVENT_ID BAD_SINCE BAD_CONFLATE_MS BAD_HEARTBEAT_MS TOO_MANY_SUBSCRIPTIONS RATE_LIMITED RATE_LIMITED SNAPSHOT_UNAVAILABLE",
+            "BAD_JSON UNKNOWN_TYPE BAD_EVENT_ID BAD_SINCE BAD_CONFLATE_MS BAD_HEARTBEAT_MS TOO_MANY_SUBSCRIPTIONS RATE_LIMITED RATE_LIMITED SNAPSHOT_UNAVAILABLE \
+             BAD_TOKEN UNAUTHENTICATED INVALID_CREDENTIAL AUTHENTICATION_UNAVAILABLE SCOPE_REQUIRED OTHER_CALLER TOO_MANY_SESSIONS_OF_CALLER",
             "take publish mark refused",
             "bet_placed bet_confirmed",
             "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",
             "timeout unreachable status too_large unreadable unknown_word",
             "silent garbage error",
             "handshake_timeout handshake_failed plain_http head_timeout head_too_large body_timeout idle write_timeout crowded address_limit",
+            "closed client service slow_client slow_service stopping",
+            "connect timeout broken",
         ];
         assert_eq!(lists.map(|list| list.join(" ")), expected);
     }

@@ -350,7 +350,7 @@ async fn confirm_endpoint_answers_bets_and_errors() {
     );
     let get = async |path: &str| within(http.get(running.url(path)).send()).await.unwrap();
     let response = get("/supplier/confirm").await;
-    assert_eq!(response.headers()["allow"], "POST");
+    assert_eq!(response.headers()["allow"], "POST, OPTIONS");
     assert_eq!(code(response).await, (405, "METHOD_NOT_ALLOWED".to_owned()));
     assert_eq!(
         code(get("/elsewhere").await).await,

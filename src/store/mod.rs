@@ -2,6 +2,9 @@
 //!
 //! Calls block, so actors run them on a thread pool for blocking work.
 
+pub(crate) mod access;
+#[cfg(test)]
+mod access_suite;
 mod batch;
 pub(crate) mod blocking;
 pub mod events;

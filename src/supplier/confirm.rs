@@ -19,6 +19,7 @@ use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::json;
 use crate::domain::odds::price::{Line, Price};
 use crate::domain::wallet::amount::Amount;
+use crate::runtime::error_text::with_sources;
 use crate::runtime::tls::{self, TlsSetupError};
 use crate::telemetry::redact::Redaction;
 
@@ -256,17 +257,6 @@ fn supplier_error(error: reqwest::Error, redaction: &Redaction) -> SupplierError
     } else {
         SupplierError::Unreachable(redaction.apply(&with_sources(&error)))
     }
-}
-
-/// The error with its sources: reqwest's own message says little.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[derive(Serialize)]

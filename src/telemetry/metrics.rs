@@ -5,9 +5,11 @@
 //! Label values that the domain defines are listed here; the wiring of a role adds those of other
 //! modules with [`create_series`].
 
+mod access;
 mod bets;
 mod books;
 mod confirmation;
+mod gateway;
 mod ingest;
 mod odds;
 mod outbox;
@@ -17,9 +19,11 @@ mod simulator;
 mod tls;
 mod wallet;
 
+pub use self::access::AccessMetrics;
 pub use self::bets::BetsMetrics;
 pub use self::books::BookMetrics;
 pub use self::confirmation::ConfirmationMetrics;
+pub use self::gateway::GatewayMetrics;
 pub use self::ingest::IngestMetrics;
 pub use self::odds::OddsMetrics;
 pub use self::outbox::{OutboxMetrics, OutboxStage};

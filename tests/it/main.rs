@@ -7,6 +7,8 @@
 mod architecture;
 mod betfair;
 mod clients;
+mod documents;
+mod gateway;
 mod money;
 mod operation;
 mod original;

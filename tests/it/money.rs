@@ -14,7 +14,7 @@ use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
-use super::support::{FakeSupplier, SupplierLink, TestPlatform, until, within};
+use super::support::{FakeSupplier, SupplierLink, TestPlatform, send, until};
 
 /// A platform with every money role, and the supplier of its prices. Bets are confirmed by a
 /// separate simulator.
@@ -184,11 +184,10 @@ impl BetsHarness {
 }
 
 async fn answer(request: reqwest::RequestBuilder) -> Answer {
-    let answer = within("an answer", request.send()).await.unwrap();
-    let status = answer.status().as_u16();
+    let answer = send(request).await;
     Answer {
-        status,
-        text: answer.text().await.unwrap(),
+        status: answer.status,
+        text: answer.text().to_owned(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The binary as a process: starting, stopping, being killed, and its messages when it cannot run.
 
+mod access;
 mod commands;
 mod holds;
 mod keyed;
@@ -18,7 +19,7 @@ use tempfile::TempDir;
 
 use super::support::{
     FakeSupplier, LoggedChild, OddsClient, ServerProcess, command, get_json, get_text, metric,
-    original_frame, until, within,
+    original_frame, send, until, within,
 };
 
 /// Runs the binary until it exits.

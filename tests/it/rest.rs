@@ -1,12 +1,17 @@
 //! The contract of REST, health and metrics.
 
+mod access;
 mod caching;
 mod contract;
+mod cors;
 mod errors;
 mod events;
+mod half_requests;
+mod headers;
 mod health;
 mod metrics;
 mod paging;
+mod rate_limits;
 mod stalling;
 
 use std::net::SocketAddr;
@@ -15,7 +20,8 @@ use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
 use super::support::{
-    Database, FakeSupplier, SupplierLink, TestPlatform, get_json, original_frame, until, within,
+    Database, FakeSupplier, HttpAnswer, SupplierLink, TestPlatform, get_json, original_frame, send,
+    until, within,
 };
 
 /// A platform and the supplier that feeds it.
@@ -102,23 +108,20 @@ fn market_frame(
     frame.to_string()
 }
 
-/// Status, headers and body of a response.
-struct Answer {
-    status: u16,
-    headers: reqwest::header::HeaderMap,
-    body: Vec<u8>,
+/// A response.
+struct Answer(HttpAnswer);
+
+impl std::ops::Deref for Answer {
+    type Target = HttpAnswer;
+
+    fn deref(&self) -> &HttpAnswer {
+        &self.0
+    }
 }
 
 impl Answer {
     async fn of(request: reqwest::RequestBuilder) -> Answer {
-        let answer = within("an answer", request.send()).await.unwrap();
-        let status = answer.status().as_u16();
-        let headers = answer.headers().clone();
-        Answer {
-            status,
-            headers,
-            body: answer.bytes().await.unwrap().to_vec(),
-        }
+        Answer(send(request).await)
     }
 
     async fn get(url: &str) -> Answer {
@@ -127,15 +130,6 @@ impl Answer {
 
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(|value| value.to_str().unwrap())
-    }
-
-    fn text(&self) -> &str {
-        std::str::from_utf8(&self.body).unwrap()
-    }
-
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body)
-            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
     }
 }
 

@@ -17,7 +17,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::runtime::health::HealthCell;
 use crate::store::StoreError;
-use crate::store::blocking::blocking;
+use crate::store::blocking::blocking_within;
 use crate::store::holds::{HoldStore, StoredHold};
 use crate::telemetry::metrics::OddsMetrics;
 
@@ -142,26 +142,14 @@ impl HoldPoller {
     }
 }
 
-/// Reads the holds in force, within a time limit. Waiting for a turn is part of that time.
+/// Reads the holds in force, within a time limit.
 async fn read(
     store: Arc<dyn HoldStore>,
     now: Timestamp,
     turns: Arc<Semaphore>,
     limit: Duration,
 ) -> Result<Vec<StoredHold>, StoreError> {
-    let reading = async {
-        let turn = turns.acquire_owned().await;
-        blocking(move || {
-            let _turn = turn;
-            store.holds(Some(now))
-        })
-        .await
-    };
-    let late = |_| StoreError::Unavailable(format!("the database has not responded for {limit:?}"));
-    tokio::time::timeout(limit, reading)
-        .await
-        .map_err(late)
-        .flatten()
+    blocking_within(turns, limit, move || store.holds(Some(now))).await
 }
 
 impl Actor for HoldPoller {

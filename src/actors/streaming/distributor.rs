@@ -4,6 +4,8 @@
 //! Slow sessions are handled here, from outside: a client that stops reading freezes its session
 //! actor, and the timers of a frozen actor do not fire.
 
+mod credentials;
+
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +20,7 @@ use super::messages::{
 use super::registry::Registry;
 use super::session_handle::SessionHandle;
 use crate::domain::ids::EventId;
+use crate::domain::streaming::credential_watch::{CredentialLimits, CredentialWatch};
 use crate::domain::streaming::fanout::{Fanout, Report, SessionId};
 use crate::domain::streaming::heartbeats::Heartbeats;
 use crate::domain::streaming::protocol::{CloseReason, FeedStatus};
@@ -31,7 +34,8 @@ use crate::telemetry::metrics::OddsMetrics;
 const OFFER_INTERVAL: Duration = Duration::from_millis(50);
 /// The shortest time between two passes over the sessions that are due for a heartbeat.
 const HEARTBEAT_TURN: Duration = Duration::from_millis(50);
-/// How often the distributor checks which clients are due for a ping.
+/// How often the distributor checks which clients are due for a ping, and whose credential has
+/// expired.
 const PING_TURN: Duration = Duration::from_millis(250);
 /// Mailbox capacity of a distributor.
 const MAILBOX: usize = 1_024;
@@ -46,6 +50,8 @@ pub struct DistributorSettings {
     /// A session that has not handled a ping request for this long is evicted when its next ping is
     /// due.
     pub frozen_limit: Duration,
+    /// When sessions end because of their credential.
+    pub credentials: CredentialLimits,
 }
 
 /// The actor that fans out to the sessions of one thread.
@@ -62,6 +68,7 @@ pub struct Distributor {
     is_heartbeat_planned: bool,
     /// Knows which changes the books have not applied yet.
     books: Arc<FeedState>,
+    credentials: CredentialWatch,
     /// Events whose changes the registry sends here.
     followed: HashSet<EventId>,
     ending: Option<CloseReason>,
@@ -95,6 +102,7 @@ impl Distributor {
             heartbeats: Heartbeats::default(),
             is_heartbeat_planned: false,
             books,
+            credentials: CredentialWatch::new(settings.credentials),
             followed: HashSet::new(),
             ending: None,
             feed: FeedStatus::Live,
@@ -193,6 +201,7 @@ impl Distributor {
     /// Removes a session and returns its handle.
     fn disconnect(&mut self, id: SessionId) -> Option<SessionHandle> {
         self.heartbeats.remove(id);
+        self.credentials.remove(id);
         self.fanout.disconnect(id)
     }
 
@@ -262,6 +271,7 @@ impl Actor for Distributor {
         let join = Join {
             deliver: address.clone().recipient(),
             feed: address.clone().recipient(),
+            revocations: address.clone().recipient(),
             end: address.recipient(),
         };
         // Accept no session before the registry knows where to send its changes.
@@ -270,12 +280,18 @@ impl Actor for Distributor {
                 Ok(joined) => {
                     (distributor.id, distributor.feed, distributor.ending) =
                         (joined.id, joined.feed, joined.ending);
+                    // Nobody is watched yet.
+                    let known = joined.revocations;
+                    distributor.credentials.revoke(known, Timestamp::now());
                 }
                 // The registry has stopped, so the process is ending.
                 Err(_) => context.stop(),
             },
         ));
-        context.run_interval(PING_TURN, |distributor, _| distributor.ping());
+        context.run_interval(PING_TURN, |distributor, _| {
+            distributor.ping();
+            distributor.end_overdue(Timestamp::now());
+        });
     }
 }
 
@@ -289,6 +305,9 @@ impl Handler<Connect> for Distributor {
         self.pings
             .push_back((Instant::now() + self.settings.ping_interval, connect.id));
         self.fanout.connect(connect.id, connect.handle);
+        if let Some(caller) = connect.caller {
+            self.watch_caller(connect.id, caller);
+        }
         if self.feed == FeedStatus::Stale {
             self.fanout
                 .announce(self.feed, Some(connect.id), Instant::now());

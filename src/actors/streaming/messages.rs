@@ -6,8 +6,11 @@ use std::time::Duration;
 use actix::prelude::*;
 
 use super::session_handle::SessionHandle;
+use crate::actors::access::messages::RevocationsChanged;
+use crate::domain::access::Revocations;
 use crate::domain::ids::EventId;
 use crate::domain::streaming::conflation_step::ConflationStep;
+use crate::domain::streaming::credential_watch::SessionCaller;
 use crate::domain::streaming::fanout::Delivery;
 use crate::domain::streaming::fanout::SessionId;
 use crate::domain::streaming::heartbeats::LastSent;
@@ -31,17 +34,21 @@ pub struct Join {
     pub deliver: Recipient<Deliver>,
     /// Receives feed status changes.
     pub feed: Recipient<FeedChanged>,
+    /// Receives what is revoked.
+    pub(super) revocations: Recipient<RevocationsChanged>,
     /// Receives the request to end all sessions.
     pub end: Recipient<EndAllSessions>,
 }
 
 /// The state that a distributor receives when it joins.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Registration {
     /// The id of this distributor.
     pub id: DistributorId,
     /// The current feed status.
     pub feed: FeedStatus,
+    /// What is revoked.
+    pub revocations: Arc<Revocations>,
     /// If the process is shutting down: the reason with which new sessions are closed at once.
     pub ending: Option<CloseReason>,
 }
@@ -85,6 +92,19 @@ pub struct Connect {
     pub id: SessionId,
     /// How to reach the session.
     pub handle: SessionHandle,
+    /// Its caller, if it has presented a credential, or has to.
+    pub caller: Option<Arc<SessionCaller>>,
+}
+
+/// Session to distributor: the client has presented a credential. The session ends when that
+/// expires or is revoked.
+#[derive(Message, Debug)]
+#[rtype(result = "()")]
+pub struct WatchCaller {
+    /// The session.
+    pub id: SessionId,
+    /// Its caller.
+    pub caller: Arc<SessionCaller>,
 }
 
 /// Session to distributor: subscribe to an event, or change the settings of the subscription. The

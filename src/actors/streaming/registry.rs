@@ -12,7 +12,9 @@ use super::messages::{
     Deliver, DistributorId, EndAllSessions, FeedChanged, Flush, Follow, GetFollowedEvents, Join,
     Registration, Unfollow,
 };
+use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::odds::messages::BookChanged;
+use crate::domain::access::Revocations;
 use crate::domain::ids::EventId;
 use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::domain::streaming::fanout::{Delivery, SourceNotice};
@@ -29,6 +31,7 @@ pub struct Registry {
     joined: u64,
     ending: Option<CloseReason>,
     feed: FeedStatus,
+    revocations: Arc<Revocations>,
     restrictions: Arc<CurrentRestrictions>,
     encodings: EncodingCount,
     metrics: OddsMetrics,
@@ -43,6 +46,7 @@ impl Registry {
             joined: 0,
             ending: None,
             feed: FeedStatus::Live,
+            revocations: Arc::default(),
             restrictions,
             encodings: EncodingCount::default(),
             metrics,
@@ -116,6 +120,7 @@ impl Handler<Join> for Registry {
         MessageResult(Registration {
             id,
             feed: self.feed,
+            revocations: self.revocations.clone(),
             ending: self.ending,
         })
     }
@@ -213,6 +218,18 @@ impl Handler<FeedChanged> for Registry {
                 .values()
                 .for_each(|edges| _ = send_or_wait(&edges.feed, changed, context));
         }
+    }
+}
+
+impl Handler<RevocationsChanged> for Registry {
+    type Result = ();
+
+    fn handle(&mut self, changed: RevocationsChanged, context: &mut Context<Self>) {
+        self.revocations = changed.0.clone();
+        // A stopped distributor is removed at the next change.
+        self.distributors
+            .values()
+            .for_each(|edges| _ = send_or_wait(&edges.revocations, changed.clone(), context));
     }
 }
 

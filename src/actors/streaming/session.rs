@@ -1,9 +1,10 @@
 //! One actor per WebSocket client: moves messages between the socket, the session state and the
 //! distributor.
 //!
-//! With `requests.rs` the only file that depends on actix-web-actors. The protocol decisions are
+//! With its submodules the only file that depends on actix-web-actors. The protocol decisions are
 //! made in [`crate::domain::streaming::session`].
 
+mod authentication;
 mod requests;
 
 use std::collections::VecDeque;
@@ -20,12 +21,15 @@ use futures_util::Stream;
 use log::debug;
 use tokio::sync::OwnedSemaphorePermit;
 
+pub use self::authentication::ClientLimits;
 use self::requests::Request;
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
 use super::messages::{Connect, Disconnect};
 use super::session_handle::{SessionHandle, SessionMessage};
+use crate::access::Access;
 use crate::actors::odds::messages::GetSnapshot;
+use crate::domain::access::Caller;
 use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
@@ -35,9 +39,9 @@ use crate::domain::streaming::protocol::{
 };
 use crate::domain::streaming::session::{Effect, SessionLimits, SessionState};
 use crate::domain::timestamp::Timestamp;
-use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::{ConnectionHandle, Violation};
 use crate::runtime::liveness::LivenessProbe;
+use crate::runtime::permits::{AddressPermit, Permit};
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
 
@@ -54,6 +58,8 @@ pub struct SessionEdges {
     pub restrictions: Arc<CurrentRestrictions>,
     /// The epoch of the sequence numbers.
     pub epoch: Arc<CurrentEpoch>,
+    /// Authenticates clients.
+    pub access: Access,
     /// Limits on subscriptions, message rates and silence.
     pub limits: SessionLimits,
     /// The largest message of a client, in bytes.
@@ -88,7 +94,7 @@ pub struct Session {
     violation: Violation,
     closed_as: &'static str,
     /// Held until the session ends.
-    _permits: SessionPermits,
+    permits: SessionPermits,
 }
 
 /// What a session takes from the limits on sessions. Returned when dropped.
@@ -97,19 +103,25 @@ pub struct SessionPermits {
     pub session: OwnedSemaphorePermit,
     /// The limit of the client's address, if it has one.
     pub address: Option<AddressPermit>,
+    /// The limit of the caller, if it has one.
+    pub caller: Option<Permit<u64>>,
+    /// What counts when the client authenticates later.
+    pub client: Box<dyn ClientLimits>,
 }
 
 impl Session {
-    /// Creates a session that holds `permits` until it ends.
+    /// Creates a session of this caller, which holds `permits` until it ends.
     pub fn new(
         id: SessionId,
         edges: Arc<SessionEdges>,
         connection: Option<ConnectionHandle>,
         permits: SessionPermits,
+        caller: Caller,
     ) -> Session {
+        let state = SessionState::new(edges.limits, Instant::now());
         Session {
             id,
-            state: SessionState::new(edges.limits, Instant::now()),
+            state: state.of(caller, edges.access.is_odds_public()),
             edges,
             connection,
             life: Arc::new(LivenessProbe::new()),
@@ -122,7 +134,7 @@ impl Session {
             fragments: None,
             violation: Violation::default(),
             closed_as: "client",
-            _permits: permits,
+            permits,
         }
     }
 
@@ -176,6 +188,10 @@ impl Session {
                     .push_back(Request::Subscribe(event_id, attempt, conflation)),
                 Effect::Unsubscribe(event_id) => {
                     self.requests.push_back(Request::Unsubscribe(event_id))
+                }
+                Effect::Authenticate(credential) => self.authenticate(&credential, context),
+                Effect::WatchCaller(caller) => {
+                    self.requests.push_back(Request::WatchCaller(caller))
                 }
                 Effect::Ping => self.frame_queue.ping(),
                 Effect::Close(reason) => self.close(reason, context),
@@ -279,9 +295,13 @@ impl Actor for Session {
             life: self.life.clone(),
         };
         let edges = self.edges.clone();
-        let id = self.id;
+        let connect = Connect {
+            id: self.id,
+            handle,
+            caller: self.state.caller().cloned(),
+        };
         // Read nothing from the client before the distributor knows the session.
-        let connecting = async move { edges.distributor.send(Connect { id, handle }).await };
+        let connecting = async move { edges.distributor.send(connect).await };
         context.wait(
             connecting
                 .into_actor(self)

@@ -4,13 +4,13 @@
 mod text;
 
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
+use super::operator::{future, one_line, system_user};
 use super::{exit, only_shown};
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
@@ -26,8 +26,6 @@ use crate::store::sqlite::SqliteStore;
 
 /// Settings used by this command.
 const DATABASE: [&str; 2] = ["database_url", "postgres_dsn"];
-/// Maximum length of a reason or a name, in bytes.
-const MAX_TEXT: usize = 500;
 
 /// Sets, lists and releases holds
 ///
@@ -96,7 +94,7 @@ pub struct SetArgs {
     #[arg(long, value_name = "SELECTION", requires = "market")]
     pub selection: Option<SelectionId>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", value_parser = text)]
+    #[arg(long, value_name = "TEXT", value_parser = one_line)]
     pub reason: String,
     /// When the hold ends by itself, for example 2027-01-31T18:00:00Z
     #[arg(long, value_name = "TIME", value_parser = future)]
@@ -105,7 +103,7 @@ pub struct SetArgs {
     #[arg(long = "for", value_name = "DURATION", value_parser = duration_above_zero, conflicts_with = "until")]
     pub lasts: Option<Duration>,
     /// Who sets it, for the audit; by default the user of the operating system
-    #[arg(long, value_name = "NAME", value_parser = text)]
+    #[arg(long, value_name = "NAME", value_parser = one_line)]
     pub by: Option<String>,
     /// The database.
     #[command(flatten)]
@@ -135,10 +133,10 @@ pub struct ReleaseArgs {
     #[arg(value_name = "ID")]
     pub id: i64,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", value_parser = text)]
+    #[arg(long, value_name = "TEXT", value_parser = one_line)]
     pub reason: String,
     /// Who releases it, for the audit; by default the user of the operating system
-    #[arg(long, value_name = "NAME", value_parser = text)]
+    #[arg(long, value_name = "NAME", value_parser = one_line)]
     pub by: Option<String>,
     /// The database.
     #[command(flatten)]
@@ -302,35 +300,6 @@ fn step(reason: &str, by: Option<&String>, at: Timestamp) -> HoldStep {
         by: by.cloned().unwrap_or_else(system_user),
         reason: reason.to_owned(),
     }
-}
-
-/// The name of the user of the operating system, or the number if the environment does not name
-/// the user, as in a container.
-fn system_user() -> String {
-    let named = ["USER", "LOGNAME"].into_iter().find_map(|variable| {
-        let name = std::env::var(variable).ok()?;
-        text(&name).ok()
-    });
-    named.unwrap_or_else(|| match std::fs::metadata("/proc/self") {
-        Ok(process) => format!("uid {}", process.uid()),
-        Err(_) => "unknown".to_owned(),
-    })
-}
-
-/// Parses a reason or a name.
-fn text(given: &str) -> Result<String, String> {
-    let text = given.trim();
-    if text.is_empty() || text.len() > MAX_TEXT || text.chars().any(char::is_control) {
-        return Err(format!("one line of text, at most {MAX_TEXT} bytes"));
-    }
-    Ok(text.to_owned())
-}
-
-/// Parses a time in the future.
-fn future(given: &str) -> Result<Timestamp, String> {
-    let time = given.parse().ok();
-    time.filter(|time| *time > Timestamp::now())
-        .ok_or_else(|| "a time in the future, like 2027-01-31T18:00:00Z".to_owned())
 }
 
 /// The result of writing. A closed pipe is not an error: the reader needs no more.

@@ -4,8 +4,12 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_tungstenite::tungstenite::handshake::client::Request;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message, Utf8Bytes};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
@@ -19,6 +23,7 @@ use crate::config::address::SecretUrl;
 use crate::domain::ids::EventId;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 use crate::supplier::transport::upgrade_request;
+use crate::telemetry::redact::Redaction;
 
 /// Maximum message size: a snapshot of very many markets.
 const MAX_MESSAGE: usize = 16 * 1024 * 1024;
@@ -28,6 +33,8 @@ type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 /// Which events to watch, and how.
 pub(super) struct WatchOptions {
     pub url: SecretUrl,
+    /// Sent in the place of a login in the URL.
+    pub token: Option<SecretString>,
     pub events: Vec<EventId>,
     /// Stop after this many lines.
     pub count: Option<u64>,
@@ -53,6 +60,8 @@ enum ConnectionLoss {
     Broken(tungstenite::Error),
     #[error("the server closed the connection{0}")]
     Closed(String),
+    #[error("the server ended the session{0}")]
+    Ended(String),
     #[error("the server sent nothing for {}", humantime::format_duration(*.0))]
     Silent(Duration),
 }
@@ -99,7 +108,15 @@ impl<O: Write, N: Write> Watcher<O, N> {
     pub(super) async fn watch(mut self) -> Result<(), WatchError> {
         loop {
             let ending = match self.connect().await {
-                Ok(socket) => self.run_session(socket).await?,
+                Ok(socket) => match self.run_session(socket).await? {
+                    Ending::Lost(ConnectionLoss::Ended(reason)) => {
+                        return Err(WatchError::Ended {
+                            url: self.options.url.to_string(),
+                            reason: self.redact(&reason),
+                        });
+                    }
+                    ending => ending,
+                },
                 Err(ConnectionLoss::Connect(tungstenite::Error::Http(response)))
                     if self.is_final(response.status().as_u16()) =>
                 {
@@ -121,10 +138,22 @@ impl<O: Write, N: Write> Watcher<O, N> {
         }
     }
 
-    /// Whether a client error is final: if the server has never sent a message, a retry gives the
-    /// same result.
+    /// Whether a client error is final: if the server has never sent a message, or does not accept
+    /// the credential any more, a retry gives the same result.
     fn is_final(&self, status: u16) -> bool {
-        !self.ever_connected && (400..500).contains(&status) && ![408, 425, 429].contains(&status)
+        let is_lasting = (400..500).contains(&status) && ![408, 425, 429].contains(&status);
+        is_lasting && (!self.ever_connected || status == 401)
+    }
+
+    fn request(&self) -> Result<Request, tungstenite::Error> {
+        let mut request = upgrade_request(self.options.url.expose())?;
+        if let Some(token) = &self.options.token {
+            let mut value = HeaderValue::from_str(&format!("Bearer {}", token.expose_secret()))
+                .map_err(|_| tungstenite::Error::Io(io::Error::other("the token is not ASCII")))?;
+            value.set_sensitive(true);
+            request.headers_mut().insert(AUTHORIZATION, value);
+        }
+        Ok(request)
     }
 
     async fn connect(&self) -> Result<Socket, ConnectionLoss> {
@@ -133,8 +162,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
             .max_frame_size(Some(MAX_MESSAGE))
             .max_write_buffer_size(1024 * 1024);
         let opening = async {
-            let request =
-                upgrade_request(self.options.url.expose()).map_err(ConnectionLoss::Connect)?;
+            let request = self.request().map_err(ConnectionLoss::Connect)?;
             let (mut socket, _) = connect_async_with_config(request, Some(config), true)
                 .await
                 .map_err(ConnectionLoss::Connect)?;
@@ -309,10 +337,16 @@ impl<O: Write, N: Write> Watcher<O, N> {
         Ok(())
     }
 
+    /// Removes secrets: a server may echo what it was sent.
+    fn redact(&self, text: &str) -> String {
+        let token = self.options.token.as_ref().map(ExposeSecret::expose_secret);
+        let text = self.options.url.redaction().apply(text);
+        Redaction::of(token).apply(&text)
+    }
+
     /// Prints a notice next to the lines. A failure is ignored: nobody reads them.
     fn notice(&mut self, text: &str) {
-        // A server may echo what it was sent, including secrets.
-        let text = self.options.url.redaction().apply(text);
+        let text = self.redact(text);
         let _ = writeln!(
             self.notices,
             "watch: {}",
@@ -328,7 +362,16 @@ fn text_of(
 ) -> Result<Option<Utf8Bytes>, ConnectionLoss> {
     match message {
         Err(error) => Err(ConnectionLoss::Broken(error)),
-        Ok(Message::Close(frame)) => Err(ConnectionLoss::Closed(close_reason(frame))),
+        Ok(Message::Close(frame)) => {
+            let is_final = |frame: &CloseFrame| (3_500..4_000).contains(&u16::from(frame.code));
+            let is_final = frame.as_ref().is_some_and(is_final);
+            let reason = close_reason(frame);
+            Err(if is_final {
+                ConnectionLoss::Ended(reason)
+            } else {
+                ConnectionLoss::Closed(reason)
+            })
+        }
         Ok(Message::Text(text)) => Ok(Some(text)),
         Ok(_) => Ok(None),
     }

@@ -11,6 +11,7 @@ use std::io::IsTerminal;
 use std::time::Duration;
 
 use clap::Args;
+use secrecy::SecretString;
 
 use self::client::{WatchOptions, Watcher};
 use self::style::Style;
@@ -40,6 +41,10 @@ pub struct WatchArgs {
     /// WebSocket URL of the server, ws:// or wss://; user:password@ in it is sent as HTTP Basic
     #[arg(long, default_value = "ws://127.0.0.1:8080/ws/odds", value_parser = websocket_url)]
     pub url: SecretUrl,
+    /// Token or API key, sent as `Authorization: Bearer` in the place of a login in the URL. Prefer
+    /// the variable: other users of this machine can see flags
+    #[arg(long, env = "SPORTS_BET_TOKEN", hide_env_values = true, value_parser = credential)]
+    pub token: Option<SecretString>,
     /// Stop after this many changes
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -65,6 +70,14 @@ pub enum WatchError {
         /// The HTTP status.
         status: u16,
     },
+    /// The server has ended the session, and would end the next one too.
+    #[error("{url} ended the session{reason}: this client is not allowed")]
+    Ended {
+        /// The address, without credentials.
+        url: String,
+        /// The close code and its text.
+        reason: String,
+    },
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(#[source] std::io::Error),
@@ -74,7 +87,7 @@ impl WatchError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            WatchError::Refused { .. } => exit::FAILED,
+            WatchError::Refused { .. } | WatchError::Ended { .. } => exit::FAILED,
             WatchError::Output(_) => exit::OUTPUT,
         }
     }
@@ -100,6 +113,14 @@ pub async fn run(args: WatchArgs) -> Result<(), WatchError> {
     }
 }
 
+/// Parses a token or an API key. It has to fit into a header.
+fn credential(text: &str) -> Result<SecretString, String> {
+    let is_credential = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_credential
+        .then(|| SecretString::from(text))
+        .ok_or_else(|| "a token or an API key, without white space".to_owned())
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
 }
@@ -113,6 +134,7 @@ fn options(args: WatchArgs, style: Style) -> WatchOptions {
     }
     WatchOptions {
         url: args.url,
+        token: args.token,
         events,
         count: args.count,
         conflate_ms: args.conflate_ms,

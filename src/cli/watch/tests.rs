@@ -8,8 +8,9 @@ use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::handshake::server::Request;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
-use tokio_tungstenite::{WebSocketStream, accept_async};
+use tokio_tungstenite::{WebSocketStream, accept_async, accept_hdr_async};
 
 use super::*;
 use crate::domain::odds::book::Book;
@@ -90,6 +91,7 @@ impl Server {
             WatchArgs {
                 events,
                 url,
+                token: None,
                 count: None,
                 conflate_ms: None,
                 json: false,
@@ -462,6 +464,61 @@ async fn credentials_are_sent_but_never_printed() {
     );
 }
 
+/// The token is sent as a header. A session that the server ends for good is not opened again.
+#[tokio::test]
+async fn token_is_sent_until_it_is_refused() {
+    let server = Server::start().await;
+    let plan = WatchOptions {
+        token: Some(SecretString::from("eyJhbGciOi")),
+        ..server.plan()
+    };
+    let (ended, _, notices) = watch(plan);
+    for reason in ["credential expired", "invalid credential eyJhbGciOi"] {
+        let (stream, _) = within(server.listener.accept()).await.unwrap();
+        let mut sent = None;
+        let keep = |request: &Request, answer| {
+            sent = request.headers().get("authorization").cloned();
+            Ok(answer)
+        };
+        let mut client = within(accept_hdr_async(stream, keep)).await.unwrap();
+        assert_eq!(sent.unwrap(), "Bearer eyJhbGciOi");
+        let code = if reason.contains("expired") {
+            3_005
+        } else {
+            3_500
+        };
+        let close = CloseFrame {
+            code: CloseCode::from(code),
+            reason: reason.into(),
+        };
+        client.close(Some(close)).await.unwrap();
+    }
+    let error = within(ended).await.unwrap().unwrap_err();
+    assert_eq!(error.exit_code(), 1);
+    let text = error.to_string();
+    assert!(text.contains("ended the session (3500 invalid"), "{text}");
+    assert!(!text.contains("eyJ"), "{text}");
+    let notices = notices.text();
+    assert!(notices.contains("3005 credential expired"), "{notices}");
+}
+
+/// A server that was connected to does not accept the token any more.
+#[tokio::test]
+async fn refused_token_ends_watching() {
+    let server = Server::start().await;
+    let (ended, ..) = watch(server.plan());
+    let mut client = server.client().await;
+    client.send(server.snapshot()).await.unwrap();
+    client.close(None).await.unwrap();
+    let (mut stream, _) = within(server.listener.accept()).await.unwrap();
+    let mut request = [0; 1_024];
+    let _ = within(stream.read(&mut request)).await.unwrap();
+    let refusal = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n";
+    stream.write_all(refusal).await.unwrap();
+    let error = within(ended).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("answered 401"), "{error}");
+}
+
 #[derive(Parser)]
 struct Cli {
     #[command(flatten)]
@@ -477,8 +534,15 @@ fn command_line_is_parsed() {
         (2, Some(3), true)
     );
     assert_eq!(args.url.to_string(), "ws://127.0.0.1:8080/ws/odds");
+    let shown = format!(
+        "{:?}",
+        Cli::parse_from(["watch", "A", "--token", "eyJ"]).args
+    );
+    assert!(!shown.contains("eyJ"), "{shown}");
     for wrong in [
         &["watch"][..],
+        &["watch", "A", "--token", ""],
+        &["watch", "A", "--token", "two words"],
         &["watch", ""],
         &["watch", "A", "--count", "0"],
     ] {

@@ -172,3 +172,87 @@ fn settings_without_effect_cause_warnings() {
     );
     assert!(Config::from_variables(&[]).unwrap().warnings().is_empty());
 }
+
+#[test]
+fn reachable_address_needs_a_decision_about_auth() {
+    let address = ("BIND_ADDRESS", "0.0.0.0");
+    insta::assert_snapshot!(
+        wrong(&[address]),
+        @r#"AUTH: got "", want required (callers need a token or an API key) or off (everybody may do everything), because BIND_ADDRESS 0.0.0.0 is reachable from other machines"#
+    );
+    for loopback in ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"] {
+        let config = Config::from_variables(&[("BIND_ADDRESS", loopback)]).unwrap();
+        assert!(!config.settings.access.is_required(), "{loopback}");
+    }
+    for (auth, is_required) in [("off", false), ("required", true)] {
+        let config = Config::from_variables(&[address, ("AUTH", auth)]).unwrap();
+        assert_eq!(config.settings.access.is_required(), is_required);
+    }
+    // Roles without callers have nothing to decide.
+    let role = ("ROLE", "simulator");
+    assert!(Config::from_variables(&[address, role]).is_ok());
+    let wrong = wrong(&[address, ("AUTH", "maybe")]);
+    assert_eq!(wrong, "AUTH: got \"maybe\", want one of off, required");
+}
+
+#[test]
+fn token_settings_are_checked_without_being_shown() {
+    let wrong = wrong(&[
+        ("AUTH", "required"),
+        ("AUTH_JWT_SECRET", "hunter2 of 31 bytes, no more of"),
+        ("AUTH_JWKS_URL", "http://u:hunter2@issuer.example.com/jwks"),
+    ]);
+    assert!(!wrong.contains("hunter2"), "{wrong}");
+    insta::assert_snapshot!(wrong, @r#"
+    AUTH_JWKS_URL: got "http://u:***@issuer.example.com/jwks", want an address like https://issuer.example.com/jwks.json, or http:// on a loopback address
+    AUTH_JWT_SECRET: got "***", want a secret of at least 32 bytes
+    "#);
+    let secret = "hunter2 of 32 bytes, no more now";
+    let config = Config::from_variables(&[
+        ("AUTH_JWT_SECRET", secret),
+        ("AUTH_JWKS_URL", "http://u:hunter2@127.0.0.1:9/jwks"),
+    ])
+    .unwrap();
+    assert_eq!(
+        config.warnings(),
+        ["AUTH_JWT_SECRET, AUTH_JWKS_URL has no effect: AUTH is not required"]
+    );
+    let shown = crate::config::show::effective(&config);
+    assert!(shown.contains("AUTH_JWT_SECRET=***"), "{shown}");
+    assert!(
+        !shown.contains("hunter2") && !format!("{config:?}").contains("hunter2"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn gateway_needs_addresses_of_other_roles() {
+    insta::assert_snapshot!(
+        wrong(&[
+            ("ROLE", "gateway"),
+            ("GATEWAY_ODDS_URL", "http://odds:8080"),
+            ("GATEWAY_BETS_URL", "bets:8083"),
+            ("GATEWAY_CONNECT_TIMEOUT", "1m"),
+        ]),
+        @r#"
+GATEWAY_BETS_URL: got "bets:8083", want an address like http://host:port or https://host:port, and nothing else, but it has no scheme, such as `ws` in ws://host
+GATEWAY_CONNECT_TIMEOUT: got "1m", want a duration at most GATEWAY_ANSWER_TIMEOUT, which is 10s
+GATEWAY_WALLET_URL: got "", want an address like http://host:port, or "wallet" in ROLE: the gateway forwards to it
+"#
+    );
+    let all = [
+        ("ROLE", "gateway"),
+        ("GATEWAY_ODDS_URL", "http://odds:8080"),
+        ("GATEWAY_WALLET_URL", "https://wallet"),
+        ("GATEWAY_BETS_URL", "http://[::1]:8083/"),
+    ];
+    let config = Config::from_variables(&all).unwrap();
+    assert_eq!(config.warnings(), Vec::<String>::new());
+    let config = Config::from_variables(&[("GATEWAY_ODDS_URL", "http://odds:8080")]).unwrap();
+    assert_eq!(
+        config.warnings(),
+        [
+            "GATEWAY_ODDS_URL has no effect: the gateway itself serves the roles that run in its process"
+        ]
+    );
+}

@@ -13,7 +13,8 @@ use crate::config::input::{ConfigError, EffectiveSetting, Source, quoted};
 use crate::telemetry::redact::MASK;
 
 /// Settings whose value is an address, which is displayed without the secrets in it.
-const ADDRESSES: [&str; 10] = [
+const ADDRESSES: [&str; 14] = [
+    "auth_jwks_url",
     "database_url",
     "database_ro_url",
     "postgres_dsn",
@@ -23,6 +24,9 @@ const ADDRESSES: [&str; 10] = [
     "supplier_ws_url",
     "supplier_url",
     "kafka_brokers",
+    "gateway_odds_url",
+    "gateway_wallet_url",
+    "gateway_bets_url",
     "url",
 ];
 

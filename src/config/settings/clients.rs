@@ -29,6 +29,9 @@ pub struct ClientSettings {
     /// How long a client may be silent, without even a pong, before it is closed at the next ping
     #[arg(long, env, value_parser = duration_above_zero, default_value = "45s")]
     pub ws_silence_limit: Duration,
+    /// How long a client that has to authenticate may take until its auth message
+    #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]
+    pub session_auth_timeout: Duration,
     /// Queued deliveries per session before it counts as slow
     #[arg(long, env, default_value_t = 64, value_parser = whole(1_usize, 1_000_000))]
     pub ws_session_queue: usize,

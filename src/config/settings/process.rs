@@ -20,7 +20,7 @@ pub struct ProcessSettings {
     /// Host names (header Host) under which clients reach the REST and WebSocket ports,
     /// comma-separated; * for any. IP addresses, names without a dot and names under localhost,
     /// internal, svc, local, home.arpa or test are always accepted. If unset, odds accepts any
-    /// other name too; wallet, bets and the simulator accept no other
+    /// other name too; wallet, bets, the gateway and the simulator accept no other
     #[arg(long, env, value_delimiter = ',', value_parser = host_name)]
     pub allowed_hosts: Vec<String>,
     /// Additional origins whose pages may move money, place bets and open /ws/odds,
@@ -56,6 +56,9 @@ pub struct PortSettings {
     /// Bets: REST
     #[arg(long, env, default_value_t = 8083, value_parser = port)]
     pub http_port_bet: u16,
+    /// Gateway: REST and WebSocket of odds, wallets and bets under /api
+    #[arg(long, env, default_value_t = 8000, value_parser = port)]
+    pub http_port_gateway: u16,
     /// Health and metrics of the simulator
     #[arg(long, env, default_value_t = 9094, value_parser = port)]
     pub metrics_port_supplier: u16,
@@ -77,4 +80,7 @@ pub struct PortSettings {
     /// Health and metrics of the confirmation role
     #[arg(long, env, default_value_t = 9100, value_parser = port)]
     pub metrics_port_confirmation: u16,
+    /// Health and metrics of the gateway
+    #[arg(long, env, default_value_t = 9101, value_parser = port)]
+    pub metrics_port_gateway: u16,
 }

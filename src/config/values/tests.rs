@@ -100,8 +100,30 @@ fn numbers_have_minimum_and_maximum() {
 proptest! {
     #[test]
     fn random_text_never_panics(text in ".{0,40}") {
-        let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), topic(&text), http_url(&text));
+        let _ = (supplier_url(&text), origin(&text), duration(&text), rate(&text), topic(&text), http_url(&text), service_url(&text));
         let _ = (size(ByteSize::b(1), ByteSize::gib(1))(&text), log_filter(&text), ip_address(&text));
+    }
+}
+
+#[test]
+fn service_addresses_are_bare() {
+    for good in ["http://odds:8080", "https://odds", "http://[::1]:80/"] {
+        assert!(service_url(good).is_ok(), "{good}");
+    }
+    for bad in [
+        "odds:8080",
+        "ws://odds",
+        "http://odds/v1",
+        "http://odds?a=b",
+        "http://u:hunter2@odds",
+        "http://u@odds",
+        "",
+    ] {
+        let error = service_url(bad).unwrap_err();
+        assert!(
+            error.starts_with("an address like http://host:port") && !error.contains("hunter2"),
+            "{error}"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! Client sessions: their protocol, their state and the fan-out of changes.
 
 pub mod conflation_step;
+pub mod credential_watch;
 pub mod epoch;
 pub mod fanout;
 pub mod heartbeats;

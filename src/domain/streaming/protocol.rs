@@ -17,11 +17,12 @@ use bytestring::ByteString;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantNames};
 
-pub use self::client_message::{ClientMessage, ResumePoint, SubscribeRequest};
+pub use self::client_message::{ClientMessage, Credential, ResumePoint, SubscribeRequest};
 pub use self::encoding_count::EncodingCount;
 pub use self::snapshot::{SnapshotExtension, SnapshotView, snapshot_message};
 pub(super) use self::update_frame::Openness;
 pub use self::update_frame::{Form, UpdateFrame};
+use crate::domain::access::Scope;
 use crate::domain::ids::{EventId, Source};
 use crate::domain::timestamp::Timestamp;
 
@@ -34,7 +35,7 @@ pub enum Refusal {
     #[error("not a JSON object with a \"type\": {0}")]
     BadJson(String),
     /// The `type` is unknown.
-    #[error("unknown type `{0}`; expected subscribe, unsubscribe or ping")]
+    #[error("unknown type `{0}`; expected subscribe, unsubscribe, ping or auth")]
     UnknownType(String),
     /// `eventId` is missing or invalid.
     #[error("eventId: {0}")]
@@ -66,6 +67,27 @@ pub enum Refusal {
     /// The event's book could not be read in time; the client should subscribe again.
     #[error("the odds of `{0}` are currently unavailable; subscribe again")]
     SnapshotUnavailable(EventId),
+    /// The `token` of an `auth` is missing or not a text.
+    #[error("token: {0}")]
+    BadToken(&'static str),
+    /// The client has not authenticated, and odds are not public. The message was ignored.
+    #[error("authenticate first: send an `auth` message with a token or an API key")]
+    Unauthenticated,
+    /// The token or the API key is not accepted.
+    #[error("invalid credential: {0}")]
+    InvalidCredential(String),
+    /// The token or the API key cannot be checked yet.
+    #[error("{0}")]
+    AuthenticationUnavailable(String),
+    /// The token or the API key is accepted, but does not allow to read odds.
+    #[error("the scope `{scope}` is required", scope = Scope::OddsRead)]
+    ScopeRequired,
+    /// The token or the API key belongs to another caller than that of the session.
+    #[error("the credential belongs to another caller than the session; open another socket")]
+    OtherCaller,
+    /// The caller has its maximum number of sessions.
+    #[error("the limit of {0} open sessions for this caller is reached")]
+    TooManySessionsOfCaller(usize),
 }
 
 impl Refusal {
@@ -105,10 +127,30 @@ pub enum CloseReason {
     /// The unfinished messages of all sessions use too much memory. The client should reconnect.
     #[strum(to_string = "too many unfinished messages")]
     Overloaded,
+    /// The token or the API key has expired and was not refreshed. The client should get a new one
+    /// and connect again.
+    #[strum(to_string = "credential expired")]
+    CredentialExpired,
+    /// The first token or API key of the client is not accepted.
+    #[strum(to_string = "invalid credential")]
+    InvalidCredential,
+    /// The token or the API key was revoked.
+    #[strum(to_string = "credential revoked")]
+    CredentialRevoked,
+    /// The client has not authenticated in time, and odds are not public.
+    #[strum(to_string = "not authenticated in time")]
+    NotAuthenticated,
+    /// The token or the API key does not allow to read odds.
+    #[strum(to_string = "scope odds:read required")]
+    ScopeRequired,
+    /// The caller has its maximum number of sessions. The client should reconnect later.
+    #[strum(to_string = "too many sessions")]
+    TooManySessions,
 }
 
 impl CloseReason {
-    /// The close code: one of RFC 6455, or a private one from 3000 on.
+    /// The close code: one of RFC 6455, or a private one from 3000 on. After one from 3500 on the
+    /// client does not connect again with the same credential.
     pub fn code(self) -> u16 {
         match self {
             CloseReason::GoingAway => 1001,
@@ -117,8 +159,12 @@ impl CloseReason {
             CloseReason::BadUtf8 => 1007,
             CloseReason::TooManyMessages | CloseReason::MessageTimeout => 1008,
             CloseReason::MessageTooBig => 1009,
-            CloseReason::Overloaded => 1013,
+            CloseReason::Overloaded | CloseReason::TooManySessions => 1013,
             CloseReason::NoAnswer => 3001,
+            CloseReason::CredentialExpired => 3005,
+            CloseReason::InvalidCredential | CloseReason::CredentialRevoked => 3500,
+            CloseReason::NotAuthenticated => 3501,
+            CloseReason::ScopeRequired => 3502,
         }
     }
 
@@ -149,6 +195,10 @@ enum WireServerMessage<'a> {
         event_id: &'a EventId,
     },
     Pong,
+    Authenticated {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<Timestamp>,
+    },
     Feed {
         status: FeedStatus,
         #[serde(flatten)]
@@ -191,6 +241,11 @@ pub fn unsubscribed_message(event_id: &EventId) -> ByteString {
 /// The `pong` message.
 pub fn pong_message() -> ByteString {
     WireServerMessage::Pong.encode()
+}
+
+/// The `authenticated` message; `None` for a credential that does not expire.
+pub fn authenticated_message(expires_at: Option<Timestamp>) -> ByteString {
+    WireServerMessage::Authenticated { expires_at }.encode()
 }
 
 /// The `feed` message.

@@ -1,6 +1,8 @@
 //! The state of one client session: inputs in, effects out. The socket, the timers and the registry
 //! are elsewhere.
 
+mod authentication;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,11 +10,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use bytestring::ByteString;
 
+pub use self::authentication::{AuthResult, BadCredential};
 use super::conflation_step::ConflationStep;
+use super::credential_watch::SessionCaller;
 use super::fanout::Delivery;
 use super::protocol::{
-    ClientMessage, CloseReason, Form, Refusal, ResumePoint, SnapshotExtension, SubscribeRequest,
-    UpdateFrame, pong_message, unsubscribed_message,
+    ClientMessage, CloseReason, Credential, Form, Refusal, ResumePoint, SnapshotExtension,
+    SubscribeRequest, UpdateFrame, pong_message, unsubscribed_message,
 };
 use crate::domain::ids::{EventId, MarketKey};
 
@@ -50,6 +54,10 @@ pub enum Effect {
     Subscribe(EventId, Attempt, Option<ConflationStep>),
     /// Remove a subscription.
     Unsubscribe(EventId),
+    /// Check this credential and pass the result to [`SessionState::on_credential`].
+    Authenticate(Credential),
+    /// Watch the expiry and the revocation of this caller's credential, from now on.
+    WatchCaller(Arc<SessionCaller>),
     /// Send a ping.
     Ping,
     /// Close the session.
@@ -112,10 +120,14 @@ pub struct SessionState {
     snapshots_at: Instant,
     /// `None` for most sessions: a client that never used the extended protocol.
     extension: Option<Box<Extension>>,
+    /// Whether anonymous callers may read odds.
+    is_odds_public: bool,
+    /// `None` for anonymous callers that need not authenticate.
+    caller: Option<Arc<SessionCaller>>,
 }
 
 impl SessionState {
-    /// A session that starts `now`.
+    /// A session of anybody that starts `now`.
     pub fn new(limits: SessionLimits, now: Instant) -> SessionState {
         SessionState {
             limits,
@@ -127,6 +139,8 @@ impl SessionState {
             snapshot_bytes: 0,
             snapshots_at: now,
             extension: None,
+            is_odds_public: true,
+            caller: None,
         }
     }
 
@@ -147,6 +161,8 @@ impl SessionState {
             return refused;
         }
         match ClientMessage::parse(text) {
+            Ok(ClientMessage::Authenticate(credential)) => self.present(credential),
+            Ok(_) if !self.may_read() => vec![Effect::Refuse(Refusal::Unauthenticated)],
             Ok(ClientMessage::Subscribe(event_id)) => self.subscribe(event_id, now),
             Ok(ClientMessage::SubscribeExtended(request)) => self.subscribe_extended(*request, now),
             Ok(ClientMessage::Unsubscribe(event_id)) => self.unsubscribe(event_id),

@@ -5,11 +5,12 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::BetsState;
 use super::request::BetBody;
 use super::view::{BetView, PlacedBody};
-use crate::domain::bets::bet::{BetId, BetStatus};
+use crate::domain::bets::bet::{Bet, BetId, BetStatus};
+use crate::http::authorization::{CurrentCaller, user_to_read};
 use crate::http::body;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
-use crate::http::routes::{PageBody, required_user};
+use crate::http::routes::PageBody;
 use crate::store::money::Page;
 
 /// Maximum number of bets in one response.
@@ -22,22 +23,26 @@ const DEFAULT_BETS: usize = 100;
 /// `requestId`) a repeated request gets the first answer.
 pub(super) async fn place(
     state: web::Data<BetsState>,
+    CurrentCaller(caller): CurrentCaller,
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
     let body: BetBody = body::read(&request, payload).await?;
-    let placed = state.placements.place(body.command(&request)?).await?;
+    let command = body.command(&caller, &request)?;
+    let placed = state.placements.place(command).await?;
     Ok(HttpResponse::Ok().json(PlacedBody::from(placed)))
 }
 
-/// `GET /bets/{id}`: a bet and its steps.
+/// `GET /bets/{id}`: a bet and its steps. A bet that the caller may not see does not exist for it.
 pub(super) async fn get_bet(
     state: web::Data<BetsState>,
+    CurrentCaller(caller): CurrentCaller,
     path: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let not_found = || ApiError::BetNotFound(path.chars().take(80).collect());
     let bet_id: BetId = path.parse().map_err(|_| not_found())?;
-    let found = state.queries.bet(bet_id).await?;
+    let is_visible = move |bet: &Bet| caller.sees(&bet.user_id);
+    let found = state.queries.bet(bet_id, is_visible).await?;
     let (bet, history) = found.ok_or_else(not_found)?;
     Ok(HttpResponse::Ok().json(BetView::with_history(&bet, &history)))
 }
@@ -45,10 +50,11 @@ pub(super) async fn get_bet(
 /// `GET /bets?userId&status&limit&cursor`: a user's bets, newest first.
 pub(super) async fn list(
     state: web::Data<BetsState>,
+    CurrentCaller(caller): CurrentCaller,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
-    let user_id = required_user(&query)?;
+    let user_id = user_to_read(&caller, &query)?;
     let status: Option<BetStatus> = query.parsed("status")?;
     let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(DEFAULT_BETS);
     let page = Page {

@@ -3,8 +3,9 @@
 use actix_web::HttpRequest;
 use serde::Deserialize;
 
+use crate::domain::access::Caller;
 use crate::domain::bets::bet::BetRequest;
-use crate::domain::ids::MarketKey;
+use crate::domain::ids::{MarketKey, UserId};
 use crate::http::body::{self, Field};
 use crate::http::errors::ApiError;
 use crate::http::idempotency;
@@ -28,19 +29,33 @@ pub(super) struct BetBody {
 }
 
 impl BetBody {
-    /// Reads the command. `request` may have the idempotency key in a header.
-    pub(super) fn command(&self, request: &HttpRequest) -> Result<PlaceBet, ApiError> {
+    /// Reads the command of a caller. `request` may have the idempotency key in a header.
+    pub(super) fn command(
+        &self,
+        caller: &Caller,
+        request: &HttpRequest,
+    ) -> Result<PlaceBet, ApiError> {
         Ok(PlaceBet {
-            request: self.bet()?,
+            request: self.bet(caller)?,
             key: idempotency::key(request.headers(), &self.request_id)?,
         })
     }
 
-    fn bet(&self) -> Result<BetRequest, ApiError> {
+    /// The user who bets: `userId`, else the caller's own user.
+    fn user(&self, caller: &Caller) -> Result<UserId, ApiError> {
+        let named: Option<UserId> = body::optional("userId", &self.user_id)?;
+        let user = named
+            .or_else(|| caller.own_user().cloned())
+            .ok_or_else(|| body::missing("userId"))?;
+        caller.act_for(&user)?;
+        Ok(user)
+    }
+
+    fn bet(&self, caller: &Caller) -> Result<BetRequest, ApiError> {
         let price = body::number("odd_value", &self.odd_value)?
             .ok_or_else(|| body::missing("odd_value"))?;
         Ok(BetRequest {
-            user_id: body::text("userId", &self.user_id)?,
+            user_id: self.user(caller)?,
             event_id: body::text("eventId", &self.event_id)?,
             market: MarketKey {
                 name: body::text("market", &self.market)?,

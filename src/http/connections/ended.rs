@@ -2,6 +2,8 @@
 
 use strum::{IntoStaticStr, VariantNames};
 
+use crate::http::headers::DEFAULT_LINES;
+
 /// Why the server ended a connection. The label `reason` of `http_connections_ended_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
@@ -76,7 +78,7 @@ impl Ended {
         let body = format!("{{\"code\":\"{code}\",\"message\":\"{message}\"}}");
         Some(format!(
             "HTTP/1.1 {status}\r\ncontent-type: application/json\r\ncache-control: no-store\r\nconnection: close\r\n\
-             retry-after: 1\r\ncontent-length: {}\r\n\r\n{body}",
+             retry-after: 1\r\n{DEFAULT_LINES}content-length: {}\r\n\r\n{body}",
             body.len()
         ))
     }

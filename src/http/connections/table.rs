@@ -16,8 +16,8 @@ use super::limits::ConnectionLimits;
 use super::message_deadline::{MessageDeadline, MessageDeadlines};
 use super::state::{ConnectionState, Phase, Priority};
 use crate::http::addresses::Addresses;
-use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::ConnectionHandle;
+use crate::runtime::permits::AddressPermit;
 
 /// How often connections are checked.
 const SWEEP: Duration = Duration::from_millis(500);

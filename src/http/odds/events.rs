@@ -5,7 +5,7 @@ use actix_web::http::header::{self, EntityTag, IfNoneMatch};
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
-use super::response_cache::{CachedResponse, ResponseCache, revalidate};
+use super::response_cache::{CachedResponse, ResponseCache};
 use super::shown_book::{ShownBook, ShownMarket};
 use super::state::OddsState;
 use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
@@ -15,6 +15,7 @@ use crate::domain::odds::update::Selection;
 use crate::domain::timestamp::Timestamp;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
+use crate::http::revalidation::revalidate;
 use crate::store::blocking::blocking;
 use crate::store::events::{EventQuery, EventSummary};
 use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};

@@ -4,21 +4,16 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use actix_web::http::header::{
-    self, ETag, EntityTag, HeaderName, HeaderValue, IfNoneMatch, InvalidHeaderValue,
-    TryIntoHeaderValue,
+    self, ETag, EntityTag, HeaderValue, IfNoneMatch, InvalidHeaderValue, TryIntoHeaderValue,
 };
 use actix_web::web::Bytes;
 use actix_web::{HttpResponse, HttpResponseBuilder};
 
 use crate::domain::odds::version_stamp::VersionStamp;
+use crate::http::revalidation::{has, revalidate};
 
 /// Maximum number of responses that a thread caches.
 const MAX_RESPONSES: usize = 4_096;
-
-/// The header of a response that may be cached but must be revalidated each time.
-pub(crate) fn revalidate() -> (HeaderName, HeaderValue) {
-    (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))
-}
 
 /// A response of `GET /v1/events/{id}/odds`.
 #[derive(Clone, Debug)]
@@ -57,11 +52,7 @@ impl CachedResponse {
         known: Option<&IfNoneMatch>,
         add_headers: impl FnOnce(&mut HttpResponseBuilder),
     ) -> HttpResponse {
-        let unchanged = match known {
-            Some(IfNoneMatch::Any) => true,
-            Some(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(&self.tag)),
-            None => false,
-        };
+        let unchanged = has(known, &self.tag);
         let mut response = if unchanged {
             HttpResponse::NotModified()
         } else {

@@ -10,10 +10,12 @@ use prometheus::HistogramVec;
 use super::events;
 use super::response_cache::ResponseCache;
 use super::state::OddsState;
+use crate::domain::access::Scope;
 use crate::http::content;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
+use crate::http::index::{self, Link, index};
 use crate::http::latency::{Route, RouteLabels, Timed, time_requests};
-use crate::http::routes::{CountsRequests, count_requests, read};
+use crate::http::routes::{CountsRequests, count_requests, read_resource, upgrade};
 use crate::http::streaming::websocket;
 
 /// Maximum size of a request body. No request needs one; a larger one is not even read.
@@ -21,6 +23,7 @@ pub const MAX_BODY: usize = 64 * 1024;
 
 /// The routes whose latency is measured.
 pub const ROUTES: &[RouteLabels] = &[
+    index::ROUTE,
     ("/v1/events", "GET"),
     ("/v1/events/{id}/markets", "GET"),
     ("/v1/events/{id}/odds", "GET"),
@@ -35,38 +38,48 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .wrap(from_fn(check_request))
         .wrap(from_fn(count_requests::<OddsState>))
         .service(
-            read("/events")
-                .get(events::list_events)
+            read_resource("/events", Scope::OddsRead, events::list_events)
                 .app_data(Route::new("/v1/events", "GET")),
         )
         .service(
-            read("/events/{id}/markets")
-                .get(events::list_markets)
-                .app_data(Route::new("/v1/events/{id}/markets", "GET")),
+            read_resource(
+                "/events/{id}/markets",
+                Scope::OddsRead,
+                events::list_markets,
+            )
+            .app_data(Route::new("/v1/events/{id}/markets", "GET")),
         )
         .service(
-            read("/events/{id}/odds")
-                .get(events::get_odds)
+            read_resource("/events/{id}/odds", Scope::OddsRead, events::get_odds)
                 .app_data(Route::new("/v1/events/{id}/odds", "GET")),
         )
         .service(
-            read("/events/{id}/markets/{market}/history")
-                .get(events::get_history)
-                .app_data(Route::new(
-                    "/v1/events/{id}/markets/{market}/history",
-                    "GET",
-                )),
+            read_resource(
+                "/events/{id}/markets/{market}/history",
+                Scope::OddsRead,
+                events::get_history,
+            )
+            .app_data(Route::new(
+                "/v1/events/{id}/markets/{market}/history",
+                "GET",
+            )),
         )
         .default_service(web::to(not_found));
     let socket = web::resource("/ws/odds")
         .app_data(Route::new("/ws/odds", "GET"))
         .wrap(from_fn(time_requests::<OddsState>))
-        .route(web::get().to(websocket::open))
+        .route(upgrade(Scope::OddsRead, websocket::open).wrap(from_fn(websocket::count_refusals)))
         .default_service(web::to(|request| method_not_allowed(request, "GET")));
+    let links = vec![
+        Link::new("events", "v1/events"),
+        Link::new("socket", "ws/odds"),
+    ];
+    let index = index("odds", links).wrap(from_fn(count_requests::<OddsState>));
     // The response cache belongs to one thread, since each thread configures its own routes.
     let unknown = web::to(not_found).wrap(from_fn(time_requests::<OddsState>));
     config
         .app_data(web::Data::new(ResponseCache::default()))
+        .service(index)
         .service(rest)
         .service(socket)
         .default_service(unknown);

@@ -4,10 +4,25 @@ use actix_http::ws::{HandshakeError, verify_handshake};
 use actix_web::http::header::{self, HeaderMap, HeaderName};
 use actix_web::http::{Method, Version};
 use actix_web::{HttpRequest, HttpResponseBuilder};
-
 use actix_web_actors::ws::handshake;
+use url::form_urlencoded;
 
 use crate::http::errors::ApiError;
+
+/// Parameters in which clients of other servers send their credential.
+const CREDENTIAL_PARAMETERS: [&str; 2] = ["token", "access_token"];
+
+/// Refuses a credential in the URL, which proxies and browsers log and keep.
+pub(crate) fn refuse_credential_in_url(request: &HttpRequest) -> Result<(), ApiError> {
+    let parameters = form_urlencoded::parse(request.query_string().as_bytes());
+    let mut names = parameters.map(|(name, _)| name.to_ascii_lowercase());
+    match names.find(|name| CREDENTIAL_PARAMETERS.contains(&name.as_str())) {
+        None => Ok(()),
+        Some(name) => Err(ApiError::BadHandshake(format!(
+            "the URL has a parameter `{name}`; send the credential in the header Authorization, or as the first message {{\"type\":\"auth\",\"token\":\"...\"}}"
+        ))),
+    }
+}
 
 /// Checks the handshake and returns the beginning of the response.
 pub(crate) fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiError> {
@@ -46,7 +61,7 @@ pub(crate) fn accept(request: &HttpRequest) -> Result<HttpResponseBuilder, ApiEr
 }
 
 /// Whether a header lists a token, in any case.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     let values = headers
         .get_all(name)
         .filter_map(|value| value.to_str().ok());
@@ -110,6 +125,24 @@ mod tests {
         #[case] changes: &[(&'static str, &'static str)],
     ) {
         assert_eq!(code(changes), expected);
+    }
+
+    #[rstest]
+    #[case::nothing(None, "/ws/odds")]
+    #[case::other_parameter(None, "/ws/odds?tokens=1&event=token")]
+    #[case::token(Some("`token`"), "/ws/odds?a=1&token=eyJh")]
+    #[case::access_token(Some("`access_token`"), "/ws/odds?access_token=eyJh")]
+    #[case::without_value(Some("`token`"), "/ws/odds?token")]
+    #[case::escaped(Some("`token`"), "/ws/odds?%54oken=eyJh")]
+    fn credential_in_url_is_refused(#[case] named: Option<&str>, #[case] uri: &str) {
+        let request = TestRequest::with_uri(uri).to_http_request();
+        let refused = refuse_credential_in_url(&request).err();
+        assert_eq!(refused.is_some(), named.is_some());
+        if let (Some(error), Some(named)) = (refused, named) {
+            assert_eq!(error.code().0, "BAD_HANDSHAKE");
+            let text = error.to_string();
+            assert!(text.contains(named) && !text.contains("eyJh"), "{text}");
+        }
     }
 
     #[test]

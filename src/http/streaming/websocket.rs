@@ -4,20 +4,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use actix_web::body::MessageBody;
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::middleware::Next;
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::frame_limit::FrameLimiter;
 use super::handshake;
 use crate::actors::streaming::session::{Session, SessionEdges, SessionPermits};
+use crate::domain::access::Caller;
 use crate::domain::streaming::fanout::SessionId;
 use crate::http::addresses::TooMany;
+use crate::http::authorization::CurrentCaller;
 use crate::http::connections::Connection;
 use crate::http::errors::ApiError;
+use crate::http::limits::{CallerPermit, RequestLimits, SocketClient};
 use crate::http::odds::state::OddsState;
 use crate::http::origin::{check_page, log_refusal};
-use crate::runtime::address_permit::AddressPermit;
 use crate::runtime::connection::ConnectionHandle;
+use crate::runtime::permits::AddressPermit;
 
 /// Upgrades a request to a session, or returns why it is refused.
 pub(crate) async fn open(
@@ -25,21 +31,20 @@ pub(crate) async fn open(
     sessions: web::Data<SessionEdges>,
     request: HttpRequest,
     payload: web::Payload,
-) -> Result<HttpResponse, actix_web::Error> {
-    let refuse = |error: ApiError| {
-        log_refusal(&error);
-        state
-            .metrics
-            .refused_upgrades
-            .with_label_values(&[error.code().0])
-            .inc();
-        actix_web::Error::from(error)
-    };
-    check_page(request.headers(), &state.allowed_origins).map_err(refuse)?;
-    let mut answer = handshake::accept(&request).map_err(refuse)?;
+    CurrentCaller(caller): CurrentCaller,
+) -> Result<HttpResponse, ApiError> {
+    check_page(request.headers(), &state.allowed_origins)?;
+    // Where callers are not checked, such a parameter means nothing.
+    if caller != Caller::Unchecked {
+        handshake::refuse_credential_in_url(&request)?;
+    }
+    let mut answer = handshake::accept(&request)?;
+    let client = client(&request);
     let permits = SessionPermits {
-        session: session_permit(&state.session_permits, state.max_sessions).map_err(refuse)?,
-        address: address_permit(&request, &state).map_err(refuse)?,
+        session: session_permit(&state.session_permits, state.max_sessions)?,
+        address: address_permit(&request, &state)?,
+        caller: caller_permit(&client, &caller)?,
+        client: Box::new(client),
     };
     let id = SessionId(state.next_session.fetch_add(1, Ordering::Relaxed));
     let connection = request.conn_data::<ConnectionHandle>().cloned();
@@ -48,9 +53,29 @@ pub(crate) async fn open(
     if let Some(connection) = guarded {
         connection.upgrade();
     }
-    let session = Session::new(id, sessions.into_inner(), connection, permits);
+    let session = Session::new(id, sessions.into_inner(), connection, permits, caller);
     let violation = from_client.violation();
     Ok(answer.streaming(session.start(from_client, violation)))
+}
+
+/// Logs and counts refused upgrades, also those refused because of their credential.
+pub(crate) async fn count_refusals(
+    request: ServiceRequest,
+    next: Next<impl MessageBody + 'static>,
+) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
+    let state = request.app_data::<web::Data<OddsState>>().cloned();
+    let answer = next.call(request).await;
+    let error = match &answer {
+        Ok(response) => response.response().error(),
+        Err(error) => Some(error),
+    };
+    let refusal = error.and_then(|error| error.as_error::<ApiError>());
+    if let (Some(state), Some(refusal)) = (state, refusal) {
+        log_refusal(refusal);
+        let refused = &state.metrics.refused_upgrades;
+        refused.with_label_values(&[refusal.code().0]).inc();
+    }
+    answer
 }
 
 /// Takes one of the `max` permits for sessions.
@@ -59,6 +84,22 @@ fn session_permit(permits: &Arc<Semaphore>, max: usize) -> Result<OwnedSemaphore
         .clone()
         .try_acquire_owned()
         .map_err(|_| ApiError::TooManySessions(max))
+}
+
+/// Counts the socket against the limits of its caller, and takes a permit for it.
+fn caller_permit(client: &SocketClient, caller: &Caller) -> Result<Option<CallerPermit>, ApiError> {
+    client.limits.admit_socket(caller, client.address)?;
+    let permit = client.limits.take_socket(caller, client.address);
+    permit.map_err(|TooMany(max)| ApiError::TooManySessionsOfCaller(max))
+}
+
+fn client(request: &HttpRequest) -> SocketClient {
+    let limits = request.app_data::<RequestLimits>().cloned();
+    let limits = limits.unwrap_or_else(RequestLimits::off);
+    SocketClient {
+        address: limits.client(request.head()),
+        limits,
+    }
 }
 
 /// Takes a permit for a session of the client's address.
@@ -79,39 +120,4 @@ fn address_permit(
 }
 
 #[cfg(test)]
-mod tests {
-    use actix_web::test::TestRequest;
-
-    use super::*;
-
-    fn check(origin: &str, allowed: &[&str]) -> bool {
-        let request = TestRequest::default().insert_header(("Host", "odds.example:8080"));
-        let request = request.insert_header(("Origin", origin)).to_http_request();
-        let allowed: Vec<_> = allowed.iter().map(|origin| (*origin).to_owned()).collect();
-        check_page(request.headers(), &allowed).is_ok()
-    }
-
-    #[test]
-    fn foreign_origin_must_be_allowed() {
-        assert!(check("http://odds.example:8080", &[]));
-        assert!(!check("http://evil.example", &[]));
-        assert!(!check("http://odds.example", &[]));
-        assert!(!check("null", &[]));
-        assert!(check("https://shop.example", &["https://shop.example"]));
-        assert!(check("null", &["*"]));
-        assert!(check_page(TestRequest::default().to_http_request().headers(), &[]).is_ok());
-    }
-
-    #[test]
-    fn dropped_permit_is_returned() {
-        let permits = Arc::new(Semaphore::new(1));
-        let first = session_permit(&permits, 1);
-        assert!(first.is_ok());
-        assert!(matches!(
-            session_permit(&permits, 1),
-            Err(ApiError::TooManySessions(1))
-        ));
-        drop(first);
-        assert!(session_permit(&permits, 1).is_ok());
-    }
-}
+mod tests;

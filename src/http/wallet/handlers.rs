@@ -8,10 +8,11 @@ use super::request::MovementBody;
 use super::view::{ReservationView, TransferView, WalletView};
 use crate::domain::ids::UserId;
 use crate::domain::wallet::ledger::{ReservationStatus, TransferKind};
+use crate::http::authorization::{CurrentCaller, user_to_read};
 use crate::http::body;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
-use crate::http::routes::{PageBody, required_user};
+use crate::http::routes::PageBody;
 use crate::services::wallet::executor::TurnError;
 use crate::store::money::{Page, Wallet, WalletError};
 use crate::store::movements::Moved;
@@ -24,9 +25,10 @@ const DEFAULT_ROWS: usize = 100;
 /// `GET /wallet?userId`: both balances at one point in time.
 pub(super) async fn get_wallet(
     state: web::Data<WalletState>,
+    CurrentCaller(caller): CurrentCaller,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
-    let user_id = required_user(&query.only(&["userId"])?)?;
+    let user_id = user_to_read(&caller, &query.only(&["userId"])?)?;
     let id = user_id.clone();
     let wallet = state.executor.read(move |store| store.wallet(&id)).await?;
     let wallet = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
@@ -82,10 +84,11 @@ pub(super) async fn refund(
 /// `GET /wallet/ledger?userId&limit&cursor`: the user's transfers, newest first.
 pub(super) async fn get_ledger(
     state: web::Data<WalletState>,
+    CurrentCaller(caller): CurrentCaller,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
     let query = query.only(&["userId", "limit", "cursor"])?;
-    let user_id = required_user(&query)?;
+    let user_id = user_to_read(&caller, &query)?;
     let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(DEFAULT_ROWS);
     let page = Page {
         before: query.parsed("cursor")?,
@@ -104,10 +107,11 @@ pub(super) async fn get_ledger(
 /// `GET /wallet/reservations?userId&status&limit&cursor`: the user's reservations, newest first.
 pub(super) async fn get_reservations(
     state: web::Data<WalletState>,
+    CurrentCaller(caller): CurrentCaller,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
     let query = query.only(&["userId", "status", "limit", "cursor"])?;
-    let user_id = required_user(&query)?;
+    let user_id = user_to_read(&caller, &query)?;
     let status: Option<ReservationStatus> = query.parsed("status")?;
     let limit = query.number("limit", 1, MAX_ROWS)?.unwrap_or(DEFAULT_ROWS);
     let page = Page {

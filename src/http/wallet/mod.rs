@@ -10,8 +10,10 @@ use actix_web::web;
 use prometheus::HistogramVec;
 
 use super::errors::not_found;
+use super::index::{self, Link, index};
 use super::latency::{Route, RouteLabels, Timed, time_requests};
-use super::routes::{CountsRequests, count_requests, post, read};
+use super::routes::{CountsRequests, count_requests, post_resource, read_resource};
+use crate::domain::access::Scope;
 use crate::services::wallet::executor::WalletExecutor;
 use crate::store::money::WalletStore;
 use crate::telemetry::metrics::WalletMetrics;
@@ -28,6 +30,7 @@ pub struct WalletState {
 
 /// The routes whose latency is measured.
 pub const ROUTES: &[RouteLabels] = &[
+    index::ROUTE,
     ("/wallet", "GET"),
     ("/wallet/ledger", "GET"),
     ("/wallet/reservations", "GET"),
@@ -43,33 +46,45 @@ pub fn routes(config: &mut web::ServiceConfig) {
     let scope = web::scope("/wallet")
         .wrap(from_fn(count_requests::<WalletState>))
         .service(
-            read("")
-                .get(handlers::get_wallet)
+            read_resource("", Scope::WalletRead, handlers::get_wallet)
                 .app_data(Route::new("/wallet", "GET")),
         )
         .service(
-            read("/ledger")
-                .get(handlers::get_ledger)
+            read_resource("/ledger", Scope::WalletRead, handlers::get_ledger)
                 .app_data(Route::new("/wallet/ledger", "GET")),
         )
         .service(
-            read("/reservations")
-                .get(handlers::get_reservations)
-                .app_data(Route::new("/wallet/reservations", "GET")),
+            read_resource(
+                "/reservations",
+                Scope::WalletRead,
+                handlers::get_reservations,
+            )
+            .app_data(Route::new("/wallet/reservations", "GET")),
         )
         .service(
-            post("/deposit", handlers::deposit).app_data(Route::new("/wallet/deposit", "POST")),
+            post_resource("/deposit", Scope::WalletMove, handlers::deposit)
+                .app_data(Route::new("/wallet/deposit", "POST")),
         )
         .service(
-            post("/withdraw", handlers::withdraw).app_data(Route::new("/wallet/withdraw", "POST")),
+            post_resource("/withdraw", Scope::WalletMove, handlers::withdraw)
+                .app_data(Route::new("/wallet/withdraw", "POST")),
         )
         .service(
-            post("/reserve", handlers::reserve).app_data(Route::new("/wallet/reserve", "POST")),
+            post_resource("/reserve", Scope::WalletMove, handlers::reserve)
+                .app_data(Route::new("/wallet/reserve", "POST")),
         )
-        .service(post("/commit", handlers::commit).app_data(Route::new("/wallet/commit", "POST")))
-        .service(post("/refund", handlers::refund).app_data(Route::new("/wallet/refund", "POST")))
+        .service(
+            post_resource("/commit", Scope::WalletMove, handlers::commit)
+                .app_data(Route::new("/wallet/commit", "POST")),
+        )
+        .service(
+            post_resource("/refund", Scope::WalletMove, handlers::refund)
+                .app_data(Route::new("/wallet/refund", "POST")),
+        )
         .default_service(web::to(not_found));
+    let index = index("wallet", vec![Link::new("wallet", "wallet")]);
     config
+        .service(index.wrap(from_fn(count_requests::<WalletState>)))
         .service(scope)
         .default_service(web::to(not_found).wrap(from_fn(time_requests::<WalletState>)));
 }

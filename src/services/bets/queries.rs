@@ -19,11 +19,16 @@ impl BetQueries {
         BetQueries { executor }
     }
 
-    /// A bet and its steps, oldest first.
-    pub async fn bet(&self, bet_id: BetId) -> Result<Option<(Bet, Vec<BetStep>)>, StoreError> {
+    /// A bet that `is_visible`, and its steps, oldest first. A bet that is not visible costs the same
+    /// single query as one that does not exist, so that the time of the answer tells nothing.
+    pub async fn bet(
+        &self,
+        bet_id: BetId,
+        is_visible: impl FnOnce(&Bet) -> bool + Send + 'static,
+    ) -> Result<Option<(Bet, Vec<BetStep>)>, StoreError> {
         self.executor
             .read(move |store| {
-                let Some(bet) = store.bet(bet_id)? else {
+                let Some(bet) = store.bet(bet_id)?.filter(is_visible) else {
                     return Ok(None);
                 };
                 let history = store.bet_history(bet_id)?;

@@ -1,6 +1,7 @@
 //! The store on a PostgreSQL server, for production: any number of processes can share one
 //! database.
 
+mod access;
 mod address;
 mod connections;
 mod error;

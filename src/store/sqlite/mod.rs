@@ -1,5 +1,6 @@
 //! The store in an SQLite file: the embedded default, which requires no installation.
 
+mod access;
 mod address;
 mod connections;
 mod database_lock;

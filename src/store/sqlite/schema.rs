@@ -1,6 +1,36 @@
 // @generated automatically by Diesel CLI.
 
 diesel::table! {
+    api_key_audit (id) {
+        id -> BigInt,
+        key_id -> BigInt,
+        action -> Text,
+        prefix -> Text,
+        scopes -> Text,
+        note -> Text,
+        expires_at -> Nullable<BigInt>,
+        done_by -> Text,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
+    api_keys (id) {
+        id -> BigInt,
+        hash -> Binary,
+        prefix -> Text,
+        scopes -> Text,
+        note -> Text,
+        expires_at -> Nullable<BigInt>,
+        created_by -> Text,
+        created_at -> BigInt,
+        last_used_at -> Nullable<BigInt>,
+        revoked_by -> Nullable<Text>,
+        revoked_at -> Nullable<BigInt>,
+    }
+}
+
+diesel::table! {
     bet_history (id) {
         id -> BigInt,
         bet_id -> Text,
@@ -166,6 +196,15 @@ diesel::table! {
 }
 
 diesel::table! {
+    revoked_users (id) {
+        id -> BigInt,
+        user_id -> Text,
+        issued_before -> BigInt,
+        revoked_by -> Text,
+    }
+}
+
+diesel::table! {
     stream_epoch (id) {
         id -> Integer,
         epoch -> Text,
@@ -203,6 +242,7 @@ diesel::table! {
     }
 }
 
+diesel::joinable!(api_key_audit -> api_keys (key_id));
 diesel::joinable!(bet_history -> bets (bet_id));
 diesel::joinable!(bets -> wallets (user_id));
 diesel::joinable!(hold_audit -> holds (hold_id));
@@ -211,6 +251,8 @@ diesel::joinable!(reservations -> wallets (user_id));
 diesel::joinable!(supplier_cancels -> bets (bet_id));
 
 diesel::allow_tables_to_appear_in_same_query!(
+    api_key_audit,
+    api_keys,
     bet_history,
     bet_requests,
     bets,
@@ -222,6 +264,7 @@ diesel::allow_tables_to_appear_in_same_query!(
     odds_history,
     outbox,
     reservations,
+    revoked_users,
     stream_epoch,
     supplier_cancels,
     wallet_requests,

@@ -33,6 +33,13 @@ mod money {
     money_suite!(migrated());
 }
 
+mod access {
+    use super::*;
+    use crate::store::access_suite::access_suite;
+
+    access_suite!(migrated());
+}
+
 fn opened(path: &Path) -> SqliteStore {
     SqliteStore::open(path.to_str().unwrap()).unwrap()
 }

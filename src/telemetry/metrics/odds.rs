@@ -9,6 +9,7 @@ use crate::domain::odds::book::Rejection;
 use crate::domain::odds::plausible::Implausible;
 use crate::domain::odds::update::DecodeError;
 use crate::domain::streaming::protocol::{CloseReason, Refusal};
+use crate::domain::streaming::session::AuthResult;
 
 role_metrics! {
     /// Metrics of the role `odds`.
@@ -35,6 +36,8 @@ role_metrics! {
         refused_upgrades: IntCounterVec = "odds_ws_refused_upgrades_total" ["reason"],
         /// Client messages refused, by code
         refused_messages: IntCounterVec = "odds_ws_refused_messages_total" ["code"] known Refusal::VARIANTS,
+        /// Credentials that WebSocket clients presented in auth messages, by result
+        auth_messages: IntCounterVec = "odds_ws_auth_messages_total" ["result"] known AuthResult::VARIANTS,
         /// Time from the supplier's updated_at to the write to the last of a thread's clients that get the change. Updates older than an hour are recordings and not counted
         latency: Histogram = "odds_end_to_end_seconds",
         /// Changes waiting for the registry

@@ -90,6 +90,21 @@ async fn second_subscribe_only_resends_the_snapshot() {
         .await;
 }
 
+/// Where callers are not checked, a credential changes nothing, and is accepted as any other text.
+#[actix_web::test]
+async fn unchecked_credential_is_acknowledged() {
+    let (platform, _supplier) = start(&[]).await;
+    let mut client = platform.subscriber(EVENT).await;
+    for credential in ["eyJhbGciOi", "anything"] {
+        let auth = json!({"type": "auth", "token": credential});
+        client.send(auth.to_string()).await;
+        assert_eq!(client.next().await, json!({"type": "authenticated"}));
+    }
+    assert_open(&mut client).await;
+    let url = format!("ws://{}/ws/odds?token=anything", platform.odds());
+    assert!(tokio_tungstenite::connect_async(url).await.is_ok());
+}
+
 /// A rejected message is answered with its error code, and the socket stays open.
 #[actix_web::test]
 async fn rejected_messages_keep_the_socket_open() {

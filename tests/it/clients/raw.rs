@@ -107,19 +107,25 @@ pub struct RawClient {
 
 impl RawClient {
     pub async fn connect(address: SocketAddr) -> RawClient {
-        RawClient::handshake(TcpStream::connect(address).await.unwrap(), address).await
+        let stream = TcpStream::connect(address).await.unwrap();
+        RawClient::handshake(stream, address, "/ws/odds").await
     }
 
     /// A client with small receive buffers.
     pub async fn connect_narrow(address: SocketAddr) -> RawClient {
+        RawClient::connect_narrow_to(address, "/ws/odds").await
+    }
+
+    /// A client of this path with small receive buffers.
+    pub async fn connect_narrow_to(address: SocketAddr, path: &str) -> RawClient {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4_096).unwrap();
         // Small segments also keep the server's send buffer small: together they hold about 100 kB.
         SockRef::from(&socket).set_tcp_mss(536).unwrap();
-        RawClient::handshake(socket.connect(address).await.unwrap(), address).await
+        RawClient::handshake(socket.connect(address).await.unwrap(), address, path).await
     }
 
-    async fn handshake(stream: TcpStream, address: SocketAddr) -> RawClient {
+    async fn handshake(stream: TcpStream, address: SocketAddr, path: &str) -> RawClient {
         stream.set_nodelay(true).unwrap();
         let mut client = RawClient {
             stream,
@@ -127,7 +133,7 @@ impl RawClient {
             read: 0,
         };
         let request = format!(
-            "GET /ws/odds HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         );
         client.send(request.as_bytes()).await;

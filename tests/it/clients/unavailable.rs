@@ -7,6 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use actix_web::web;
 use serde_json::json;
+use sports_bet_platform::access::Access;
 use sports_bet_platform::actors::odds::client_reads::{ClientReads, ReadLimits};
 use sports_bet_platform::actors::odds::messages::{ApplyError, BookChanged, GetSnapshot, Restated};
 use sports_bet_platform::actors::streaming::distributor::{Distributor, DistributorSettings};
@@ -17,6 +18,7 @@ use sports_bet_platform::domain::odds::book::{Book, MarketState, Snapshot};
 use sports_bet_platform::domain::odds::restrictions::{CurrentRestrictions, Restrictions};
 use sports_bet_platform::domain::odds::source_status::{SourceState, SourceStatus};
 use sports_bet_platform::domain::odds::update::OddsUpdate;
+use sports_bet_platform::domain::streaming::credential_watch::CredentialLimits;
 use sports_bet_platform::domain::streaming::epoch::CurrentEpoch;
 use sports_bet_platform::domain::streaming::protocol::FeedStatus;
 use sports_bet_platform::domain::streaming::session::SessionLimits;
@@ -99,6 +101,7 @@ fn serve(
         ping_interval: seconds(10),
         slow_client_limit: seconds(10),
         frozen_limit: seconds(10),
+        credentials: CredentialLimits::with_timeout(seconds(10)),
     };
     let restrictions = Arc::new(CurrentRestrictions::default());
     let epoch = Arc::new(CurrentEpoch::default());
@@ -163,6 +166,7 @@ fn serve(
             snapshots,
             restrictions: restricts.clone(),
             epoch: numbers.clone(),
+            access: Access::off(),
             limits,
             max_message: 1_024,
             queue: 16,

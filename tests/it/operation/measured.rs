@@ -6,7 +6,7 @@ use pretty_assertions::assert_eq;
 use reqwest::Method;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::http::odds::routes;
-use sports_bet_platform::http::{bets, wallet};
+use sports_bet_platform::http::{bets, gateway, wallet};
 use sports_bet_platform::runtime::tls::install_provider;
 use sports_bet_platform::simulator;
 
@@ -149,6 +149,7 @@ async fn latency_is_measured_by_route_template() {
         (Role::Wallet, platform.wallet(), wallet::ROUTES),
         (Role::Bets, platform.bets(), bets::ROUTES),
         (Role::Simulator, platform.simulator(), simulator::ROUTES),
+        (Role::Gateway, platform.gateway(), gateway::ROUTES),
     ];
     for (role, address, routes) in all {
         for (template, method) in routes {

@@ -12,12 +12,10 @@ async fn bet(client: &reqwest::Client, server: &ServerProcess) -> String {
         .post(format!("http://{}/bets", server.bets()))
         .header("Content-Type", "application/json")
         .body(body.to_string());
-    let response = within("a response", request.send()).await.unwrap();
-    let status = response.status().as_u16();
-    let body: Value = response.json().await.unwrap();
-    match body["code"].as_str() {
-        Some(code) => format!("{status} {code}"),
-        None => status.to_string(),
+    let response = send(request).await;
+    match response.json()["code"].as_str() {
+        Some(code) => format!("{} {code}", response.status),
+        None => response.status.to_string(),
     }
 }
 
@@ -31,7 +29,7 @@ async fn hold_works_while_the_server_runs() {
         .post(format!("http://{}/wallet/deposit", server.wallet()))
         .header("Content-Type", "application/json")
         .body(r#"{"userId":"u","amount_cents":1000000,"external_ref":"d"}"#);
-    assert_eq!(deposit.send().await.unwrap().status(), 200);
+    assert_eq!(send(deposit).await.status, 200);
     until("bets are accepted", || async {
         (bet(&client, &server).await == "200").then_some(())
     })

@@ -74,6 +74,7 @@ async fn startup_message_commands_work() {
         [
             "bets",
             "confirmation",
+            "gateway",
             "ingest",
             "odds",
             "processor",

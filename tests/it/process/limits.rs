@@ -17,7 +17,7 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
         .current_dir(folder)
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
+    for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }
     for port in [
@@ -28,6 +28,7 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
         "WALLET",
         "BET",
         "CONFIRMATION",
+        "GATEWAY",
     ] {
         command.env(format!("METRICS_PORT_{port}"), "0");
     }
@@ -36,7 +37,7 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
 
 #[tokio::test]
 async fn too_few_open_files_prevent_start() {
-    let all = "simulator,ingest,processor,odds,wallet,bets,confirmation";
+    let all = "simulator,ingest,processor,odds,wallet,bets,confirmation,gateway";
     for (roles, files) in [
         (all, 32),
         (all, 64),

@@ -110,7 +110,7 @@ async fn gzip_on_request_has_same_content() {
         "accept-encoding"
     );
     assert!(packed.body.len() < plain.body.len() / 2);
-    let stream = futures_util::stream::iter([Ok::<_, PayloadError>(Bytes::from(packed.body))]);
+    let stream = futures_util::stream::iter([Ok::<_, PayloadError>(Bytes::from(packed.0.body))]);
     let unpacked: Vec<Bytes> = Decoder::new(stream, ContentEncoding::Gzip)
         .try_collect()
         .await

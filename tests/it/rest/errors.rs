@@ -72,7 +72,6 @@ async fn not_found_names_the_missing_part() {
         "EVENT_NOT_FOUND",
     );
     for path in [
-        "/",
         "/v1",
         "/v1/",
         "/v1/event",
@@ -211,11 +210,11 @@ async fn wrong_method_lists_allowed_ones() {
     let fed = Fed::start(&[]).await;
     let client = reqwest::Client::new();
     for (path, allowed) in [
-        ("/v1/events", "GET, HEAD"),
-        ("/v1/events/E/markets", "GET, HEAD"),
-        ("/v1/events/E/odds", "GET, HEAD"),
-        ("/v1/events/E/markets/1x2/history", "GET, HEAD"),
-        ("/ws/odds", "GET"),
+        ("/v1/events", "GET, HEAD, OPTIONS"),
+        ("/v1/events/E/markets", "GET, HEAD, OPTIONS"),
+        ("/v1/events/E/odds", "GET, HEAD, OPTIONS"),
+        ("/v1/events/E/markets/1x2/history", "GET, HEAD, OPTIONS"),
+        ("/ws/odds", "GET, OPTIONS"),
     ] {
         for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE] {
             let answer = Answer::of(client.request(method.clone(), fed.url(path))).await;

@@ -110,10 +110,12 @@ async fn roles_serve_own_and_process_metrics() {
                 "odds_mirror_",
                 "odds_client_reads_",
                 "odds_hold",
+                "access_",
             ],
-            Role::Wallet => &["wallet_"],
-            Role::Bets => &["bets_"],
+            Role::Wallet => &["wallet_", "access_"],
+            Role::Bets => &["bets_", "access_"],
             Role::Confirmation => &["bets_"],
+            Role::Gateway => &["gateway_", "access_"],
         }
     };
     for role in Role::ALL {

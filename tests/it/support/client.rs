@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use futures_util::{SinkExt, StreamExt};
+use reqwest::header::HeaderMap;
 use rustls::ClientConfig;
 use serde_json::{Value, json};
 use sports_bet_platform::runtime::tls::install_provider;
@@ -13,6 +14,7 @@ use tokio_tungstenite::{
     Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
 };
 
+use super::documents::{Received, check_close, check_frame};
 use super::within;
 
 /// A client of `/ws/odds`.
@@ -24,7 +26,11 @@ pub struct OddsClient {
 impl OddsClient {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> OddsClient {
-        let url = format!("ws://{address}/ws/odds");
+        OddsClient::connect_to(&format!("ws://{address}/ws/odds")).await
+    }
+
+    /// Connects to a URL.
+    pub async fn connect_to(url: &str) -> OddsClient {
         let connecting = tokio_tungstenite::connect_async(url);
         OddsClient {
             socket: within("a WebSocket connection", connecting)
@@ -83,9 +89,14 @@ impl OddsClient {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
-                        return Ok(serde_json::from_str(&text).unwrap());
+                        let message = serde_json::from_str(&text).unwrap();
+                        check_frame(&message);
+                        return Ok(message);
                     }
-                    Some(Ok(Message::Close(frame))) => return Err(frame),
+                    Some(Ok(Message::Close(frame))) => {
+                        frame.iter().for_each(check_close);
+                        return Err(frame);
+                    }
                     Some(Ok(_)) => {}
                     Some(Err(_)) | None => return Err(None),
                 }
@@ -106,11 +117,63 @@ impl OddsClient {
     }
 }
 
+/// A response, which `openapi.yaml` documents.
+pub struct HttpAnswer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+impl HttpAnswer {
+    /// The body, which must be UTF-8.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).unwrap()
+    }
+
+    /// The body, which must be JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body)
+            .unwrap_or_else(|error| panic!("no JSON ({error}): {}", self.text()))
+    }
+}
+
+/// Sends a request, and holds the response against `openapi.yaml`.
+pub async fn send(request: reqwest::RequestBuilder) -> HttpAnswer {
+    within("an answer", try_send(request)).await.unwrap()
+}
+
+/// Like [`send`], for servers that may be away.
+pub async fn try_send(request: reqwest::RequestBuilder) -> reqwest::Result<HttpAnswer> {
+    install_provider();
+    let (client, request) = request.build_split();
+    let request = request?;
+    let (method, url) = (request.method().clone(), request.url().clone());
+    let answer = client.execute(request).await?;
+    let answer = HttpAnswer {
+        status: answer.status().as_u16(),
+        headers: answer.headers().clone(),
+        // A WebSocket has no body.
+        body: match answer.status().as_u16() {
+            101 => Vec::new(),
+            _ => answer.bytes().await?.to_vec(),
+        },
+    };
+    let received = Received {
+        method: method.as_str(),
+        path: url.path(),
+        status: answer.status,
+        headers: &answer.headers,
+        body: &answer.body,
+    };
+    received.check();
+    Ok(answer)
+}
+
 /// Status and body of a GET.
 pub async fn get_text(url: &str) -> (u16, String) {
     install_provider();
-    let answer = within(url, reqwest::get(url)).await.unwrap();
-    (answer.status().as_u16(), answer.text().await.unwrap())
+    let answer = send(reqwest::Client::new().get(url)).await;
+    (answer.status, answer.text().to_owned())
 }
 
 /// Status and JSON body of a GET.

@@ -17,6 +17,7 @@ use sports_bet_platform::store::postgres::{PgOptions, PgStore};
 use sports_bet_platform::store::sqlite::SqliteStore;
 use sports_bet_platform::store::{HistoryEntry, HistoryQuery, Store};
 
+use super::documents::check_record;
 use super::engines::{Folder, Sandbox};
 use super::{Cluster, until};
 
@@ -262,7 +263,7 @@ pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
             });
             let bytes =
                 |part: Option<&[u8]>| bytes::Bytes::copy_from_slice(part.unwrap_or_default());
-            read.push(Record {
+            let record = Record {
                 partition: message.partition() as u32,
                 offset: message.offset() as u64,
                 published_at: None,
@@ -271,7 +272,9 @@ pub fn records(brokers: &str, topic: &str) -> Vec<Record> {
                     payload: bytes(message.payload()),
                     headers: headers.unwrap_or_default(),
                 },
-            });
+            };
+            check_record(topic, &record.record);
+            read.push(record);
             if message.offset() + 1 >= high {
                 break;
             }

@@ -4,6 +4,7 @@ mod authority;
 mod client;
 mod cluster;
 mod database;
+pub mod documents;
 mod engines;
 mod follower;
 mod platform;
@@ -20,7 +21,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use authority::{Authority, borrowed};
-pub use client::{OddsClient, get_json, get_text};
+pub use client::{HttpAnswer, OddsClient, get_json, get_text, send, try_send};
 pub use cluster::Cluster;
 pub use database::{Database, records};
 pub use engines::{Folder, are_real, kafka_admin};

@@ -29,6 +29,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("METRICS_PORT_WALLET", "0"),
     ("METRICS_PORT_BET", "0"),
     ("METRICS_PORT_CONFIRMATION", "0"),
+    ("HTTP_PORT_GATEWAY", "0"),
+    ("METRICS_PORT_GATEWAY", "0"),
     ("HTTP_WORKERS_ODDS", "2"),
     ("SUPPLIER_RECONNECT_MIN", "10ms"),
     ("SUPPLIER_RECONNECT_MAX", "100ms"),
@@ -131,6 +133,11 @@ impl TestPlatform {
     /// The address of the bets API.
     pub fn bets(&self) -> SocketAddr {
         self.platform.addresses().bets.unwrap()
+    }
+
+    /// The address of the gateway.
+    pub fn gateway(&self) -> SocketAddr {
+        self.platform.addresses().gateway.unwrap()
     }
 
     /// The address of a role's health and metrics.

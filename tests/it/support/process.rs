@@ -22,6 +22,7 @@ pub struct ServerProcess {
     simulator: Option<SocketAddr>,
     wallet: Option<SocketAddr>,
     bets: Option<SocketAddr>,
+    gateway: Option<SocketAddr>,
     /// Health and metrics addresses by role.
     pub health: BTreeMap<String, SocketAddr>,
 }
@@ -40,6 +41,7 @@ impl ServerProcess {
         let address = |mark: &str| after(&invitation, mark).map(|address| address.parse().unwrap());
         let (odds, simulator) = (address("REST at "), address("simulator at "));
         let (wallet, bets) = (address("wallets at "), address("bets at "));
+        let gateway = address("gateway at ");
         let health = invitation
             .lines()
             .find_map(|line| line.split_once("/healthz and /metrics: "))
@@ -58,6 +60,7 @@ impl ServerProcess {
             simulator,
             wallet,
             bets,
+            gateway,
             health,
         }
     }
@@ -80,6 +83,11 @@ impl ServerProcess {
     /// The address of the bets API, if the process has the role.
     pub fn bets(&self) -> SocketAddr {
         self.bets.unwrap()
+    }
+
+    /// The address of the gateway, if the process has the role.
+    pub fn gateway(&self) -> SocketAddr {
+        self.gateway.unwrap()
     }
 
     /// The log so far.
@@ -150,7 +158,7 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         .stderr(Stdio::piped())
         .stdin(Stdio::null())
         .kill_on_drop(true);
-    for port in ["ODDS", "SUPPLIER", "WALLET", "BET"] {
+    for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }
     for port in [
@@ -161,6 +169,7 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         "WALLET",
         "BET",
         "CONFIRMATION",
+        "GATEWAY",
     ] {
         command.env(format!("METRICS_PORT_{port}"), "0");
     }
@@ -194,7 +203,9 @@ fn follow_stream(
 fn after<'a>(text: &'a str, mark: &str) -> Option<&'a str> {
     let (_, address) = text.split_once(mark)?;
     let (_, rest) = address.split_once("://")?;
-    rest.split(['/', ',', '\n', ' ']).next()
+    rest.split(['/', ',', '\n', ' '])
+        .next()
+        .map(|it| it.trim_end_matches(':'))
 }
 
 /// Any command of the binary, with its output and log. Killed on drop.

@@ -13,8 +13,8 @@ use tokio::time::{interval, sleep_until, timeout};
 use tokio_tungstenite::tungstenite::Message;
 
 use crate::support::{
-    FakeSupplier, Folder, OddsClient, SlowTcpProxy, SupplierLink, TestPlatform, get_json, until,
-    within,
+    FakeSupplier, Folder, OddsClient, SlowTcpProxy, SupplierLink, TestPlatform, get_json, send,
+    until,
 };
 
 /// Flooding sessions, and the subscriptions per second of each.
@@ -125,12 +125,8 @@ async fn unknown_id_flood_delays_no_suspension() {
     let platform = TestPlatform::start_at_once_in(folder, &variables).await;
     let client = reqwest::Client::new();
     let post = async |address, path: &str, body: Value| {
-        let sending = client
-            .post(format!("http://{address}{path}"))
-            .json(&body)
-            .send();
-        let answer = within("an answer", sending).await.unwrap();
-        (answer.status().as_u16(), answer.text().await.unwrap())
+        let answer = send(client.post(format!("http://{address}{path}")).json(&body)).await;
+        (answer.status, answer.text().to_owned())
     };
     let mut link = supplier.accept().await;
     link.send(market("E", 1, "open")).await;

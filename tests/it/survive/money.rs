@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 
 use super::outage::eventually;
 use crate::support::{
-    Cluster, Database, PATIENT, PrivateEngine, ServerProcess, SteadySupplier, command, within,
+    Cluster, Database, PATIENT, PrivateEngine, ServerProcess, SteadySupplier, command, send,
+    try_send, within,
 };
 
 const EVENTS: usize = 4;
@@ -82,15 +83,14 @@ impl Client {
                         .post(format!("http://{address}{path}"))
                         .header("Idempotency-Key", key);
                     let request = request.header("Content-Type", "application/json");
-                    let outcome = match request.body(body.to_string()).send().await {
+                    let outcome = match try_send(request.body(body.to_string())).await {
                         Ok(answer) => {
-                            let status = answer.status().as_u16();
-                            let text = answer.text().await.unwrap_or_default();
+                            let (status, text) = (answer.status, answer.text());
                             if status < 500
                                 && !text.contains("REQUEST_IN_FLIGHT")
                                 && !text.is_empty()
                             {
-                                return (status, serde_json::from_str(&text).unwrap());
+                                return (status, answer.json());
                             }
                             format!("{status} {text}")
                         }
@@ -303,14 +303,7 @@ async fn failures_keep_money_and_bets_consistent() {
         let id = answer["betId"].as_str().unwrap();
         let get = |url: String| {
             let http = http.clone();
-            async move {
-                within("an answer", http.get(url).send())
-                    .await
-                    .unwrap()
-                    .json::<Value>()
-                    .await
-                    .unwrap()
-            }
+            async move { send(http.get(url)).await.json() }
         };
         let ours = get(format!("http://{}/bets/{id}", bets.unwrap())).await;
         let theirs = get(format!("{supplier}/supplier/bets/{id}")).await;

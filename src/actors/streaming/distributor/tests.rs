@@ -1,12 +1,17 @@
 use std::sync::{Arc, Mutex};
 
 use super::*;
+use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::odds::messages::BookChanged;
+use crate::actors::streaming::messages::WatchCaller;
 use crate::actors::streaming::session_handle::SessionMessage;
+use crate::domain::access::{Caller, Revocations};
+use crate::domain::ids::UserId;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::*;
 use crate::domain::streaming::conflation_step::ConflationStep;
+use crate::domain::streaming::credential_watch::{Replaced, SessionCaller};
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::liveness::LivenessProbe;
@@ -64,13 +69,32 @@ struct Probe {
 }
 
 async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
-    conflated_session(distributor, id, stalls, None).await
+    session_with(distributor, id, stalls, None, None).await
+}
+
+async fn session_of(
+    distributor: &Addr<Distributor>,
+    id: u64,
+    stalls: bool,
+    caller: Option<Arc<SessionCaller>>,
+) -> Probe {
+    session_with(distributor, id, stalls, caller, None).await
 }
 
 async fn conflated_session(
     distributor: &Addr<Distributor>,
     id: u64,
     stalls: bool,
+    conflation: Option<ConflationStep>,
+) -> Probe {
+    session_with(distributor, id, stalls, None, conflation).await
+}
+
+async fn session_with(
+    distributor: &Addr<Distributor>,
+    id: u64,
+    stalls: bool,
+    caller: Option<Arc<SessionCaller>>,
     conflation: Option<ConflationStep>,
 ) -> Probe {
     let life = Arc::new(LivenessProbe::new());
@@ -92,7 +116,8 @@ async fn conflated_session(
         life,
     };
     let id = SessionId(id);
-    distributor.send(Connect { id, handle }).await.unwrap();
+    let connect = Connect { id, handle, caller };
+    distributor.send(connect).await.unwrap();
     assert!(
         distributor
             .send(Subscribe {
@@ -127,14 +152,24 @@ struct Fixture {
     metrics: OddsMetrics,
 }
 
-fn fixture(slow: Duration, frozen: Duration) -> Fixture {
-    let metrics = OddsMetrics::new().unwrap();
-    let ping_interval = Duration::from_millis(100);
-    let settings = DistributorSettings {
-        ping_interval,
+const GRACE: Duration = Duration::from_secs(25);
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn settings(slow: Duration, frozen: Duration) -> DistributorSettings {
+    DistributorSettings {
+        ping_interval: Duration::from_millis(100),
         slow_client_limit: slow,
         frozen_limit: frozen,
-    };
+        credentials: CredentialLimits {
+            auth_timeout: Duration::from_millis(300),
+            expiry_grace: GRACE,
+        },
+    }
+}
+
+fn fixture(slow: Duration, frozen: Duration) -> Fixture {
+    let metrics = OddsMetrics::new().unwrap();
+    let settings = settings(slow, frozen);
     let registry = Registry::new(metrics.clone(), Arc::default()).start();
     let (books, backlog) = (
         FeedState::in_process(metrics.feed_live.clone()),
@@ -336,4 +371,98 @@ async fn heartbeat_is_not_ahead_of_books() {
     backlog.set(None);
     let applied = Timestamp::now();
     until("a heartbeat after that", || last() > Some(applied)).await;
+}
+
+/// A user whose token was issued now.
+fn user(name: &str, expires_at: Timestamp) -> Caller {
+    Caller::User {
+        id: UserId::new(name).unwrap(),
+        scopes: Default::default(),
+        issued_at: Timestamp::now(),
+        expires_at,
+    }
+}
+
+fn caller(caller: Caller) -> Arc<SessionCaller> {
+    Arc::new(SessionCaller::new(caller))
+}
+
+async fn until_ended(probe: &Probe, reason: CloseReason) {
+    until("session is closed", || {
+        *probe.ended.lock().unwrap() == [reason]
+    })
+    .await;
+}
+
+/// Sessions end for their expired or missing credential; others go on. One that does not end in
+/// time, because its client reads nothing, is cut.
+#[actix_web::test]
+async fn overdue_sessions_end() {
+    let Fixture { here, metrics, .. } = fixture(MINUTE, MINUTE);
+    let now = Timestamp::now();
+    let hour = now.later_by(Duration::from_secs(3_600));
+    let graceless = caller(user("u", now.earlier_by(GRACE)));
+    let expired = session_of(&here, 1, false, Some(graceless)).await;
+    let late = session_of(&here, 2, false, Some(caller(Caller::Anonymous))).await;
+    let public = session(&here, 3, false).await;
+    let valid = session_of(&here, 4, false, Some(caller(user("u", hour)))).await;
+    let pending = caller(Caller::Anonymous);
+    let in_time = session_of(&here, 5, false, Some(pending.clone())).await;
+    assert_eq!(pending.replace(user("u", hour)), Replaced::Anonymous);
+    until_ended(&expired, CloseReason::CredentialExpired).await;
+    until_ended(&late, CloseReason::NotAuthenticated).await;
+    // The probes do not end when they are told to.
+    until("unread sessions are cut", || metrics.evictions.get() == 2).await;
+    assert!(expired.life.is_evicted() && late.life.is_evicted());
+    for probe in [public, valid, in_time] {
+        assert!(probe.ended.lock().unwrap().is_empty());
+    }
+}
+
+/// What is revoked ends the sessions of that caller on every thread, also those that are known
+/// later.
+#[actix_web::test]
+async fn revoked_callers_are_disconnected() {
+    let fixture = fixture(MINUTE, MINUTE);
+    let Fixture {
+        registry,
+        here,
+        metrics,
+        ..
+    } = &fixture;
+    let hour = Timestamp::now().later_by(Duration::from_secs(3_600));
+    let revoked = session_of(here, 1, false, Some(caller(user("u", hour)))).await;
+    let other = session_of(here, 2, false, Some(caller(user("v", hour)))).await;
+    let public = session(here, 3, false).await;
+    let earlier = caller(user("u", hour));
+    let until_now = [(
+        UserId::new("u").unwrap(),
+        Timestamp::now().later_by(Duration::from_secs(1)),
+    )];
+    let revocations = Revocations {
+        users: until_now.into(),
+        ..Revocations::default()
+    };
+    let changed = RevocationsChanged(Arc::new(revocations));
+    registry.send(changed).await.unwrap();
+    until_ended(&revoked, CloseReason::CredentialRevoked).await;
+    // A session that authenticated before, and is announced after.
+    let id = SessionId(3);
+    let watch = WatchCaller {
+        id,
+        caller: earlier.clone(),
+    };
+    here.send(watch).await.unwrap();
+    until_ended(&public, CloseReason::CredentialRevoked).await;
+    // A thread that starts later.
+    let feed = Arc::new(FeedState::in_process(metrics.feed_live.clone()));
+    let there = Distributor::start_here(
+        settings(MINUTE, MINUTE),
+        registry.clone(),
+        feed,
+        metrics.clone(),
+    );
+    let late = session_of(&there, 4, false, Some(earlier)).await;
+    until_ended(&late, CloseReason::CredentialRevoked).await;
+    assert!(other.ended.lock().unwrap().is_empty());
 }

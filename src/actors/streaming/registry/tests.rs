@@ -39,6 +39,12 @@ impl Handler<FeedChanged> for ProbeDistributor {
     fn handle(&mut self, _: FeedChanged, _: &mut Context<Self>) {}
 }
 
+impl Handler<RevocationsChanged> for ProbeDistributor {
+    type Result = ();
+
+    fn handle(&mut self, _: RevocationsChanged, _: &mut Context<Self>) {}
+}
+
 impl Handler<EndAllSessions> for ProbeDistributor {
     type Result = ();
 
@@ -69,6 +75,7 @@ async fn joined(registry: &Addr<Registry>, takes: Duration) -> Probe {
     let join = Join {
         deliver: address.clone().recipient(),
         feed: address.clone().recipient(),
+        revocations: address.clone().recipient(),
         end: address.clone().recipient(),
     };
     let id = registry.send(join).await.unwrap().id;

@@ -11,10 +11,11 @@ use log::warn;
 
 use super::Session;
 use crate::actors::odds::messages::{ApplyError, GetSnapshot};
-use crate::actors::streaming::messages::{SetHeartbeat, Subscribe, Unsubscribe};
+use crate::actors::streaming::messages::{SetHeartbeat, Subscribe, Unsubscribe, WatchCaller};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
 use crate::domain::streaming::conflation_step::ConflationStep;
+use crate::domain::streaming::credential_watch::SessionCaller;
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
     FeedStatus, SnapshotExtension, SnapshotView, snapshot_message,
@@ -33,6 +34,7 @@ pub(super) enum Request {
     Subscribe(EventId, Attempt, Option<ConflationStep>),
     Unsubscribe(EventId),
     SetHeartbeat(Duration, Arc<LastSent>),
+    WatchCaller(Arc<SessionCaller>),
 }
 
 impl Session {
@@ -75,6 +77,10 @@ impl Session {
                         last_sent,
                     };
                     let _ = edges.distributor.send(set).await;
+                    None
+                }
+                Request::WatchCaller(caller) => {
+                    let _ = edges.distributor.send(WatchCaller { id, caller }).await;
                     None
                 }
                 Request::Subscribe(event_id, attempt, conflation) => {

@@ -1,6 +1,7 @@
 //! Messages from clients.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -22,6 +23,25 @@ pub enum ClientMessage {
     Unsubscribe(EventId),
     /// `{"type":"ping"}`: answer `pong`.
     Ping,
+    /// `{"type":"auth","token":"..."}`: the session belongs to the caller of this credential.
+    Authenticate(Credential),
+}
+
+/// A token or an API key that a client presents. Its `Debug` output shows nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential(String);
+
+impl Credential {
+    /// The text, for the check of the credential only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Credential(***)")
+    }
 }
 
 /// A `subscribe` with a field of the extended protocol.
@@ -67,6 +87,8 @@ struct WireClientMessage {
     conflate_ms: Option<Value>,
     #[serde(default)]
     heartbeat_ms: Option<Value>,
+    #[serde(default)]
+    token: Option<Value>,
 }
 
 impl ClientMessage {
@@ -83,6 +105,7 @@ impl ClientMessage {
             "subscribe" => Ok(ClientMessage::Subscribe(wire.event_id()?)),
             "unsubscribe" => Ok(ClientMessage::Unsubscribe(wire.event_id()?)),
             "ping" => Ok(ClientMessage::Ping),
+            "auth" => Ok(ClientMessage::Authenticate(wire.credential()?)),
             unknown => Err(Refusal::UnknownType(unknown.chars().take(40).collect())),
         }
     }
@@ -104,6 +127,15 @@ impl WireClientMessage {
         match &self.event_id {
             Some(id) => event_id(id),
             None => Err(Refusal::BadEventId("missing".to_owned())),
+        }
+    }
+
+    fn credential(self) -> Result<Credential, Refusal> {
+        match self.token {
+            Some(Value::String(token)) if token.is_empty() => Err(Refusal::BadToken("empty")),
+            Some(Value::String(token)) => Ok(Credential(token)),
+            Some(_) => Err(Refusal::BadToken("not a string")),
+            None => Err(Refusal::BadToken("missing")),
         }
     }
 

@@ -31,6 +31,25 @@ fn reads_messages_of_original_client() {
     );
 }
 
+#[test]
+fn credential_is_never_shown() {
+    let parsed = ClientMessage::parse(r#"{"type":"auth","token":"eyJhbGciOi"}"#).unwrap();
+    assert!(!format!("{parsed:?}").contains("eyJ"), "{parsed:?}");
+    let ClientMessage::Authenticate(credential) = parsed else {
+        panic!("{parsed:?}");
+    };
+    assert_eq!(credential.expose(), "eyJhbGciOi");
+}
+
+#[test]
+fn authentication_wire_format() {
+    let at = Timestamp::from_micros(1_700_000_000_000_000);
+    insta::assert_snapshot!(authenticated_message(at), @r#"{"type":"authenticated","expiresAt":"2023-11-14T22:13:20Z"}"#);
+    insta::assert_snapshot!(authenticated_message(None), @r#"{"type":"authenticated"}"#);
+    insta::assert_snapshot!(error_message(&Refusal::Unauthenticated), @r#"{"type":"error","code":"UNAUTHENTICATED","message":"authenticate first: send an `auth` message with a token or an API key"}"#);
+    insta::assert_snapshot!(error_message(&Refusal::ScopeRequired), @r#"{"type":"error","code":"SCOPE_REQUIRED","message":"the scope `odds:read` is required"}"#);
+}
+
 fn extended(text: &str) -> SubscribeRequest {
     match ClientMessage::parse(text).unwrap() {
         ClientMessage::SubscribeExtended(request) => *request,
@@ -81,6 +100,18 @@ fn each_refusal_has_its_code() {
     assert_eq!(
         code(r#"{"type":"unsubscribe","eventId":null}"#),
         "BAD_EVENT_ID"
+    );
+    for text in [
+        r#"{"type":"auth"}"#,
+        r#"{"type":"auth","token":null}"#,
+        r#"{"type":"auth","token":7}"#,
+        r#"{"type":"auth","token":""}"#,
+    ] {
+        assert_eq!(code(text), "BAD_TOKEN", "{text}");
+    }
+    assert_eq!(
+        code(r#"{"type":"auth","token":"a","token":"b"}"#),
+        "BAD_JSON"
     );
     let long_epoch = format!(r#""since":1,"epoch":"{}""#, "x".repeat(65));
     for (field, expected) in [

@@ -30,6 +30,13 @@ mod suite_on_postgres {
     store_suite!(Database::migrated(), #[ignore = "needs the real engines: make test"]);
 }
 
+mod access {
+    use super::*;
+    use crate::store::access_suite::access_suite;
+
+    access_suite!(Database::migrated(), #[ignore = "needs the real engines: make test"]);
+}
+
 /// The suite that every money store must pass.
 mod money {
     use diesel::connection::SimpleConnection;

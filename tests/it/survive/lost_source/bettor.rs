@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::support::ServerProcess;
+use crate::support::{ServerProcess, try_send};
 
 /// The time between two bets.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -159,8 +159,7 @@ impl BetTable {
 
     async fn shown_price(&self, event: &str) -> Option<Value> {
         let url = format!("http://{}/v1/events/{event}/odds", self.odds);
-        let odds = self.http.get(url).send().await.ok()?;
-        let odds: Value = serde_json::from_str(&odds.text().await.ok()?).ok()?;
+        let odds = try_send(self.http.get(url)).await.ok()?.json();
         Some(odds[0]["homeOdd"].clone()).filter(|price| !price.is_null())
     }
 }
@@ -168,13 +167,12 @@ impl BetTable {
 /// Posts a body. Returns the status of the answer, with its code if there is one, and its body.
 async fn post(http: &reqwest::Client, url: &str, body: &Value) -> (String, Value) {
     let request = http.post(url).header("Content-Type", "application/json");
-    let answer = match request.body(body.to_string()).send().await {
+    let answer = match try_send(request.body(body.to_string())).await {
         Ok(answer) => answer,
         Err(error) => return (format!("no answer: {error:?}"), Value::Null),
     };
-    let status = answer.status().as_u16();
-    let body: Value =
-        serde_json::from_str(&answer.text().await.unwrap_or_default()).unwrap_or_default();
+    let status = answer.status;
+    let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
     let answer = match body["code"].as_str() {
         Some(code) => format!("{status} {code}"),
         None => status.to_string(),

@@ -1,0 +1,3 @@
+DROP TABLE revoked_users;
+DROP TABLE api_key_audit;
+DROP TABLE api_keys;

@@ -1,0 +1,143 @@
+use pretty_assertions::assert_eq;
+
+use super::*;
+
+fn headers(pairs: &[(&str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        headers.append(
+            ActixName::from_bytes(name.as_bytes()).unwrap(),
+            ActixValue::from_str(value).unwrap(),
+        );
+    }
+    headers
+}
+
+fn hop(peer: &str, is_trusted: bool) -> Hop<'static> {
+    Hop {
+        peer: Some(peer.parse().unwrap()),
+        is_trusted,
+        host: "bets.example:8000",
+        scheme: "http",
+    }
+}
+
+/// The headers as lines, in order of their names.
+fn lines(headers: &http::HeaderMap) -> Vec<String> {
+    let mut lines: Vec<String> = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn end_to_end_headers_are_passed_on() {
+    let sent = headers(&[
+        ("Host", "bets.example:8000"),
+        ("Authorization", "Bearer x"),
+        ("Idempotency-Key", "k"),
+        ("Origin", "https://shop.example"),
+        ("Cookie", "a=1"),
+        ("Cookie", "b=2"),
+        ("Connection", "close, X-Hop"),
+        ("Connection", "Keep-Alive"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Authorization", "Basic x"),
+        ("TE", "trailers"),
+        ("Trailer", "x"),
+        ("Transfer-Encoding", "chunked"),
+        ("Upgrade", "h2c"),
+        ("X-Hop", "1"),
+        ("Content-Length", "5"),
+        ("Expect", "100-continue"),
+    ]);
+    assert_eq!(
+        lines(&to_service(&sent, &hop("192.0.2.1", false))),
+        [
+            "authorization: Bearer x",
+            "cookie: a=1",
+            "cookie: b=2",
+            "forwarded: for=192.0.2.1;host=\"bets.example:8000\";proto=http",
+            "host: bets.example:8000",
+            "idempotency-key: k",
+            "origin: https://shop.example",
+            "x-forwarded-for: 192.0.2.1",
+            "x-forwarded-host: bets.example:8000",
+            "x-forwarded-proto: http",
+        ]
+    );
+}
+
+#[test]
+fn forwarded_headers_count_from_trusted_proxies_only() {
+    let sent = headers(&[
+        ("Forwarded", "for=198.51.100.7"),
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-For", "198.51.100.7"),
+        ("X-Forwarded-Host", "shop.example"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Port", "443"),
+        ("X-Real-IP", "198.51.100.7"),
+    ]);
+    assert_eq!(
+        lines(&to_service(&sent, &hop("2001:db8::1", false))),
+        [
+            "forwarded: for=\"[2001:db8::1]\";host=\"bets.example:8000\";proto=http",
+            "host: bets.example:8000",
+            "x-forwarded-for: 2001:db8::1",
+            "x-forwarded-host: bets.example:8000",
+            "x-forwarded-proto: http",
+        ]
+    );
+    assert_eq!(
+        lines(&to_service(&sent, &hop("10.0.0.1", true))),
+        [
+            "forwarded: for=198.51.100.7, for=10.0.0.1;host=\"bets.example:8000\";proto=http",
+            "host: bets.example:8000",
+            "x-forwarded-for: 203.0.113.9, 198.51.100.7, 10.0.0.1",
+            "x-forwarded-host: shop.example",
+            "x-forwarded-proto: https",
+        ]
+    );
+}
+
+#[test]
+fn doubtful_scheme_of_proxy_is_replaced() {
+    for bad in ["ftp", "https, http", ""] {
+        let sent = headers(&[("X-Forwarded-Proto", bad)]);
+        let out = to_service(&sent, &hop("10.0.0.1", true));
+        assert_eq!(out["x-forwarded-proto"], "http", "{bad}");
+    }
+}
+
+#[test]
+fn answers_lose_headers_of_their_connection() {
+    let mut answer = http::HeaderMap::new();
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("etag", "\"1\""),
+        ("link", "<a>; rel=next"),
+        ("link", "<b>; rel=prev"),
+        ("connection", "x-hop"),
+        ("x-hop", "1"),
+        ("keep-alive", "timeout=5"),
+        ("transfer-encoding", "chunked"),
+        ("content-length", "7"),
+    ] {
+        append(&mut answer, name, value.as_bytes());
+    }
+    let passed: Vec<_> = to_client(&answer)
+        .map(|(name, value)| format!("{name}: {}", value.to_str().unwrap()))
+        .collect();
+    assert_eq!(
+        passed,
+        [
+            "content-type: application/json",
+            "etag: \"1\"",
+            "link: <a>; rel=next",
+            "link: <b>; rel=prev"
+        ]
+    );
+}

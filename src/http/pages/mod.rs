@@ -1,0 +1,60 @@
+//! Web pages that are part of the binary: `/board`, the live board. A page is static and public;
+//! what it shows comes from the same routes that every client uses, under the caller's rights.
+
+mod assets;
+
+use actix_web::http::header::{self, ETag, EntityTag, IfNoneMatch};
+use actix_web::middleware::Compress;
+use actix_web::{HttpResponse, web};
+
+use self::assets::{ASSETS, Asset, INDEX};
+use super::errors::not_found;
+use super::revalidation::{has, revalidate};
+use super::routes::open_resource;
+
+/// Mounts the pages. Their requests to the services go to `/api/…` of the same origin. The server
+/// adds the policy that restricts what they may load (`headers.rs`).
+pub fn pages(config: &mut web::ServiceConfig) {
+    let mut board = web::scope("/board")
+        .wrap(Compress::default())
+        .service(file("", &INDEX))
+        .service(open_resource("/", || async {
+            // The page refers to its files relative to `/board`.
+            HttpResponse::PermanentRedirect()
+                .insert_header((header::LOCATION, "../board"))
+                .finish()
+        }));
+    for asset in ASSETS {
+        board = board.service(file(asset.path, asset));
+    }
+    config.service(board.default_service(web::to(not_found)));
+}
+
+fn file(path: &'static str, asset: &'static Asset) -> actix_web::Resource {
+    let tag = asset.tag();
+    open_resource(path, move |known: Option<web::Header<IfNoneMatch>>| {
+        let answer = answer(asset, &tag, known.as_deref());
+        async move { answer }
+    })
+}
+
+/// The file, or 304 if the client has it. A client may keep it but asks each time, because the names
+/// of the files stay the same from version to version.
+fn answer(asset: &Asset, tag: &EntityTag, known: Option<&IfNoneMatch>) -> HttpResponse {
+    let is_known = has(known, tag);
+    let mut response = if is_known {
+        HttpResponse::NotModified()
+    } else {
+        HttpResponse::Ok()
+    };
+    response.insert_header(ETag(tag.clone()));
+    response.insert_header(revalidate());
+    if is_known {
+        response.finish()
+    } else {
+        response.content_type(asset.content_type).body(asset.body)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,53 @@
+//! Completes each response before it is sent: headers, CORS, and the form of errors.
+
+use actix_http::{Request, Response};
+use actix_web::body::{BoxBody, MessageBody};
+use actix_web::dev::ServiceResponse;
+use actix_web::{Error, HttpResponse};
+
+use super::cors::Sharing;
+use super::error_response::{problem_response, wants_problem};
+use super::errors::ApiError;
+use super::headers;
+
+/// What the response to a request depends on. Read before the request is handled, since a refused
+/// one leaves only an error behind.
+pub(super) struct Completion {
+    sharing: Sharing,
+    wants_problem: bool,
+}
+
+impl Completion {
+    /// For the response to this request; pages of the `allowed` origins may read it.
+    pub(super) fn of(request: &Request, allowed: &[String]) -> Completion {
+        Completion {
+            sharing: Sharing::of(&request.head().headers, allowed),
+            wants_problem: wants_problem(&request.head().headers),
+        }
+    }
+
+    /// The response that is sent.
+    pub(super) fn complete<B: MessageBody + 'static>(
+        self,
+        answer: Result<ServiceResponse<B>, Error>,
+    ) -> Response<BoxBody> {
+        let (request, response) = match answer {
+            Ok(answer) => {
+                let (request, response) = answer.into_parts();
+                (Some(request), response.map_into_boxed_body())
+            }
+            Err(error) => (None, HttpResponse::from_error(error)),
+        };
+        let error = response
+            .error()
+            .and_then(|error| error.as_error::<ApiError>());
+        let mut response = match error.filter(|_| self.wants_problem) {
+            Some(error) => problem_response(error),
+            None => response,
+        };
+        let request_headers = request.as_ref().map(|request| request.headers());
+        headers::complete(response.headers_mut(), request_headers);
+        self.sharing.add_to(response.headers_mut());
+        response.into()
+    }
+}
