@@ -154,7 +154,7 @@ async fn until_rest(platform: &TestPlatform, event: &str, version: i64) -> Value
 async fn updates_until(client: &mut OddsClient, version: i64) -> Vec<(u64, i64)> {
     let mut seen = Vec::new();
     loop {
-        let update = client.next_of("update").await;
+        let update = client.next_change().await;
         seen.push((
             update["seq"].as_u64().unwrap(),
             update["payload"]["version"].as_i64().unwrap(),

@@ -1,5 +1,6 @@
 //! Clients of the odds port.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -21,6 +22,10 @@ use super::within;
 pub struct OddsClient {
     /// The socket, for tests of the protocol itself.
     pub socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    /// The number of each market that it has received.
+    shown: HashMap<String, u64>,
+    /// Whether the last message repeats a market because its source became stale or live.
+    is_repeated: bool,
 }
 
 impl OddsClient {
@@ -37,6 +42,8 @@ impl OddsClient {
                 .await
                 .unwrap()
                 .0,
+            shown: HashMap::new(),
+            is_repeated: false,
         }
     }
 
@@ -82,10 +89,43 @@ impl OddsClient {
         }
     }
 
+    /// The next `update` that is not a repeated market.
+    pub async fn next_change(&mut self) -> Value {
+        loop {
+            let update = self.next_of("update").await;
+            if !self.is_repeated {
+                return update;
+            }
+        }
+    }
+
+    /// Whether the last message repeats a market because its source became stale or live.
+    pub fn is_repeated(&self) -> bool {
+        self.is_repeated
+    }
+
+    fn record(&mut self, message: &Value) {
+        let key = |market: &Value| {
+            let [event, name, line] = [&message["eventId"], &market["market"], &market["line"]];
+            format!("{event} {name} {line}")
+        };
+        let nothing = Vec::new();
+        for market in message["markets"].as_array().unwrap_or(&nothing) {
+            let seq = market["seq"].as_u64().unwrap_or(0);
+            self.shown.insert(key(&market["payload"]), seq);
+        }
+        self.is_repeated = false;
+        if message["type"] == "update" {
+            let seq = message["seq"].as_u64().unwrap_or(0);
+            let earlier = self.shown.insert(key(&message["payload"]), seq);
+            self.is_repeated = !message["stale"].is_null() && earlier == Some(seq);
+        }
+    }
+
     /// The next message, or the close frame (`None` if the connection broke off).
     pub async fn next_or_close(&mut self) -> Result<Value, Option<CloseFrame>> {
         // One deadline for all of it: the server's pings must not extend it.
-        within("a message of the server", async {
+        let received = within("a message of the server", async {
             loop {
                 match self.socket.next().await {
                     Some(Ok(Message::Text(text))) => {
@@ -102,7 +142,11 @@ impl OddsClient {
                 }
             }
         })
-        .await
+        .await;
+        if let Ok(message) = &received {
+            self.record(message);
+        }
+        received
     }
 
     /// Reads until the socket is closed; returns the close code.

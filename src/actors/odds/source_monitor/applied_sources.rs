@@ -124,9 +124,9 @@ mod tests {
                     }
                     Step::Finish(is_applied) => {
                         let started = check.take();
-                        for number in 0..3 {
-                            let was_live = live_since[number].is_some_and(|since| Some(since) < started);
-                            expected[number] |= is_applied && was_live;
+                        for (expected, since) in expected.iter_mut().zip(live_since) {
+                            let was_live = since.is_some_and(|since| Some(since) < started);
+                            *expected |= is_applied && was_live;
                         }
                         sources.finish(is_applied);
                     }
