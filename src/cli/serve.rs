@@ -292,6 +292,7 @@ mod tests {
         try:  sports-bet watch MATCH_001 --url wss://127.0.0.1:8080/ws/odds
         simulator at ws://127.0.0.1:8081/ws and http://127.0.0.1:8081/supplier/confirm
         wallets at https://127.0.0.1:8082/wallet, bets at https://127.0.0.1:8083/bets
+        gateway at https://127.0.0.1:8000: /api/odds, /api/wallet and /api/bets
         /healthz and /metrics: ingest http://127.0.0.1:9096, odds http://127.0.0.1:9095
         ");
         addresses.odds = "127.0.0.1:41234".parse().ok();

@@ -85,6 +85,13 @@ impl Config {
                 warnings.push(format!("{} has no effect: {why}", set.join(", ")));
             }
         };
+        self.check_idle_engines(&mut idle);
+        self.check_idle_ports(&mut idle);
+        warnings
+    }
+
+    /// Calls `idle` with the settings of engines that this process does not use, and the reason.
+    fn check_idle_engines(&self, idle: &mut dyn FnMut(&[&str], &str)) {
         if self.engines.bus == BusEngine::Embedded {
             let kafka = [
                 "KAFKA_SECURITY_PROTOCOL",
@@ -106,6 +113,10 @@ impl Config {
                 "REDIS_URL is not set, so the embedded cache is used",
             );
         }
+    }
+
+    /// The same for the settings of ports for clients.
+    fn check_idle_ports(&self, idle: &mut dyn FnMut(&[&str], &str)) {
         if !self.runs_any(&Role::WITH_CLIENTS) {
             idle(
                 &["TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CLIENT_CA_FILE"],
@@ -129,7 +140,6 @@ impl Config {
                 "the gateway itself serves the roles that run in its process",
             );
         }
-        warnings
     }
 
     /// The roles of this process as one name: `all`, or as in the setting.

@@ -121,10 +121,10 @@ pub struct Settings {
     pub limits: LimitSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub tls: TlsSettings,
+    pub rate_limits: RateLimitSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub rate_limits: RateLimitSettings,
+    pub tls: TlsSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub money: MoneySettings,

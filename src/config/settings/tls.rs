@@ -10,8 +10,8 @@ use crate::runtime::tls::server::CertificateFiles;
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "TLS for clients")]
 pub struct TlsSettings {
-    /// PEM file with the certificate of the odds, wallet and bets ports, followed by those of its
-    /// issuers. If set, these ports accept only TLS. Read again when it changes
+    /// PEM file with the certificate of the odds, wallet, bets and gateway ports, followed by those
+    /// of its issuers. If set, these ports accept only TLS. Read again when it changes
     #[arg(long, env)]
     pub tls_cert_file: Option<PathBuf>,
     /// PEM file with the private key of the certificate
