@@ -37,14 +37,8 @@ impl OddsClient {
     /// Connects to a URL.
     pub async fn connect_to(url: &str) -> OddsClient {
         let connecting = tokio_tungstenite::connect_async(url);
-        OddsClient {
-            socket: within("a WebSocket connection", connecting)
-                .await
-                .unwrap()
-                .0,
-            shown: HashMap::new(),
-            is_repeated: false,
-        }
+        let connected = within("a WebSocket connection", connecting).await;
+        OddsClient::on(connected.unwrap().0)
     }
 
     /// Connects with TLS.
@@ -52,11 +46,15 @@ impl OddsClient {
         let url = format!("wss://{address}/ws/odds");
         let connector = Connector::Rustls(Arc::new(tls));
         let connecting = connect_async_tls_with_config(url, None, true, Some(connector));
+        let connected = within("a WebSocket connection", connecting).await;
+        OddsClient::on(connected.unwrap().0)
+    }
+
+    fn on(socket: WebSocketStream<MaybeTlsStream<TcpStream>>) -> OddsClient {
         OddsClient {
-            socket: within("a WebSocket connection", connecting)
-                .await
-                .unwrap()
-                .0,
+            socket,
+            shown: HashMap::new(),
+            is_repeated: false,
         }
     }
 
