@@ -44,7 +44,10 @@ async fn kills_never_corrupt_or_count_backwards() {
         let mut updates = 0;
         while updates < 5 || tokio::time::Instant::now() < moment {
             let message = client.next().await;
-            let seq = message["seq"].as_u64().unwrap();
+            // The states of the sources have no number.
+            let Some(seq) = message["seq"].as_u64() else {
+                continue;
+            };
             // An event of which nothing was stored is unknown after the restart: its snapshot is
             // empty and does not carry the earlier seq.
             let nothing = message["type"] == "snapshot" && message["markets"] == json!([]);
