@@ -55,7 +55,8 @@ async fn killed_service_is_502_until_it_is_back() {
     .await;
     let mut client = OddsClient::connect_to(&socket).await;
     client.subscribe("MATCH_001").await;
-    assert_eq!(client.next().await["type"], "snapshot");
+    let snapshot = client.next_of("snapshot").await;
+    assert_eq!(snapshot["eventId"], "MATCH_001");
     drop(service);
     gateway.stop().await;
 }

@@ -103,6 +103,10 @@ async fn original_client_works_unchanged() {
     // Subscribed before there is anything: the first message it understands is the first update.
     let mut early = platform.subscriber("MATCH_002").await;
     link.send(original_frame("MATCH_002", &at(1), 7));
+    until("the market", async || {
+        (rest_odds(&platform, "MATCH_002").await.len() == 1).then_some(())
+    })
+    .await;
     // A market that the original cannot read must not replace the one that it can.
     link.send(market_frame("MATCH_002", "btts", None, 2, 1));
     until("both markets", async || {
