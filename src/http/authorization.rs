@@ -222,7 +222,7 @@ mod tests {
     /// A server that was started without rules serves nobody.
     #[actix_web::test]
     async fn route_without_rules_is_closed() {
-        let handler = || async { HttpResponse::Ok() };
+        let handler = || async { HttpResponse::Ok().finish() };
         let resource = read_resource("/", Scope::OddsRead, handler);
         let app = init_service(App::new().service(resource)).await;
         let answer = call_service(&app, TestRequest::get().to_request()).await;

@@ -13,6 +13,9 @@ use crate::access::{Access, AccessRules, testing};
 use crate::http::latency::RouteLabels;
 use crate::http::{bets, odds, wallet};
 
+/// Registers routes.
+type Configure = fn(&mut web::ServiceConfig);
+
 /// The path and the method of a route.
 type Route = (String, String);
 
@@ -20,7 +23,7 @@ type Route = (String, String);
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
 /// Everything that public ports serve.
-const SERVED: [fn(&mut web::ServiceConfig); 4] = [
+const SERVED: [Configure; 4] = [
     odds::routes::odds_routes,
     wallet::routes,
     bets::routes,
@@ -56,7 +59,7 @@ fn scopes_of(operation: &Value) -> BTreeSet<String> {
 }
 
 /// The routes that the router has.
-async fn routes_of(configure: fn(&mut web::ServiceConfig)) -> BTreeSet<Route> {
+async fn routes_of(configure: Configure) -> BTreeSet<Route> {
     const OWN: &str = "/introspection";
     let report = |tree: web::Data<IntrospectionTree>| ready(tree.report_as_json());
     let app = App::new()
@@ -143,7 +146,7 @@ async fn scopes_are_those_of_the_document() {
 /// The labels of latencies are the routes.
 #[actix_web::test]
 async fn measured_routes_are_routes() {
-    let roles: [(fn(&mut web::ServiceConfig), &[RouteLabels]); 3] = [
+    let roles: [(Configure, &[RouteLabels]); 3] = [
         (odds::routes::odds_routes, odds::routes::ROUTES),
         (wallet::routes, wallet::ROUTES),
         (bets::routes, bets::ROUTES),
