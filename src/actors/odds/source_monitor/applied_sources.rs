@@ -131,8 +131,8 @@ mod tests {
                         sources.finish(is_applied);
                     }
                 }
-                for number in 0..3 {
-                    prop_assert_eq!(sources.contains(&source(number)), expected[number]);
+                for (number, is_applied) in expected.iter().enumerate() {
+                    prop_assert_eq!(sources.contains(&source(number)), *is_applied);
                 }
             }
         }
