@@ -1,7 +1,7 @@
 //! Authentication: from a token or an API key to a caller.
 //!
-//! Tokens of users are JWTs, verified with the keys of [`key_source`]. API keys of services and
-//! everything that is revoked are kept in memory ([`credentials`]), so authentication waits for
+//! Tokens of users are JWTs, verified with the keys of `key_source`. API keys of services and
+//! everything that is revoked are kept in memory (`credentials`), so authentication waits for
 //! nothing.
 
 pub(crate) mod api_key;
@@ -45,7 +45,7 @@ pub enum InvalidCredential {
     /// It has the form of neither.
     #[error("neither a token nor an API key")]
     Unrecognised,
-    /// It exceeds [`MAX_CREDENTIAL`].
+    /// It exceeds `MAX_CREDENTIAL`.
     #[error("it is longer than {MAX_CREDENTIAL} bytes")]
     TooLong,
     /// A part of the token is not base64url, or not the JSON of a token.

@@ -1,5 +1,5 @@
 //! TLS with rustls on ring. For connections to suppliers and Redis, with the system's certificate
-//! authorities and those of a configured file; for clients of our ports in [`server`].
+//! authorities and those of a configured file; for clients of our ports in `server`.
 
 pub(crate) mod server;
 
