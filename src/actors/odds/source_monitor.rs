@@ -156,7 +156,7 @@ impl SourceMonitor {
         let path = self.path.clone();
         let passing = async move { path.passed().await };
         context.spawn(passing.into_actor(self).map(|passed, monitor, context| {
-            monitor.watch.check_finished(passed.is_ok());
+            monitor.watch.check_finished(passed.is_ok(), Instant::now());
             match passed {
                 // Other sources may have become live in the meantime.
                 Ok(()) => {
@@ -165,7 +165,7 @@ impl SourceMonitor {
                     }
                     monitor.pass_on(context);
                 }
-                // Repeated with the next tick.
+                // Repeated after a moment.
                 Err(error) => monitor.log_unchecked(&error),
             }
         }));

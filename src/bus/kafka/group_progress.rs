@@ -63,7 +63,23 @@ impl GroupProgress {
         let config = inner.clients.reader(group);
         let consumer = BaseConsumer::from_config_and_context(&config, events.clone())
             .map_err(|error| BusError::Refused(error.to_string()))?;
-        let partitions = partitions_of(&consumer, &events, &topic.name)?;
+        let mut progress = GroupProgress {
+            consumer: Some(consumer),
+            events,
+            topic: topic.name.clone(),
+            behind: BTreeMap::new(),
+        };
+        progress.behind = progress.ends(topic)?;
+        Ok(progress)
+    }
+
+    /// The end of each partition that holds records. Blocks.
+    fn ends(&self, topic: &TopicState) -> Result<BTreeMap<u32, i64>, BusError> {
+        let Some(consumer) = &self.consumer else {
+            return Ok(BTreeMap::new());
+        };
+        let events = &self.events;
+        let partitions = partitions_of(consumer, events, &topic.name)?;
         // Brokers learn of new partitions one after the other.
         if partitions.len() < topic.partitions() {
             let text = format!(
@@ -72,21 +88,16 @@ impl GroupProgress {
             );
             return Err(BusError::Unavailable(text));
         }
-        let mut behind = BTreeMap::new();
+        let mut ends = BTreeMap::new();
         for partition in partitions {
             let (low, high) = consumer
                 .fetch_watermarks(&topic.name, partition as i32, ANSWER_TIMEOUT)
-                .map_err(|error| unavailable(&events, &error))?;
+                .map_err(|error| unavailable(events, &error))?;
             if low < high {
-                behind.insert(partition, high);
+                ends.insert(partition, high);
             }
         }
-        Ok(GroupProgress {
-            consumer: Some(consumer),
-            events,
-            topic: topic.name.clone(),
-            behind,
-        })
+        Ok(ends)
     }
 
     /// Forgets the partitions that the group has committed by now. Blocks.

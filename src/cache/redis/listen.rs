@@ -169,16 +169,17 @@ impl Batch {
         if !self.refused.counts.is_empty() {
             events.push(BroadcastEvent::Refused(self.refused));
         }
+        if !self.changes.is_empty() {
+            events.push(BroadcastEvent::Changes(self.changes));
+        }
         // Changes with a sequence number do not count as a heartbeat, so one among them is reported
-        // separately.
+        // separately. After the changes: what it says about the sources must not overtake the
+        // suspensions before it.
         if self.is_own_alive || self.is_alive {
             events.push(BroadcastEvent::Alive {
                 is_own: self.is_own_alive,
                 views: self.views,
             });
-        }
-        if !self.changes.is_empty() {
-            events.push(BroadcastEvent::Changes(self.changes));
         }
         events
     }
@@ -366,6 +367,7 @@ async fn ping(mut link: Link) -> RedisError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::odds::update::testing::update;
 
     #[tokio::test]
     async fn failed_subscriber_task_is_reported() {
@@ -377,5 +379,24 @@ mod tests {
         };
         drop(sender);
         assert!(matches!(broadcasts.next().await, BroadcastEvent::Ended(_)));
+    }
+
+    /// A processor says that a source is live after it has broadcast suspensions of its markets.
+    #[test]
+    fn views_follow_changes() {
+        let batch = Batch {
+            changes: vec![Broadcast {
+                update: update(1, 1, 1),
+                seq: Some(1),
+                conflated: false,
+            }],
+            is_own_alive: true,
+            ..Batch::default()
+        };
+        let events = batch.into_events();
+        assert!(matches!(
+            events[..],
+            [BroadcastEvent::Changes(_), BroadcastEvent::Alive { .. }]
+        ));
     }
 }

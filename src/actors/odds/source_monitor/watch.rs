@@ -16,6 +16,12 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// Reporters do so every second.
 const NEXT_REPORT: Duration = Duration::from_millis(1_500);
 
+/// How long the first states wait for the books. Then a source that is live, but perhaps not applied,
+/// is passed on as recovering: what is known about the others must not wait for it.
+const FIRST_CHECK: Duration = Duration::from_secs(10);
+/// Delay before a failed check is repeated.
+const CHECK_RETRY: Duration = Duration::from_secs(1);
+
 /// The states to pass on.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Due {
@@ -41,6 +47,8 @@ pub(super) struct SourceWatch {
     /// The sources that were reported, or whose markets were stored, before this process started.
     earlier: BTreeSet<Source>,
     applied: AppliedSources,
+    /// When the last check failed.
+    check_failed_at: Option<Instant>,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
 }
@@ -55,6 +63,7 @@ impl SourceWatch {
             awaits_stored: false,
             earlier: BTreeSet::new(),
             applied: AppliedSources::default(),
+            check_failed_at: None,
             passed_on: BTreeMap::new(),
             passed_on_at: None,
         }
@@ -87,13 +96,18 @@ impl SourceWatch {
     /// Whether to check now that the books have applied what the odds topic holds; then call
     /// [`SourceWatch::check_finished`].
     pub(super) fn begin_check(&mut self, now: Instant) -> bool {
+        let has_failed = |at| now.saturating_duration_since(at) < CHECK_RETRY;
+        if self.check_failed_at.is_some_and(has_failed) {
+            return false;
+        }
         let sources = self.reports.all(now).into_iter();
         let live = sources.filter(|(_, status)| status.state == SourceState::Live);
         self.applied.begin(live.map(|(source, _)| source))
     }
 
     /// Whether the books have applied what the odds topic held at the start of the check.
-    pub(super) fn check_finished(&mut self, is_applied: bool) {
+    pub(super) fn check_finished(&mut self, is_applied: bool, now: Instant) {
+        self.check_failed_at = (!is_applied).then_some(now);
         self.applied.finish(is_applied);
     }
 
@@ -127,7 +141,9 @@ impl SourceWatch {
         self.caught_up_at.is_some_and(|caught_up_at| {
             let is_complete = self.awaited.is_empty() && !self.awaits_stored;
             let is_over = now.saturating_duration_since(caught_up_at) >= NEXT_REPORT;
-            (is_complete || is_over) && !(is_first && self.is_checking(now))
+            let waited = now.saturating_duration_since(caught_up_at);
+            let is_awaited = is_first && waited < FIRST_CHECK && self.is_checking(now);
+            (is_complete || is_over) && !is_awaited
         })
     }
 
@@ -207,7 +223,7 @@ mod tests {
         /// A check that ends at once.
         fn check(&mut self, now: Instant, is_applied: bool) {
             assert!(self.begin_check(now));
-            self.check_finished(is_applied);
+            self.check_finished(is_applied, now);
         }
     }
 
@@ -295,6 +311,22 @@ mod tests {
         assert_eq!(changed(watch.due(later)), expected);
     }
 
+    /// What is known about other sources does not wait for ever.
+    #[test]
+    fn first_states_wait_for_a_limited_time() {
+        use SourceState::{Live, Recovering, Stale};
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(FIRST_CHECK + SILENCE);
+        watch.record(report("a", Live), None);
+        watch.caught_up(start);
+        watch.record(report("a", Live), Some(start));
+        watch.record(report("b", Stale), Some(start));
+        let before = start + FIRST_CHECK - Duration::from_millis(1);
+        assert_eq!(watch.due(before), None);
+        let expected = [("a".to_owned(), Recovering), ("b".to_owned(), Stale)];
+        assert_eq!(changed(watch.due(start + FIRST_CHECK)), expected);
+    }
+
     /// A report may overtake suspensions that were published before it.
     #[test]
     fn source_is_live_again_after_books_have_applied_its_updates() {
@@ -313,11 +345,15 @@ mod tests {
         assert_eq!(changed(watch.due(start)), only(Recovering));
         watch.check(start, false);
         assert_eq!(watch.due(start), None);
+        assert!(!watch.begin_check(start), "it has just failed");
+        let start = start + CHECK_RETRY;
+        watch.record(report("a", Live), Some(start));
+        assert_eq!(changed(watch.due(start)), [], "the interval has passed");
         // A check that started before a loss does not count.
         assert!(watch.begin_check(start));
         watch.record(report("a", Stale), Some(start));
         watch.record(report("a", Live), Some(start));
-        watch.check_finished(true);
+        watch.check_finished(true, start);
         assert_eq!(watch.due(start), None);
         watch.check(start, true);
         assert_eq!(changed(watch.due(start)), only(Live));
