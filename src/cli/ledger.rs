@@ -1,12 +1,13 @@
 //! `sports-bet ledger verify`: checks the ledger, the reservations and the bets against each other,
 //! while they are in use.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::operator::{DATABASE, written};
 use super::{exit, only_shown};
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
@@ -33,7 +34,7 @@ pub enum Action {
 /// and every violation. Exits with 1 if there is a violation, and with another code if the ledger
 /// could not be read.
 #[derive(Args, Clone, Debug)]
-#[command(mut_args(|arg| only_shown(arg, &["database_url", "postgres_dsn"])))]
+#[command(mut_args(|arg| only_shown(arg, &DATABASE)))]
 pub struct LedgerArgs {
     /// What to do
     #[arg(value_enum)]
@@ -82,17 +83,12 @@ pub fn run(
 ) -> Result<(), LedgerError> {
     let Action::Verify = args.action;
     let verification = open(engine)?.verify(Timestamp::now(), args.grace)?;
-    let written = if args.json {
+    // If the reader closed the pipe, the exit code still gives the result.
+    written(if args.json {
         write_json(&verification, out)
     } else {
         write_text(&verification, out)
-    };
-    match written {
-        // The reader closed the pipe because it needs no more; the exit code still gives the
-        // result.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
+    })?;
     match verification.violations() {
         0 => Ok(()),
         violations => Err(LedgerError::Violated(violations)),

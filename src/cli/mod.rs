@@ -1,14 +1,17 @@
 //! The commands of `sports-bet`.
 
-mod access_store;
+mod access_error;
 pub mod dlq;
 pub mod hold;
 pub mod key;
 pub mod ledger;
 pub mod migrate;
 mod operator;
+mod operator_store;
 pub mod replay;
 pub mod serve;
+#[cfg(test)]
+mod testing;
 pub mod token;
 pub mod user;
 pub mod watch;

@@ -1,5 +1,7 @@
-//! What commands of operators take: who acts, why, until when, and which rights.
+//! What commands of operators take: who acts, why, until when, and which rights. And what they
+//! write.
 
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
 
 use strum::IntoEnumIterator;
@@ -7,6 +9,8 @@ use strum::IntoEnumIterator;
 use crate::domain::access::Scope;
 use crate::domain::timestamp::Timestamp;
 
+/// The settings of the database, which these commands use.
+pub(super) const DATABASE: [&str; 2] = ["database_url", "postgres_dsn"];
 /// Maximum length of a reason or a name, in bytes.
 const MAX_TEXT: usize = 500;
 
@@ -21,6 +25,14 @@ pub(super) fn system_user() -> String {
         Ok(process) => format!("uid {}", process.uid()),
         Err(_) => "unknown".to_owned(),
     })
+}
+
+/// The result of writing. A closed pipe is not an error: the reader needs no more.
+pub(in crate::cli) fn written(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
 }
 
 /// Parses a reason or a name.

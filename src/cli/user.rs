@@ -1,12 +1,13 @@
 //! `sports-bet user`: an operator revokes the tokens of a user.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 
 use clap::{Args, Subcommand};
 
-use super::access_store::{self, AccessCommandError};
+use super::access_error::AccessCommandError;
 use super::only_shown;
-use super::operator::{one_line, system_user};
+use super::operator::{DATABASE, one_line, system_user, written};
+use super::operator_store;
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
 use crate::domain::ids::UserId;
@@ -33,7 +34,7 @@ pub enum Action {
 
 /// The arguments of `user revoke`.
 #[derive(Args, Clone, Debug)]
-#[command(mut_args(|arg| only_shown(arg, &["database_url", "postgres_dsn"])))]
+#[command(mut_args(|arg| only_shown(arg, &DATABASE)))]
 pub struct RevokeArgs {
     /// The user: the claim `sub` of the tokens
     #[arg(value_name = "USER")]
@@ -65,15 +66,11 @@ pub fn run(
         at: Timestamp::now(),
         by: args.by.clone().unwrap_or_else(system_user),
     };
-    access_store::open(engine, "sports-bet-user")?.revoke_user(&args.user, &step)?;
-    let written = writeln!(
+    operator_store::open(engine, "sports-bet-user")?.revoke_user(&args.user, &step)?;
+    let line = writeln!(
         out,
         "tokens of {} that were issued before {} are revoked",
         args.user, step.at
     );
-    match written {
-        // The reader closed the pipe because it needs no more.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(AccessCommandError::Output),
-    }
+    written(line).map_err(AccessCommandError::Output)
 }

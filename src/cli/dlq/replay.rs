@@ -1,7 +1,7 @@
 //! Publishes dead letters again.
 
 use std::collections::HashSet;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use super::entry::{DeadLetterEntry, Id};
@@ -9,6 +9,7 @@ use super::source::Source;
 use super::text;
 use super::{DlqError, ReplayArgs};
 use crate::bus::{BusError, NewRecord, Topic};
+use crate::cli::operator::written;
 
 /// Number of records per publish call.
 const BATCH: usize = 200;
@@ -60,11 +61,9 @@ pub(super) async fn run(args: &ReplayArgs, out: &mut dyn Write) -> Result<(), Dl
         }
     }
     publish(&*topic, batch).await?;
-    match out.write_all(summary(count, truncated, args.dry_run, topic.name()).as_bytes()) {
-        // The exit code still shows whether a requested letter is missing.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        written => written?,
-    }
+    let summary = summary(count, truncated, args.dry_run, topic.name());
+    // If the reader closed the pipe, the exit code still shows whether a requested letter is missing.
+    written(out.write_all(summary.as_bytes()))?;
     match places.iter().find(|place| !found.contains(place)) {
         Some((partition, offset)) => Err(DlqError::Unknown(Id::Place(*partition, *offset))),
         None => Ok(()),

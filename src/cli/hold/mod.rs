@@ -3,14 +3,14 @@
 
 mod text;
 
-use std::io::{ErrorKind, Write};
-use std::sync::Arc;
+use std::io::Write;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
-use super::operator::{future, one_line, system_user};
+use super::operator::{self, DATABASE, future, one_line, system_user};
+use super::operator_store::{self, lacks_table};
 use super::{exit, only_shown};
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
@@ -21,11 +21,6 @@ use crate::domain::odds::price::Line;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::holds::{HoldOrder, HoldStep, HoldStore, Released};
-use crate::store::postgres::{PgOptions, PgStore};
-use crate::store::sqlite::SqliteStore;
-
-/// Settings used by this command.
-const DATABASE: [&str; 2] = ["database_url", "postgres_dsn"];
 
 /// Sets, lists and releases holds
 ///
@@ -174,9 +169,7 @@ pub enum HoldError {
 
 impl From<StoreError> for HoldError {
     fn from(error: StoreError) -> HoldError {
-        let text = error.to_string();
-        let missing = ["no such table: holds", "\"holds\" does not exist"];
-        if missing.iter().any(|missing| text.contains(missing)) {
+        if lacks_table(&error, &["holds"]) {
             HoldError::NotMigrated
         } else {
             HoldError::Store(error)
@@ -197,28 +190,13 @@ impl HoldError {
 
 /// Runs the command on this database.
 pub fn run(args: &HoldArgs, engine: &StoreEngine, out: &mut dyn Write) -> Result<(), HoldError> {
-    let store = open(engine)?;
+    let store = operator_store::open(engine, "sports-bet-hold")?;
     let now = Timestamp::now();
     match &args.action {
         Action::Set(args) => set(args, &*store, now, out),
         Action::List(args) => list(args, &*store, now, out),
         Action::Release(args) => release(args, &*store, now, out),
     }
-}
-
-fn open(engine: &StoreEngine) -> Result<Arc<dyn HoldStore>, StoreError> {
-    Ok(match engine {
-        StoreEngine::Sqlite(path) => Arc::new(SqliteStore::open_existing(&path.to_string_lossy())?),
-        StoreEngine::Postgres { url, .. } => {
-            let options = PgOptions {
-                readers: 1,
-                money: 1,
-                application_name: "sports-bet-hold".to_owned(),
-                ..PgOptions::default()
-            };
-            Arc::new(PgStore::open(url, &options)?)
-        }
-    })
 }
 
 fn set(
@@ -302,12 +280,8 @@ fn step(reason: &str, by: Option<&String>, at: Timestamp) -> HoldStep {
     }
 }
 
-/// The result of writing. A closed pipe is not an error: the reader needs no more.
 fn written(result: std::io::Result<()>) -> Result<(), HoldError> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(HoldError::Output),
-    }
+    operator::written(result).map_err(HoldError::Output)
 }
 
 #[cfg(test)]

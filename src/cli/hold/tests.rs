@@ -1,9 +1,10 @@
 use std::ffi::OsString;
+use std::io::ErrorKind;
 
 use super::*;
+use crate::cli::testing::{Failing, migrated_database};
 use crate::cli::{Command, parse};
 use crate::config::input::ConfigExit;
-use crate::store::Store;
 
 fn parsed(args: &[&str]) -> Result<HoldArgs, ConfigExit> {
     let args = ["sports-bet", "hold"].iter().chain(args);
@@ -22,13 +23,10 @@ struct Database {
 
 impl Database {
     fn new() -> Database {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("test.db");
-        let store = SqliteStore::open(&path.to_string_lossy()).unwrap();
-        store.migrate().unwrap();
+        let (folder, engine) = migrated_database();
         Database {
             _folder: folder,
-            engine: StoreEngine::Sqlite(path),
+            engine,
         }
     }
 
@@ -202,7 +200,7 @@ fn hold_ends_after_its_duration() {
     let Action::List(args) = action else {
         panic!("{action:?}")
     };
-    let store = open(&database.engine).unwrap();
+    let store = operator_store::open(&database.engine, "test").unwrap();
     let listed = |args: &ListArgs, after: u64| {
         let mut out = Vec::new();
         let now = Timestamp::now().later_by(Duration::from_secs(after));
@@ -257,15 +255,6 @@ fn unusable_database_is_named() {
 
 #[test]
 fn unwritable_output_is_an_error_unless_closed() {
-    struct Failing(ErrorKind);
-    impl Write for Failing {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(self.0.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let database = Database::new();
     let list = parsed(&["list"]).unwrap();
     let run = |kind| run(&list, &database.engine, &mut Failing(kind));

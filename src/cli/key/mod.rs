@@ -2,14 +2,15 @@
 
 mod text;
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
-use super::access_store::{self, AccessCommandError};
+use super::access_error::AccessCommandError;
 use super::only_shown;
-use super::operator::{future, one_line, scope, system_user};
+use super::operator::{self, DATABASE, future, one_line, scope, system_user};
+use super::operator_store;
 use crate::access::api_key::NewKey;
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
@@ -17,9 +18,6 @@ use crate::config::values::duration_above_zero;
 use crate::domain::access::Scope;
 use crate::domain::timestamp::Timestamp;
 use crate::store::access::{AccessStore, ApiKeyOrder, KeyStep, RevokedKey};
-
-/// Settings used by this command.
-const DATABASE: [&str; 2] = ["database_url", "postgres_dsn"];
 
 /// Creates, lists and revokes API keys
 ///
@@ -119,7 +117,7 @@ pub fn run(
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> Result<(), AccessCommandError> {
-    let store = access_store::open(engine, "sports-bet-key")?;
+    let store = operator_store::open(engine, "sports-bet-key")?;
     let now = Timestamp::now();
     match &args.action {
         Action::Create(args) => create(args, &*store, now, out, notes),
@@ -194,12 +192,8 @@ fn step(by: Option<&String>, at: Timestamp) -> KeyStep {
     }
 }
 
-/// The result of writing. A closed pipe is not an error: the reader needs no more.
 fn written(result: std::io::Result<()>) -> Result<(), AccessCommandError> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        result => result.map_err(AccessCommandError::Output),
-    }
+    operator::written(result).map_err(AccessCommandError::Output)
 }
 
 #[cfg(test)]

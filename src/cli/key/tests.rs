@@ -1,13 +1,13 @@
 use std::ffi::OsString;
+use std::io::ErrorKind;
 
 use pretty_assertions::assert_eq;
 
 use super::*;
 use crate::access::api_key;
+use crate::cli::testing::{Failing, migrated_database};
 use crate::cli::{Command, exit, parse, user};
 use crate::config::input::ConfigExit;
-use crate::store::Store;
-use crate::store::sqlite::SqliteStore;
 
 fn command(args: &[&str]) -> Result<Command, ConfigExit> {
     let args = ["sports-bet"].iter().chain(args);
@@ -29,13 +29,10 @@ struct Database {
 
 impl Database {
     fn new() -> Database {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("test.db");
-        let store = SqliteStore::open(&path.to_string_lossy()).unwrap();
-        store.migrate().unwrap();
+        let (folder, engine) = migrated_database();
         Database {
             _folder: folder,
-            engine: StoreEngine::Sqlite(path),
+            engine,
         }
     }
 
@@ -115,7 +112,7 @@ fn expiry_is_a_time_or_a_duration() {
         .unwrap();
     assert!(notes.contains("expires 2999-01-01T00:00:00Z"), "{notes}");
     database.output(&[&CREATE[..], &["--for", "1h"]].concat());
-    let store = access_store::open(&database.engine, "test").unwrap();
+    let store = operator_store::open(&database.engine, "test").unwrap();
     let Action::List(args) = parsed(&["list"]).unwrap().action else {
         panic!()
     };
@@ -193,15 +190,6 @@ fn failed_commands_say_why() {
 /// Nobody has seen the key, so nobody could use or revoke it.
 #[test]
 fn unwritten_key_is_revoked() {
-    struct Failing(ErrorKind);
-    impl Write for Failing {
-        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
-            Err(self.0.into())
-        }
-        fn flush(&mut self) -> std::io::Result<()> {
-            Ok(())
-        }
-    }
     let database = Database::new();
     let create = parsed(&CREATE).unwrap();
     for kind in [ErrorKind::BrokenPipe, ErrorKind::StorageFull] {
@@ -238,6 +226,6 @@ fn user_is_revoked() {
         printed.starts_with("tokens of u1 that were issued before 2"),
         "{printed}"
     );
-    let store = access_store::open(&database.engine, "test").unwrap();
+    let store = operator_store::open(&database.engine, "test").unwrap();
     assert_eq!(store.access_records().unwrap().users.len(), 1);
 }

@@ -1,14 +1,9 @@
-//! The database of the commands `key` and `user`, and why they fail.
-
-use std::sync::Arc;
+//! Why the commands `key` and `user` fail.
 
 use super::exit;
-use crate::config::engines::StoreEngine;
+use super::operator_store::lacks_table;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::access::AccessStore;
-use crate::store::postgres::{PgOptions, PgStore};
-use crate::store::sqlite::SqliteStore;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -44,13 +39,7 @@ pub enum AccessCommandError {
 
 impl From<StoreError> for AccessCommandError {
     fn from(error: StoreError) -> AccessCommandError {
-        let text = error.to_string();
-        let missing = ["api_keys", "revoked_users"].iter().any(|table| {
-            let sqlite = format!("no such table: {table}");
-            let postgres = format!("\"{table}\" does not exist");
-            text.contains(&sqlite) || text.contains(&postgres)
-        });
-        if missing {
+        if lacks_table(&error, &["api_keys", "revoked_users"]) {
             AccessCommandError::NotMigrated
         } else {
             AccessCommandError::Store(error)
@@ -69,20 +58,4 @@ impl AccessCommandError {
             AccessCommandError::Output(_) => exit::OUTPUT,
         }
     }
-}
-
-/// Opens the database; `name` is that of the command in the server's list of connections.
-pub(super) fn open(engine: &StoreEngine, name: &str) -> Result<Arc<dyn AccessStore>, StoreError> {
-    Ok(match engine {
-        StoreEngine::Sqlite(path) => Arc::new(SqliteStore::open_existing(&path.to_string_lossy())?),
-        StoreEngine::Postgres { url, .. } => {
-            let options = PgOptions {
-                readers: 1,
-                money: 1,
-                application_name: name.to_owned(),
-                ..PgOptions::default()
-            };
-            Arc::new(PgStore::open(url, &options)?)
-        }
-    })
 }
