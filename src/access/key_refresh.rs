@@ -12,6 +12,7 @@ use super::key_set::{BadKeySet, KeySet};
 use super::key_source::KeySource;
 use crate::config::address::SecretUrl;
 use crate::domain::timestamp::Timestamp;
+use crate::runtime::error_text::with_sources;
 use crate::runtime::health::HealthCell;
 use crate::runtime::tls::{self, TlsSetupError};
 use crate::telemetry::metrics::AccessMetrics;
@@ -259,17 +260,6 @@ impl KeyUrl {
         }
         Ok(body.freeze())
     }
-}
-
-/// The error with its sources: reqwest's own message says little.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -16,11 +16,10 @@ use crate::actors::access::messages::RevocationsChanged;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
-use crate::http::documents;
 use crate::http::gateway::{Routes, Service};
 use crate::http::health::{Check, Liveness, RoleHealth};
 use crate::http::origin::{HostRule, RequestGuard};
-use crate::http::server::{self, BindError, Bounds, Listen, RunningServer};
+use crate::http::server::{self, Bounds, Listen};
 use crate::runtime::actor;
 use crate::simulator;
 use crate::store::request_batcher::ConcurrencyLimit;
@@ -30,23 +29,6 @@ use crate::telemetry::role;
 
 /// Mailbox capacity of actors that handle all traffic.
 pub(super) const HUB_MAILBOX: usize = 1_024;
-
-/// Starts the server of a public port: these routes, the documents of the API, and a page that
-/// shows them.
-pub(super) fn start_public<F>(
-    bounds: Bounds,
-    listen: Listen,
-    routes: F,
-) -> Result<RunningServer, BindError>
-where
-    F: Fn(&mut web::ServiceConfig) + Clone + Send + 'static,
-{
-    server::start_within(bounds, listen, move |config| {
-        documents::routes(config);
-        documents::swagger::routes(config);
-        routes(config);
-    })
-}
 
 /// The components started so far.
 pub(super) struct PlatformBuilder<'a> {

@@ -9,11 +9,12 @@ use futures_util::stream::{self, StreamExt};
 use strum::VariantArray;
 use tokio::sync::{Semaphore, watch};
 
-use super::builder::{PlatformBuilder, start_public};
+use super::builder::PlatformBuilder;
 use super::odds::cores;
 use super::{StartError, bounds, role_metrics};
 use crate::config::settings::{GatewaySettings, Role, Settings};
 use crate::http::addresses::Addresses;
+use crate::http::documents;
 use crate::http::gateway::{
     self, Backend, GatewayState, Routes, Service, Upstream, UpstreamOptions,
 };
@@ -42,8 +43,8 @@ pub enum GatewayError {
 }
 
 impl PlatformBuilder<'_> {
-    /// Starts the server of a service's own port, and lets the gateway of this process mount the
-    /// same routes.
+    /// Starts the server of a service's own port, which also has the documents of the API and a page
+    /// that shows them, and lets the gateway of this process mount the same routes.
     pub(super) fn start_service<F>(
         &mut self,
         service: Service,
@@ -56,7 +57,11 @@ impl PlatformBuilder<'_> {
     {
         let routes: Routes = Arc::new(routes);
         self.mounts.insert(service, routes.clone());
-        let server = start_public(bounds, listen, move |config| routes(config))?;
+        let server = server::start_within(bounds, listen, move |config| {
+            documents::routes(config);
+            documents::swagger::routes(config);
+            routes(config);
+        })?;
         let address = server.address;
         self.parts.servers.push(server);
         Ok(address)

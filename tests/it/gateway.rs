@@ -98,30 +98,23 @@ impl Behind {
 
 /// A gateway in front of the services of another platform.
 async fn gateway_to(services: &TestPlatform, variables: &[(&str, &str)]) -> TestPlatform {
-    let url = |address: SocketAddr| format!("http://{address}");
-    let (odds, wallet, bets) = (
-        url(services.odds()),
-        url(services.wallet()),
-        url(services.bets()),
-    );
+    let addresses = [services.odds(), services.wallet(), services.bets()];
+    gateway_of(addresses, variables).await
+}
+
+/// A gateway that forwards everything to one address.
+async fn gateway_before(address: SocketAddr, variables: &[(&str, &str)]) -> TestPlatform {
+    gateway_of([address; 3], variables).await
+}
+
+/// A gateway in front of odds, wallet and bets at these addresses.
+async fn gateway_of(addresses: [SocketAddr; 3], variables: &[(&str, &str)]) -> TestPlatform {
+    let [odds, wallet, bets] = addresses.map(|address| format!("http://{address}"));
     let mut all = vec![
         ("ROLE", "gateway"),
         ("GATEWAY_ODDS_URL", odds.as_str()),
         ("GATEWAY_WALLET_URL", &wallet),
         ("GATEWAY_BETS_URL", &bets),
-    ];
-    all.extend_from_slice(variables);
-    TestPlatform::start(&all).await
-}
-
-/// A gateway that forwards everything to one address.
-async fn gateway_before(address: SocketAddr, variables: &[(&str, &str)]) -> TestPlatform {
-    let url = format!("http://{address}");
-    let mut all = vec![
-        ("ROLE", "gateway"),
-        ("GATEWAY_ODDS_URL", url.as_str()),
-        ("GATEWAY_WALLET_URL", &url),
-        ("GATEWAY_BETS_URL", &url),
     ];
     all.extend_from_slice(variables);
     TestPlatform::start(&all).await

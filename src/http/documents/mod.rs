@@ -5,11 +5,11 @@ pub mod swagger;
 use std::future::ready;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use actix_web::http::header::{ETag, EntityTag, HeaderValue, IfNoneMatch};
-use actix_web::{HttpResponse, Resource, web};
+use actix_web::http::header::{EntityTag, IfNoneMatch};
+use actix_web::{Resource, web};
 
 use super::index::Link;
-use super::revalidation::{has, revalidate};
+use super::revalidation::respond;
 use super::routes::open_resource;
 
 /// The REST API, in OpenAPI.
@@ -34,30 +34,13 @@ pub fn routes(config: &mut web::ServiceConfig) {
 fn document(path: &'static str, text: &'static str) -> Resource {
     let tag = EntityTag::new_strong(fingerprint(text));
     open_resource(path, move |known: Option<web::Header<IfNoneMatch>>| {
-        ready(answer(text, &tag, known))
+        ready(respond(
+            text.as_bytes(),
+            "application/yaml",
+            &tag,
+            known.as_deref(),
+        ))
     })
-}
-
-fn answer(
-    text: &'static str,
-    tag: &EntityTag,
-    known: Option<web::Header<IfNoneMatch>>,
-) -> HttpResponse {
-    let is_known = has(known.as_deref(), tag);
-    let mut response = if is_known {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    response.insert_header(ETag(tag.clone()));
-    response.insert_header(revalidate());
-    if is_known {
-        response.finish()
-    } else {
-        response
-            .content_type(HeaderValue::from_static("application/yaml"))
-            .body(text)
-    }
 }
 
 fn fingerprint(text: &str) -> String {

@@ -3,13 +3,15 @@
 
 mod assets;
 
-use actix_web::http::header::{self, ETag, EntityTag, IfNoneMatch};
+use std::future::ready;
+
+use actix_web::http::header::{self, IfNoneMatch};
 use actix_web::middleware::Compress;
 use actix_web::{HttpResponse, web};
 
 use self::assets::{ASSETS, Asset, INDEX};
 use super::errors::not_found;
-use super::revalidation::{has, revalidate};
+use super::revalidation::respond;
 use super::routes::open_resource;
 
 /// Mounts the pages. Their requests to the services go to `/api/…` of the same origin. The server
@@ -33,27 +35,13 @@ pub fn pages(config: &mut web::ServiceConfig) {
 fn file(path: &'static str, asset: &'static Asset) -> actix_web::Resource {
     let tag = asset.tag();
     open_resource(path, move |known: Option<web::Header<IfNoneMatch>>| {
-        let answer = answer(asset, &tag, known.as_deref());
-        async move { answer }
+        ready(respond(
+            asset.body,
+            asset.content_type,
+            &tag,
+            known.as_deref(),
+        ))
     })
-}
-
-/// The file, or 304 if the client has it. A client may keep it but asks each time, because the names
-/// of the files stay the same from version to version.
-fn answer(asset: &Asset, tag: &EntityTag, known: Option<&IfNoneMatch>) -> HttpResponse {
-    let is_known = has(known, tag);
-    let mut response = if is_known {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    response.insert_header(ETag(tag.clone()));
-    response.insert_header(revalidate());
-    if is_known {
-        response.finish()
-    } else {
-        response.content_type(asset.content_type).body(asset.body)
-    }
 }
 
 #[cfg(test)]
