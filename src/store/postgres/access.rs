@@ -1,7 +1,5 @@
 //! API keys and revoked users.
 
-use std::collections::BTreeMap;
-
 use diesel::pg::data_types::PgTimestamp;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Binary, Nullable, Text, Timestamptz};
@@ -12,9 +10,8 @@ use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::access::{AccessRecords, AccessStore, ApiKeyOrder, KeyStep, RevokedKey};
-use crate::store::failure::Failure;
-use crate::store::rows::access::{ApiKeyRow, RevokedUserRow};
-use crate::store::rows::{pg_time, read_all};
+use crate::store::rows::access::{ApiKeyRow, records};
+use crate::store::rows::pg_time;
 
 statement! {
     /// Creates a key, unless this request has created it.
@@ -123,13 +120,8 @@ impl AccessStore for PgStore {
     fn access_records(&self) -> Result<AccessRecords, StoreError> {
         self.readers()?.run(|connection| {
             let keys = AllKeys {}.load(connection)?;
-            let users: Vec<RevokedUserRow> = RevokedUsers {}.load(connection)?;
-            let users: Result<BTreeMap<_, _>, _> =
-                users.into_iter().map(RevokedUserRow::read).collect();
-            Ok(AccessRecords {
-                keys: read_all::<_, _, Failure>(keys, ApiKeyRow::read)?,
-                users: users?,
-            })
+            let users = RevokedUsers {}.load(connection)?;
+            records(keys, users)
         })
     }
 

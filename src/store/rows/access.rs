@@ -1,13 +1,16 @@
 //! Rows of API keys and of revoked users.
 
+use std::collections::BTreeMap;
+
 use diesel::{Queryable, Selectable};
 
-use super::{Time, parsed, unreadable};
+use super::{Time, parsed, read_all, unreadable};
 use crate::domain::access::Scopes;
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
-use crate::store::access::{KeyStep, StoredApiKey};
+use crate::store::access::{AccessRecords, KeyStep, StoredApiKey};
+use crate::store::failure::Failure;
 use crate::store::sqlite::schema::{api_keys, revoked_users};
 
 /// An API key.
@@ -57,7 +60,19 @@ pub(in crate::store) struct RevokedUserRow {
 }
 
 impl RevokedUserRow {
-    pub(in crate::store) fn read(self) -> Result<(UserId, Timestamp), StoreError> {
+    fn read(self) -> Result<(UserId, Timestamp), StoreError> {
         Ok((parsed("user_id", &self.user_id)?, self.issued_before.0))
     }
+}
+
+/// The records of these rows, of which a later one about a user replaces an earlier one.
+pub(in crate::store) fn records(
+    keys: Vec<ApiKeyRow>,
+    users: Vec<RevokedUserRow>,
+) -> Result<AccessRecords, Failure> {
+    let users: Result<BTreeMap<_, _>, _> = users.into_iter().map(RevokedUserRow::read).collect();
+    Ok(AccessRecords {
+        keys: read_all::<_, _, Failure>(keys, ApiKeyRow::read)?,
+        users: users?,
+    })
 }

@@ -1,7 +1,5 @@
 //! API keys and revoked users.
 
-use std::collections::BTreeMap;
-
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
@@ -14,8 +12,7 @@ use crate::store::access::{
     AccessRecords, AccessStore, ApiKeyOrder, KeyStep, RevokedKey, StoredApiKey,
 };
 use crate::store::failure::Failure;
-use crate::store::rows::access::{ApiKeyRow, RevokedUserRow};
-use crate::store::rows::read_all;
+use crate::store::rows::access::{ApiKeyRow, RevokedUserRow, records};
 
 impl AccessStore for SqliteStore {
     fn create_key(&self, order: &ApiKeyOrder) -> Result<i64, StoreError> {
@@ -55,17 +52,11 @@ impl AccessStore for SqliteStore {
                 .order(api_keys::id)
                 .select(ApiKeyRow::as_select())
                 .load(connection)?;
-            // A later time replaces an earlier one.
             let users = revoked_users::table
                 .order(revoked_users::issued_before)
                 .select(RevokedUserRow::as_select())
                 .load(connection)?;
-            let users: Result<BTreeMap<_, _>, _> =
-                users.into_iter().map(RevokedUserRow::read).collect();
-            Ok(AccessRecords {
-                keys: read_all::<_, _, Failure>(keys, ApiKeyRow::read)?,
-                users: users?,
-            })
+            records(keys, users)
         })
     }
 
