@@ -97,6 +97,11 @@ impl BatchTimes {
         self.report();
     }
 
+    /// The number of the first batch in flight.
+    fn first(&self) -> Option<u64> {
+        self.since.first_key_value().map(|(number, _)| *number)
+    }
+
     fn report(&self) {
         let oldest = self.since.first_key_value();
         self.backlog.set(oldest.map(|(_, since)| since.into_std()));
@@ -234,7 +239,8 @@ impl BroadcastListener {
         let now = Instant::now().into_std();
         let heard = views.iter().map(|view| self.views.heard(view.clone(), now));
         if let Some(sources) = heard.last() {
-            let sources = self.order.heard(sources);
+            let (next, first) = (self.in_flight.next, self.in_flight.first());
+            let sources = self.order.heard(sources, next, first);
             self.pass_on(sources);
         }
     }
@@ -246,7 +252,6 @@ impl BroadcastListener {
 
     fn apply(&mut self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
         let number = self.in_flight.begin(Instant::now());
-        self.order.begin(number);
         // Sent immediately, so that batches reach the books in order.
         let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
         let applying = apply(self.edges.clone(), first, changes, self.stale_after);
@@ -254,7 +259,7 @@ impl BroadcastListener {
             it.in_flight.end(number);
             let effects = it.tracker.applied(epoch, result);
             it.run(effects, context);
-            if let Some(sources) = it.order.finished(number) {
+            if let Some(sources) = it.order.advanced(it.in_flight.first()) {
                 it.pass_on(sources);
             }
         }));

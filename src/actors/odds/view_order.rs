@@ -4,7 +4,7 @@
 //! the source does not confirm. The books may still be applying them, so the better state of a
 //! source waits until they have. A worse one does not wait.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceStatus;
@@ -15,40 +15,31 @@ type Sources = BTreeMap<Source, SourceStatus>;
 /// Maximum number of views that wait. They arrive about once a second and processor.
 const MAX_WAITING: usize = 16;
 
-/// The batches that the books are applying, and the views that arrived meanwhile.
+/// The views that arrived while the books were applying batches. Batches have growing numbers.
 #[derive(Debug, Default)]
 pub(super) struct ViewOrder {
-    /// The number of the last batch.
-    last: u64,
-    unfinished: BTreeSet<u64>,
     /// The last view without a batch before it.
     passed: Sources,
-    /// The later views, each with the number of the last batch before it.
+    /// The later views, each with the number of the next batch when it arrived.
     waiting: VecDeque<(u64, Sources)>,
 }
 
 impl ViewOrder {
-    /// The books begin to apply a batch with this number. Numbers only grow.
-    pub(super) fn begin(&mut self, batch: u64) {
-        self.last = batch;
-        self.unfinished.insert(batch);
-    }
-
-    /// A view arrived. Returns the states that hold now.
-    pub(super) fn heard(&mut self, sources: Sources) -> Sources {
+    /// A view arrived before the batch with the number `next`; `first` is the first batch that is
+    /// not applied. Returns the states that hold now.
+    pub(super) fn heard(&mut self, sources: Sources, next: u64, first: Option<u64>) -> Sources {
         if self.waiting.len() >= MAX_WAITING {
             self.join_last();
         }
-        self.waiting.push_back((self.last, sources));
-        self.pass();
+        self.waiting.push_back((next, sources));
+        self.pass(first);
         self.lowest()
     }
 
-    /// The books have applied the batch with this number, or have not and are reloaded. Returns the
-    /// states that hold now, if that may have changed them.
-    pub(super) fn finished(&mut self, batch: u64) -> Option<Sources> {
-        self.unfinished.remove(&batch);
-        self.pass().then(|| self.lowest())
+    /// The books have applied a batch, or have not and are reloaded; `first` is the first of the
+    /// others. Returns the states that hold now, if that may have changed them.
+    pub(super) fn advanced(&mut self, first: Option<u64>) -> Option<Sources> {
+        self.pass(first).then(|| self.lowest())
     }
 
     /// Joins the last two views that wait: the worse states count.
@@ -64,12 +55,11 @@ impl ViewOrder {
     }
 
     /// Passes the views whose batches are all applied. Returns whether there are any.
-    fn pass(&mut self) -> bool {
-        let first = self.unfinished.first().copied();
+    fn pass(&mut self, first: Option<u64>) -> bool {
         let mut has_passed = false;
         while let Some((_, sources)) = self
             .waiting
-            .pop_front_if(|(last, _)| first.is_none_or(|first| *last < first))
+            .pop_front_if(|(next, _)| first.is_none_or(|first| first >= *next))
         {
             self.passed = sources;
             has_passed = true;
@@ -95,6 +85,8 @@ impl ViewOrder {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
     use strum::VariantArray;
 
@@ -112,56 +104,46 @@ mod tests {
     #[test]
     fn better_state_waits_for_batches_before_it() {
         let mut order = ViewOrder::default();
-        assert_eq!(order.heard(view(Stale)), view(Stale));
-        let [first, second, third] = [1, 2, 3];
-        order.begin(first);
-        order.begin(second);
-        assert_eq!(order.heard(view(Live)), view(Stale));
-        order.begin(third);
-        assert_eq!(order.finished(second), None);
-        assert_eq!(order.finished(first), Some(view(Live)));
-        assert_eq!(order.finished(third), None, "it came after the view");
+        assert_eq!(order.heard(view(Stale), 0, None), view(Stale));
+        // Batches 0 and 1 are in flight, then also 2.
+        assert_eq!(order.heard(view(Live), 2, Some(0)), view(Stale));
+        assert_eq!(order.advanced(Some(0)), None, "batch 1 is applied");
+        assert_eq!(order.advanced(Some(2)), Some(view(Live)));
+        assert_eq!(order.advanced(None), None, "it came after the view");
     }
 
     #[test]
     fn worse_state_does_not_wait() {
         let mut order = ViewOrder::default();
-        order.heard(view(Live));
-        order.begin(1);
-        assert_eq!(order.heard(view(Stale)), view(Stale));
-        assert_eq!(order.heard(view(Recovering)), view(Stale));
-        assert_eq!(order.finished(1), Some(view(Recovering)));
+        order.heard(view(Live), 0, None);
+        assert_eq!(order.heard(view(Stale), 1, Some(0)), view(Stale));
+        assert_eq!(order.heard(view(Recovering), 1, Some(0)), view(Stale));
+        assert_eq!(order.advanced(None), Some(view(Recovering)));
     }
 
     /// A source that no view names any more is not restricted.
     #[test]
     fn latest_view_names_the_sources() {
         let mut order = ViewOrder::default();
-        order.heard(view(Stale));
-        order.begin(1);
-        assert_eq!(order.heard(Sources::new()), Sources::new());
+        order.heard(view(Stale), 0, None);
+        assert_eq!(order.heard(Sources::new(), 1, Some(0)), Sources::new());
     }
 
     #[test]
     fn waiting_views_are_bounded() {
         let mut order = ViewOrder::default();
-        order.heard(view(Live));
+        order.heard(view(Live), 0, None);
         let most = MAX_WAITING as u64;
         for batch in 0..most {
-            order.begin(batch);
-            assert_eq!(order.heard(view(Live)), view(Live));
+            assert_eq!(order.heard(view(Live), batch + 1, Some(0)), view(Live));
         }
-        assert_eq!(order.heard(view(Stale)), view(Stale));
+        assert_eq!(order.heard(view(Stale), most, Some(0)), view(Stale));
         for last in most..most + 2 {
-            order.begin(last);
-            assert_eq!(order.heard(view(Live)), view(Stale));
+            assert_eq!(order.heard(view(Live), last + 1, Some(0)), view(Stale));
             assert_eq!(order.waiting.len(), MAX_WAITING);
-            order.finished(last);
+            assert_eq!(order.advanced(Some(0)), None);
         }
-        for batch in 1..most {
-            assert_eq!(order.finished(batch), None);
-        }
-        assert_eq!(order.finished(0), Some(view(Live)));
+        assert_eq!(order.advanced(None), Some(view(Live)));
     }
 
     proptest! {
@@ -171,23 +153,29 @@ mod tests {
         fn no_view_overtakes_a_batch(steps in proptest::collection::vec(0_usize..6, 0..80)) {
             let mut order = ViewOrder::default();
             let mut unfinished = BTreeSet::new();
+            let mut next = 0;
             // The views with the batches that were unfinished when they arrived.
             let mut views: Vec<(BTreeSet<u64>, SourceState)> = Vec::new();
             let mut holds = None;
-            for (batch, step) in (1..).zip(steps) {
+            for step in steps {
                 match step {
                     0..3 => {
                         let state = SourceState::VARIANTS[step];
                         views.push((unfinished.clone(), state));
-                        holds = Some(order.heard(view(state)));
+                        let first = unfinished.first().copied();
+                        holds = Some(order.heard(view(state), next, first));
                     }
                     3 => {
-                        order.begin(batch);
-                        unfinished.insert(batch);
+                        unfinished.insert(next);
+                        next += 1;
                     }
+                    // Batches end in any order.
                     _ => {
-                        let Some(batch) = unfinished.pop_first() else { continue };
-                        holds = order.finished(batch).or(holds);
+                        let ended = if step == 4 { unfinished.pop_first() } else { unfinished.pop_last() };
+                        if ended.is_none() {
+                            continue;
+                        }
+                        holds = order.advanced(unfinished.first().copied()).or(holds);
                     }
                 }
                 let is_passed = |(before, _): &&(BTreeSet<u64>, SourceState)| before.is_disjoint(&unfinished);

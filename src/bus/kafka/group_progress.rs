@@ -80,14 +80,7 @@ impl GroupProgress {
         };
         let events = &self.events;
         let partitions = partitions_of(consumer, events, &topic.name)?;
-        // Brokers learn of new partitions one after the other.
-        if partitions.len() < topic.partitions() {
-            let text = format!(
-                "a broker does not know all partitions of the topic {}",
-                topic.name
-            );
-            return Err(BusError::Unavailable(text));
-        }
+        topic.check_complete(partitions.len())?;
         let mut ends = BTreeMap::new();
         for partition in partitions {
             let (low, high) = consumer

@@ -215,12 +215,7 @@ impl ReadingThread {
                 "the topic {name} is missing"
             )));
         }
-        // Brokers learn of new partitions one after the other.
-        if partitions.len() < self.topic.partitions() {
-            return Err(BusError::Unavailable(format!(
-                "a broker does not know all partitions of the topic {name}"
-            )));
-        }
+        self.topic.check_complete(partitions.len())?;
         let failed = |error: KafkaError| unavailable(&events, &error);
         let mut list = TopicPartitionList::new();
         for partition in &partitions {

@@ -92,6 +92,19 @@ impl TopicState {
         self.status.borrow().partitions
     }
 
+    /// Checks that a broker that knows `found` partitions knows all: brokers learn of new ones one
+    /// after the other.
+    pub(super) fn check_complete(&self, found: usize) -> Result<(), BusError> {
+        if found < self.partitions() {
+            let text = format!(
+                "a broker does not know all partitions of the topic {}",
+                self.name
+            );
+            return Err(BusError::Unavailable(text));
+        }
+        Ok(())
+    }
+
     /// Waits until the topic exists, without a time limit.
     pub(super) async fn wait(&self) {
         let mut status = self.status.subscribe();

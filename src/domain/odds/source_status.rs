@@ -274,6 +274,15 @@ impl SourceReports {
         })
     }
 
+    /// The sources that are live.
+    pub fn live(&self, now: Instant) -> impl Iterator<Item = &Source> {
+        let known = self.reports.iter();
+        known.filter_map(move |(source, reporters)| {
+            let status = self.status_of(reporters, now)?;
+            (status.state == SourceState::Live).then_some(source)
+        })
+    }
+
     /// The state of every source that is known, except new ones that are still recovering.
     pub fn all(&self, now: Instant) -> BTreeMap<Source, SourceStatus> {
         self.reports

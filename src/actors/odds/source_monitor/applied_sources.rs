@@ -32,11 +32,12 @@ impl AppliedSources {
 
     /// Starts a check for the sources of `live` that need one. Returns whether there is one to
     /// start: none is in progress, and a source needs it.
-    pub(super) fn begin(&mut self, live: impl Iterator<Item = Source>) -> bool {
+    pub(super) fn begin<'a>(&mut self, live: impl Iterator<Item = &'a Source>) -> bool {
         if self.checking.is_some() {
             return false;
         }
-        let unapplied: BTreeSet<_> = live.filter(|source| !self.contains(source)).collect();
+        let unapplied = live.filter(|source| !self.contains(source));
+        let unapplied: BTreeSet<_> = unapplied.cloned().collect();
         if unapplied.is_empty() {
             return false;
         }
@@ -67,16 +68,13 @@ mod tests {
     fn failed_check_is_repeated() {
         let mut sources = AppliedSources::default();
         for is_applied in [false, true] {
-            assert!(sources.begin([source(1)].into_iter()));
-            assert!(
-                !sources.begin([source(1), source(2)].into_iter()),
-                "in progress"
-            );
+            assert!(sources.begin([source(1)].iter()));
+            assert!(!sources.begin([source(1), source(2)].iter()), "in progress");
             sources.finish(is_applied);
             assert_eq!(sources.contains(&source(1)), is_applied);
         }
-        assert!(!sources.begin([source(1)].into_iter()));
-        assert!(sources.begin([source(1), source(2)].into_iter()));
+        assert!(!sources.begin([source(1)].iter()));
+        assert!(sources.begin([source(1), source(2)].iter()));
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -118,7 +116,8 @@ mod tests {
                     Step::Begin => {
                         let live = (0..3).filter(|number| live_since[*number].is_some());
                         let needed = live.clone().any(|number| !expected[number]);
-                        let is_started = sources.begin(live.map(source));
+                        let live: Vec<_> = live.map(source).collect();
+                        let is_started = sources.begin(live.iter());
                         prop_assert_eq!(is_started, needed && check.is_none());
                         check = check.or(is_started.then_some(time));
                     }

@@ -100,9 +100,7 @@ impl SourceWatch {
         if self.check_failed_at.is_some_and(has_failed) {
             return false;
         }
-        let sources = self.reports.all(now).into_iter();
-        let live = sources.filter(|(_, status)| status.state == SourceState::Live);
-        self.applied.begin(live.map(|(source, _)| source))
+        self.applied.begin(self.reports.live(now))
     }
 
     /// Whether the books have applied what the odds topic held at the start of the check.
@@ -139,21 +137,17 @@ impl SourceWatch {
     fn is_decided(&self, now: Instant) -> bool {
         let is_first = self.passed_on_at.is_none();
         self.caught_up_at.is_some_and(|caught_up_at| {
-            let is_complete = self.awaited.is_empty() && !self.awaits_stored;
-            let is_over = now.saturating_duration_since(caught_up_at) >= NEXT_REPORT;
             let waited = now.saturating_duration_since(caught_up_at);
+            let is_complete = self.awaited.is_empty() && !self.awaits_stored;
             let is_awaited = is_first && waited < FIRST_CHECK && self.is_checking(now);
-            (is_complete || is_over) && !is_awaited
+            (is_complete || waited >= NEXT_REPORT) && !is_awaited
         })
     }
 
     /// Whether a source of before the start is live, and has not been checked yet.
     fn is_checking(&self, now: Instant) -> bool {
-        let mut earlier = self.earlier.iter();
-        earlier.any(|source| {
-            let status = self.reports.status(source, now);
-            status.is_some_and(|it| it.state == SourceState::Live) && !self.applied.contains(source)
-        })
+        let mut live = self.reports.live(now);
+        live.any(|source| self.earlier.contains(source) && !self.applied.contains(source))
     }
 
     /// The states as they may be passed on.
