@@ -318,8 +318,9 @@ impl BatchHandler for SourceSelector {
         Ok(())
     }
 
+    /// Who sees a record committed takes what follows from it for published.
     fn may_commit(&self) -> bool {
-        self.selection.lock().held() == 0
+        self.selection.lock().is_decided()
     }
 
     async fn replay(&self, batch: &[Record]) {

@@ -111,6 +111,12 @@ impl SourceSelection {
         self.held.len()
     }
 
+    /// Whether nothing waits: no record is held, and no market is decided about later because its
+    /// records are read again. What was received has led to its effects then.
+    pub fn is_decided(&self) -> bool {
+        self.held.len() == 0 && !self.rereads
+    }
+
     /// The events with records that are held, with the partition of each.
     pub fn held_events(&self) -> impl Iterator<Item = (&EventId, u32)> {
         self.held.events()

@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
+use futures_util::future::BoxFuture;
 
 use super::*;
 
@@ -8,8 +9,10 @@ use crate::actors::odds::consumers::testing::{future_update, record, settings};
 use crate::actors::odds::messages::ReportsRead;
 use crate::actors::testing::{ProbeStore, probe_edges};
 use crate::bus::embedded::EmbeddedTopic;
-use crate::bus::{ConsumerEvent, dead_letter};
+use crate::bus::health::SubscriptionHealth;
+use crate::bus::{BusError, ConsumerEvent, Position, dead_letter};
 use crate::domain::ids::Source;
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::testing::update;
@@ -39,8 +42,49 @@ fn update_of(from: &str, time: i64) -> OddsUpdate {
     }
 }
 
+/// A subscription whose uncommitted records would survive the process.
+struct Durable(Box<dyn Subscription>);
+
+impl Subscription for Durable {
+    fn next_batch(
+        &mut self,
+        max: usize,
+        linger: Duration,
+    ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
+        self.0.next_batch(max, linger)
+    }
+
+    fn commit(&mut self, done: &Position) {
+        self.0.commit(done);
+    }
+
+    fn lag(&self) -> u64 {
+        self.0.lag()
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> SubscriptionHealth {
+        self.0.health()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        self.0.close()
+    }
+}
+
 impl Rig {
     fn new(odds_capacity: usize) -> Rig {
+        Rig::reading(odds_capacity, |subscription| subscription)
+    }
+
+    /// Reads through what `subscribe` makes of the subscription.
+    fn reading(
+        odds_capacity: usize,
+        subscribe: impl FnOnce(Box<dyn Subscription>) -> Box<dyn Subscription>,
+    ) -> Rig {
         let raw = EmbeddedTopic::new("raw", 2, 20_000);
         let odds = EmbeddedTopic::new("odds", 2, odds_capacity);
         let selected = odds.subscribe("g").unwrap();
@@ -64,7 +108,7 @@ impl Rig {
             },
             idle_limit: Duration::from_secs(3_600),
         };
-        let subscription = raw.subscribe("g").unwrap();
+        let subscription = subscribe(raw.subscribe("g").unwrap());
         let settings = settings(Duration::ZERO);
         let (task, _) = SourceSelector::task(settings, subscription, rules, edges, metrics.clone());
         Rig {
@@ -101,7 +145,7 @@ impl Rig {
         let ConsumerEvent::Records(records) = event.unwrap().unwrap() else {
             panic!("revoked")
         };
-        self.selected.commit(&crate::bus::Position::after(&records));
+        self.selected.commit(&Position::after(&records));
         OddsUpdate::from_json(&records[0].record.payload).unwrap()
     }
 }
@@ -223,6 +267,34 @@ async fn records_wait_for_published_state() {
     assert_eq!(rig.next().await, update_of("a", 2));
     until("all is committed", || rig.raw.depth() == 0).await;
     assert_eq!(rig.metrics.failover_held.get(), 0);
+}
+
+/// A suspension may have been handled by an earlier process shortly after a takeover. It is not
+/// committed before it is certain that it was, or it is published.
+#[actix_web::test]
+async fn suspension_after_takeover_is_published_before_commit() {
+    let mut rig = Rig::reading(100, |subscription| Box::new(Durable(subscription)));
+    rig.store.keep(MarketState {
+        update: update_of("a", 1),
+        seq: 1,
+    });
+    rig.report("a", SourceState::Live).await;
+    let mut suspended = update_of("a", 1);
+    suspended.status = MarketStatus::Suspended;
+    suspended.revision.updated_at = Timestamp::now();
+    let mut suspension = record(suspended.to_json());
+    let header = (UNCONFIRMED.to_owned(), Bytes::from_static(b"1"));
+    suspension.headers.push(header);
+    rig.raw.publish(vec![suspension]).await.unwrap();
+    until("it is published", || {
+        let is_committed = rig.raw.depth() == 0;
+        let is_published = rig.odds.depth() > 0;
+        assert!(!is_committed || is_published, "committed first");
+        is_published
+    })
+    .await;
+    assert_eq!(rig.next().await.status, MarketStatus::Suspended);
+    until("it is committed", || rig.raw.depth() == 0).await;
 }
 
 /// The records that are held are bounded: with more, nothing is read.

@@ -228,6 +228,21 @@ fn replayed_suspension_of_unknown_market_waits() {
     assert_eq!(rig.published, [Arc::new(update_of("a", 2))]);
 }
 
+/// A suspension that a process reads right after it has taken over leads to nothing before it is
+/// certain that no earlier process has handled it.
+#[test]
+fn suspension_after_takeover_is_decided_later() {
+    let mut rig = Rig::starting(&[Arc::new(update_of("a", 1))]);
+    rig.observe();
+    rig.read_as(unconfirmed(update_of("a", 1), 2), Standing::Unconfirmed);
+    rig.observe();
+    assert_eq!(rig.published.len(), 1);
+    assert!(!rig.selection.is_decided());
+    rig.wait(3);
+    assert_eq!(rig.shown().1, MarketStatus::Suspended);
+    assert!(rig.selection.is_decided());
+}
+
 /// What the source sends after a restart is new if the bus keeps nothing, or long after the process
 /// has taken over.
 #[test]
