@@ -31,7 +31,7 @@ async fn default_run_stores_each_price_once() {
     let mut client = platform.subscriber("MATCH_001").await;
     let mut seqs = Vec::new();
     for _ in 0..20 {
-        seqs.push(client.next_of("update").await["seq"].as_u64().unwrap());
+        seqs.push(client.next_change().await["seq"].as_u64().unwrap());
     }
     assert_grows(seqs);
     let published = "odds_ingest_updates_published_total";
