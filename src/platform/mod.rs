@@ -282,9 +282,13 @@ impl Platform {
                 let _ = dead_letters.send(Drain).await;
             }
         };
-        let finished = tokio::time::timeout(self.shutdown_timeout / 2, finishing)
-            .await
-            .is_ok();
+        let half = self.shutdown_timeout / 2;
+        let finished = tokio::time::timeout(half, finishing).await.is_ok();
+        if !finished {
+            warn!(
+                "work in flight was not finished within {half:?}, half of SHUTDOWN_TIMEOUT; it is aborted"
+            );
+        }
         let closing = async {
             if let Some(sockets) = &self.parts.gateway_sockets {
                 sockets.send_replace(true);
@@ -294,17 +298,13 @@ impl Platform {
             }
             join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
         };
-        let closed = tokio::time::timeout(self.shutdown_timeout / 2, closing)
-            .await
-            .is_ok();
-        let in_time = finished && closed;
-        if !in_time {
+        let closed = tokio::time::timeout(half, closing).await.is_ok();
+        if !closed {
             warn!(
-                "shutdown timed out after {:?}; remaining work is aborted",
-                self.shutdown_timeout
+                "connections of clients did not end within {half:?}, half of SHUTDOWN_TIMEOUT; they are cut off"
             );
         }
-        in_time
+        finished && closed
     }
 }
 
