@@ -12,6 +12,7 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
 use super::body::missing_query;
 use super::errors::ApiError;
+use super::gateway::headers::REQUIRED;
 use super::limits::RequestLimits;
 use super::query::Query;
 use crate::access::Access;
@@ -73,7 +74,13 @@ fn checked(scope: Scope, request: &ServiceRequest) -> Result<Caller, ApiError> {
             Err(_) => {}
         }
     }
-    let caller = caller?;
+    let mut caller = caller?;
+    if caller == Caller::Unchecked && request.headers().contains_key(REQUIRED) {
+        caller = Caller::Anonymous;
+        caller
+            .require(scope, access.is_odds_public())
+            .map_err(|_| ApiError::authentication_off())?;
+    }
     caller.require(scope, access.is_odds_public())?;
     if request.method() == Method::POST && caller != Caller::Unchecked {
         refuse_user_in_query(&caller, request.query_string())?;

@@ -86,6 +86,9 @@ pub enum ApiError {
     /// The server was started without rules for its callers. A programming error.
     #[error("the server cannot authenticate callers")]
     AccessUnknown,
+    /// The gateway requires authentication, and this service does not authenticate callers.
+    #[error("this service runs with AUTH=off behind a gateway that requires authentication")]
+    AuthenticationOff,
     /// The client's address has its maximum number of sessions.
     #[error("the limit of {0} open sessions for this address is reached")]
     TooManySessionsOfAddress(usize),
@@ -192,6 +195,7 @@ impl ApiError {
             ),
             ApiError::InvalidCredential(_) => ("INVALID_CREDENTIAL", StatusCode::UNAUTHORIZED),
             ApiError::AccessDenied(denied) => access_code(denied),
+            ApiError::AuthenticationOff => ("AUTHENTICATION_OFF", StatusCode::SERVICE_UNAVAILABLE),
             ApiError::AccessUnknown => ("INTERNAL", StatusCode::INTERNAL_SERVER_ERROR),
             ApiError::TooManySessionsOfAddress(_) => (
                 "TOO_MANY_SESSIONS_OF_ADDRESS",
@@ -248,6 +252,15 @@ fn wallet_code(error: &WalletError) -> (&'static str, StatusCode) {
         WalletError::IdempotencyConflict => ("IDEMPOTENCY_CONFLICT", StatusCode::CONFLICT),
         WalletError::KeyReused => ("IDEMPOTENCY_KEY_REUSED", StatusCode::UNPROCESSABLE_ENTITY),
         WalletError::Store(_) => ("STORE_UNAVAILABLE", StatusCode::SERVICE_UNAVAILABLE),
+    }
+}
+
+impl ApiError {
+    /// A request of a gateway that requires authentication cannot be served. Logged, because only
+    /// an operator can mend it.
+    pub(super) fn authentication_off() -> ApiError {
+        log_cause("authentication", &ApiError::AuthenticationOff);
+        ApiError::AuthenticationOff
     }
 }
 

@@ -44,7 +44,7 @@ pub enum GatewayError {
 
 impl PlatformBuilder<'_> {
     /// Starts the server of a service's own port, which also has the documents of the API and a page
-    /// that shows them, and lets the gateway of this process mount the same routes.
+    /// that shows them. The gateway of this process mounts the same routes.
     pub(super) fn start_service<F>(
         &mut self,
         service: Service,
@@ -55,13 +55,13 @@ impl PlatformBuilder<'_> {
     where
         F: Fn(&mut web::ServiceConfig) + Send + Sync + 'static,
     {
-        let routes: Routes = Arc::new(routes);
-        self.mounts.insert(service, routes.clone());
-        let server = server::start_within(bounds, listen, move |config| {
+        let routes: Routes = Arc::new(move |config: &mut web::ServiceConfig| {
             documents::routes(config);
             documents::swagger::routes(config);
             routes(config);
-        })?;
+        });
+        self.mounts.insert(service, routes.clone());
+        let server = server::start_within(bounds, listen, move |config| routes(config))?;
         let address = server.address;
         self.parts.servers.push(server);
         Ok(address)
@@ -170,6 +170,7 @@ fn gateway_state(
     let clients = &settings.clients;
     GatewayState {
         addresses,
+        is_authentication_required: settings.access.is_required(),
         sockets: Arc::new(Semaphore::new(clients.ws_max_sessions)),
         max_sockets: clients.ws_max_sessions,
         slow_client_limit: clients.slow_client_limit,

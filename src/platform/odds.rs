@@ -293,7 +293,8 @@ impl PlatformBuilder<'_> {
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let metrics = odds.metrics.clone();
-        let guard = self.request_guard(true, &metrics.refused);
+        let is_public = self.access.is_odds_public();
+        let guard = self.request_guard(is_public, &metrics.refused);
         let client_bounds = self.client_bounds(Role::Odds, &metrics.registry, guard)?;
         let workers = SessionWorkers {
             distributor: distributor_settings(self.settings),

@@ -1,5 +1,6 @@
 //! The gateway: the services of its own process, and those of another one.
 
+mod access;
 mod answers;
 mod fake_service;
 mod forwarding;

@@ -24,6 +24,11 @@ export function identityOf(token, userId) {
   return user === '' ? null : { token: trimmed === '' ? null : trimmed, userId: user };
 }
 
+/** Whether an identity would take the place of another user, who has to agree. */
+export function replacesUser(current, offered) {
+  return current.userId !== null && current.userId !== offered.userId;
+}
+
 /** The token in the fragment of an address, such as `#token=…`; null if there is none. */
 export function fragmentToken(hash) {
   return new URLSearchParams(hash.replace(/^#/, '')).get('token') || null;

@@ -64,8 +64,7 @@ class Page {
     const token = identities.fragmentToken(location.hash);
     if (token) {
       history.replaceState(null, '', location.pathname + location.search);
-      this.identity = identities.identityOf(token, '') ?? this.identity;
-      identities.store(sessionStorage, this.identity);
+      this.#offer(identities.identityOf(token, ''));
     }
     this.#listen();
     this.signIn.show(this.identity);
@@ -75,6 +74,15 @@ class Page {
     this.desk.restore();
     setInterval(() => document.hidden || this.account.refresh(), ACCOUNT_MS);
     setInterval(() => document.hidden || this.list.refresh(), EVENTS_MS);
+  }
+
+  /** Takes the identity of a link, which anybody may have made. */
+  #offer(identity) {
+    if (!identity) return;
+    const question = `Sign in as ${identity.userId} instead of ${this.identity.userId}?`;
+    if (identities.replacesUser(this.identity, identity) && !confirm(question)) return;
+    this.identity = identity;
+    identities.store(sessionStorage, identity);
   }
 
   #listen() {

@@ -14,7 +14,9 @@ use super::GatewayState;
 use super::headers::{self, Hop};
 use super::socket;
 use super::upstream::Upstream;
+use crate::http::authorization::credential;
 use crate::http::errors::ApiError;
+use crate::http::limits::RequestLimits;
 use crate::http::streaming::handshake::has_token;
 
 /// Maximum size of the body of a forwarded request, in bytes. It is read before it is forwarded, so
@@ -31,13 +33,30 @@ pub(super) async fn forward(
     if offers_websocket(&request) {
         return socket::open(&request, payload, &state, &upstream).await;
     }
+    if request.head().upgrade() {
+        let problem = "only a GET can be upgraded, and only to `websocket`";
+        return Err(ApiError::BadRequest(problem.to_owned()));
+    }
     let body = read_body(&request, payload).await?;
     let mut forwarded = forwarded_request(&request, &state, &upstream)?;
     if !body.is_empty() {
         *forwarded.body_mut() = Some(body.into());
     }
     let answer = upstream.send(forwarded).await?;
+    charge_if_refused(&request, answer.status());
     Ok(answer_of(answer, &request, upstream))
+}
+
+/// Charges the client for a credential that the service has refused. The service charges only the
+/// gateway, unless it is told to trust it.
+pub(super) fn charge_if_refused(request: &HttpRequest, status: http::StatusCode) {
+    if status != http::StatusCode::UNAUTHORIZED || matches!(credential(request.headers()), Ok(None))
+    {
+        return;
+    }
+    if let Some(limits) = request.app_data::<RequestLimits>() {
+        limits.charge_failed_authentication(limits.client(request.head()));
+    }
 }
 
 /// Whether the client asks for a WebSocket. The service checks the rest of the handshake.
@@ -79,6 +98,7 @@ pub(super) fn forwarded_request(
         is_trusted: peer.is_some_and(|peer| state.addresses.is_trusted(peer)),
         host: host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
         scheme: scheme_of(request.app_config()),
+        is_authentication_required: state.is_authentication_required,
     };
     *forwarded.headers_mut() = headers::to_service(request.headers(), &hop);
     Ok(forwarded)

@@ -19,8 +19,9 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 /// Headers that the gateway or its HTTP client sets itself.
-const OWN: [&str; 6] = [
+const OWN: [&str; 7] = [
     "host",
+    REQUIRED,
     "content-length",
     // Answered by the server: the body is read before it is forwarded.
     "expect",
@@ -28,6 +29,19 @@ const OWN: [&str; 6] = [
     "via",
     "x-real-ip",
 ];
+/// Headers that no `Connection` can remove: a service decides by them.
+const END_TO_END: [&str; 7] = [
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "idempotency-key",
+    "origin",
+    "sec-fetch-site",
+    "x-api-key",
+];
+/// A gateway with `AUTH=required` sends this header, with the value `required`. A service with
+/// `AUTH=off` refuses such a request where a caller is needed, instead of serving everybody.
+pub(in crate::http) const REQUIRED: &str = "sports-bet-auth";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
@@ -43,6 +57,8 @@ pub(super) struct Hop<'a> {
     pub host: &'a str,
     /// `http` or `https`.
     pub scheme: &'a str,
+    /// Whether the service must authenticate the caller.
+    pub is_authentication_required: bool,
 }
 
 /// The headers to send to the service. `Host` stays that of the client, because the service checks
@@ -52,14 +68,17 @@ pub(super) fn to_service(headers: &HeaderMap, hop: &Hop) -> http::HeaderMap {
     let named = connection_options(headers.get_all("connection").map(|value| value.as_bytes()));
     for (name, value) in headers {
         let name = name.as_str();
-        if is_hop_by_hop(name, &named) || OWN.contains(&name) || name.starts_with(FORWARDED_PREFIX)
-        {
+        let is_own = OWN.contains(&name) || name.starts_with(FORWARDED_PREFIX);
+        if is_own || is_hop_by_hop(name, &named) {
             continue;
         }
         append(&mut out, name, value.as_bytes());
     }
     append(&mut out, "host", hop.host.as_bytes());
     append_forwarded(&mut out, headers, hop);
+    if hop.is_authentication_required {
+        append(&mut out, REQUIRED, b"required");
+    }
     out
 }
 
@@ -89,6 +108,7 @@ fn connection_options<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String>
     texts
         .flat_map(|text| text.split(','))
         .map(|option| option.trim().to_ascii_lowercase())
+        .filter(|option| !END_TO_END.contains(&option.as_str()))
         .collect()
 }
 

@@ -3,12 +3,13 @@
 //! its own port. A service of another process is reached by HTTP.
 //!
 //! The gateway decides nothing about callers. It passes credentials on, and each service checks
-//! them.
+//! them. With `AUTH=required` it says so in each request ([`REQUIRED`](headers::REQUIRED)), and a
+//! service that does not check callers refuses it.
 
 mod documents;
 mod forward;
 mod frames;
-mod headers;
+pub(super) mod headers;
 mod path;
 mod relay;
 mod service;
@@ -65,6 +66,8 @@ pub(crate) enum Backend {
 pub(crate) struct GatewayState {
     /// Sessions by client address, and the trusted proxies.
     pub addresses: Addresses,
+    /// Whether services must authenticate callers: one with `AUTH=off` refuses forwarded requests.
+    pub is_authentication_required: bool,
     /// The permits of forwarded sockets, [`GatewayState::max_sockets`] in all.
     pub sockets: Arc<Semaphore>,
     /// Maximum number of forwarded sockets.

@@ -13,7 +13,7 @@ use prometheus::IntGauge;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
 use super::GatewayState;
-use super::forward::{answer_of, forwarded_request, head_of, peer_of};
+use super::forward::{answer_of, charge_if_refused, forwarded_request, head_of, peer_of};
 use super::relay::{End, Relay};
 use super::upstream::Upstream;
 use crate::http::addresses::TooMany;
@@ -52,6 +52,7 @@ pub(super) async fn open(
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
     let answer = upstream.send(handshake).await?;
     if answer.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        charge_if_refused(request, answer.status());
         return Ok(answer_of(answer, request, upstream.clone()));
     }
     let mut head = head_of(&answer);

@@ -159,7 +159,8 @@ pub(crate) async fn list_events(
         next.append_pair("after", after.as_str());
         response.insert_header((
             header::LINK,
-            format!("</v1/events?{}>; rel=\"next\"", next.finish()),
+            // Relative, so that it is also right behind a prefix.
+            format!("<?{}>; rel=\"next\"", next.finish()),
         ));
     }
     let body: Vec<_> = page.events.into_iter().map(EventBody::of).collect();

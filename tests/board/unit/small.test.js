@@ -94,6 +94,10 @@ test('the user of a token is its subject', () => {
   assert.equal(identities.identityOf('opaque', ''), null);
   assert.equal(identities.fragmentToken('#token=abc'), 'abc');
   assert.equal(identities.fragmentToken(''), null);
+  const [anna, ben] = ['anna', 'ben'].map((userId) => ({ token: null, userId }));
+  assert.equal(identities.replacesUser(identities.NOBODY, anna), false);
+  assert.equal(identities.replacesUser(anna, anna), false);
+  assert.equal(identities.replacesUser(anna, ben), true);
 });
 
 test('an identity is kept in the storage of the tab', () => {
@@ -137,7 +141,7 @@ test('a call carries the token, and never throws', async () => {
 });
 
 test('the next page is read from its link', () => {
-  assert.equal(nextPage('</v1/events?limit=2&after=MATCH_002>; rel="next"'), 'MATCH_002');
+  assert.equal(nextPage('<?limit=2&after=MATCH_002>; rel="next"'), 'MATCH_002');
   assert.equal(nextPage(null), null);
 });
 

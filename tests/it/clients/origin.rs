@@ -138,6 +138,21 @@ async fn foreign_page_opens_no_socket() {
     }
 }
 
+/// Odds that are not public are protected from DNS rebinding like money.
+#[actix_web::test]
+async fn private_odds_accept_no_foreign_host() {
+    let private = [
+        ("AUTH", "required"),
+        ("AUTH_JWT_SECRET", "a secret of 32 bytes or more, for tests"),
+        ("ODDS_PUBLIC", "false"),
+    ];
+    let (platform, _supplier) = start(&private).await;
+    let answer = handshake(platform.odds(), &["Host: evil.example"]).await;
+    assert_eq!(answer, "421 HOST_NOT_ALLOWED");
+    let answer = handshake(platform.odds(), &["Host: localhost"]).await;
+    assert_eq!(answer, "101");
+}
+
 /// The odds port checks the Host header as soon as allowed hosts are configured.
 #[actix_web::test]
 async fn only_allowed_hosts_connect() {

@@ -6,12 +6,13 @@ use pretty_assertions::assert_eq;
 
 use super::*;
 
-/// The path of the `rel="next"` link.
+/// The page of the `rel="next"` link, which is relative: it is also right behind a gateway.
 fn next_link(answer: &Answer) -> Option<String> {
     let link = answer.header("link")?;
     let (path, relation) = link.split_once(">; ").unwrap();
     assert_eq!(relation, "rel=\"next\"");
-    Some(path.strip_prefix('<').unwrap().to_owned())
+    let query = path.strip_prefix("<?").unwrap();
+    Some(format!("/v1/events?{query}"))
 }
 
 #[actix_web::test]

@@ -19,6 +19,7 @@ fn hop(peer: &str, is_trusted: bool) -> Hop<'static> {
         is_trusted,
         host: "bets.example:8000",
         scheme: "http",
+        is_authentication_required: false,
     }
 }
 
@@ -68,6 +69,37 @@ fn end_to_end_headers_are_passed_on() {
             "x-forwarded-proto: http",
         ]
     );
+}
+
+/// A client that names them in `Connection` cannot hide from which page, or by whom, a request is
+/// sent.
+#[test]
+fn headers_that_services_decide_by_are_not_removed() {
+    let kept = ["authorization", "origin", "sec-fetch-site", "x-api-key"];
+    let mut sent = headers(&kept.map(|name| (name, "x")));
+    sent.append(
+        ActixName::from_static("connection"),
+        ActixValue::from_static("Authorization, Origin, Sec-Fetch-Site, X-Api-Key"),
+    );
+    let passed_on = to_service(&sent, &hop("192.0.2.1", false));
+    for name in kept {
+        assert_eq!(passed_on.get(name).unwrap(), "x", "{name}");
+    }
+}
+
+/// Only the gateway says whether callers must be authenticated.
+#[test]
+fn required_authentication_is_passed_on() {
+    let sent = headers(&[("Sports-Bet-Auth", "off")]);
+    for is_authentication_required in [false, true] {
+        let hop = Hop {
+            is_authentication_required,
+            ..hop("192.0.2.1", false)
+        };
+        let passed_on = to_service(&sent, &hop);
+        let expected = is_authentication_required.then(|| HeaderValue::from_static("required"));
+        assert_eq!(passed_on.get(REQUIRED), expected.as_ref());
+    }
 }
 
 #[test]
