@@ -126,8 +126,9 @@ impl Reference {
     async fn start(address: SocketAddr) -> Reference {
         let (mut client, snapshot) = until("every market, and an epoch", || async {
             let (client, snapshot) = Follower::default().resume(address, EVENT).await;
-            let is_complete = markets_of(&snapshot).len() == MARKETS;
-            (is_complete && snapshot["epoch"].is_string()).then_some((client, snapshot))
+            let (known, epoch) = (markets_of(&snapshot).len(), &snapshot["epoch"]);
+            println!("{known} of {MARKETS} markets, epoch {epoch}");
+            (known == MARKETS && epoch.is_string()).then_some((client, snapshot))
         })
         .await;
         let changes = Arc::new(Mutex::new(markets_of(&snapshot)));
