@@ -2,7 +2,7 @@
 //! records end with the process.
 
 use std::collections::hash_map::DefaultHasher;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +11,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
+use super::commit_wait::CommitWait;
 use super::health::SubscriptionHealth;
 use super::{BusError, ConsumerEvent, NewRecord, Position, Record, Subscription, Topic};
 
@@ -122,15 +124,22 @@ impl Shared {
 }
 
 impl State {
-    /// Whether the group has committed each partition up to this offset.
-    fn has_committed(&self, group: &str, ends: &[u64]) -> bool {
-        let committed = self.groups.get(group).map(|group| &group.committed);
-        match committed {
-            Some(committed) => ends.iter().zip(committed).all(|(end, done)| done >= end),
-            None => ends
-                .iter()
-                .zip(&self.partitions)
-                .all(|(end, it)| *end == it.base),
+    /// The end of each partition.
+    fn ends(&self) -> BTreeMap<u32, u64> {
+        (0..)
+            .zip(self.partitions.iter().map(Partition::end))
+            .collect()
+    }
+
+    /// What the group has committed of each partition. A group without members so far starts at the
+    /// first record: of a partition that is empty, or whose records the other groups have committed,
+    /// it has nothing to commit.
+    fn committed(&self, group: &str) -> BTreeMap<u32, u64> {
+        match self.groups.get(group) {
+            Some(group) => (0..).zip(group.committed.iter().copied()).collect(),
+            None => (0..)
+                .zip(self.partitions.iter().map(|it| it.base))
+                .collect(),
         }
     }
 
@@ -254,20 +263,23 @@ impl Topic for EmbeddedTopic {
         }))
     }
 
-    fn committed_by(&self, group: &str) -> BoxFuture<'static, Result<(), BusError>> {
+    fn committed_by(
+        &self,
+        group: &str,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BusError>> {
         let shared = self.shared.clone();
         let group = group.to_owned();
         async move {
-            let ends: Vec<_> = shared
-                .state()
-                .partitions
-                .iter()
-                .map(Partition::end)
-                .collect();
-            while !shared.state().has_committed(&group, &ends) {
+            let ends = shared.state().ends();
+            let mut wait = CommitWait::new(&shared.name, &group, ends, patience, Instant::now());
+            loop {
+                let committed = shared.state().committed(&group);
+                if wait.observe(committed, Instant::now())? {
+                    return Ok(());
+                }
                 tokio::time::sleep(COMMIT_POLL).await;
             }
-            Ok(())
         }
         .boxed()
     }
@@ -312,7 +324,7 @@ impl Topic for UnreadTopic {
         )))
     }
 
-    fn committed_by(&self, _: &str) -> BoxFuture<'static, Result<(), BusError>> {
+    fn committed_by(&self, _: &str, _: Duration) -> BoxFuture<'static, Result<(), BusError>> {
         std::future::ready(Ok(())).boxed()
     }
 

@@ -1,6 +1,7 @@
 //! The bus carries supplier updates to the books and the store. Records of one key keep their
 //! order; consumer groups read independently, each from its own position.
 
+mod commit_wait;
 pub mod dead_letter;
 pub(crate) mod embedded;
 pub(crate) mod embedded_compacted;
@@ -215,8 +216,12 @@ pub trait Topic: Send + Sync {
     }
 
     /// Completes when `group` has committed everything that the topic holds when the future is first
-    /// polled.
-    fn committed_by(&self, group: &str) -> BoxFuture<'static, Result<(), BusError>> {
+    /// polled. Fails if the group commits nothing of it for `patience`.
+    fn committed_by(
+        &self,
+        group: &str,
+        _patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BusError>> {
         let text = format!("{} does not show what {group} has committed", self.name());
         std::future::ready(Err(BusError::Refused(text))).boxed()
     }

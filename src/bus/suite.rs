@@ -32,6 +32,7 @@ macro_rules! bus_suite {
         $crate::bus::suite::bus_suite! { lag_returns_to_zero, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { concurrent_publishers_lose_no_records, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { commits_of_group_are_awaited, $open $(, $ignore)? }
+        $crate::bus::suite::bus_suite! { stalled_group_is_an_error, $open $(, $ignore)? }
         $crate::bus::suite::bus_suite! { ping_answers, $open $(, $ignore)? }
     };
 }
@@ -286,19 +287,37 @@ pub(super) fn lag_returns_to_zero(bus: Bus) -> BoxFuture<'static, ()> {
     })
 }
 
+/// How long the group of a test may commit nothing.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// What is published later is not waited for.
 pub(super) fn commits_of_group_are_awaited(bus: Bus) -> BoxFuture<'static, ()> {
     Box::pin(async move {
         let name = group_name();
-        bus.committed_by(&name).await.unwrap();
+        bus.committed_by(&name, PATIENCE).await.unwrap();
         let mut group = bus.subscribe(&name).unwrap();
         bus.publish(numbered(20)).await.unwrap();
-        let mut waiting = bus.committed_by(&name);
+        let mut waiting = bus.committed_by(&name, PATIENCE);
         take(&mut group, 19).await;
         let early = tokio::time::timeout(Duration::from_millis(500), &mut waiting).await;
         assert!(early.is_err(), "one record is not committed");
         take(&mut group, 1).await;
         bus.publish(numbered(1)).await.unwrap();
+        waiting.await.unwrap();
+    })
+}
+
+pub(super) fn stalled_group_is_an_error(bus: Bus) -> BoxFuture<'static, ()> {
+    Box::pin(async move {
+        let name = group_name();
+        let mut group = bus.subscribe(&name).unwrap();
+        bus.publish(numbered(2)).await.unwrap();
+        take(&mut group, 1).await;
+        let stalled = bus.committed_by(&name, Duration::from_millis(300)).await;
+        let error = stalled.unwrap_err().to_string();
+        assert!(error.contains("committed nothing"), "{error}");
+        let waiting = bus.committed_by(&name, PATIENCE);
+        take(&mut group, 1).await;
         waiting.await.unwrap();
     })
 }

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 
 use crate::bus::{BusError, CompactedTopic, ReadEvent, Record, TopicReader, source_report};
 use crate::domain::ids::Source;
-use crate::domain::odds::source_status::{SourceReport, SourceReports, SourceState};
+use crate::domain::odds::source_status::{SourceReport, SourceReports};
 use crate::telemetry::log_limit::LogLimit;
 
 /// How long a report from before this process started may take to be followed by another one.
@@ -67,9 +67,7 @@ impl OtherReporters {
 
     /// Whether another process has the source live.
     pub(crate) fn is_live_elsewhere(&self, source: &Source, now: Instant) -> bool {
-        let state = self.state.lock();
-        let status = state.reports.status(source, now);
-        status.is_some_and(|status| status.state == SourceState::Live)
+        self.state.lock().reports.is_reported_live(source, now)
     }
 
     /// Whether all reporters of the source have had the time to report since this process started.
@@ -153,6 +151,7 @@ fn read_report(record: &Record) -> Option<SourceReport> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::odds::source_status::SourceState;
     use crate::domain::timestamp::Timestamp;
 
     const SILENCE: Duration = Duration::from_secs(3);

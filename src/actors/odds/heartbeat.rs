@@ -1,7 +1,8 @@
 //! Publishes a heartbeat once a second while this process keeps up with the bus: its live consumer
-//! works, its group lets it read, the bus answers, and the reports about the sources have been read
-//! once. Processes that show prices treat them as stale when no heartbeat arrives. A heartbeat says
-//! what is known about the sources, and is published at once when the state of one changes.
+//! works, its group lets it read, and the bus answers. The first one follows after the source monitor
+//! has passed on the states of the sources. Processes that show prices treat them as stale when no
+//! heartbeat arrives. A heartbeat says what is known about the sources, and is published at once when
+//! the state of one changes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +55,7 @@ pub(crate) struct Heartbeat {
     bus: Arc<dyn Topic>,
     consumers: Vec<FollowedConsumer>,
     target: HeartbeatTarget,
-    /// What is known about the sources; `None` until their reports have been read.
+    /// What is known about the sources; `None` until the source monitor has passed it on.
     sources: Option<BTreeMap<Source, SourceStatus>>,
     /// The next heartbeat; `None` while one is in flight.
     next: Option<SpawnHandle>,
@@ -222,9 +223,9 @@ impl FollowedConsumer {
     }
 }
 
-/// Without the reports, the markets of a lost source would be shown as live.
+/// Without the states, the markets of a lost source would be shown as live.
 fn sources_unknown() -> Problem {
-    let why = "they have not been read yet".to_owned();
+    let why = "they are not known yet".to_owned();
     ("states of the sources", why)
 }
 

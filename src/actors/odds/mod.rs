@@ -16,5 +16,6 @@ pub(crate) mod restriction_keeper;
 pub(crate) mod source_monitor;
 mod source_views;
 pub(crate) mod store_writer;
+mod update_records;
 mod view_order;
 mod write_rounds;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use parking_lot::RwLock;
 
+use super::update_records::with_records;
 use crate::bus::Record;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::MAX_SOURCES;
@@ -28,17 +29,15 @@ impl PublishedSources {
         }
     }
 
-    /// A batch was read. It counts if all of it was published since the start. On the embedded bus,
-    /// whose records have no time, every source is reported. Suspensions do not count: `ingest`
-    /// publishes them on behalf of a source that is silent.
+    /// A batch was read. An update counts if its record was published since the start; a record
+    /// without a time may be older, so it does not count. On the embedded bus, whose records have no
+    /// time, every source is reported. Suspensions do not count: `ingest` publishes them on behalf of
+    /// a source that is silent.
     pub(crate) fn read(&self, batch: &[Record], updates: &[PositionedUpdate]) {
-        let is_new = |record: &Record| record.published_at >= Some(self.started_at);
-        if !batch.iter().all(is_new) {
-            return;
-        }
-        let updates = updates.iter().map(|positioned| &positioned.update);
-        let open = updates.filter(|update| update.status == MarketStatus::Open);
-        for update in open {
+        let new = with_records(batch, updates)
+            .filter(|(record, _)| record.published_at >= Some(self.started_at));
+        let updates = new.map(|(_, positioned)| &positioned.update);
+        for update in updates.filter(|update| update.status == MarketStatus::Open) {
             if !self.sources.read().contains(&update.source) {
                 self.add(update.source.clone());
             }
@@ -62,42 +61,55 @@ impl PublishedSources {
 mod tests {
     use super::*;
     use crate::bus::NewRecord;
+    use crate::domain::odds::update::OddsUpdate;
     use crate::domain::odds::update::testing::update;
 
     const START: i64 = 1_700_000_000_000_000;
 
-    /// Whether an update with this status counts that was published at this time.
-    fn counts(status: MarketStatus, published_at: Option<i64>) -> bool {
+    /// The sources that count of a batch of open and other markets with these publish times. Each
+    /// market has a source of its own, named by its position.
+    fn counted(batch: &[(MarketStatus, Option<i64>)]) -> Vec<String> {
         let at = |micros| Timestamp::from_micros(micros).unwrap();
-        let mut update = update(1, 1, 1);
-        update.status = status;
-        let record = Record {
+        let record = |(position, (_, published_at)): (u64, &(_, Option<i64>))| Record {
             record: NewRecord {
                 key: Vec::new().into(),
                 payload: Vec::new().into(),
                 headers: Vec::new(),
             },
             partition: 0,
-            offset: 1,
+            offset: position,
             published_at: published_at.map(at),
         };
-        let source = update.source.clone();
-        let read = PositionedUpdate {
-            update,
-            position: 1,
+        let read = |(position, (status, _)): (u64, &(MarketStatus, _))| PositionedUpdate {
+            update: OddsUpdate {
+                source: Source::new(&position.to_string()).unwrap(),
+                status: *status,
+                ..update(1, 1, 1)
+            },
+            position,
             partition: 0,
         };
+        let records: Vec<_> = (0..).zip(batch).map(record).collect();
+        let mut updates: Vec<_> = (0..).zip(batch).map(read).collect();
+        // The first record of each batch holds no update.
+        updates.remove(0);
         let sources = PublishedSources::new(at(START));
-        sources.read(&[record], &[read]);
-        sources.get().contains(&source)
+        sources.read(&records, &updates);
+        let counted = sources.get().into_iter();
+        counted.map(|source| source.as_str().to_owned()).collect()
     }
 
     #[test]
-    fn new_open_markets_count() {
+    fn only_new_open_markets_count() {
         use MarketStatus::{Open, Suspended};
-        assert!(counts(Open, Some(START)));
-        assert!(!counts(Open, Some(START - 1)), "published before the start");
-        assert!(!counts(Open, None), "on the embedded bus");
-        assert!(!counts(Suspended, Some(START)));
+        let batch = [
+            (Open, Some(START - 1)),
+            (Open, Some(START)),
+            (Open, Some(START - 1)),
+            (Open, None),
+            (Suspended, Some(START)),
+            (Open, Some(START + 1)),
+        ];
+        assert_eq!(counted(&batch), ["1", "5"]);
     }
 }

@@ -3,8 +3,10 @@
 //!
 //! If the reports cannot be read any more, no source is heard, and each is lost after
 //! `SOURCE_SILENCE`. A source that becomes live is passed on as live once the books have applied what
-//! was published before. Before the reports have been read once, nothing is passed on, so that
-//! readers keep to what another processor has reported.
+//! was published before. The first states after the start are passed on when every source has had the
+//! time to be reported again and the books have applied the updates of those that are live, at most
+//! ten seconds after the reports have been read: until then readers keep to what another processor has
+//! reported. The selector gets the reports themselves, as soon as they have been read.
 //! [`SourceWatch`] decides; the actor carries it out.
 
 mod applied_sources;
@@ -147,8 +149,18 @@ impl SourceMonitor {
         if self.watch.begin_check(now) {
             self.check_applied(context);
         }
+        self.send_reports(now);
         if let Some(due) = self.watch.due(now) {
             self.send(due);
+        }
+    }
+
+    fn send_reports(&mut self, now: Instant) {
+        if let Some(selector) = &self.selector
+            && let Some(reports) = self.watch.reports_due(now)
+        {
+            // If the mailbox is full, the next message within a second says the same.
+            let _ = selector.try_send(ReportsRead(reports));
         }
     }
 
@@ -173,14 +185,13 @@ impl SourceMonitor {
 
     fn log_unchecked(&self, error: &BusError) {
         if let Some(repeated) = self.check_log.failed(&error.to_string()) {
-            warn!(repeated; "sources that are reported as live are shown as recovering: it is not known whether the books have applied all their updates: {error}");
+            warn!(repeated; "reports that sources are live do not count yet: it is not known whether the books have applied the updates before them: {error}");
         }
     }
 
     fn send(&self, due: Due) {
         let Due {
             sources,
-            reports,
             changed,
             were_live,
         } = due;
@@ -198,9 +209,6 @@ impl SourceMonitor {
         for subscriber in &self.subscribers {
             // If the mailbox is full, the next message within a second says the same.
             let _ = subscriber.try_send(SourcesReported(sources.clone()));
-        }
-        if let Some(selector) = &self.selector {
-            let _ = selector.try_send(ReportsRead(reports));
         }
     }
 }

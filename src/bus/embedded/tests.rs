@@ -138,3 +138,18 @@ async fn busy_partition_does_not_starve_others() {
     }
     assert!(partitions.contains(&1));
 }
+
+/// A group that has not joined yet starts after the records that the others have committed.
+#[tokio::test(start_paused = true)]
+async fn trimmed_records_are_not_awaited() {
+    let topic = EmbeddedTopic::new("t", 1, 100);
+    let mut other = topic.subscribe("other").unwrap();
+    topic.publish(vec![record("k", 0)]).await.unwrap();
+    let mut waiting = topic.committed_by("new", Duration::from_secs(30));
+    let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
+    assert!(early.is_err(), "the record waits for the group");
+    // The partition begins after the end that is waited for.
+    topic.publish(vec![record("k", 1)]).await.unwrap();
+    assert_eq!(take(&mut other, 9).await.len(), 2);
+    waiting.await.unwrap();
+}

@@ -8,6 +8,7 @@ use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
+use tokio::time::{Instant, timeout};
 
 use super::Inner;
 use super::events::Events;
@@ -15,6 +16,7 @@ use super::scan::{partitions_of, unavailable};
 use super::topic_reader::discard;
 use super::topics::TopicState;
 use crate::bus::BusError;
+use crate::bus::commit_wait::CommitWait;
 use crate::telemetry::role;
 
 /// Interval between two looks at the commits.
@@ -22,17 +24,21 @@ const POLL: Duration = Duration::from_millis(100);
 /// Timeout for an answer of a broker.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a group has not committed yet of the records that the topic held at the start.
+/// Reads what a group has committed of the records that the topic held at the start.
 pub(super) struct GroupProgress {
+    client: Client,
+    topic: String,
+    wait: CommitWait,
+}
+
+/// A client that reads positions, and no records.
+struct Client {
     /// `None` only while it is dropped.
     consumer: Option<BaseConsumer<Events>>,
     events: Events,
-    topic: String,
-    /// The end of each partition that the group has not committed.
-    behind: BTreeMap<u32, i64>,
 }
 
-impl Drop for GroupProgress {
+impl Drop for Client {
     fn drop(&mut self) {
         if let Some(consumer) = self.consumer.take() {
             discard(consumer);
@@ -41,16 +47,26 @@ impl Drop for GroupProgress {
 }
 
 impl GroupProgress {
-    /// Completes when the group has committed everything that the topic holds now.
+    /// Completes when the group has committed everything that the topic holds now. Fails if it
+    /// commits nothing of it for `patience`, or the topic is missing for so long.
     pub(super) async fn passed(
         inner: Arc<Inner>,
         topic: Arc<TopicState>,
         group: String,
+        patience: Duration,
     ) -> Result<(), BusError> {
-        let mut progress = blocking(move || GroupProgress::open(&inner, &topic, &group)).await?;
+        // At the first start the topic is just being created.
+        let missing = |_| {
+            let name = &topic.name;
+            BusError::Unavailable(format!("the topic {name} was not found for {patience:?}"))
+        };
+        timeout(patience, topic.wait()).await.map_err(missing)?;
+        let opening = move || GroupProgress::open(&inner, &topic, &group, patience);
+        let mut progress = blocking(opening).await?;
         loop {
-            progress = blocking(move || progress.advance()).await?;
-            if progress.behind.is_empty() {
+            let is_passed;
+            (progress, is_passed) = blocking(move || progress.advance()).await?;
+            if is_passed {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
@@ -58,67 +74,80 @@ impl GroupProgress {
     }
 
     /// Reads where each partition ends. Blocks.
-    fn open(inner: &Inner, topic: &TopicState, group: &str) -> Result<GroupProgress, BusError> {
+    fn open(
+        inner: &Inner,
+        topic: &TopicState,
+        group: &str,
+        patience: Duration,
+    ) -> Result<GroupProgress, BusError> {
         let events = inner.producers.events.clone();
         let config = inner.clients.reader(group);
         let consumer = BaseConsumer::from_config_and_context(&config, events.clone())
             .map_err(|error| BusError::Refused(error.to_string()))?;
-        let mut progress = GroupProgress {
+        let client = Client {
             consumer: Some(consumer),
             events,
-            topic: topic.name.clone(),
-            behind: BTreeMap::new(),
         };
-        progress.behind = progress.ends(topic)?;
-        Ok(progress)
+        let name = &topic.name;
+        let ends = client.ends(topic)?;
+        Ok(GroupProgress {
+            client,
+            topic: name.clone(),
+            wait: CommitWait::new(name, group, ends, patience, Instant::now()),
+        })
     }
 
+    /// Reads what the group has committed by now. Returns whether it is everything. Blocks.
+    fn advance(mut self) -> Result<(GroupProgress, bool), BusError> {
+        let committed = self.client.committed(&self.topic, self.wait.behind())?;
+        let is_passed = self.wait.observe(committed, Instant::now())?;
+        Ok((self, is_passed))
+    }
+}
+
+impl Client {
     /// The end of each partition that holds records. Blocks.
-    fn ends(&self, topic: &TopicState) -> Result<BTreeMap<u32, i64>, BusError> {
+    fn ends(&self, topic: &TopicState) -> Result<BTreeMap<u32, u64>, BusError> {
         let Some(consumer) = &self.consumer else {
             return Ok(BTreeMap::new());
         };
-        let events = &self.events;
-        let partitions = partitions_of(consumer, events, &topic.name)?;
+        let partitions = partitions_of(consumer, &self.events, &topic.name)?;
         topic.check_complete(partitions.len())?;
         let mut ends = BTreeMap::new();
         for partition in partitions {
             let (low, high) = consumer
                 .fetch_watermarks(&topic.name, partition as i32, ANSWER_TIMEOUT)
-                .map_err(|error| unavailable(events, &error))?;
+                .map_err(|error| unavailable(&self.events, &error))?;
             if low < high {
-                ends.insert(partition, high);
+                ends.insert(partition, high as u64);
             }
         }
         Ok(ends)
     }
 
-    /// Forgets the partitions that the group has committed by now. Blocks.
-    fn advance(mut self) -> Result<GroupProgress, BusError> {
-        let committed = self
-            .committed()
-            .map_err(|error| unavailable(&self.events, &error))?;
-        for element in committed.elements() {
-            let partition = element.partition() as u32;
-            if let (Offset::Offset(offset), Some(end)) =
-                (element.offset(), self.behind.get(&partition))
-                && offset >= *end
-            {
-                self.behind.remove(&partition);
+    /// What the group has committed of these partitions; those without a commit are left out. Blocks.
+    fn committed(
+        &self,
+        topic: &str,
+        partitions: impl Iterator<Item = u32>,
+    ) -> Result<BTreeMap<u32, u64>, BusError> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition(topic, partition as i32);
+        }
+        let Some(consumer) = self.consumer.as_ref().filter(|_| list.count() > 0) else {
+            return Ok(BTreeMap::new());
+        };
+        let failed = |error: KafkaError| unavailable(&self.events, &error);
+        let answer = consumer.committed_offsets(list, ANSWER_TIMEOUT);
+        let mut committed = BTreeMap::new();
+        for element in answer.map_err(failed)?.elements() {
+            element.error().map_err(failed)?;
+            if let Offset::Offset(offset) = element.offset() {
+                committed.insert(element.partition() as u32, offset as u64);
             }
         }
-        Ok(self)
-    }
-
-    fn committed(&self) -> Result<TopicPartitionList, KafkaError> {
-        let mut list = TopicPartitionList::new();
-        for partition in self.behind.keys() {
-            list.add_partition(&self.topic, *partition as i32);
-        }
-        match &self.consumer {
-            Some(consumer) if list.count() > 0 => consumer.committed_offsets(list, ANSWER_TIMEOUT),
-            _ => Ok(list),
-        }
+        Ok(committed)
     }
 }
 

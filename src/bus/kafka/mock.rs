@@ -482,3 +482,23 @@ async fn followed_topic_is_not_created() {
     })
     .await;
 }
+
+/// Nothing is known about the commits of a topic that no broker has. At the first start it is being
+/// created: that is awaited.
+#[tokio::test]
+async fn commits_of_missing_topic_are_awaited() {
+    bounded(async {
+        let kafka = MockCluster::new(1).unwrap();
+        let bus = KafkaBus::for_reading(&settings(&kafka.bootstrap_servers()), "test").unwrap();
+        let topic = bus.existing_topic("t");
+        let error = topic.committed_by("g", Duration::from_secs(1)).await;
+        let text = error.unwrap_err().to_string();
+        assert!(text.ends_with("the topic t was not found for 1s"), "{text}");
+        let mut waiting = topic.committed_by("g", Duration::from_secs(50));
+        let early = tokio::time::timeout(Duration::from_secs(1), &mut waiting).await;
+        assert!(early.is_err(), "{early:?}");
+        kafka.create_topic("t", 2, 1).unwrap();
+        waiting.await.unwrap();
+    })
+    .await;
+}

@@ -240,8 +240,13 @@ impl Topic for KafkaTopic {
         Ok(Box::new(KafkaTopicReader::new(events)))
     }
 
-    fn committed_by(&self, group: &str) -> BoxFuture<'static, Result<(), BusError>> {
-        GroupProgress::passed(self.inner.clone(), self.topic.clone(), group.to_owned()).boxed()
+    fn committed_by(
+        &self,
+        group: &str,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BusError>> {
+        let (inner, topic) = (self.inner.clone(), self.topic.clone());
+        GroupProgress::passed(inner, topic, group.to_owned(), patience).boxed()
     }
 
     fn depth(&self) -> usize {

@@ -372,6 +372,27 @@ async fn replay_ends_at_committed_position() {
     .await;
 }
 
+/// The group needs longer for all records than it may commit nothing.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn lagging_group_that_advances_is_awaited() {
+    const PATIENCE: Duration = Duration::from_secs(4);
+    bounded(Box::pin(async {
+        let topic = topic();
+        let group = name("group");
+        let mut member = topic.subscribe(&group).unwrap();
+        topic.publish(numbered(8)).await.unwrap();
+        let waiting = tokio::spawn(topic.committed_by(&group, PATIENCE));
+        for _ in 0..8 {
+            assert!(!waiting.is_finished());
+            tokio::time::sleep(PATIENCE / 5).await;
+            take(&mut member, 1).await;
+        }
+        waiting.await.unwrap().unwrap();
+    }))
+    .await;
+}
+
 #[tokio::test]
 #[ignore = "needs the real engines: make test"]
 async fn deleted_topic_is_recreated() {

@@ -210,11 +210,6 @@ impl ReadingThread {
         let consumer = BaseConsumer::from_config_and_context(&config, context)
             .map_err(|error| BusError::Refused(error.to_string()))?;
         let partitions = partitions_of(&consumer, &events, name)?;
-        if partitions.is_empty() {
-            return Err(BusError::Unavailable(format!(
-                "the topic {name} is missing"
-            )));
-        }
         self.topic.check_complete(partitions.len())?;
         let failed = |error: KafkaError| unavailable(&events, &error);
         let mut list = TopicPartitionList::new();

@@ -92,17 +92,15 @@ impl TopicState {
         self.status.borrow().partitions
     }
 
-    /// Checks that a broker that knows `found` partitions knows all: brokers learn of new ones one
-    /// after the other.
+    /// Checks that a broker that knows `found` partitions knows all: brokers learn of a new topic,
+    /// and of new partitions, one after the other.
     pub(super) fn check_complete(&self, found: usize) -> Result<(), BusError> {
-        if found < self.partitions() {
-            let text = format!(
-                "a broker does not know all partitions of the topic {}",
-                self.name
-            );
-            return Err(BusError::Unavailable(text));
+        if found >= self.partitions().max(1) {
+            return Ok(());
         }
-        Ok(())
+        let name = &self.name;
+        let text = format!("a broker does not know all partitions of the topic {name}");
+        Err(BusError::Unavailable(text))
     }
 
     /// Waits until the topic exists, without a time limit.
@@ -447,4 +445,27 @@ fn found_in(metadata: &Metadata, name: &str) -> Result<Option<Found>, String> {
             )
         }),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A broker may know less of a topic than the one that was asked before.
+    #[test]
+    fn broker_must_know_every_partition() {
+        let topic = TopicState {
+            name: "t".to_owned(),
+            kind: None,
+            status: watch::Sender::default(),
+        };
+        assert!(topic.check_complete(0).is_err(), "none at all");
+        topic.check_complete(1).unwrap();
+        topic.report(Ok(Found {
+            partitions: 2,
+            degraded: None,
+        }));
+        assert!(topic.check_complete(1).is_err());
+        topic.check_complete(2).unwrap();
+    }
 }

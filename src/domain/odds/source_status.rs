@@ -72,9 +72,18 @@ pub struct CurrentReports {
 /// A report is not overdue before this time: they arrive about once a second.
 const REPORT_LIMIT: Duration = Duration::from_millis(1_250);
 
+/// How long a new reporter must have reported a source before it replaces one that has been silent
+/// since. Two that live both report every second.
+const REPLACED_AFTER: Duration = Duration::from_secs(2);
+
 /// Identifies a time in which one reporter reports a source as live, and as nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LivePeriod(pub u64);
+
+impl LivePeriod {
+    /// The time in which a source publishes that nobody reports.
+    const UNREPORTED: LivePeriod = LivePeriod(0);
+}
 
 /// A report, and when it arrived.
 #[derive(Clone, Debug)]
@@ -83,6 +92,8 @@ struct Heard {
     at: Timestamp,
     /// `None` if it was not reported as live.
     live_period: Option<LivePeriod>,
+    /// When its reporter was first heard; `None` if that had reported before.
+    started_at: Option<Instant>,
     /// `None` for a report from before this process started: it shows that the source is reported,
     /// but not that it lives.
     heard_at: Option<Instant>,
@@ -140,12 +151,49 @@ impl Reporters {
         !self.heard.is_empty() && earlier.clone().next().is_some() && !earlier.any(any)
     }
 
+    /// The reports of the last `silence`.
+    fn counting(&self, now: Instant, silence: Duration) -> impl Iterator<Item = &Heard> {
+        let heard = self.heard.values();
+        heard.filter(move |heard| heard.counts(now, silence))
+    }
+
+    /// The reports that decide about the source: those of the last `silence`, except of reporters
+    /// that were replaced.
+    fn deciding(&self, now: Instant, silence: Duration) -> impl Iterator<Item = &Heard> {
+        self.counting(now, silence)
+            .filter(move |heard| !self.is_replaced(heard))
+    }
+
+    /// Whether another reporter was first heard after this report, and has reported the source for a
+    /// while, and this one has not: its process was restarted. Then the source is what the new one
+    /// says, also if the old one has said more. Of two reporters that have both reported since both
+    /// were first heard, neither replaces the other, however late one is.
+    fn is_replaced(&self, heard: &Heard) -> bool {
+        self.heard.values().any(|other| {
+            let started_at = other.started_at.filter(|at| heard.heard_at <= Some(*at));
+            let reported_for = started_at
+                .zip(other.heard_at)
+                .map(|(started_at, last)| last.duration_since(started_at));
+            reported_for >= Some(REPLACED_AFTER)
+        })
+    }
+
+    /// The live periods of the reports that make the source live.
+    fn live_periods(&self, now: Instant, silence: Duration) -> BTreeSet<LivePeriod> {
+        if self.heard.is_empty() {
+            let is_live = self.unreported(now) == Some(SourceState::Live);
+            return is_live
+                .then_some(LivePeriod::UNREPORTED)
+                .into_iter()
+                .collect();
+        }
+        let deciding = self.deciding(now, silence);
+        deciding.filter_map(|heard| heard.live_period).collect()
+    }
+
     /// What the reports of the last `silence` say.
     fn current(&self, now: Instant, silence: Duration) -> CurrentReports {
-        let counting = |silence| {
-            let heard = self.heard.values();
-            heard.filter(move |heard| heard.counts(now, silence))
-        };
+        let counting = |silence| self.counting(now, silence);
         CurrentReports {
             state: counting(silence).map(|heard| heard.state).max(),
             live_periods: counting(silence)
@@ -225,6 +273,7 @@ impl SourceReports {
         let is_live = state == SourceState::Live;
         let earlier = reporters.get_mut(&reporter);
         let earlier_period = earlier.as_ref().and_then(|heard| heard.live_period);
+        let started_at = earlier.as_ref().map_or(heard_at, |heard| heard.started_at);
         if let Some(heard) = earlier.filter(|heard| heard.heard_at.is_some())
             && heard_at.is_none()
         {
@@ -237,6 +286,7 @@ impl SourceReports {
             state,
             at,
             live_period: is_live.then_some(period),
+            started_at,
             heard_at,
         };
         reporters.insert(reporter, heard);
@@ -246,7 +296,8 @@ impl SourceReports {
     /// The state of a source; `None` if nothing is known about it, or it is new and still
     /// recovering.
     ///
-    /// With several reporters, the best state counts: one process that reads the source is enough.
+    /// With several reporters, the best state counts: one process that reads the source is enough. The
+    /// last report of a process that was restarted does not count.
     pub fn status(&self, source: &Source, now: Instant) -> Option<SourceStatus> {
         self.status_of(self.reports.get(source)?, now)
     }
@@ -257,9 +308,8 @@ impl SourceReports {
             let state = reporters.unreported(now)?;
             return Some(SourceStatus { state, at: None });
         }
-        let current = reporters.heard.values();
-        let current = current.filter(|heard| heard.counts(now, self.silence));
-        let state = current
+        let deciding = reporters.deciding(now, self.silence);
+        let state = deciding
             .map(|heard| heard.state)
             .max()
             .unwrap_or(SourceState::Stale);
@@ -274,12 +324,33 @@ impl SourceReports {
         })
     }
 
-    /// The sources that are live.
-    pub fn live(&self, now: Instant) -> impl Iterator<Item = &Source> {
+    /// The sources that are live, with the live periods that make them so.
+    pub fn live(&self, now: Instant) -> impl Iterator<Item = (&Source, BTreeSet<LivePeriod>)> {
         let known = self.reports.iter();
-        known.filter_map(move |(source, reporters)| {
-            let status = self.status_of(reporters, now)?;
-            (status.state == SourceState::Live).then_some(source)
+        let live = known.map(move |(source, it)| (source, it.live_periods(now, self.silence)));
+        live.filter(|(_, periods)| !periods.is_empty())
+    }
+
+    /// The live periods of a source whose reporters were not silent for too long. A reporter that
+    /// goes on after a silence continues its period, and may have lost reports in between.
+    pub fn unbroken_periods(&self, source: &Source, now: Instant) -> BTreeSet<LivePeriod> {
+        let Some(reporters) = self.reports.get(source) else {
+            return BTreeSet::new();
+        };
+        let counting = reporters.counting(now, self.silence);
+        let reported = counting.filter_map(|heard| heard.live_period);
+        reported
+            .chain(reporters.live_periods(now, self.silence))
+            .collect()
+    }
+
+    /// Whether a report of the last `silence` says that the source is live, also if its process was
+    /// restarted since.
+    pub fn is_reported_live(&self, source: &Source, now: Instant) -> bool {
+        let reporters = self.reports.get(source);
+        reporters.is_some_and(|reporters| {
+            let mut counting = reporters.counting(now, self.silence);
+            counting.any(|heard| heard.state == SourceState::Live)
         })
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::outcome::{assert_quiet_log, hot_copy, until_everywhere};
 use super::witness::{Witness, rest_version, until_all};
-use crate::support::{Cluster, Database, PATIENT, get_json, within};
+use crate::support::{Cluster, Database, PATIENT, get_json, until, within};
 
 /// The number that REST shows of each event.
 async fn numbers(cluster: &Cluster, odds: SocketAddr) -> BTreeMap<String, u64> {
@@ -48,6 +48,13 @@ async fn prices_arrive_without_a_processor() {
     let ingest = cluster.start("ingest").await;
     let witness = Witness::of(first.odds(), &cluster.supplier).await;
     witness.until_more(&cluster.supplier, 500).await;
+    // Without a processor its stored markets cannot be checked, and the source stays recovering.
+    until("the source is live", || async {
+        let live = "odds_ingest_sources{state=\"live\"}";
+        let live = ingest.metric("ingest", live).await;
+        live.filter(|count| *count == 1.0)
+    })
+    .await;
     processor.kill().await;
     witness.until_more(&cluster.supplier, 1_000).await;
     second.kill().await;

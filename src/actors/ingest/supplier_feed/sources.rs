@@ -11,11 +11,12 @@ use tokio::time::Instant;
 use super::SupplierFeed;
 use super::repetitions::Repetitions;
 use super::source_clocks::SourceClocks;
-use super::store_checks::StoreChecks;
+use super::store_checks::{CheckId, StoreChecks};
 use super::stored_markets::{MAX_MARKETS, StoredMarkets};
 use crate::actors::ingest::local_feeds::{LocalFeed, LocalFeeds};
 use crate::actors::ingest::messages::{HeardSource, SourcesHeard};
 use crate::actors::ingest::other_reporters::OtherReporters;
+use crate::bus::BusError;
 use crate::bus::group_path::GroupPath;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceState;
@@ -55,6 +56,8 @@ pub(super) struct FeedSources {
     /// This feed among those of the process.
     local: LocalFeed,
     pub(super) checks: StoreChecks,
+    /// Whether checks wait until the store path has stored what the bus holds.
+    awaits_path: bool,
     clocks: SourceClocks,
     repetitions: Repetitions,
     /// What was last reported.
@@ -72,6 +75,7 @@ impl FeedSources {
         let reporter = edges.others.new_reporter();
         FeedSources {
             checks: StoreChecks::new(edges.store.is_some()),
+            awaits_path: false,
             local: edges.local.join(reporter.clone()),
             clocks: SourceClocks::new(stale_after),
             repetitions: Repetitions::new(stale_after),
@@ -87,7 +91,8 @@ impl FeedSources {
 
     /// Whether open markets of the source are left alone for now: another process has it live, or
     /// that is not known, or the source still may send them. What is suspended in a process that
-    /// hears no reports would be published once it is connected again.
+    /// hears no reports would be published once it is connected again: such a process decides when
+    /// it hears reports again.
     fn is_spared(&self, source: &Source, now: Instant) -> bool {
         let others = &self.edges.others;
         self.checks.is_in_grace(source, now)
@@ -222,9 +227,7 @@ impl SupplierFeed {
             .map(|(source, _)| source.clone())
             .collect();
         self.sources.checks.heard(&checked, now);
-        for source in self.sources.checks.due(now) {
-            self.read_store(source, context);
-        }
+        self.check_stores(now, context);
         let states = heard
             .into_iter()
             .map(|(source, state)| self.state_of(source, state, now))
@@ -325,29 +328,59 @@ impl SupplierFeed {
         }
     }
 
-    /// Reads the unfinished markets of a source from the database.
-    fn read_store(&mut self, source: Source, context: &mut Context<Self>) {
+    /// Starts the checks that are due. The database is read once the store path has stored what the
+    /// bus holds; otherwise a market that an earlier process has published may be missing. All due
+    /// checks share one wait for that, and those that become due meanwhile share the next one.
+    fn check_stores(&mut self, now: Instant, context: &mut Context<Self>) {
+        if self.sources.awaits_path {
+            return;
+        }
+        let due = self.sources.checks.due(now);
+        if due.is_empty() {
+            return;
+        }
+        self.sources.awaits_path = true;
+        let path = self.sources.edges.store_path.clone();
+        let passing = async move { path.passed().await };
+        context.spawn(passing.into_actor(self).map(move |passed, feed, context| {
+            feed.sources.awaits_path = false;
+            for check in due {
+                feed.read_store(check, passed.clone(), context);
+            }
+            feed.watch_sources(context);
+        }));
+    }
+
+    /// Reads the unfinished markets of a source from the database, if the store path has `passed`.
+    fn read_store(
+        &mut self,
+        check: CheckId,
+        passed: Result<(), BusError>,
+        context: &mut Context<Self>,
+    ) {
         let Some(store) = self.sources.edges.store.clone() else {
             return;
         };
-        let of = source.clone();
-        let path = self.sources.edges.store_path.clone();
+        let source = check.source.clone();
         let reading = async move {
-            // Otherwise a market that an earlier process has published may be missing.
-            let passed = path.passed().await;
             passed.map_err(|error| StoreError::Unavailable(error.to_string()))?;
-            blocking(move || StoredMarkets::read(&*store, &of, MAX_MARKETS)).await
+            blocking(move || StoredMarkets::read(&*store, &source, MAX_MARKETS)).await
         };
         context.spawn(reading.into_actor(self).map(move |read, feed, context| {
-            feed.on_stored(&source, read);
+            feed.on_stored(&check, read);
             feed.suspend_unconfirmed(Cause::Unconfirmed);
             feed.watch_sources(context);
             feed.publish_gathered(Duration::ZERO, context);
         }));
     }
 
-    fn on_stored(&mut self, source: &Source, read: Result<StoredMarkets, StoreError>) {
+    fn on_stored(&mut self, check: &CheckId, read: Result<StoredMarkets, StoreError>) {
+        // The source has vanished in the meantime: if it returns, it is read again.
+        if !self.sources.checks.is_reading(check) {
+            return;
+        }
         let now = Instant::now();
+        let source = &check.source;
         match read {
             Ok(stored) => {
                 self.log_truncation(source, &stored.truncated);
@@ -357,7 +390,7 @@ impl SupplierFeed {
                     market.status != MarketStatus::Open || !local.is_held_by_another(market)
                 });
                 let added = self.decoder.add_stored(markets);
-                self.sources.checks.succeeded(source, added.unsent, now);
+                self.sources.checks.succeeded(check, added.unsent, now);
                 self.gathered.updates.extend(added.updates);
                 if self.sources.store_log.recovered() {
                     info!("the stored markets of the source {source} are read again");
@@ -365,7 +398,7 @@ impl SupplierFeed {
             }
             Err(failure) => {
                 self.metrics.store_checks_failed.inc();
-                self.sources.checks.failed(source, now);
+                self.sources.checks.failed(check, now);
                 if let Some(repeated) = self.sources.store_log.failed("read") {
                     warn!(repeated; "cannot read the stored markets of the source {source}, which are shown as stale until then: {failure}");
                 }

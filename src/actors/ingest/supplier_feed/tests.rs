@@ -1,5 +1,8 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use clap::Parser;
 use futures_util::StreamExt as _;
+use futures_util::future::BoxFuture;
 
 use super::publish_plan::DENSE_BATCH;
 use super::*;
@@ -9,7 +12,9 @@ use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::embedded_compacted::EmbeddedCompactedTopic;
 use crate::bus::group_path::GroupPath;
 use crate::bus::source_report;
-use crate::bus::{BusError, CompactedTopic as _, ConsumerEvent, NewRecord, Position, Topic as _};
+use crate::bus::{
+    BusError, CompactedTopic as _, ConsumerEvent, NewRecord, Position, Subscription, Topic,
+};
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{SourceReport, SourceState};
 use crate::domain::odds::status::MarketStatus;
@@ -379,10 +384,10 @@ fn edges_with_stored(updates: Vec<OddsUpdate>) -> (SourceEdges, tempfile::TempDi
     (edges, folder)
 }
 
-/// Starts a feed that receives this update, and nothing more. `prepare` changes it before.
+/// Starts a feed that receives these updates at once, and nothing more. `prepare` changes it before.
 fn start_feed(
     edges: SourceEdges,
-    received: OddsUpdate,
+    received: Vec<OddsUpdate>,
     prepare: impl FnOnce(&mut SupplierFeed) + 'static,
 ) -> mpsc::UnboundedReceiver<Vec<OddsUpdate>> {
     let (sender, published) = mpsc::unbounded_channel();
@@ -405,7 +410,8 @@ fn start_feed(
             IngestMetrics::new().unwrap(),
         );
         prepare(&mut feed);
-        let batch: FrameBatch = vec![Ok(Inbound::Frame(received.to_json().into()))];
+        let frames = received.iter().map(|update| update.to_json().into());
+        let batch: FrameBatch = frames.map(|frame| Ok(Inbound::Frame(frame))).collect();
         let frames = futures_util::stream::iter([batch]).chain(futures_util::stream::pending());
         let stream = context.add_stream(frames);
         let (outbound, _) = mpsc::channel(1);
@@ -435,7 +441,7 @@ async fn database_is_read_after_store_path_has_caught_up() {
         store_path: GroupPath::default().then(Arc::new(updates), "store".to_owned()),
         ..edges
     };
-    let mut published = start_feed(edges, update(1, 1, 1), |_| {});
+    let mut published = start_feed(edges, vec![update(1, 1, 1)], |_| {});
     assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
     for _ in 0..3 {
         assert_eq!(states.recv().await.unwrap(), SourceState::Recovering);
@@ -451,6 +457,140 @@ async fn database_is_read_after_store_path_has_caught_up() {
     until_state(&mut states, SourceState::Live).await;
 }
 
+/// A topic that counts how often somebody waits for the commits of a group.
+struct CountingTopic(EmbeddedTopic, Arc<AtomicUsize>);
+
+impl Topic for CountingTopic {
+    fn name(&self) -> &str {
+        self.0.name()
+    }
+
+    fn publish(&self, records: Vec<NewRecord>) -> BoxFuture<'static, Result<(), BusError>> {
+        self.0.publish(records)
+    }
+
+    fn subscribe(&self, group: &str) -> Result<Box<dyn Subscription>, BusError> {
+        self.0.subscribe(group)
+    }
+
+    fn committed_by(
+        &self,
+        group: &str,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<(), BusError>> {
+        self.1.fetch_add(1, Ordering::SeqCst);
+        self.0.committed_by(group, patience)
+    }
+
+    fn depth(&self) -> usize {
+        self.0.depth()
+    }
+
+    fn ping(&self) -> BoxFuture<'static, Result<(), BusError>> {
+        self.0.ping()
+    }
+}
+
+/// Each wait for the store path is a client of the bus.
+#[actix_web::test]
+async fn sources_share_the_wait_for_the_store_path() {
+    let (edges, _folder) = edges_with_stored(Vec::new());
+    let updates = EmbeddedTopic::new("updates", 1, 10);
+    let mut stored = updates.subscribe("store").unwrap();
+    updates
+        .publish(vec![source_report::record_of(&SourceReport {
+            source: update(1, 1, 1).source,
+            reporter: "1".to_owned(),
+            state: SourceState::Live,
+            at: Timestamp::now(),
+        })])
+        .await
+        .unwrap();
+    let waits = Arc::default();
+    let topic = CountingTopic(updates, Arc::clone(&waits));
+    let (recorder, mut states) = mpsc::unbounded_channel();
+    let edges = SourceEdges {
+        reporter: SourceRecorder(recorder).start().recipient(),
+        store_path: GroupPath::default().then(Arc::new(topic), "store".to_owned()),
+        ..edges
+    };
+    let received = (1..=20).map(|number| OddsUpdate {
+        source: Source::new(&format!("s{number}")).unwrap(),
+        ..update(number, 1, 1)
+    });
+    let _published = start_feed(edges, received.collect(), |_| {});
+    let mut until_all = async |wanted| {
+        let reached = async {
+            loop {
+                let heard = states.recv().await.unwrap();
+                if heard.len() == 20 && heard.iter().all(|heard| heard.state == wanted) {
+                    break;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), reached)
+            .await
+            .unwrap();
+    };
+    until_all(SourceState::Recovering).await;
+    let batch = stored.next_batch(1, Duration::ZERO).await.unwrap();
+    let ConsumerEvent::Records(batch) = batch else {
+        panic!("{batch:?}");
+    };
+    stored.commit(&Position::after(&batch));
+    until_all(SourceState::Live).await;
+    assert_eq!(waits.load(Ordering::SeqCst), 1);
+}
+
+/// A process that hears no reports, not even its own, suspends nothing, and its sources are not live.
+/// Both end when it hears reports again.
+#[actix_web::test]
+async fn check_of_isolated_process_ends_with_the_isolation() {
+    let topic = Arc::new(EmbeddedCompactedTopic::default());
+    let silence = Duration::from_millis(300);
+    let others = Arc::new(OtherReporters::new(silence, std::time::Instant::now()));
+    actix::spawn(others.clone().follow(topic.clone()));
+    let elsewhere = Source::new("elsewhere").unwrap();
+    let report = source_report::record_of(&SourceReport {
+        source: elsewhere.clone(),
+        reporter: "other".to_owned(),
+        state: SourceState::Live,
+        at: Timestamp::now(),
+    });
+    until("reports arrive", || {
+        drop(topic.publish(vec![report.clone()]));
+        others.is_live_elsewhere(&elsewhere, std::time::Instant::now())
+    })
+    .await;
+    let is_isolated = || others.is_isolated(std::time::Instant::now());
+    until("reports do not arrive any more", is_isolated).await;
+    let quiet = market_update("MATCH_009", "quiet", None, 1, 1);
+    let (edges, _folder) = edges_with_stored(vec![quiet]);
+    let (recorder, mut states) = mpsc::unbounded_channel();
+    let edges = SourceEdges {
+        reporter: Recorder(recorder).start().recipient(),
+        others: others.clone(),
+        ..edges
+    };
+    let mut published = start_feed(edges, vec![update(1, 1, 1)], |_| {});
+    assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
+    // They are reported twice a second: the source had the time to send its markets.
+    for _ in 0..6 {
+        assert_eq!(states.recv().await.unwrap(), SourceState::Recovering);
+    }
+    assert!(is_isolated() && published.try_recv().is_err());
+    let reporting = actix::spawn(async move {
+        loop {
+            topic.publish(vec![report.clone()]).await.unwrap();
+            tokio::time::sleep(silence / 6).await;
+        }
+    });
+    let suspended = next_published(&mut published).await;
+    assert_eq!(suspended[0].market.name.as_str(), "quiet");
+    until_state(&mut states, SourceState::Live).await;
+    reporting.abort();
+}
+
 /// Two feeds hear one source. What neither of them sends is suspended, and nothing else.
 #[actix_web::test]
 async fn stored_market_that_no_feed_sends_is_suspended() {
@@ -458,7 +598,7 @@ async fn stored_market_that_no_feed_sends_is_suspended() {
     let sent = [update(1, 1, 1), update(2, 1, 1)];
     let stored = vec![quiet, sent[0].clone(), sent[1].clone()];
     let (edges, _folder) = edges_with_stored(stored);
-    let feeds = sent.map(|update| start_feed(edges.clone(), update, |_| ()));
+    let feeds = sent.map(|update| start_feed(edges.clone(), vec![update], |_| ()));
     for mut published in feeds {
         assert_eq!(next_published(&mut published).await.len(), 1);
         let suspended = next_published(&mut published).await;
@@ -477,7 +617,7 @@ async fn missed_market_of_shared_source_is_suspended() {
     let missed = update(1, 1, 1);
     let other = edges.local.join("other".into());
     other.sent(std::slice::from_ref(&missed));
-    let mut published = start_feed(edges, update(2, 1, 1), move |feed| {
+    let mut published = start_feed(edges, vec![update(2, 1, 1)], move |feed| {
         feed.decoder.on_frame(missed.to_json().as_bytes()).unwrap();
         feed.decoder.record_silence();
         feed.decoder.on_connected();
@@ -602,7 +742,7 @@ async fn dead_source_of_live_connection_is_stale() {
     let arguments = [
         "test",
         "--supplier-stale-after",
-        "500ms",
+        "2s",
         "--supplier-ping-interval",
         "100ms",
     ];

@@ -23,6 +23,7 @@ use super::dead_letters::DeadLetters;
 use super::group_reader::{ConsumerSettings, GroupReader};
 use super::update_reader::{ReadBatch, UpdateReader};
 use crate::actors::odds::book_source::{BookSource, ReplayBoundary};
+use crate::actors::odds::update_records::with_records;
 use crate::bus::update_header::{HANDED_OVER, UNCONFIRMED};
 use crate::bus::{NewRecord, Record, Subscription, Topic};
 use crate::domain::ids::EventId;
@@ -347,20 +348,16 @@ fn heard(
     updates: Vec<PositionedUpdate>,
     is_replayed: bool,
 ) -> impl Iterator<Item = SourceUpdate> {
-    let mut records = batch.iter();
-    updates.into_iter().filter_map(move |positioned| {
-        // Both are in bus order, and records without an update are left out.
-        let place = (positioned.partition, positioned.position);
-        let record = records.find(|record| (record.partition, record.offset) == place)?;
+    with_records(batch, updates).map(move |(record, positioned)| {
         let (published_at, heard_at) = published(record);
-        Some(SourceUpdate {
+        SourceUpdate {
             update: Arc::new(positioned.update),
             partition: record.partition,
             published_at,
             heard_at,
             standing: standing(record),
             is_replayed,
-        })
+        }
     })
 }
 

@@ -102,7 +102,7 @@ async fn no_source_is_lost(heartbeat: &Addr<Heartbeat>) {
     heartbeat.send(none).await.unwrap();
 }
 
-/// Until the reports have been read, the markets of a lost source could be shown as live.
+/// Until the states are known, the markets of a lost source could be shown as live.
 #[actix_web::test]
 async fn heartbeat_needs_states_of_sources() {
     let bus = Arc::new(ProbeBus::default());

@@ -3,41 +3,53 @@
 //! Before `ingest` reports a source as live, it suspends the markets that the source has not
 //! confirmed. The report and the suspensions are on different topics. So a source becomes live only
 //! after the books have applied what the odds topic held when the report was read.
+//!
+//! That is checked for each live period: an `ingest` that starts while another one has the source
+//! live, or while the last report of its predecessor still counts, has suspended markets, too.
 
 use std::collections::BTreeSet;
 
 use crate::domain::ids::Source;
+use crate::domain::odds::source_status::LivePeriod;
 
-/// The sources that are reported as live, as far as the books have applied their updates.
+/// The live periods of the sources, as far as the books have applied the updates before them.
 #[derive(Debug, Default)]
 pub(super) struct AppliedSources {
-    applied: BTreeSet<Source>,
-    /// The sources of the check in progress.
-    checking: Option<BTreeSet<Source>>,
+    applied: BTreeSet<(Source, LivePeriod)>,
+    /// The periods of the check in progress.
+    checking: Option<BTreeSet<(Source, LivePeriod)>>,
 }
 
 impl AppliedSources {
-    /// The source is not reported as live: it needs another check when it is.
-    pub(super) fn not_live(&mut self, source: &Source) {
-        self.applied.remove(source);
+    /// Only these periods of the source last: if another one goes on, it needs another check.
+    pub(super) fn retain(&mut self, source: &Source, periods: &BTreeSet<LivePeriod>) {
+        let lasts = |(of, period): &(Source, LivePeriod)| of != source || periods.contains(period);
+        self.applied.retain(lasts);
         if let Some(checking) = &mut self.checking {
-            checking.remove(source);
+            checking.retain(lasts);
         }
     }
 
-    /// Whether the books have what was published before the source was reported as live.
-    pub(super) fn contains(&self, source: &Source) -> bool {
-        self.applied.contains(source)
+    /// Whether the books have what was published before one of these periods of the source.
+    pub(super) fn contains_any(&self, source: &Source, periods: &BTreeSet<LivePeriod>) -> bool {
+        let mut periods = periods.iter();
+        periods.any(|period| self.applied.contains(&(source.clone(), *period)))
     }
 
-    /// Starts a check for the sources of `live` that need one. Returns whether there is one to
-    /// start: none is in progress, and a source needs it.
-    pub(super) fn begin<'a>(&mut self, live: impl Iterator<Item = &'a Source>) -> bool {
+    /// Starts a check for the periods of `live` that need one. Returns whether there is one to
+    /// start: none is in progress, and a period needs it.
+    pub(super) fn begin<'a>(
+        &mut self,
+        live: impl Iterator<Item = (&'a Source, BTreeSet<LivePeriod>)>,
+    ) -> bool {
         if self.checking.is_some() {
             return false;
         }
-        let unapplied = live.filter(|source| !self.contains(source));
-        let unapplied: BTreeSet<_> = unapplied.cloned().collect();
+        let live = live.flat_map(|(source, periods)| {
+            let of_source = move |period| (source.clone(), period);
+            periods.into_iter().map(of_source)
+        });
+        let unapplied: BTreeSet<_> = live.filter(|it| !self.applied.contains(it)).collect();
         if unapplied.is_empty() {
             return false;
         }
@@ -61,21 +73,39 @@ mod tests {
     use super::*;
 
     fn source(number: usize) -> Source {
-        Source::new(&format!("s{number}")).unwrap()
+        Source::new(&format!("s{}", number / 2)).unwrap()
+    }
+
+    /// One of two periods of each source.
+    fn period(number: usize) -> BTreeSet<LivePeriod> {
+        [LivePeriod(number as u64 % 2)].into()
+    }
+
+    fn begin(sources: &mut AppliedSources, live: &[usize]) -> bool {
+        let names: Vec<_> = live.iter().map(|number| source(*number)).collect();
+        let periods = live.iter().map(|number| period(*number));
+        sources.begin(names.iter().zip(periods))
+    }
+
+    fn contains(sources: &AppliedSources, number: usize) -> bool {
+        sources.contains_any(&source(number), &period(number))
     }
 
     #[test]
     fn failed_check_is_repeated() {
         let mut sources = AppliedSources::default();
         for is_applied in [false, true] {
-            assert!(sources.begin([source(1)].iter()));
-            assert!(!sources.begin([source(1), source(2)].iter()), "in progress");
+            assert!(begin(&mut sources, &[1]));
+            assert!(!begin(&mut sources, &[1, 2]), "in progress");
             sources.finish(is_applied);
-            assert_eq!(sources.contains(&source(1)), is_applied);
+            assert_eq!(contains(&sources, 1), is_applied);
         }
-        assert!(!sources.begin([source(1)].iter()));
-        assert!(sources.begin([source(1), source(2)].iter()));
+        assert!(!begin(&mut sources, &[1]));
+        assert!(begin(&mut sources, &[1, 2]));
     }
+
+    /// Two of each of two sources.
+    const PERIODS: usize = 4;
 
     #[derive(Clone, Copy, Debug)]
     enum Step {
@@ -87,22 +117,22 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (0_usize..3).prop_map(Step::Live),
-            (0_usize..3).prop_map(Step::NotLive),
+            (0..PERIODS).prop_map(Step::Live),
+            (0..PERIODS).prop_map(Step::NotLive),
             Just(Step::Begin),
             any::<bool>().prop_map(Step::Finish),
         ]
     }
 
     proptest! {
-        /// A source is applied only if a check that started after it became live has succeeded.
+        /// A period is applied only if a check that started after its beginning has succeeded.
         #[test]
         fn check_starts_after_source_is_live(steps in proptest::collection::vec(step(), 0..60)) {
             let mut sources = AppliedSources::default();
-            // When each source became live, and the start of the check in progress.
-            let mut live_since = [None; 3];
+            // When each period began, and the start of the check in progress.
+            let mut live_since = [None; PERIODS];
             let mut check = None;
-            let mut expected = [false; 3];
+            let mut expected = [false; PERIODS];
             for (time, step) in steps.into_iter().enumerate() {
                 match step {
                     Step::Live(number) => {
@@ -111,13 +141,14 @@ mod tests {
                     Step::NotLive(number) => {
                         live_since[number] = None;
                         expected[number] = false;
-                        sources.not_live(&source(number));
+                        let other = number ^ 1;
+                        let lasts = live_since[other].map(|_| period(other));
+                        sources.retain(&source(number), &lasts.unwrap_or_default());
                     }
                     Step::Begin => {
-                        let live = (0..3).filter(|number| live_since[*number].is_some());
+                        let live = (0..PERIODS).filter(|number| live_since[*number].is_some());
                         let needed = live.clone().any(|number| !expected[number]);
-                        let live: Vec<_> = live.map(source).collect();
-                        let is_started = sources.begin(live.iter());
+                        let is_started = begin(&mut sources, &live.collect::<Vec<_>>());
                         prop_assert_eq!(is_started, needed && check.is_none());
                         check = check.or(is_started.then_some(time));
                     }
@@ -131,7 +162,7 @@ mod tests {
                     }
                 }
                 for (number, is_applied) in expected.iter().enumerate() {
-                    prop_assert_eq!(sources.contains(&source(number)), *is_applied);
+                    prop_assert_eq!(contains(&sources, number), *is_applied);
                 }
             }
         }

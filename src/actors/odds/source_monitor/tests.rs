@@ -264,3 +264,43 @@ async fn source_is_live_after_its_updates_are_applied() {
     fixture.until_state(SourceState::Live).await;
     reporting.abort();
 }
+
+/// Records what the selector gets about the source `a`.
+struct ProbeSelector(Arc<Mutex<Option<SourceState>>>);
+
+impl Actor for ProbeSelector {
+    type Context = Context<Self>;
+}
+
+impl Handler<ReportsRead> for ProbeSelector {
+    type Result = ();
+
+    fn handle(&mut self, ReportsRead(reports): ReportsRead, _: &mut Context<Self>) {
+        *self.0.lock().unwrap() = reports.get(&source()).and_then(|reports| reports.state);
+    }
+}
+
+/// The books wait for records that only the selector can publish.
+#[actix_web::test]
+async fn selector_gets_reports_before_states_are_passed_on() {
+    let reports = EmbeddedCompactedTopic::default();
+    reports
+        .publish(vec![report(SourceState::Live)])
+        .await
+        .unwrap();
+    let updates = EmbeddedTopic::new("updates", 1, 10);
+    let _books = updates.subscribe("live").unwrap();
+    updates.publish(vec![record("1".into())]).await.unwrap();
+    let path = GroupPath::default().then(Arc::new(updates), "live".to_owned());
+    let heard = Arc::default();
+    let selector = ProbeSelector(Arc::clone(&heard)).start().recipient();
+    let fixture = start_with(Arc::new(reports.clone()), path, |monitor| {
+        monitor.with_selector(Some(selector))
+    });
+    until("the report reaches the selector", || {
+        drop(reports.publish(vec![report(SourceState::Live)]));
+        *heard.lock().unwrap() == Some(SourceState::Live)
+    })
+    .await;
+    assert!(fixture.passed_on.lock().unwrap().is_empty());
+}

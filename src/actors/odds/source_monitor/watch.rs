@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::applied_sources::AppliedSources;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::{
-    CurrentReports, SourceReport, SourceReports, SourceState, SourceStatus,
+    CurrentReports, LivePeriod, SourceReport, SourceReports, SourceState, SourceStatus,
 };
 
 /// The states are passed on at least this often.
@@ -27,8 +27,6 @@ const CHECK_RETRY: Duration = Duration::from_secs(1);
 pub(super) struct Due {
     /// The state of every source that was ever reported.
     pub sources: BTreeMap<Source, SourceStatus>,
-    /// What is reported about each of them now.
-    pub reports: BTreeMap<Source, CurrentReports>,
     /// Those whose state differs from what was passed on before.
     pub changed: Vec<(Source, SourceState)>,
     /// Those of them that were live before.
@@ -51,6 +49,8 @@ pub(super) struct SourceWatch {
     check_failed_at: Option<Instant>,
     passed_on: BTreeMap<Source, SourceState>,
     passed_on_at: Option<Instant>,
+    /// The reports that were last passed on, and when.
+    reports_passed_on: Option<(BTreeMap<Source, CurrentReports>, Instant)>,
 }
 
 impl SourceWatch {
@@ -66,6 +66,7 @@ impl SourceWatch {
             check_failed_at: None,
             passed_on: BTreeMap::new(),
             passed_on_at: None,
+            reports_passed_on: None,
         }
     }
 
@@ -80,17 +81,14 @@ impl SourceWatch {
             return self.reports.record(report, None);
         };
         self.awaited.remove(&source);
-        // The reports may have been interrupted before this one, or it may end the state.
-        self.note_loss(&source, now);
+        // The reports may have been interrupted before this one.
+        self.note_interruption(&source, now);
         self.reports.record(report, heard_at);
-        self.note_loss(&source, now);
     }
 
-    fn note_loss(&mut self, source: &Source, now: Instant) {
-        let status = self.reports.status(source, now);
-        if status.is_none_or(|status| status.state != SourceState::Live) {
-            self.applied.not_live(source);
-        }
+    fn note_interruption(&mut self, source: &Source, now: Instant) {
+        let unbroken = self.reports.unbroken_periods(source, now);
+        self.applied.retain(source, &unbroken);
     }
 
     /// Whether to check now that the books have applied what the odds topic holds; then call
@@ -132,8 +130,8 @@ impl SourceWatch {
     }
 
     /// Whether every source that is still read has had the time to be reported, and the books have
-    /// caught up. Until then no state is passed on: a live source would be shown as recovering for a
-    /// moment at each start.
+    /// caught up. Until then, for at most [`FIRST_CHECK`], no state is passed on: a live source would
+    /// be shown as recovering for a moment at each start.
     fn is_decided(&self, now: Instant) -> bool {
         let is_first = self.passed_on_at.is_none();
         self.caught_up_at.is_some_and(|caught_up_at| {
@@ -147,16 +145,22 @@ impl SourceWatch {
     /// Whether a source of before the start is live, and has not been checked yet.
     fn is_checking(&self, now: Instant) -> bool {
         let mut live = self.reports.live(now);
-        live.any(|source| self.earlier.contains(source) && !self.applied.contains(source))
+        live.any(|(source, periods)| {
+            self.earlier.contains(source) && !self.applied.contains_any(source, &periods)
+        })
     }
 
     /// The states as they may be passed on.
     fn states(&mut self, now: Instant) -> BTreeMap<Source, SourceStatus> {
         let mut sources = self.reports.all(now);
+        for source in sources.keys() {
+            self.note_interruption(source, now);
+        }
+        let live = self.reports.live(now);
+        let applied = live.filter(|(source, periods)| self.applied.contains_any(source, periods));
+        let applied: BTreeSet<_> = applied.map(|(source, _)| source.clone()).collect();
         sources.retain(|source, status| {
-            if status.state != SourceState::Live {
-                self.applied.not_live(source);
-            } else if !self.applied.contains(source) {
+            if status.state == SourceState::Live && !applied.contains(source) {
                 status.state = SourceState::Recovering;
                 // A new source is not passed on while it recovers, as in `SourceReports`.
                 return self.earlier.contains(source) || self.passed_on.contains_key(source);
@@ -164,6 +168,21 @@ impl SourceWatch {
             true
         });
         sources
+    }
+
+    /// What is reported about each source, if it has changed or the interval has passed. It does not
+    /// wait for the books, as the states do, because the selector is before them.
+    pub(super) fn reports_due(&mut self, now: Instant) -> Option<BTreeMap<Source, CurrentReports>> {
+        self.caught_up_at?;
+        let reports = self.reports.current(now);
+        if let Some((earlier, at)) = &self.reports_passed_on
+            && now.saturating_duration_since(*at) < INTERVAL
+            && says_the_same(earlier, &reports)
+        {
+            return None;
+        }
+        self.reports_passed_on = Some((reports.clone(), now));
+        Some(reports)
     }
 
     /// The states, if one has changed or the interval has passed.
@@ -190,11 +209,24 @@ impl SourceWatch {
         self.passed_on_at = Some(now);
         Some(Due {
             sources,
-            reports: self.reports.current(now),
             changed,
             were_live,
         })
     }
+}
+
+/// Whether both say the same about the sources. That a report is overdue is no news.
+fn says_the_same(
+    earlier: &BTreeMap<Source, CurrentReports>,
+    later: &BTreeMap<Source, CurrentReports>,
+) -> bool {
+    fn said(
+        reports: &BTreeMap<Source, CurrentReports>,
+    ) -> impl Iterator<Item = (&Source, Option<SourceState>, &BTreeSet<LivePeriod>)> {
+        let reports = reports.iter();
+        reports.map(|(source, reports)| (source, reports.state, &reports.live_periods))
+    }
+    said(earlier).eq(said(later))
 }
 
 #[cfg(test)]
@@ -355,6 +387,118 @@ mod tests {
         let later = start + SILENCE;
         watch.record(report("a", Live), Some(later));
         assert_eq!(changed(watch.due(later)), only(Recovering));
+    }
+
+    fn report_of(reporter: &str, state: SourceState) -> SourceReport {
+        SourceReport {
+            reporter: reporter.to_owned(),
+            ..report("a", state)
+        }
+    }
+
+    /// The last report of the old process still counts when the new one reports the source.
+    #[test]
+    fn restarted_reporter_is_recovering_and_then_checked() {
+        use SourceState::{Live, Recovering};
+        let start = Instant::now();
+        let second = |second| start + Duration::from_secs(second);
+        let mut watch = SourceWatch::new(Duration::from_secs(30));
+        let only = |state| [("a".to_owned(), state)];
+        watch.caught_up(start);
+        watch.record(report_of("old", Live), Some(start));
+        watch.check(start, true);
+        assert_eq!(changed(watch.due(start)), only(Live));
+        for number in 1..3 {
+            watch.record(report_of("new", Recovering), Some(second(number)));
+            assert_eq!(changed(watch.due(second(number))), []);
+        }
+        let now = second(3);
+        watch.record(report_of("new", Recovering), Some(now));
+        assert_eq!(changed(watch.due(now)), only(Recovering));
+        watch.record(report_of("new", Live), Some(now));
+        assert_eq!(watch.due(now), None, "the books may lag");
+        watch.check(now, true);
+        assert_eq!(changed(watch.due(now)), only(Live));
+    }
+
+    /// The new process is live before it has replaced the old one: what it has suspended is applied
+    /// before the source lives by its reports.
+    #[test]
+    fn each_reporter_of_live_source_is_checked() {
+        use SourceState::{Live, Recovering};
+        let start = Instant::now();
+        let later = start + SILENCE;
+        let only = |state| [("a".to_owned(), state)];
+        for is_applied in [false, true] {
+            let mut watch = SourceWatch::new(SILENCE);
+            watch.caught_up(start);
+            watch.record(report_of("old", Live), Some(start));
+            watch.check(start, true);
+            assert_eq!(changed(watch.due(start)), only(Live));
+            let soon = start + Duration::from_secs(1);
+            watch.record(report_of("new", Recovering), Some(soon));
+            watch.record(report_of("new", Live), Some(soon));
+            watch.check(soon, is_applied);
+            assert_eq!(changed(watch.due(soon)), [], "both may run");
+            watch.record(report_of("new", Live), Some(later));
+            let expected = if is_applied {
+                vec![]
+            } else {
+                only(Recovering).to_vec()
+            };
+            assert_eq!(changed(watch.due(later)), expected);
+        }
+    }
+
+    /// A process that starts beside another one suspends nothing, and neither does its end.
+    #[test]
+    fn second_reporter_changes_nothing() {
+        use SourceState::{Live, Recovering, Stale};
+        let start = Instant::now();
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.caught_up(start);
+        watch.record(report_of("1", Live), Some(start));
+        watch.check(start, true);
+        assert_eq!(changed(watch.due(start)).len(), 1);
+        let states = [Stale, Recovering, Recovering, Recovering, Live, Live, Stale];
+        for (number, state) in (1..).zip(states) {
+            let now = start + Duration::from_secs(number);
+            watch.record(report_of("2", state), Some(now));
+            assert_eq!(changed(watch.due(now)), [], "{state}");
+            if watch.begin_check(now) {
+                watch.check_finished(true, now);
+            }
+            let late = now + Duration::from_millis(900);
+            watch.record(report_of("1", Live), Some(late));
+            assert_eq!(watch.due(late), None, "{state}");
+        }
+    }
+
+    /// The selector must know which sources are lost, however far the books lag.
+    #[test]
+    fn reports_do_not_wait_for_books() {
+        use SourceState::{Live, Stale};
+        let start = Instant::now();
+        let after = |millis| start + Duration::from_millis(millis);
+        let mut watch = SourceWatch::new(SILENCE);
+        watch.record(report("a", Live), None);
+        assert_eq!(watch.reports_due(start), None, "the topic is not read yet");
+        watch.caught_up(start);
+        let state = |watch: &mut SourceWatch, now| {
+            let reports = watch.reports_due(now)?;
+            Some(reports[&Source::new("a").unwrap()].state)
+        };
+        assert_eq!(state(&mut watch, start), Some(None));
+        watch.record(report("a", Live), Some(after(100)));
+        assert!(watch.begin_check(after(100)));
+        assert_eq!(watch.due(after(100)), None, "the books lag");
+        assert_eq!(state(&mut watch, after(100)), Some(Some(Live)));
+        watch.record(report("a", Live), Some(after(200)));
+        assert_eq!(state(&mut watch, after(200)), None, "nothing is new");
+        watch.record(report("a", Stale), Some(after(300)));
+        assert_eq!(state(&mut watch, after(300)), Some(Some(Stale)));
+        let again = after(300) + INTERVAL;
+        assert_eq!(state(&mut watch, again), Some(Some(Stale)), "the interval");
     }
 
     /// A source whose reports are lost, or whose supplier never connects, is not trusted for what

@@ -229,3 +229,60 @@ fn silence_is_no_reported_state() {
     let silent = current(&reports, start + SILENCE);
     assert_eq!((silent.state, silent.is_overdue), (None, true));
 }
+
+/// A process that is restarted reports the source before the last report of the old one is too old.
+#[test]
+fn restarted_reporter_replaces_its_last_report() {
+    use SourceState::{Live, Recovering, Stale};
+    let start = Instant::now();
+    let after = |millis| start + Duration::from_millis(millis);
+    let silence = Duration::from_secs(30);
+    for said in [Recovering, Stale] {
+        let mut reports = SourceReports::new(silence);
+        reports.record(report("old", Live), Some(start));
+        for millis in [1_000, 2_000, 2_999] {
+            reports.record(report("new", said), Some(after(millis)));
+            assert_eq!(state(&reports, after(millis)), Some(Live), "both may run");
+        }
+        reports.record(report("new", said), Some(after(3_000)));
+        assert_eq!(state(&reports, after(3_000)), Some(said));
+        assert_eq!(reports.live(after(3_000)).count(), 0);
+        assert!(reports.is_reported_live(&source(), after(3_000)));
+        // It was only late.
+        reports.record(report("old", Live), Some(after(3_100)));
+        assert_eq!(state(&reports, after(3_100)), Some(Live));
+    }
+}
+
+/// One of two processes does not read the source, or has just started. As long as the other one
+/// reports it before the silence is over, it is live.
+#[test]
+fn late_report_of_running_reporter_still_counts() {
+    use SourceState::{Live, Stale};
+    let start = Instant::now();
+    let mut reports = SourceReports::new(SILENCE);
+    let mut second = 0;
+    let mut record = |reporters: &[(&str, SourceState)]| {
+        let now = start + Duration::from_secs(second);
+        for (reporter, state) in reporters {
+            reports.record(report(reporter, *state), Some(now));
+        }
+        second += 1;
+        state(&reports, now)
+    };
+    for _ in 0..5 {
+        assert_eq!(record(&[("1", Live)]), Some(Live));
+    }
+    for _ in 0..5 {
+        assert_eq!(record(&[("2", Stale)]), Some(Live));
+        assert_eq!(record(&[("1", Live)]), Some(Live));
+    }
+    // Both have run for long, and one is late.
+    assert_eq!(record(&[("2", Stale)]), Some(Live));
+    assert_eq!(record(&[("2", Stale)]), Some(Live));
+    assert_eq!(record(&[("1", Live), ("2", Stale)]), Some(Live));
+    for _ in 0..2 {
+        assert_eq!(record(&[("2", Stale)]), Some(Live));
+    }
+    assert_eq!(record(&[("2", Stale)]), Some(Stale), "it is silent");
+}
