@@ -21,18 +21,21 @@ use diesel::Connection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double};
 use hdrhistogram::Histogram;
+use sports_bet_platform::domain::access::Scope;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::engines::Folder;
-use support::http::Connection;
+use support::http::{Connection, Post};
 use support::server::Server;
 use support::supplier::{Supplier, update};
 use support::table::{Row, median, print};
-use support::{Outcome, machine, need_engines, setting, until};
+use support::{Outcome, machine, need_engines, setting, tokens, until};
 
 const ROLES: &str = "simulator,ingest,processor,odds,wallet,bets,confirmation";
 /// Exponent of the skewed distribution: the first user receives about an eighth of all requests.
 const SKEW: f64 = 1.1;
+/// The users who have a token.
+const TOKENS: u64 = 500;
 
 fn main() -> Outcome<()> {
     need_engines("money")?;
@@ -57,7 +60,7 @@ fn main() -> Outcome<()> {
     fill_wallets(&mut database, users)?;
     let bets = server.bets()?;
     until("a bet is accepted", || {
-        Ok(Connection::open(bets)?.post("/bets", &bet(1)).ok())
+        Ok(Connection::open(bets)?.post(&bet(1)).ok())
     })?;
 
     let mut rows = Vec::new();
@@ -72,6 +75,7 @@ fn main() -> Outcome<()> {
     for load in [Load::uniform(users), Load::skewed(users), Load::one()] {
         rows.push(wallet_row(&server, &folder, &pgbench, clients, &load)?);
     }
+    rows.push(token_row(&folder, &mut database, clients)?);
     rows.push(
         Row::new(
             "violations that `ledger verify` found",
@@ -105,10 +109,11 @@ struct Number {
     number: i64,
 }
 
-fn bet(user: u64) -> String {
-    format!(
+fn bet(user: u64) -> Post {
+    let body = format!(
         r#"{{"userId":"user-{user}","eventId":"MATCH_001","market":"1x2","selection":"home","stake_cents":100,"odd_value":1.5,"oddsChange":"any"}}"#
-    )
+    );
+    Post::new("/bets", body)
 }
 
 /// The outcome of the placed bets.
@@ -131,7 +136,7 @@ fn place(
     let before = latest_bet(database)?;
     let busy = machine::busy()?;
     let cpu = server.cpu()?;
-    let step: Step = Arc::new(move |user| vec![("/bets", bet(user))]);
+    let step: Step = Arc::new(move |user| vec![bet(user)]);
     let answers = ask_all(server.bets()?, clients, time, pause, step, uniform(users))?;
     let elapsed = began.elapsed().as_secs_f64();
     let own_share = (server.cpu()? - cpu).as_secs_f64() / elapsed;
@@ -236,6 +241,51 @@ fn bet_rows(
     ])
 }
 
+/// The role `bets` in two processes of its own on the platform of the other rows: one checks the
+/// token of each bet, the other checks nothing.
+fn token_row(folder: &Folder, database: &mut PgConnection, clients: usize) -> Outcome<Row> {
+    let time = Duration::from_secs(setting("BENCH_SECONDS", 3)?);
+    let rounds = setting("BENCH_ROUNDS", 3)?;
+    let start = |variables| Server::start("bets", folder, variables, None);
+    let (open, checking) = (start(&[])?, start(&tokens::SETTINGS)?);
+    machine::unpin()?;
+    let key = tokens::shared_key()?;
+    let token = |user| tokens::sign(&key, &format!("user-{user}"), &[Scope::BetsWrite]);
+    let tokens: Vec<Arc<str>> = (1..=TOKENS)
+        .map(|user| Ok(token(user)?.into()))
+        .collect::<Outcome<_>>()?;
+    let without: Step = Arc::new(|user| vec![bet(user)]);
+    let with: Step = Arc::new(move |user| {
+        let token = tokens.get(user as usize - 1).cloned();
+        vec![Post { token, ..bet(user) }]
+    });
+    let mut sides = [(&open, without, Vec::new()), (&checking, with, Vec::new())];
+    for (server, step, _) in &sides {
+        server.until_ready()?;
+        let address = server.bets()?;
+        until("a bet is accepted", || {
+            let post = step(1).pop().ok_or("no bet")?;
+            Ok(Connection::open(address)?.post(&post).ok())
+        })?;
+        ask_all(address, clients, time, None, step.clone(), uniform(TOKENS))?;
+    }
+    for _ in 0..rounds {
+        for (server, step, rates) in &mut sides {
+            let before = latest_bet(database)?;
+            let pick = uniform(TOKENS);
+            rates.push(ask_all(server.bets()?, clients, time, None, step.clone(), pick)?.rate);
+            Decisions::since(before, database)?;
+        }
+    }
+    let [(.., open), (.., checking)] = sides;
+    let name =
+        format!("POST /bets with a token (HS256), {clients} clients, middle of {rounds} pairs");
+    Ok(Row::new(name, median(checking), "bets/s")
+        .beside("AUTH=off", median(open))
+        .at_least(0.95)
+        .remark(format!("bets in a process of its own; {TOKENS} users")))
+}
+
 fn bet_script(users: u64) -> String {
     let bet = "(lpad(to_hex(:high::bigint), 16, '0') || lpad(to_hex(:low::bigint), 16, '0'))::uuid";
     let payload = r#"'{"betId":"0193a1f0-0000-7000-8000-000000000000","userId":"user-1","eventId":"MATCH_001","market":"1x2","selection":"home","stakeCents":100,"oddValue":1.5}'"#;
@@ -307,7 +357,7 @@ struct Load {
 
 type Pick = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// The requests of one step, for one user.
-type Step = Arc<dyn Fn(u64) -> Vec<(&'static str, String)> + Send + Sync>;
+type Step = Arc<dyn Fn(u64) -> Vec<Post> + Send + Sync>;
 
 fn uniform(users: u64) -> Pick {
     Arc::new(move || fastrand::u64(1..=users))
@@ -381,7 +431,10 @@ fn wallet_row(
         let order = format!(
             r#"{{"userId":"user-{user}","amount_cents":100,"external_ref":"rest-{reference}"}}"#
         );
-        vec![("/wallet/reserve", order.clone()), (end, order)]
+        vec![
+            Post::new("/wallet/reserve", order.clone()),
+            Post::new(end, order),
+        ]
     });
     let mut ours = Vec::new();
     let mut alone = Vec::new();
@@ -532,9 +585,9 @@ fn ask_all(
                     std::thread::sleep(due.saturating_duration_since(Instant::now()));
                     due += pause;
                 }
-                for (path, body) in step(pick()) {
+                for post in step(pick()) {
                     let sent = Instant::now();
-                    connection.post(path, &body)?;
+                    connection.post(&post)?;
                     times.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
                 }
             }

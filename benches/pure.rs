@@ -11,7 +11,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use criterion::Criterion;
+use rcgen::{KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519};
+use serde_json::{Value, json};
+use sports_bet_platform::access::key_set::KeySet;
+use sports_bet_platform::access::key_source::KeySource;
+use sports_bet_platform::access::signing::SigningKey;
+use sports_bet_platform::access::token::TokenVerifier;
+use sports_bet_platform::domain::access::Scope;
 use sports_bet_platform::domain::ids::EventId;
 use sports_bet_platform::domain::odds::book::{Book, MarketState};
 use sports_bet_platform::domain::odds::update::OddsUpdate;
@@ -24,7 +33,7 @@ use sports_bet_platform::supplier::Decoder;
 use sports_bet_platform::supplier::native::NativeDecoder;
 
 use support::table::{Row, print};
-use support::{Outcome, machine, setting, supplier};
+use support::{Outcome, machine, setting, supplier, tokens};
 
 const EVENT: &str = "MATCH_001";
 const RECIPIENTS: u64 = 1_000;
@@ -42,6 +51,13 @@ const PARTS: [(&str, &str); 6] = [
     ("publish", "publish a frame to 1,000 recipients"),
 ];
 
+/// Name and description of what is counted by the second.
+const VERIFICATIONS: [(&str, &str); 3] = [
+    ("verify_hs256", "verify a token, HS256"),
+    ("verify_es256", "verify a token, ES256"),
+    ("verify_eddsa", "verify a token, EdDSA"),
+];
+
 fn main() -> Outcome<()> {
     machine::pin(machine::server_core())?;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("criterion");
@@ -56,29 +72,55 @@ fn main() -> Outcome<()> {
     apply(&mut criterion)?;
     encode(&mut criterion)?;
     publish(&mut criterion)?;
+    verify(&mut criterion)?;
     criterion.final_summary();
-    let rows: Vec<Row> = PARTS
+    let parts = PARTS
         .iter()
-        .filter_map(|(name, what)| row(&folder, name, what).ok())
-        .collect();
-    print("pure", &rows)
+        .filter_map(|(name, what)| row(&folder, name, what).ok());
+    let verifications = VERIFICATIONS
+        .iter()
+        .filter_map(|(name, what)| verification_row(&folder, name, what).ok());
+    print("pure", &parts.chain(verifications).collect::<Vec<_>>())
 }
 
 /// Criterion's result, if this benchmark was run.
+struct Estimate {
+    /// Nanoseconds.
+    median: f64,
+    /// The deviation from the median, as text.
+    deviation: String,
+}
+
+impl Estimate {
+    fn of(folder: &Path, name: &str) -> Outcome<Estimate> {
+        let text = std::fs::read_to_string(folder.join(name).join("new/estimates.json"))?;
+        let estimates: Value = serde_json::from_str(&text)?;
+        let figure = |name: &str| {
+            estimates[name]["point_estimate"]
+                .as_f64()
+                .ok_or("no estimate")
+        };
+        let median = figure("median")?;
+        let deviation = figure("median_abs_dev")?;
+        Ok(Estimate {
+            median,
+            deviation: format!("± {:.0} %", deviation / median * 100.0),
+        })
+    }
+}
+
+fn verification_row(folder: &Path, name: &str, what: &str) -> Outcome<Row> {
+    let Estimate { median, deviation } = Estimate::of(folder, name)?;
+    Ok(Row::new(what, 1e9 / median, "tokens/s")
+        .remark(format!("{:.1} µs each", median / 1_000.0))
+        .remark(deviation))
+}
+
 fn row(folder: &Path, name: &str, what: &str) -> Outcome<Row> {
-    let text = std::fs::read_to_string(folder.join(name).join("new/estimates.json"))?;
-    let estimates: serde_json::Value = serde_json::from_str(&text)?;
-    let figure = |name: &str| {
-        estimates[name]["point_estimate"]
-            .as_f64()
-            .ok_or("no estimate")
-    };
-    let median = figure("median")?;
-    let deviation = figure("median_abs_dev")?;
-    let remark = format!("± {:.0} %", deviation / median * 100.0);
+    let Estimate { median, deviation } = Estimate::of(folder, name)?;
     let each = format!("{:.1} ns a recipient", median / RECIPIENTS as f64);
     Ok(Row::new(what, median / 1_000.0, "µs")
-        .remark(remark)
+        .remark(deviation)
         .remark(if name == "publish" { &each } else { "" }))
 }
 
@@ -190,5 +232,38 @@ fn publish(criterion: &mut Criterion) -> Outcome<()> {
     criterion.bench_function("publish", |bencher| {
         bencher.iter(|| fanout.publish(&event, &delivery, now))
     });
+    Ok(())
+}
+
+/// Verifies a token as a server does, which remembers no token that it has verified.
+fn verify(criterion: &mut Criterion) -> Outcome<()> {
+    let p256 = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let ed25519 = KeyPair::generate_for(&PKCS_ED25519)?;
+    let base64 = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
+    // The raw key is an uncompressed point: its mark and two coordinates.
+    let (x, y) = p256.public_key_raw()[1..].split_at(32);
+    let keys = json!({"keys": [
+        {"kty": "oct", "k": base64(tokens::SECRET.as_bytes())},
+        {"kty": "EC", "crv": "P-256", "kid": "es256", "x": base64(x), "y": base64(y)},
+        {"kty": "OKP", "crv": "Ed25519", "kid": "eddsa", "x": base64(ed25519.public_key_raw())},
+    ]});
+    let keys = KeySet::of_jwks(keys.to_string().as_bytes())?;
+    let verifier = TokenVerifier::new(vec![KeySource::new(KeySource::FILE, keys)], None, None);
+    let of_pair = |pair: &KeyPair, kid| {
+        SigningKey::of_pkcs8(&pair.serialize_der(), Some(kid)).ok_or("not a private key")
+    };
+    let signing = [
+        ("verify_hs256", tokens::shared_key()?),
+        ("verify_es256", of_pair(&p256, "es256")?),
+        ("verify_eddsa", of_pair(&ed25519, "eddsa")?),
+    ];
+    for (name, key) in signing {
+        let token = tokens::sign(&key, "user-1", &[Scope::BetsRead, Scope::BetsWrite])?;
+        let now = Timestamp::now();
+        verifier.verify(&token, now)?;
+        criterion.bench_function(name, |bencher| {
+            bencher.iter(|| verifier.verify(black_box(&token), now).is_ok());
+        });
+    }
     Ok(())
 }

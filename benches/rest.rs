@@ -1,6 +1,7 @@
 //! `GET /v1/events/{id}/odds` for an event held in memory, over 32 keep-alive connections, with the
 //! server on one core. The baseline is an actix-web handler that returns the same bytes and does
-//! nothing else, in a separate process on the same core.
+//! nothing else, in a separate process on the same core. Measured with AUTH=off, and in a process with
+//! AUTH=required for anonymous callers and for callers with a token.
 //!
 //! Run with `cargo bench --bench rest`. Settings: `BENCH_CONNECTIONS`, `BENCH_SECONDS` per run,
 //! `BENCH_ROUNDS`.
@@ -15,14 +16,15 @@ use std::time::{Duration, Instant};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use bytes::Bytes;
+use sports_bet_platform::domain::access::Scope;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use support::engines::Folder;
 use support::http::{Connection, end_of_head};
 use support::server::Server;
-use support::supplier::{Supplier, update};
+use support::supplier::{Feed, Supplier, update};
 use support::table::{Row, median, print};
-use support::{Outcome, machine, setting, until};
+use support::{Outcome, machine, setting, tokens, until};
 
 const PATH: &str = "/v1/events/MATCH_001/odds";
 /// Makes this program run as the baseline handler, with the response in this file.
@@ -36,101 +38,191 @@ fn main() -> Outcome<()> {
     }
     machine::pin(machine::CLIENT_CORE)?;
     let connections = usize::try_from(setting("BENCH_CONNECTIONS", 32)?)?;
-    let seconds = setting("BENCH_SECONDS", 2)?;
+    let time = Duration::from_secs(setting("BENCH_SECONDS", 2)?);
     let rounds = setting("BENCH_ROUNDS", 5)?;
-    let folder = Folder::embedded();
-    let supplier = Supplier::listen()?;
-    let variables = [
-        ("SUPPLIER_URLS", &*supplier.url()?),
-        ("HTTP_WORKERS_ODDS", "1"),
-    ];
-    let server = Server::start(
-        "ingest,processor,odds",
-        &folder,
-        &variables,
-        Some(machine::server_core()),
-    )?;
-    let mut feed = supplier.accept()?;
-    server.until_ready()?;
-    feed.send([update("MATCH_001", "1x2", 1, Timestamp::now())])?;
-    let answer = until("the odds are there", || {
-        let answer = Connection::open(server.odds()?)?.ask(REQUEST)?;
-        Ok(answer.starts_with(b"HTTP/1.1 200").then_some(answer))
-    })?;
-    let file = folder.path().join("answer");
-    std::fs::write(&file, &answer)?;
+    let open = Platform::start(&[])?;
+    let checking = Platform::start(&[&tokens::SETTINGS[..], &[("ODDS_PUBLIC", "true")]].concat())?;
+    let file = open.folder.path().join("answer");
+    std::fs::write(&file, &open.answer)?;
     let bare = Bare::start(&file)?;
-    let same = Connection::open(bare.address)?.ask(REQUEST)?;
-    if without_date(&same) != without_date(&answer) {
-        let [same, answer] =
-            [&same, &answer].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        return Err(format!("the baseline handler returns\n{same}\nexpected\n{answer}").into());
+    let same = Connection::open(bare.address)?.ask(REQUEST.as_bytes())?;
+    same_answers(&open.answer, &same, &["date"])?;
+    // The bodies differ in their sequence numbers.
+    same_answers(
+        &head(&open.answer),
+        &head(&checking.answer),
+        &["date", "etag"],
+    )?;
+    if open.answer.len() != checking.answer.len() {
+        return Err("the answers have different lengths".into());
     }
 
-    let mut ours = Side::new(server.odds()?, server.id(), connections, answer.len())?;
-    let mut alone = Side::new(
-        bare.address,
-        bare.child.id().to_string(),
-        connections,
-        answer.len(),
-    )?;
-    let time = Duration::from_secs(seconds);
-    // Both sides warm up first.
-    ours.run(time / 2)?;
-    alone.run(time / 2)?;
-    let mut rates = Vec::new();
-    let mut rates_alone = Vec::new();
+    let token = tokens::sign(&tokens::shared_key()?, "user-1", &[Scope::OddsRead])?;
+    let with_token = REQUEST.replace(
+        "\r\n\r\n",
+        &format!("\r\nAuthorization: Bearer {token}\r\n\r\n"),
+    );
+    let length = open.answer.len();
+    let side = |server: &Server, request: &str| {
+        Side::new(server.odds()?, server.id(), request, connections, length)
+    };
+    let mut sides = [
+        side(&open.server, REQUEST)?,
+        side(&checking.server, REQUEST)?,
+        side(&checking.server, &with_token)?,
+        Side::new(
+            bare.address,
+            bare.child.id().to_string(),
+            REQUEST,
+            connections,
+            length,
+        )?,
+    ];
+    // All sides warm up first.
+    for side in &mut sides {
+        side.run(time / 2)?;
+    }
+    let mut runs: [Vec<Run>; 4] = Default::default();
     for _ in 0..rounds {
-        rates.push(ours.run(time)?);
-        rates_alone.push(alone.run(time)?);
+        for (side, runs) in sides.iter_mut().zip(&mut runs) {
+            runs.push(side.run(time)?);
+        }
     }
-    let of = |runs: &[Run], figure: fn(&Run) -> f64| median(runs.iter().map(figure).collect());
-    let share = |runs: &[Run]| of(runs, |run| run.server_share);
-    let mut row = Row::new(
-        format!("GET odds, {connections} connections, one core"),
-        of(&rates, |run| run.rate),
-        "requests/s",
+    let [open, anonymous, with_token, bare] = &runs;
+    let name = format!("GET odds, {connections} connections, one core");
+    let checked = format!("{name}, AUTH=required");
+    print(
+        "rest",
+        &[
+            rate_row(&name, open, bare).at_least(0.7),
+            cost_row("CPU of the server a request", open, bare),
+            rate_row(&format!("{checked}, anonymous"), anonymous, bare).at_least(0.7),
+            cost_row(
+                "CPU of the server a request, AUTH=required, anonymous",
+                anonymous,
+                bare,
+            ),
+            rate_row(
+                &format!("{checked}, with a token (HS256)"),
+                with_token,
+                bare,
+            ),
+            cost_row(
+                "CPU of the server a request, with a token (HS256)",
+                with_token,
+                bare,
+            ),
+        ],
     )
-    .beside("a bare handler", of(&rates_alone, |run| run.rate))
-    .at_least(0.7)
-    .remark(format!(
-        "CPU of the server {:.0} % of its core, of the bare one {:.0} %",
-        share(&rates) * 100.0,
-        share(&rates_alone) * 100.0
-    ));
-    if share(&rates) < FULL || share(&rates_alone) < FULL {
-        row = row.remark(format!(
-            "the client, at {:.0} % and {:.0} %, was a part of the limit",
-            of(&rates, |run| run.own_share) * 100.0,
-            of(&rates_alone, |run| run.own_share) * 100.0
+}
+
+/// The median of a figure of these runs.
+fn of(runs: &[Run], figure: fn(&Run) -> f64) -> f64 {
+    median(runs.iter().map(figure).collect())
+}
+
+fn rate_row(name: &str, runs: &[Run], bare: &[Run]) -> Row {
+    let share = |runs: &[Run]| of(runs, |run| run.server_share);
+    let row = Row::new(name, of(runs, |run| run.rate), "requests/s")
+        .beside("a bare handler", of(bare, |run| run.rate))
+        .remark(format!(
+            "CPU of the server {:.0} % of its core, of the bare one {:.0} %",
+            share(runs) * 100.0,
+            share(bare) * 100.0
         ));
+    if share(runs) >= FULL && share(bare) >= FULL {
+        return row;
     }
+    row.remark(format!(
+        "the client, at {:.0} % and {:.0} %, was a part of the limit",
+        of(runs, |run| run.own_share) * 100.0,
+        of(bare, |run| run.own_share) * 100.0
+    ))
+}
+
+fn cost_row(name: &str, runs: &[Run], bare: &[Run]) -> Row {
     let cost = |runs: &[Run]| {
         of(runs, |run| {
             run.server_cpu.as_secs_f64() * 1e6 / run.answers as f64
         })
     };
-    let cpu = Row::new("CPU of the server a request", cost(&rates), "µs")
-        .beside("a bare handler", cost(&rates_alone));
-    print("rest", &[row, cpu])
+    Row::new(name, cost(runs), "µs").beside("a bare handler", cost(bare))
 }
 
-const REQUEST: &[u8] = b"GET /v1/events/MATCH_001/odds HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\r\n";
+/// The roles up to REST, with one event.
+struct Platform {
+    folder: Folder,
+    server: Server,
+    /// The answer to every request.
+    answer: Vec<u8>,
+    _feed: Feed,
+}
 
-/// The header lines of a response, sorted, without the date.
-fn without_date(answer: &[u8]) -> Vec<&[u8]> {
+impl Platform {
+    fn start(variables: &[(&str, &str)]) -> Outcome<Platform> {
+        let folder = Folder::embedded();
+        let supplier = Supplier::listen()?;
+        let url = supplier.url()?;
+        let own = [("SUPPLIER_URLS", &*url), ("HTTP_WORKERS_ODDS", "1")];
+        let server = Server::start(
+            "ingest,processor,odds",
+            &folder,
+            &[&own, variables].concat(),
+            Some(machine::server_core()),
+        )?;
+        let mut feed = supplier.accept()?;
+        server.until_ready()?;
+        feed.send([update("MATCH_001", "1x2", 1, Timestamp::now())])?;
+        let answer = until("the odds are there", || {
+            let answer = Connection::open(server.odds()?)?.ask(REQUEST.as_bytes())?;
+            Ok(answer.starts_with(b"HTTP/1.1 200").then_some(answer))
+        })?;
+        Ok(Platform {
+            folder,
+            server,
+            answer,
+            _feed: feed,
+        })
+    }
+}
+
+const REQUEST: &str =
+    "GET /v1/events/MATCH_001/odds HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: application/json\r\n\r\n";
+
+/// The lines of a response, sorted, without these headers.
+fn lines_without<'a>(answer: &'a [u8], headers: &[&str]) -> Vec<&'a [u8]> {
+    let is_other = |line: &&[u8]| {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        !headers.iter().any(|header| header.as_bytes() == name)
+    };
     let mut lines: Vec<_> = answer
         .split(|byte| *byte == b'\n')
-        .filter(|line| !line.starts_with(b"date:"))
+        .filter(is_other)
         .collect();
     lines.sort();
     lines
+}
+
+/// Fails unless two responses are equal, apart from these headers.
+fn same_answers(expected: &[u8], answer: &[u8], except: &[&str]) -> Outcome<()> {
+    if lines_without(expected, except) == lines_without(answer, except) {
+        return Ok(());
+    }
+    let [answer, expected] =
+        [answer, expected].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    Err(format!("got the answer\n{answer}\nexpected\n{expected}").into())
+}
+
+fn head(answer: &[u8]) -> Vec<u8> {
+    let end = end_of_head(answer).unwrap_or(answer.len());
+    answer[..end].to_vec()
 }
 
 /// Connections to one server.
 struct Side {
     connections: Vec<Connection>,
     process: String,
+    request: String,
     length: usize,
 }
 
@@ -146,6 +238,7 @@ impl Side {
     fn new(
         address: SocketAddr,
         process: String,
+        request: &str,
         connections: usize,
         length: usize,
     ) -> Outcome<Side> {
@@ -155,6 +248,7 @@ impl Side {
         Ok(Side {
             connections,
             process,
+            request: request.to_owned(),
             length,
         })
     }
@@ -163,7 +257,7 @@ impl Side {
     /// one write and one read per response and nothing else.
     fn run(&mut self, time: Duration) -> Outcome<Run> {
         for connection in &mut self.connections {
-            connection.stream.write_all(REQUEST)?;
+            connection.stream.write_all(self.request.as_bytes())?;
         }
         let (cpu, own) = (machine::cpu(&self.process)?, machine::cpu("self")?);
         let began = Instant::now();
@@ -173,7 +267,7 @@ impl Side {
             for connection in &mut self.connections {
                 // All responses have the same length: only the date changes.
                 connection.stream.read_exact(&mut buffer)?;
-                connection.stream.write_all(REQUEST)?;
+                connection.stream.write_all(self.request.as_bytes())?;
                 answers += 1;
             }
         }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::Outcome;
@@ -44,9 +45,14 @@ impl Connection {
     }
 
     /// `POST`s JSON; fails if the status is not 200.
-    pub fn post(&mut self, path: &str, body: &str) -> Outcome<()> {
+    pub fn post(&mut self, post: &Post) -> Outcome<()> {
+        let Post { path, body, token } = post;
+        let token = token
+            .as_ref()
+            .map(|token| format!("Authorization: Bearer {token}\r\n"))
+            .unwrap_or_default();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n{token}Content-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let answer = self.ask(request.as_bytes())?;
@@ -54,6 +60,25 @@ impl Connection {
             return Err(format!("POST {path} {body}: {}", String::from_utf8_lossy(&answer)).into());
         }
         Ok(())
+    }
+}
+
+/// A request with a JSON body.
+pub struct Post {
+    pub path: &'static str,
+    pub body: String,
+    /// The token of its caller.
+    pub token: Option<Arc<str>>,
+}
+
+impl Post {
+    /// A request without a token.
+    pub fn new(path: &'static str, body: String) -> Post {
+        Post {
+            path,
+            body,
+            token: None,
+        }
     }
 }
 

@@ -11,6 +11,7 @@ pub mod observers;
 pub mod server;
 pub mod supplier;
 pub mod table;
+pub mod tokens;
 
 // The benches use the same per-test databases, topics and caches as the tests.
 #[allow(clippy::unwrap_used)]

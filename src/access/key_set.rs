@@ -60,11 +60,11 @@ pub(crate) struct TokenKey {
 
 /// The keys of one source; empty before they were read.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct KeySet(Vec<TokenKey>);
+pub struct KeySet(Vec<TokenKey>);
 
 /// Why a document is not used. The text names no key material.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum BadKeySet {
+pub enum BadKeySet {
     /// It is not a JWKS document.
     #[error("it is not a JWKS document: an object with the array `keys`")]
     Malformed,
@@ -108,7 +108,7 @@ impl KeySet {
 
     /// Reads a JWKS document. Keys for other purposes and of unknown kinds are skipped, as RFC 7517
     /// demands.
-    pub(crate) fn of_jwks(document: &[u8]) -> Result<KeySet, BadKeySet> {
+    pub fn of_jwks(document: &[u8]) -> Result<KeySet, BadKeySet> {
         crypto::install();
         let Jwks { keys } = serde_json::from_slice(document).map_err(|_| BadKeySet::Malformed)?;
         let mut usable = Vec::new();

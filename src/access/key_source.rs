@@ -8,7 +8,7 @@ use super::key_set::KeySet;
 
 /// A source of keys.
 #[derive(Debug)]
-pub(crate) struct KeySource {
+pub struct KeySource {
     /// Its name in metrics and health checks.
     name: &'static str,
     keys: RwLock<Arc<KeySet>>,
@@ -18,14 +18,14 @@ impl KeySource {
     /// The name of the source that is the setting `AUTH_JWT_SECRET`.
     pub(crate) const SECRET: &'static str = "secret";
     /// The name of the source that is a file.
-    pub(crate) const FILE: &'static str = "file";
+    pub const FILE: &'static str = "file";
     /// The name of the source that is a URL.
     pub(crate) const URL: &'static str = "url";
     /// The sources that are read again.
     pub(crate) const READ_AGAIN: [&'static str; 2] = [KeySource::FILE, KeySource::URL];
 
     /// A source with these keys; empty if they are read later.
-    pub(crate) fn new(name: &'static str, keys: KeySet) -> Arc<KeySource> {
+    pub fn new(name: &'static str, keys: KeySet) -> Arc<KeySource> {
         Arc::new(KeySource {
             name,
             keys: RwLock::new(Arc::new(keys)),

@@ -8,12 +8,12 @@ pub(crate) mod api_key;
 pub(crate) mod credentials;
 mod crypto;
 pub(crate) mod key_refresh;
-pub(crate) mod key_set;
-pub(crate) mod key_source;
-pub(crate) mod signing;
+pub mod key_set;
+pub mod key_source;
+pub mod signing;
 #[cfg(test)]
 pub(crate) mod testing;
-pub(crate) mod token;
+pub mod token;
 
 use std::sync::Arc;
 

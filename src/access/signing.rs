@@ -16,7 +16,7 @@ use crate::domain::timestamp::Timestamp;
 
 /// A key that signs tokens.
 #[derive(Debug)]
-pub(crate) struct SigningKey {
+pub struct SigningKey {
     algorithm: TokenAlgorithm,
     key: EncodingKey,
     kid: Option<String>,
@@ -24,7 +24,7 @@ pub(crate) struct SigningKey {
 
 /// What a token says.
 #[derive(Clone, Debug)]
-pub(crate) struct TokenClaims {
+pub struct TokenClaims {
     /// The user: `sub`.
     pub user: UserId,
     /// The rights: `scope`.
@@ -41,7 +41,7 @@ pub(crate) struct TokenClaims {
 
 /// Why a token is not signed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SigningError {
+pub enum SigningError {
     /// The file cannot be used.
     #[error("{}: {cause}; want a PEM file with a PKCS#8 private key for P-256 or Ed25519", file.display())]
     KeyFile {
@@ -72,7 +72,7 @@ struct ClaimsJson<'a> {
 
 impl SigningKey {
     /// A shared secret, as in `AUTH_JWT_SECRET`.
-    pub(crate) fn of_secret(secret: &SecretString) -> Result<SigningKey, SigningError> {
+    pub fn of_secret(secret: &SecretString) -> Result<SigningKey, SigningError> {
         crypto::install();
         let key = EncodingKey::from_secret(secret.expose_secret().as_bytes());
         Ok(SigningKey {
@@ -97,7 +97,7 @@ impl SigningKey {
     }
 
     /// A private key in PKCS#8.
-    pub(crate) fn of_pkcs8(key: &[u8], kid: Option<&str>) -> Option<SigningKey> {
+    pub fn of_pkcs8(key: &[u8], kid: Option<&str>) -> Option<SigningKey> {
         crypto::install();
         let (algorithm, key) = if crypto::p256(key).is_ok() {
             (TokenAlgorithm::ES256, EncodingKey::from_ec_der(key))
@@ -115,7 +115,7 @@ impl SigningKey {
     }
 
     /// A token with these claims.
-    pub(crate) fn sign(&self, claims: &TokenClaims) -> Result<String, SigningError> {
+    pub fn sign(&self, claims: &TokenClaims) -> Result<String, SigningError> {
         let seconds = |time: Timestamp| time.micros().div_euclid(1_000_000);
         self.sign_json(&ClaimsJson {
             sub: &claims.user,

@@ -25,7 +25,7 @@ const LEEWAY: Duration = Duration::from_secs(5);
 
 /// Verifies tokens.
 #[derive(Debug)]
-pub(crate) struct TokenVerifier {
+pub struct TokenVerifier {
     sources: Vec<Arc<KeySource>>,
     /// Without an algorithm: that of the key is added.
     validation: Validation,
@@ -46,7 +46,7 @@ struct Claims(Map<String, Value>);
 
 impl TokenVerifier {
     /// Verifies tokens with these keys. Issuer and audience are required where they are given.
-    pub(crate) fn new(
+    pub fn new(
         sources: Vec<Arc<KeySource>>,
         issuer: Option<&str>,
         audience: Option<&str>,
@@ -77,7 +77,7 @@ impl TokenVerifier {
     }
 
     /// The user of a token.
-    pub(super) fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, InvalidCredential> {
+    pub fn verify(&self, token: &str, now: Timestamp) -> Result<Caller, InvalidCredential> {
         let header = header(token)?;
         if header.crit.is_some() {
             return Err(InvalidCredential::CriticalHeader);

@@ -5,6 +5,7 @@ mod answers;
 mod fake_service;
 mod forwarding;
 mod lost_service;
+mod original;
 mod sockets;
 
 use std::net::SocketAddr;

@@ -6,6 +6,7 @@ use pretty_assertions::assert_eq;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
 use sports_bet_platform::domain::bets::bet::{Bet, BetOutcome, BetStatus};
 use sports_bet_platform::domain::bets::bet_events::{BetPlaced, bet_confirmed, bet_placed};
@@ -28,58 +29,58 @@ const REST_ODDS: &str = include_str!("../data/original/rest-odds.json");
 
 /// `events.OddsUpdate` of the original.
 #[derive(Debug, Deserialize, PartialEq)]
-struct TheirUpdate {
-    event_id: String,
-    home_team: String,
-    away_team: String,
-    market: String,
-    odds: TheirOdds,
-    updated_at: String,
-    source: String,
-    version: i64,
+pub struct TheirUpdate {
+    pub event_id: String,
+    pub home_team: String,
+    pub away_team: String,
+    pub market: String,
+    pub odds: TheirOdds,
+    pub updated_at: String,
+    pub source: String,
+    pub version: i64,
 }
 
 #[derive(Debug, Deserialize, PartialEq)]
-struct TheirOdds {
-    home: f64,
-    draw: f64,
-    away: f64,
+pub struct TheirOdds {
+    pub home: f64,
+    pub draw: f64,
+    pub away: f64,
 }
 
 /// `ws.OddsUpdate`, and the processor's `pubsub.WSUpdate`.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-struct TheirPush {
-    event_id: String,
-    payload: TheirUpdate,
+pub struct TheirPush {
+    pub event_id: String,
+    pub payload: TheirUpdate,
 }
 
 /// `dto.Event`.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-struct TheirEvent {
-    event_id: String,
-    home_team: String,
-    away_team: String,
+pub struct TheirEvent {
+    pub event_id: String,
+    pub home_team: String,
+    pub away_team: String,
 }
 
 /// `dto.Market`.
 #[derive(Debug, Deserialize, PartialEq)]
-struct TheirMarket {
-    market: String,
+pub struct TheirMarket {
+    pub market: String,
 }
 
 /// `dto.Odds`.
 #[derive(Debug, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase")]
-struct TheirRow {
-    event_id: String,
-    market: String,
-    home_odd: f64,
-    draw_odd: f64,
-    away_odd: f64,
-    version: i64,
-    updated_at: String,
+pub struct TheirRow {
+    pub event_id: String,
+    pub market: String,
+    pub home_odd: f64,
+    pub draw_odd: f64,
+    pub away_odd: f64,
+    pub version: i64,
+    pub updated_at: String,
 }
 
 /// `events.BetPlaced`, written by its bet-service.
@@ -122,7 +123,7 @@ struct TheirConfirmed {
     ts: String,
 }
 
-fn theirs<T: DeserializeOwned>(json: &str) -> T {
+pub fn theirs<T: DeserializeOwned>(json: &str) -> T {
     serde_json::from_str(json)
         .unwrap_or_else(|error| panic!("the original cannot read this ({error}): {json}"))
 }
@@ -325,6 +326,22 @@ async fn original_metric_names_exist() {
         "the original's label and its stage"
     );
     platform.stop().await;
+}
+
+/// Clients know these ports from the original's documents.
+#[test]
+fn default_ports_are_the_originals() {
+    let ports = Config::from_variables(&[]).unwrap().settings.ports;
+    assert_eq!(
+        [
+            ports.http_port_gateway,
+            ports.http_port_odds,
+            ports.http_port_supplier,
+            ports.http_port_wallet,
+            ports.http_port_bet
+        ],
+        [8000, 8080, 8081, 8082, 8083]
+    );
 }
 
 #[test]

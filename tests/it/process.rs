@@ -8,6 +8,7 @@ mod killed;
 mod lifecycle;
 mod limits;
 mod logs;
+mod revoked;
 mod secrets;
 
 use std::path::Path;

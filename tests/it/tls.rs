@@ -2,8 +2,10 @@
 
 mod limits;
 mod reload;
+mod watch;
 
 use std::net::SocketAddr;
+use std::path::Path;
 
 use pretty_assertions::assert_eq;
 use rustls::{ProtocolVersion, version};

@@ -125,6 +125,14 @@ impl<O: Write, N: Write> Watcher<O, N> {
                         status: response.status().as_u16(),
                     });
                 }
+                Err(ConnectionLoss::Connect(tungstenite::Error::Io(error)))
+                    if !self.ever_connected && is_untrusted(&error) =>
+                {
+                    return Err(WatchError::Untrusted {
+                        url: self.options.url.to_string(),
+                        cause: error.to_string(),
+                    });
+                }
                 Err(loss) => Ending::Lost(loss),
             };
             let Ending::Lost(loss) = ending else {
@@ -353,6 +361,14 @@ impl<O: Write, N: Write> Watcher<O, N> {
             self.options.style.text(&printable(&text))
         );
     }
+}
+
+/// Whether the server's certificate is not accepted, or this client has no authority to trust.
+fn is_untrusted(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    let is_rejected = matches!(cause, Some(rustls::Error::InvalidCertificate(_)));
+    // What is not found are the certificates of authorities: no other step opens a file.
+    is_rejected || error.kind() == io::ErrorKind::NotFound
 }
 
 /// The text of a message, or why the connection is lost. Other messages have none: pings are

@@ -70,6 +70,16 @@ pub enum WatchError {
         /// The HTTP status.
         status: u16,
     },
+    /// The server's certificate is not trusted.
+    #[error(
+        "{url}: the server's certificate is not trusted: {cause}; SSL_CERT_FILE names a PEM file with the authorities to trust instead of the system's"
+    )]
+    Untrusted {
+        /// The address, without credentials.
+        url: String,
+        /// The fault.
+        cause: String,
+    },
     /// The server has ended the session, and would end the next one too.
     #[error("{url} ended the session{reason}: this client is not allowed")]
     Ended {
@@ -87,7 +97,9 @@ impl WatchError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            WatchError::Refused { .. } | WatchError::Ended { .. } => exit::FAILED,
+            WatchError::Refused { .. }
+            | WatchError::Untrusted { .. }
+            | WatchError::Ended { .. } => exit::FAILED,
             WatchError::Output(_) => exit::OUTPUT,
         }
     }

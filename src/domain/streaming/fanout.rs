@@ -17,6 +17,7 @@ use indexmap::IndexSet;
 
 use self::conflation::Conflation;
 pub use self::delivery::{Delivery, SourceNotice};
+use super::by_event::ByEvent;
 use super::conflation_step::ConflationStep;
 use super::protocol::{FeedStatus, UpdateFrame};
 use crate::domain::ids::{EventId, MarketKey, Source};
@@ -42,7 +43,7 @@ pub trait DeliverySink {
 
 struct Entry<O> {
     sink: O,
-    subscriptions: HashSet<EventId, Hasher>,
+    subscriptions: ByEvent<()>,
     /// Changes still to be delivered, if the session is slow. Most sessions never are.
     pending: Option<Box<Pending>>,
 }
@@ -138,7 +139,7 @@ impl<O: DeliverySink> Fanout<O> {
             id,
             Entry {
                 sink,
-                subscriptions: HashSet::default(),
+                subscriptions: ByEvent::default(),
                 pending: None,
             },
         );
@@ -149,7 +150,7 @@ impl<O: DeliverySink> Fanout<O> {
         let entry = self.sessions.remove(&id)?;
         self.stalled.remove(&id);
         self.subscriptions -= entry.subscriptions.len();
-        for event_id in &entry.subscriptions {
+        for event_id in entry.subscriptions.events() {
             self.leave(id, event_id);
         }
         Some(entry.sink)
@@ -167,7 +168,7 @@ impl<O: DeliverySink> Fanout<O> {
         let Some(entry) = self.sessions.get_mut(&id) else {
             return false;
         };
-        let is_new = entry.subscriptions.insert(event_id.clone());
+        let is_new = entry.subscriptions.insert(event_id.clone(), ());
         self.subscriptions += usize::from(is_new);
         // A subscriber that stays keeps its place in the order.
         if !is_new && (conflation.is_some() || self.conflation.has(event_id)) {
@@ -279,7 +280,7 @@ impl<O: DeliverySink> Fanout<O> {
         }
         let held = entry
             .subscriptions
-            .iter()
+            .events()
             .filter_map(|event_id| self.conflation.held_since(id, event_id))
             .min();
         Some(held.unwrap_or(now))

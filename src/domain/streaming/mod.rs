@@ -1,5 +1,6 @@
 //! Client sessions: their protocol, their state and the fan-out of changes.
 
+mod by_event;
 pub mod conflation_step;
 pub mod credential_watch;
 pub mod epoch;

@@ -3,7 +3,7 @@
 
 mod authentication;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use bytes::Bytes;
 use bytestring::ByteString;
 
 pub use self::authentication::{AuthResult, BadCredential};
+use super::by_event::ByEvent;
 use super::conflation_step::ConflationStep;
 use super::credential_watch::SessionCaller;
 use super::fanout::Delivery;
@@ -109,8 +110,7 @@ struct Extension {
 #[derive(Debug)]
 pub struct SessionState {
     limits: SessionLimits,
-    /// At most a few hundred, chosen by one client: collisions would affect only that client.
-    subscriptions: HashMap<EventId, Subscription, foldhash::fast::RandomState>,
+    subscriptions: ByEvent<Subscription>,
     next_attempt: u64,
     window_start: Instant,
     window_messages: u32,
@@ -131,7 +131,7 @@ impl SessionState {
     pub fn new(limits: SessionLimits, now: Instant) -> SessionState {
         SessionState {
             limits,
-            subscriptions: HashMap::default(),
+            subscriptions: ByEvent::default(),
             next_attempt: 0,
             window_start: now,
             window_messages: 0,
@@ -391,7 +391,7 @@ impl SessionState {
     ) -> Result<(), Refusal> {
         let new = events
             .clone()
-            .filter(|event_id| !self.subscriptions.contains_key(*event_id))
+            .filter(|event_id| !self.subscriptions.contains(event_id))
             .count();
         let most = self.limits.max_subscriptions;
         if new > 0 && self.subscriptions.len() + new > most {
@@ -429,9 +429,10 @@ impl SessionState {
 
     fn unsubscribe(&mut self, event_id: EventId) -> Vec<Effect> {
         let message = Effect::Send(unsubscribed_message(&event_id));
-        match self.subscriptions.remove(&event_id) {
-            Some(_) => vec![Effect::Unsubscribe(event_id), message],
-            None => vec![message],
+        if self.subscriptions.remove(&event_id) {
+            vec![Effect::Unsubscribe(event_id), message]
+        } else {
+            vec![message]
         }
     }
 }

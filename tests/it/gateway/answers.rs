@@ -127,45 +127,6 @@ async fn answers_equal_those_of_the_service(#[case] place: Services) {
     behind.stop().await;
 }
 
-/// The steps of the original's documents, with its paths and bodies.
-#[rstest]
-#[case(Services::Mounted)]
-#[case(Services::Forwarded)]
-#[actix_web::test]
-async fn clients_of_the_originals_gateway_work(#[case] place: Services) {
-    let mut behind = Behind::start(place, &[]).await;
-    behind.show("MATCH_001", 1).await;
-    let gateway = format!("http://{}", behind.gateway());
-    let get = async |path: &str| {
-        let url = format!("{gateway}{path}");
-        let (status, _, body) = ask_for("identity", &Method::GET, &url, None).await;
-        (status, serde_json::from_str::<Value>(&body).unwrap())
-    };
-    let post = async |path: &str, body: Value| {
-        let body = body.to_string();
-        let (status, _, body) = ask(&Method::POST, &format!("{gateway}{path}"), Some(&body)).await;
-        (status, serde_json::from_str::<Value>(&body).unwrap())
-    };
-    let (status, events) = get("/api/odds/v1/events").await;
-    assert_eq!((status, &events[0]["eventId"]), (200, &json!("MATCH_001")));
-    let deposit = json!({"userId": "USER_001", "amount_cents": 30_000, "external_ref": "string"});
-    assert_eq!(post("/api/wallet/wallet/deposit", deposit).await.0, 200);
-    let (status, wallet) = get("/api/wallet/wallet?userId=USER_001").await;
-    assert_eq!((status, &wallet["balance_cents"]), (200, &json!(30_000)));
-    let bet = json!({"userId": "USER_001", "eventId": "MATCH_001", "market": "1x2", "selection": "1",
-                     "stake_cents": 1_000, "odd_value": 1.5});
-    let (status, placed) = post("/api/bets/bets", bet).await;
-    assert_eq!(status, 200, "{placed}");
-    let path = format!("/api/bets/bets/{}", placed["betId"].as_str().unwrap());
-    until("the decision", || async {
-        (get(&path).await.1["status"] == "CONFIRMED").then_some(())
-    })
-    .await;
-    let (_, wallet) = get("/api/wallet/wallet?userId=USER_001").await;
-    assert_eq!(wallet["balance_cents"], 29_000);
-    behind.stop().await;
-}
-
 #[rstest]
 #[case(Services::Mounted)]
 #[case(Services::Forwarded)]

@@ -80,6 +80,15 @@ async fn every_ambiguous_address_is_rejected_unquoted() {
         ("SUPPLIER_WS_URL", "u:Secret@h"),
         ("SUPPLIER_URL", "http://u:Secret x@h"),
         ("SUPPLIER_URL", "u:Secret@h"),
+        ("GATEWAY_ODDS_URL", "http://u:Secret@h"),
+        ("GATEWAY_ODDS_URL", "http://Secret@h:8080"),
+        ("GATEWAY_WALLET_URL", "http://h:8082?password=Secret"),
+        ("GATEWAY_BETS_URL", "u:Secret@h:8083"),
+        ("GATEWAY_BETS_URL", "ftp://u:Secret@h"),
+        ("GATEWAY_BETS_URL", "http://u:Secret x@h"),
+        ("GATEWAY_BETS_URL", "http://u:Secret/x@h"),
+        ("AUTH_JWKS_URL", "http://u:Secret@issuer.example/jwks"),
+        ("AUTH_JWKS_URL", "u:Secret@issuer.example"),
     ];
     for (place, (variable, value)) in values.into_iter().enumerate() {
         is_refused(&[["serve", "check-config"][place % 2]], variable, value).await;

@@ -10,7 +10,8 @@ use rustls::ClientConfig;
 use serde_json::{Value, json};
 use sports_bet_platform::runtime::tls::install_provider;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::{Message, protocol::CloseFrame};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message, protocol::CloseFrame};
 use tokio_tungstenite::{
     Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
 };
@@ -39,6 +40,21 @@ impl OddsClient {
         let connecting = tokio_tungstenite::connect_async(url);
         let connected = within("a WebSocket connection", connecting).await;
         OddsClient::on(connected.unwrap().0)
+    }
+
+    /// Connects with a token or an API key. An error is the status of the refusal.
+    pub async fn connect_as(address: SocketAddr, credential: &str) -> Result<OddsClient, u16> {
+        let mut request = format!("ws://{address}/ws/odds")
+            .into_client_request()
+            .unwrap();
+        let bearer = format!("Bearer {credential}").parse().unwrap();
+        request.headers_mut().insert("Authorization", bearer);
+        let connecting = tokio_tungstenite::connect_async(request);
+        match within("a WebSocket connection", connecting).await {
+            Ok((socket, _)) => Ok(OddsClient::on(socket)),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Connects with TLS.
