@@ -19,6 +19,11 @@ const EVENT: &str = "E";
 /// The event's markets, and how many of them change.
 const MARKETS: usize = 400;
 const CHANGING: usize = 300;
+/// Other events, of which some share the event's partition: their records leave gaps in its numbers,
+/// after which all processes give the same ones again.
+const OTHERS: usize = 16;
+/// After how many changes the other events change.
+const OTHERS_AFTER: u64 = 20;
 /// The time between two changes.
 const INTERVAL: Duration = Duration::from_millis(5);
 /// How many kills are followed by a resume that recovers, and how many are tried: on a busy machine
@@ -42,13 +47,17 @@ impl Publisher {
         let ends = is_ended.clone();
         let task = tokio::task::spawn_blocking(move || {
             last.iter()
-                .for_each(|(market, version)| publisher.publish(&record(market, *version)));
+                .for_each(|(market, version)| publisher.publish(&record(EVENT, market, *version)));
             let mut version = 1;
             while !ends.load(Ordering::Relaxed) {
                 version += 1;
                 let market = format!("m{}", fastrand::usize(..CHANGING));
-                publisher.publish(&record(&market, version));
+                publisher.publish(&record(EVENT, &market, version));
                 last.insert(market, version);
+                if version.is_multiple_of(OTHERS_AFTER) {
+                    let others = (0..OTHERS).map(|it| format!("other-{it}"));
+                    others.for_each(|other| publisher.publish(&record(&other, "m", version)));
+                }
                 std::thread::sleep(INTERVAL);
             }
             publisher.finish();
@@ -70,13 +79,13 @@ impl Drop for Publisher {
     }
 }
 
-fn record(market: &str, version: u64) -> (Vec<u8>, Vec<u8>) {
+fn record(event: &str, market: &str, version: u64) -> (Vec<u8>, Vec<u8>) {
     let frame = json!({
-        "event_id": EVENT, "home_team": "A", "away_team": "B", "market": market,
+        "event_id": event, "home_team": "A", "away_team": "B", "market": market,
         "selections": [{"id": "s", "name": "S", "price": 2.5, "status": "active"}],
         "updated_at": Timestamp::now().to_string(), "source": "test", "version": version,
     });
-    (EVENT.into(), frame.to_string().into())
+    (event.into(), frame.to_string().into())
 }
 
 /// Markets and their payloads, by the numbers of the changes.

@@ -41,7 +41,10 @@ impl Seen {
             Some("update") => {
                 self.updates += 1;
                 self.conflated += usize::from(message["conflated"] == true);
-                self.change(event, message["seq"].as_u64().unwrap(), &message["payload"]);
+                let (seq, payload) = (message["seq"].as_u64().unwrap(), &message["payload"]);
+                if !self.repeats(&event, seq, message) {
+                    self.change(event, seq, payload);
+                }
             }
             Some("snapshot") => {
                 for market in message["markets"].as_array().unwrap() {
@@ -55,6 +58,12 @@ impl Seen {
             Some("feed") => {}
             _ => self.wrong.push(format!("unexpected message: {message}")),
         }
+    }
+
+    /// Whether an update only says that the source of its market became stale, or live again.
+    fn repeats(&self, event: &str, seq: u64, message: &Value) -> bool {
+        let version = message["payload"]["version"].as_i64().unwrap();
+        !message["stale"].is_null() && self.last.get(event) == Some(&(seq, version))
     }
 
     /// The state of a market; the supplier has one market per event.
