@@ -9,7 +9,7 @@ pub mod market_results;
 pub mod payout;
 pub mod postings;
 pub mod record;
-mod reductions;
+pub mod reductions;
 pub mod trust;
 
 #[cfg(test)]

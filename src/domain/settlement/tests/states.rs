@@ -311,7 +311,7 @@ fn selection_without_result_is_missing_once_market_is_settled() {
         [],
         "a removal settles no market"
     );
-    assert_eq!(missing(&[home(60, 1, "won")]), [away.clone()]);
+    assert_eq!(missing(&[home(60, 1, "won")]), std::slice::from_ref(&away));
     let rollback = record("rollback_settlement", 61, 1, json!({}));
     assert_eq!(missing(&[home(60, 1, "won"), rollback]), []);
     let named = settlement(61, 1, json!([{"id": "away", "result": "undecided"}]));
