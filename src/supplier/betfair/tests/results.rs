@@ -391,7 +391,7 @@ fn reopened_market_and_reinstated_runner_are_rolled_back() {
 fn older_image_takes_nothing_back() {
     let mut decoder = decoder();
     let closed = market("CLOSED", 9, &["WINNER", "LOSER"], json!({}));
-    frame(&mut decoder, &image(at(1), &[closed.clone()]));
+    frame(&mut decoder, &image(at(1), std::slice::from_ref(&closed)));
     decoder.on_connected();
     let older = market("SUSPENDED", 8, &["ACTIVE", "ACTIVE"], json!({}));
     let decoded = frame(&mut decoder, &image(at(2), &[older]));
