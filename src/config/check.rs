@@ -215,9 +215,17 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
         ("KAFKA_TOPIC_ODDS", bus.kafka_topic_odds.as_str()),
         ("KAFKA_TOPIC_SUPPLIERS", &bus.kafka_topic_suppliers),
         ("KAFKA_TOPIC_SOURCE_STATUS", &bus.kafka_topic_source_status),
+        (
+            "KAFKA_TOPIC_MARKET_RESULTS",
+            &bus.kafka_topic_market_results,
+        ),
         ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
         ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
         ("KAFKA_TOPIC_ODDS_DLQ", &dead_letters),
+        (
+            "KAFKA_TOPIC_MARKET_RESULTS_DLQ",
+            &bus.kafka_topic_market_results_dlq,
+        ),
         (
             "KAFKA_TOPIC_BET_PLACED_DLQ",
             &bus.kafka_topic_bet_placed_dlq,

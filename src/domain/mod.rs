@@ -8,6 +8,7 @@ pub mod dead_letter;
 pub mod ids;
 pub(crate) mod json;
 pub mod odds;
+pub mod settlement;
 pub mod streaming;
 pub mod timestamp;
 pub(crate) mod unknown_variant;

@@ -38,6 +38,8 @@ const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
 /// Roles that publish odds or consume them.
 const USING_ODDS: [Role; 2] = [Role::Ingest, Role::Processor];
+/// Roles that publish results of markets. No role consumes them yet.
+const USING_RESULTS: [Role; 1] = [Role::Ingest];
 /// Roles that publish bets or consume them.
 const USING_BETS: [Role; 2] = [Role::Bets, Role::Confirmation];
 /// Roles that write the bus or consume it in a group.
@@ -64,6 +66,8 @@ pub(super) const MIGRATING: [Role; 4] = [
 pub(super) struct Bus {
     /// The odds topics, if a role publishes to them or consumes them.
     pub odds: Option<OddsTopics>,
+    /// The topics of results, if a role publishes to them.
+    pub results: Option<ResultTopics>,
     /// The odds topic, if the books of this process follow it.
     pub followed: Option<Arc<dyn Topic>>,
     /// The bet topics, if a role uses them.
@@ -85,6 +89,15 @@ pub(super) struct OddsTopics {
     pub first_position: Option<u64>,
     /// How long a dense stream of updates gathers before it is published.
     pub gathering: Duration,
+}
+
+/// The topics of results.
+#[derive(Clone)]
+pub(super) struct ResultTopics {
+    /// The results of markets.
+    pub results: Arc<dyn Topic>,
+    /// Results that could not be read, or need an operator.
+    pub dead_letters: Arc<dyn Topic>,
 }
 
 /// The topics of bets.
@@ -156,6 +169,10 @@ fn open_embedded(config: &Config) -> Result<Bus, StartError> {
         confirmed: Arc::new(UnreadTopic::new(&settings.kafka_topic_bet_confirmed)),
         confirmed_dead_letters: dead_letters.clone(),
     });
+    let results = config.runs_any(&USING_RESULTS).then(|| ResultTopics {
+        results: Arc::new(UnreadTopic::new(&settings.kafka_topic_market_results)),
+        dead_letters: dead_letters.clone(),
+    });
     let updates = |name: &str| -> Arc<dyn Topic> {
         Arc::new(EmbeddedTopic::starting_at(
             name, first, partitions, capacity,
@@ -172,6 +189,7 @@ fn open_embedded(config: &Config) -> Result<Bus, StartError> {
     };
     Ok(Bus {
         odds: Some(odds),
+        results,
         followed: None,
         bets,
     })
@@ -194,6 +212,10 @@ fn open_kafka(config: &Config) -> Result<Bus, StartError> {
         first_position: None,
         gathering: KAFKA_GATHERING,
     });
+    let results = config.runs_any(&USING_RESULTS).then(|| ResultTopics {
+        results: kafka.topic(&settings.kafka_topic_market_results),
+        dead_letters: kafka.topic(&settings.kafka_topic_market_results_dlq),
+    });
     let bets = config.runs_any(&USING_BETS).then(|| BetTopics {
         placed: kafka.topic(&settings.kafka_topic_bet_placed),
         placed_dead_letters: kafka.topic(&settings.kafka_topic_bet_placed_dlq),
@@ -204,6 +226,7 @@ fn open_kafka(config: &Config) -> Result<Bus, StartError> {
     let followed = follows_topic(config).then(|| kafka.existing_topic(&settings.kafka_topic_odds));
     Ok(Bus {
         odds,
+        results,
         followed,
         bets,
     })

@@ -8,13 +8,13 @@ use log::warn;
 
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_bus, check_suppliers};
-use super::engines::OddsTopics;
+use super::engines::{OddsTopics, ResultTopics};
 use super::{StartError, role_metrics};
-use crate::actors::ingest::bus_publisher::BusPublisher;
+use crate::actors::ingest::bus_publisher::{BusPublisher, IngestTopics};
 use crate::actors::ingest::local_feeds::LocalFeeds;
 use crate::actors::ingest::other_reporters::OtherReporters;
 use crate::actors::ingest::source_reporter::SourceReporter;
-use crate::actors::ingest::supplier_feed::{SourceEdges, SupplierFeed};
+use crate::actors::ingest::supplier_feed::{FeedPublishers, SourceEdges, SupplierFeed};
 use crate::config::DEFAULT_SUPPLIER;
 use crate::config::endpoint::Endpoint;
 use crate::config::settings::Role;
@@ -32,20 +32,28 @@ impl PlatformBuilder<'_> {
         &mut self,
         config: &Config,
         bus: &OddsTopics,
+        results: &ResultTopics,
         store: Option<Arc<dyn Store>>,
     ) -> Result<(), StartError> {
         let metrics = role_metrics::ingest()?;
-        // One publisher per topic, so that a full topic does not block the other.
-        let publisher = || {
-            BusPublisher::new(
-                bus.ingest_topic().clone(),
-                bus.dead_letters.clone(),
-                metrics.clone(),
-            )
+        let topics = IngestTopics {
+            updates: bus.ingest_topic().clone(),
+            dead_letters: bus.dead_letters.clone(),
+            results: results.results.clone(),
+            result_dead_letters: results.dead_letters.clone(),
         };
         let arbiter = self.arbiter();
-        let updates = self.start("bus publisher", &arbiter, HUB_MAILBOX, publisher());
-        let dead_letters = self.start("dead letter publisher", &arbiter, HUB_MAILBOX, publisher());
+        // One publisher per kind, so that a full topic does not block the others.
+        let mut publisher = |name: &'static str| {
+            let publisher = BusPublisher::new(topics.clone(), metrics.clone());
+            let publisher = self.start(name, &arbiter, HUB_MAILBOX, publisher);
+            publisher.recipient()
+        };
+        let publishers = FeedPublishers {
+            updates: publisher("bus publisher"),
+            dead_letters: publisher("dead letter publisher"),
+            results: publisher("result publisher"),
+        };
 
         let sources = self.start_source_reporter(bus, store, &arbiter, &metrics);
         let endpoints = self.endpoints(&config.suppliers)?;
@@ -53,13 +61,10 @@ impl PlatformBuilder<'_> {
         let mut statuses = Vec::new();
         for endpoint in endpoints {
             let settings = self.settings.suppliers.clone();
-            let updates = updates.clone().recipient();
-            let dead_letters = dead_letters.clone().recipient();
             let feed = SupplierFeed::new(
                 endpoint,
                 settings,
-                updates,
-                dead_letters,
+                publishers.clone(),
                 bus.gathering,
                 sources.clone(),
                 metrics.clone(),

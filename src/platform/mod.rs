@@ -221,10 +221,10 @@ impl Platform {
         } else if config.runs(Role::Ingest) {
             store = open_ingest_store(config)?;
         }
-        let odds = bus.and_then(|bus| bus.odds);
-        if let Some(odds) = odds.filter(|_| config.runs(Role::Ingest)) {
+        let topics = bus.and_then(|bus| bus.odds.zip(bus.results));
+        if let Some((odds, results)) = topics.filter(|_| config.runs(Role::Ingest)) {
             builder.for_role(Role::Ingest, |builder| {
-                builder.start_ingest(config, &odds, store)
+                builder.start_ingest(config, &odds, &results, store)
             })?;
         }
         // After the roles whose routes it mounts.

@@ -21,6 +21,7 @@ use crate::domain::ids::{EventId, MarketKey, Source};
 use crate::domain::odds::plausible::check_time;
 use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::{OddsUpdate, Revision};
+use crate::domain::settlement::record::ResultRecord;
 use crate::domain::timestamp::Timestamp;
 
 /// The wire format of one supplier: frames in, updates out. Pure: no socket, no clock.
@@ -140,6 +141,10 @@ pub struct Decoded {
     pub send: Vec<String>,
     /// Rejected parts. The frame goes to the dead letters; its valid parts are kept.
     pub refused: Vec<Refused>,
+    /// The results of markets.
+    pub results: Vec<ResultRecord>,
+    /// Rejected results, and those that need an operator. The frame goes to their dead letters.
+    pub refused_results: Vec<Refused>,
     /// The updates with which their source gives up the market, for another source to take over.
     pub handed_over: Vec<MarketRevision>,
     /// The number of updates that are older than what their source said before.
@@ -183,6 +188,8 @@ impl fmt::Debug for Decoded {
             .field("updates", &self.updates)
             .field("send", &format_args!("[{} not shown]", self.send.len()))
             .field("refused", &self.refused)
+            .field("results", &self.results)
+            .field("refused_results", &self.refused_results)
             .field("handed_over", &self.handed_over)
             .field("late", &self.late)
             .field("heard", &self.heard)

@@ -4,6 +4,7 @@ pub(crate) mod by_market;
 mod market;
 mod messages;
 mod recovery;
+mod results;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -280,6 +281,7 @@ impl Decoder for NativeDecoder {
         };
         if let DecodeError::UnknownType(kind) = &error {
             return Ok(match messages::read(kind, frame) {
+                None if results::is_result(kind) => results::decode(frame, self.latest),
                 None => self.refuse_type(&error, frame),
                 Some(Ok(message)) => self.on_message(message, frame),
                 Some(Err(detail)) => self.refuse("malformed", detail, frame),

@@ -9,6 +9,7 @@ mod garbage;
 mod order;
 mod pressure;
 mod restart;
+mod results;
 mod simulator;
 mod suppliers;
 

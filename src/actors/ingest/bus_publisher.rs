@@ -12,37 +12,44 @@ use tokio::sync::oneshot;
 use super::messages::Publish;
 use crate::bus::{BusError, NewRecord, Topic};
 use crate::bus::{dead_letter, update_header};
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
+use crate::domain::settlement::record::ResultRecord;
 use crate::supplier::MarketRevision;
 use crate::telemetry::metrics::IngestMetrics;
 
 /// How often the depth of the bus is reported.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
 
+/// The topics of what suppliers send.
+#[derive(Clone)]
+pub(crate) struct IngestTopics {
+    /// Odds updates.
+    pub updates: Arc<dyn Topic>,
+    /// Frames that could not be decoded.
+    pub dead_letters: Arc<dyn Topic>,
+    /// Results of markets.
+    pub results: Arc<dyn Topic>,
+    /// Frames whose results could not be decoded, or need an operator.
+    pub result_dead_letters: Arc<dyn Topic>,
+}
+
 /// The actor in front of the bus.
 pub(crate) struct BusPublisher {
-    updates: Arc<dyn Topic>,
-    dead_letters: Arc<dyn Topic>,
+    topics: IngestTopics,
     metrics: IngestMetrics,
 }
 
 impl BusPublisher {
-    /// Publishes updates to one topic and undecodable frames to another.
-    pub(crate) fn new(
-        updates: Arc<dyn Topic>,
-        dead_letters: Arc<dyn Topic>,
-        metrics: IngestMetrics,
-    ) -> BusPublisher {
-        BusPublisher {
-            updates,
-            dead_letters,
-            metrics,
-        }
+    /// Publishes each kind of content to its topic.
+    pub(crate) fn new(topics: IngestTopics, metrics: IngestMetrics) -> BusPublisher {
+        BusPublisher { topics, metrics }
     }
 
     fn report_depth(&self) {
-        self.metrics.bus_depth.set(self.updates.depth() as i64);
+        let depth = self.topics.updates.depth();
+        self.metrics.bus_depth.set(depth as i64);
     }
 }
 
@@ -62,13 +69,8 @@ impl Handler<Publish> for BusPublisher {
         self.metrics.publisher_depth.dec();
         self.report_depth();
         let published = message.updates.len() as u64;
-        let enqueueing = self.updates.enqueue(update_records(&message));
-        let letters = message
-            .dead_letters
-            .iter()
-            .map(dead_letter::of_supplier)
-            .collect();
-        let dead_letters = self.dead_letters.clone();
+        let enqueueing = self.topics.updates.enqueue(update_records(&message));
+        let others = publish_others(&self.topics, &message, &self.metrics);
         let metrics = self.metrics.clone();
         let started = Instant::now();
         let (enqueued, acknowledgement) = oneshot::channel();
@@ -79,18 +81,50 @@ impl Handler<Publish> for BusPublisher {
             let _ = enqueued.send(acknowledgement);
         }));
         Box::pin(async move {
-            let dead_letters = dead_letter::publish(&*dead_letters, letters).await;
+            let others = others.await;
             let updates = match acknowledgement.await {
                 Ok(acknowledgement) => acknowledgement.received().await,
                 Err(_) => Err(BusError::Closed),
             };
-            let result = dead_letters.and(updates);
+            let result = others.and(updates);
             metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
             if result.is_ok() {
                 metrics.published.inc_by(published);
             }
             result
         })
+    }
+}
+
+/// Publishes what has a topic of its own. Its order does not matter.
+fn publish_others(
+    topics: &IngestTopics,
+    message: &Publish,
+    metrics: &IngestMetrics,
+) -> impl Future<Output = Result<(), BusError>> + use<> {
+    let letters = |letters: &[DeadLetter]| letters.iter().map(dead_letter::of_supplier).collect();
+    let dead_letters = letters(&message.dead_letters);
+    let result_dead_letters = letters(&message.result_dead_letters);
+    let results: Vec<_> = message.results.iter().map(result_record).collect();
+    let published = metrics.results_published.clone();
+    let topics = topics.clone();
+    async move {
+        dead_letter::publish(&*topics.dead_letters, dead_letters).await?;
+        dead_letter::publish(&*topics.result_dead_letters, result_dead_letters).await?;
+        if !results.is_empty() {
+            let count = results.len() as u64;
+            topics.results.publish(results).await?;
+            published.inc_by(count);
+        }
+        Ok(())
+    }
+}
+
+fn result_record(result: &ResultRecord) -> NewRecord {
+    NewRecord {
+        key: Bytes::copy_from_slice(result.event_id.as_str().as_bytes()),
+        payload: result.to_json().into(),
+        headers: Vec::new(),
     }
 }
 
@@ -129,14 +163,24 @@ mod tests {
     use super::*;
     use crate::bus::embedded::EmbeddedTopic;
     use crate::bus::{ConsumerEvent, Position, Record, Subscription};
-    use crate::domain::dead_letter::DeadLetter;
     use crate::domain::odds::update::testing::*;
+    use crate::domain::settlement::testing::home;
     use crate::domain::timestamp::Timestamp;
 
     async fn next(group: &mut Box<dyn Subscription>) -> Vec<Record> {
         match group.next_batch(9, Duration::ZERO).await.unwrap() {
             ConsumerEvent::Records(records) => records,
             other => panic!("no records: {other:?}"),
+        }
+    }
+
+    fn topics(capacity: usize) -> IngestTopics {
+        let topic = || -> Arc<dyn Topic> { Arc::new(EmbeddedTopic::new("t", 1, capacity)) };
+        IngestTopics {
+            updates: topic(),
+            dead_letters: topic(),
+            results: topic(),
+            result_dead_letters: topic(),
         }
     }
 
@@ -152,11 +196,18 @@ mod tests {
 
     #[actix_web::test]
     async fn updates_and_dead_letters_arrive_unchanged() {
-        let updates = Arc::new(EmbeddedTopic::new("t", 2, 10));
-        let dead = Arc::new(EmbeddedTopic::new("t", 1, 10));
-        let mut update_group = updates.subscribe("g").unwrap();
-        let mut dead_group = dead.subscribe("g").unwrap();
-        let publisher = BusPublisher::new(updates, dead, IngestMetrics::new().unwrap()).start();
+        let topics = topics(10);
+        let mut update_group = topics.updates.subscribe("g").unwrap();
+        let mut dead_group = topics.dead_letters.subscribe("g").unwrap();
+        let mut result_group = topics.results.subscribe("g").unwrap();
+        let mut result_dead_group = topics.result_dead_letters.subscribe("g").unwrap();
+        let metrics = IngestMetrics::new().unwrap();
+        let publisher = BusPublisher::new(topics, metrics.clone()).start();
+        let result = home(60, 1, "won");
+        let refused = DeadLetter {
+            reason: "unfit_dead_heat".to_owned(),
+            ..letter()
+        };
         let sent = update(1, 1, 1);
         let [given_up, silent] = [2, 3].map(|event| OddsUpdate {
             status: MarketStatus::Suspended,
@@ -165,6 +216,8 @@ mod tests {
         let message = Publish {
             updates: vec![sent.clone(), given_up.clone(), silent.clone()],
             dead_letters: vec![letter()],
+            results: vec![result.clone()],
+            result_dead_letters: vec![refused.clone()],
             handed_over: vec![MarketRevision::of(&given_up)],
             unconfirmed: vec![MarketRevision::of(&silent)],
         };
@@ -183,16 +236,29 @@ mod tests {
             (&stored.origin, &stored.reason, &stored.raw),
             (&letter().origin, &letter().reason, &letter().raw)
         );
+        let read = next(&mut result_group).await.remove(0);
+        assert_eq!(&read.record.key[..], b"MATCH_002");
+        assert_eq!(
+            ResultRecord::from_json(&read.record.payload).unwrap(),
+            result
+        );
+        assert_eq!(metrics.results_published.get(), 1);
+        let dead = next(&mut result_dead_group).await;
+        let stored = dead_letter::read(&dead[0]);
+        assert_eq!(dead.len(), 1);
+        assert_eq!(
+            (&stored.reason, &stored.raw),
+            (&refused.reason, &refused.raw)
+        );
     }
 
     /// A full bus blocks the feed and loses no update.
     #[actix_web::test]
     async fn full_bus_applies_backpressure() {
-        let updates = Arc::new(EmbeddedTopic::new("t", 1, 1));
+        let topics = topics(1);
+        let updates = topics.updates.clone();
         let mut group = updates.subscribe("g").unwrap();
-        let dead = Arc::new(EmbeddedTopic::new("t", 1, 1));
-        let publisher =
-            BusPublisher::new(updates.clone(), dead, IngestMetrics::new().unwrap()).start();
+        let publisher = BusPublisher::new(topics, IngestMetrics::new().unwrap()).start();
         let publish = |version| Publish {
             updates: vec![update(1, 1, version)],
             ..Publish::default()

@@ -9,6 +9,7 @@ use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::Source;
 use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::OddsUpdate;
+use crate::domain::settlement::record::ResultRecord;
 use crate::domain::timestamp::Timestamp;
 use crate::supplier::MarketRevision;
 
@@ -21,10 +22,34 @@ pub(crate) struct Publish {
     pub updates: Vec<OddsUpdate>,
     /// Frames that could not be decoded.
     pub dead_letters: Vec<DeadLetter>,
+    /// The results of markets.
+    pub results: Vec<ResultRecord>,
+    /// Frames whose results could not be decoded, or need an operator.
+    pub result_dead_letters: Vec<DeadLetter>,
     /// The updates with which a source gives up its market.
     pub handed_over: Vec<MarketRevision>,
     /// The updates with which the feed itself suspends a market that no source confirms.
     pub unconfirmed: Vec<MarketRevision>,
+}
+
+impl Publish {
+    /// Whether there is nothing to publish.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.updates.is_empty()
+            && self.dead_letters.is_empty()
+            && self.results.is_empty()
+            && self.result_dead_letters.is_empty()
+    }
+
+    /// Adds the content of another message.
+    pub(crate) fn extend(&mut self, other: Publish) {
+        self.updates.extend(other.updates);
+        self.dead_letters.extend(other.dead_letters);
+        self.results.extend(other.results);
+        self.result_dead_letters.extend(other.result_dead_letters);
+        self.handed_over.extend(other.handed_over);
+        self.unconfirmed.extend(other.unconfirmed);
+    }
 }
 
 /// Feed to source reporter: the state of each source that the feed hears.

@@ -24,6 +24,8 @@ use crate::store::StoreError;
 pub enum DlqTopic {
     /// Odds updates
     Odds,
+    /// Results of markets
+    MarketResults,
     /// Placed bets
     BetPlaced,
     /// Decided bets
@@ -55,9 +57,10 @@ pub enum Action {
 }
 
 /// Settings used by `list` and `show`.
-const READING: [&str; 10] = [
+const READING: [&str; 11] = [
     "kafka_brokers",
     "kafka_topic_odds_dlq",
+    "kafka_topic_market_results_dlq",
     "kafka_topic_bet_placed_dlq",
     "kafka_topic_bet_confirmed_dlq",
     "kafka_security_protocol",
@@ -68,10 +71,12 @@ const READING: [&str; 10] = [
     "database_url",
 ];
 /// Settings used by `replay`.
-const PUBLISHING: [&str; 14] = [
+const PUBLISHING: [&str; 16] = [
     "kafka_brokers",
     "kafka_topic_odds",
     "kafka_topic_odds_dlq",
+    "kafka_topic_market_results",
+    "kafka_topic_market_results_dlq",
     "kafka_topic_bet_placed",
     "kafka_topic_bet_placed_dlq",
     "kafka_topic_bet_confirmed",
@@ -242,6 +247,7 @@ impl Place {
     fn topic(&self) -> String {
         match self.of {
             DlqTopic::Odds => self.bus.dead_letter_topic(),
+            DlqTopic::MarketResults => self.bus.kafka_topic_market_results_dlq.clone(),
             DlqTopic::BetPlaced => self.bus.kafka_topic_bet_placed_dlq.clone(),
             DlqTopic::BetConfirmed => self.bus.kafka_topic_bet_confirmed_dlq.clone(),
         }
@@ -251,6 +257,7 @@ impl Place {
     fn target(&self) -> &str {
         match self.of {
             DlqTopic::Odds => &self.bus.kafka_topic_odds,
+            DlqTopic::MarketResults => &self.bus.kafka_topic_market_results,
             DlqTopic::BetPlaced => &self.bus.kafka_topic_bet_placed,
             DlqTopic::BetConfirmed => &self.bus.kafka_topic_bet_confirmed,
         }

@@ -75,6 +75,12 @@ pub struct BusSettings {
     /// Compacted topic for the states of sources
     #[arg(long, env, default_value = "source_status", value_parser = topic)]
     pub kafka_topic_source_status: String,
+    /// Topic for the results of markets
+    #[arg(long, env, default_value = "market_results", value_parser = topic)]
+    pub kafka_topic_market_results: String,
+    /// Dead-letter topic for results that could not be read, or need an operator
+    #[arg(long, env, default_value = "market_results_dlq", value_parser = topic)]
+    pub kafka_topic_market_results_dlq: String,
     /// Topic for placed bets
     #[arg(long, env, default_value = "bet_placed", value_parser = topic)]
     pub kafka_topic_bet_placed: String,

@@ -37,6 +37,9 @@ pub enum DecimalError {
         /// The highest valid number.
         high: &'static str,
     },
+    /// The number has more than three decimals, and must not be rounded.
+    #[error("`{0}` has more than three decimals")]
+    TooPrecise(String),
 }
 
 impl Price {
@@ -84,7 +87,7 @@ impl FromStr for Price {
             low: "1.001",
             high: "1000.000",
         };
-        let thousandths = parse_thousandths(text)?.ok_or_else(out_of_range)?;
+        let thousandths = parse_rounded(text)?.ok_or_else(out_of_range)?;
         u32::try_from(thousandths)
             .ok()
             .and_then(Price::from_thousandths)
@@ -101,7 +104,7 @@ impl FromStr for Line {
             low: "-100000",
             high: "100000",
         };
-        let thousandths = parse_thousandths(text)?.ok_or_else(out_of_range)?;
+        let thousandths = parse_rounded(text)?.ok_or_else(out_of_range)?;
         i32::try_from(thousandths)
             .ok()
             .and_then(Line::from_thousandths)
@@ -156,7 +159,7 @@ impl<'de> Deserialize<'de> for Line {
 /// Writes thousandths as a JSON number. The division yields the correctly rounded quotient, so the
 /// shortest text that reads back as the same double is the decimal itself. A test covers every
 /// valid price.
-fn serialize_thousandths<S: Serializer>(
+pub(crate) fn serialize_thousandths<S: Serializer>(
     thousandths: i64,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
@@ -179,9 +182,40 @@ fn write_thousandths(thousandths: i64, out: &mut fmt::Formatter<'_>) -> fmt::Res
     }
 }
 
-/// Parses a JSON number (sign, digits, fraction, exponent) as thousandths, rounded to the nearest,
-/// ties away from zero. `Ok(None)` if the number does not fit.
-fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
+/// Parses a JSON number as exact thousandths between two bounds.
+pub(crate) fn parse_exact(
+    text: &str,
+    (min, low): (i64, &'static str),
+    (max, high): (i64, &'static str),
+) -> Result<i64, DecimalError> {
+    let read = parse_thousandths(text)?;
+    let in_range = read.filter(|read| (min..=max).contains(&read.rounded));
+    let got = || shorten(text);
+    match in_range {
+        None => Err(DecimalError::OutOfRange {
+            got: got(),
+            low,
+            high,
+        }),
+        Some(read) if !read.is_exact => Err(DecimalError::TooPrecise(got())),
+        Some(read) => Ok(read.rounded),
+    }
+}
+
+fn parse_rounded(text: &str) -> Result<Option<i64>, DecimalError> {
+    Ok(parse_thousandths(text)?.map(|read| read.rounded))
+}
+
+/// A number in thousandths.
+struct Thousandths {
+    /// Rounded to the nearest, ties away from zero.
+    rounded: i64,
+    /// Whether the number has no further decimals.
+    is_exact: bool,
+}
+
+/// Parses a JSON number (sign, digits, fraction, exponent). `Ok(None)` if the number does not fit.
+fn parse_thousandths(text: &str) -> Result<Option<Thousandths>, DecimalError> {
     let not_a_number = || DecimalError::NotANumber(shorten(text));
     let (negative, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
@@ -207,6 +241,7 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
     let mut thousandths: i64 = 0;
     let mut seen: i64 = 0;
     let mut rounds_up = false;
+    let mut is_exact = true;
     for digit in digits.map(|byte| i64::from(byte - b'0')) {
         if seen < point + 3 {
             match thousandths
@@ -216,8 +251,9 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
                 Some(value) => thousandths = value,
                 None => return Ok(None),
             }
-        } else if seen == point + 3 {
-            rounds_up = digit >= 5;
+        } else {
+            is_exact &= digit == 0;
+            rounds_up |= seen == point + 3 && digit >= 5;
         }
         seen += 1;
     }
@@ -229,7 +265,10 @@ fn parse_thousandths(text: &str) -> Result<Option<i64>, DecimalError> {
         seen += 1;
     }
     thousandths += i64::from(rounds_up);
-    Ok(Some(if negative { -thousandths } else { thousandths }))
+    Ok(Some(Thousandths {
+        rounded: if negative { -thousandths } else { thousandths },
+        is_exact,
+    }))
 }
 
 /// Truncates external text so that error messages stay short.
@@ -300,6 +339,38 @@ mod tests {
                 "{text}: {error}"
             );
         }
+    }
+
+    #[test]
+    fn exact_number_is_not_rounded() {
+        let read = |text| parse_exact(text, (0, "0"), (1_000, "1"));
+        for (text, thousandths) in [
+            ("0", 0),
+            ("1", 1_000),
+            ("0.5", 500),
+            ("5e-1", 500),
+            ("0.3330000", 333),
+        ] {
+            assert_eq!(read(text), Ok(thousandths), "{text}");
+        }
+        for text in [
+            "0.3333",
+            "0.0001",
+            "9999e-4",
+            "0.00000000000000000000000001",
+        ] {
+            assert!(
+                matches!(read(text), Err(DecimalError::TooPrecise(_))),
+                "{text}"
+            );
+        }
+        for text in ["1.001", "-0.001", "1e300"] {
+            assert!(
+                matches!(read(text), Err(DecimalError::OutOfRange { .. })),
+                "{text}"
+            );
+        }
+        assert!(matches!(read("\"0.5\""), Err(DecimalError::NotANumber(_))));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
+use super::result_terms::{ResultTerms, RunnerResult};
 use super::wire::{DefinitionVersion, MarketDefinition, RunnerDefinition};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId};
 use crate::domain::json;
@@ -41,6 +42,8 @@ pub(crate) struct Definition {
     pub in_play: bool,
     /// The runners, in order.
     pub runners: Vec<Runner>,
+    /// What the market says about its results.
+    pub results: ResultTerms,
 }
 
 /// A runner definition.
@@ -54,6 +57,8 @@ pub(crate) struct Runner {
     pub name: String,
     /// The runner's status.
     pub status: SelectionStatus,
+    /// What the definition says about its result.
+    pub result: RunnerResult,
 }
 
 impl Definition {
@@ -92,6 +97,7 @@ impl Definition {
             version: wire.version,
             in_play: wire.in_play.unwrap_or(false),
             runners,
+            results: ResultTerms::read(&wire),
         })
     }
 }
@@ -241,6 +247,7 @@ fn read_runner(wire: &RunnerDefinition<'_>) -> Result<Runner, Refused> {
         name: name.map_or_else(|| id.to_string(), |name| format!("{name}{}", suffix(" "))),
         id,
         status: runner_status(&wire.status)?,
+        result: RunnerResult::read(wire),
     })
 }
 

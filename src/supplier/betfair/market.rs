@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 
 use super::definition::{Definition, Runner, RunnerKey, UNSUPPORTED, read_handicap, read_version};
 use super::ladder::RunnerPrices;
+use super::results::{MarketResults, NewResults};
 use super::wire::{MarketChange, RunnerChange};
 use crate::domain::ids::EventId;
 use crate::domain::json;
@@ -29,6 +30,10 @@ pub(crate) struct Market {
     absent: bool,
     /// The last published update.
     shown: Option<OddsUpdate>,
+    /// The published results.
+    results: MarketResults,
+    /// The definition may contain results that are not published.
+    has_new_definition: bool,
 }
 
 /// Why a market is suspended even if its definition says open.
@@ -70,6 +75,8 @@ impl Market {
             unsupported: false,
             absent: false,
             shown: None,
+            results: MarketResults::default(),
+            has_new_definition: false,
         }
     }
 
@@ -148,6 +155,7 @@ impl Market {
                     definition.key = known.key;
                 }
                 self.definition = Some(definition);
+                self.has_new_definition = true;
                 self.doubt.definition = false;
                 self.unsupported = false;
             }
@@ -230,6 +238,19 @@ impl Market {
         }
         self.shown = Some(update.clone());
         Some(update)
+    }
+
+    /// The records that bring the published results to those of the definition. A definition that
+    /// is older than one seen before says nothing new.
+    pub(super) fn publish_results(&mut self, time: Option<Timestamp>) -> NewResults {
+        let is_behind = self.is_behind();
+        let is_new = std::mem::take(&mut self.has_new_definition);
+        match (&self.definition, time) {
+            (Some(definition), Some(time)) if is_new && !is_behind => {
+                self.results.apply(&self.id, definition, time)
+            }
+            _ => NewResults::default(),
+        }
     }
 
     fn view(&self, revision: Revision, reliable: bool) -> Option<OddsUpdate> {

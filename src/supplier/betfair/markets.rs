@@ -6,13 +6,14 @@ use serde_json::value::RawValue;
 
 use super::changes::Changes;
 use super::market::{Market, Scope};
+use super::results::NewResults;
 use super::wire::MarketChange;
 use crate::domain::ids::EventId;
 use crate::domain::json;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
-use crate::supplier::Decoded;
+use crate::supplier::{Decoded, Refused};
 
 /// The maximum number of markets held, including ended ones.
 const MAX_MARKETS: usize = 50_000;
@@ -145,24 +146,26 @@ impl Markets {
     /// parts. Every open market is suspended unless the stream is trusted.
     pub(super) fn publish(&mut self, mut changes: Changes, is_trusted: bool) -> Decoded {
         let mut updates = Vec::new();
+        let mut results = NewResults::default();
         for id in std::mem::take(&mut changes.order) {
             let Some(market) = self.held.get_mut(&id) else {
                 continue;
             };
-            updates.extend(market.publish(changes.times.get(&id).copied().flatten(), is_trusted));
+            let time = changes.times.get(&id).copied().flatten();
+            updates.extend(market.publish(time, is_trusted));
+            results.extend(market.publish_results(time));
             if market.is_retired() && !self.retired.contains(&id) {
                 self.retired.push_back(id);
             }
         }
         self.remove_oldest_retired();
-        let excess = changes.refused.len().saturating_sub(MAX_REFUSED);
-        changes.refused.truncate(MAX_REFUSED);
-        if let Some(last) = changes.refused.last_mut().filter(|_| excess > 0) {
-            last.detail = format!("{}; and {excess} more parts", last.detail);
-        }
+        truncate(&mut changes.refused);
+        truncate(&mut results.refused);
         Decoded {
             updates,
             refused: changes.refused,
+            results: results.records,
+            refused_results: results.refused,
             ..Decoded::default()
         }
     }
@@ -176,5 +179,14 @@ impl Markets {
                 self.held.remove(&id);
             }
         }
+    }
+}
+
+/// Each rejected part becomes a dead letter with the whole frame.
+fn truncate(refused: &mut Vec<Refused>) {
+    let excess = refused.len().saturating_sub(MAX_REFUSED);
+    refused.truncate(MAX_REFUSED);
+    if let Some(last) = refused.last_mut().filter(|_| excess > 0) {
+        last.detail = format!("{}; and {excess} more parts", last.detail);
     }
 }

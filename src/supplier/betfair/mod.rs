@@ -11,6 +11,8 @@ pub(crate) mod ladder;
 pub(crate) mod market;
 mod markets;
 mod requests;
+mod result_terms;
+mod results;
 mod segments;
 mod status;
 pub(crate) mod wire;

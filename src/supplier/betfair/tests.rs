@@ -1,6 +1,7 @@
 //! The whole decoder: recordings compared with an independent fold, and the protocol.
 
 mod doubt;
+mod results;
 
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;

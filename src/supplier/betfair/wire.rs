@@ -137,6 +137,16 @@ pub(crate) struct MarketDefinition<'a> {
     /// The sport id.
     #[serde(borrow)]
     pub event_type_id: Option<&'a RawValue>,
+    /// How many runners win. Raw, as all fields that only a result depends on: an unreadable one
+    /// must not make the prices unreadable.
+    #[serde(borrow)]
+    pub number_of_winners: Option<&'a RawValue>,
+    /// The part of the odds that a placed runner pays, in an each way market.
+    #[serde(borrow)]
+    pub each_way_divisor: Option<&'a RawValue>,
+    /// When the market was settled.
+    #[serde(borrow)]
+    pub settled_time: Option<&'a RawValue>,
     /// The start time of the market.
     #[serde(borrow)]
     pub market_time: Option<&'a RawValue>,
@@ -159,6 +169,12 @@ pub(crate) struct RunnerDefinition<'a> {
     pub hc: Option<&'a RawValue>,
     /// For example `ACTIVE` or `REMOVED`.
     pub status: String,
+    /// By how much the prices of the others fall when the runner is removed, in percent.
+    #[serde(borrow)]
+    pub adjustment_factor: Option<&'a RawValue>,
+    /// When it was removed.
+    #[serde(borrow)]
+    pub removal_date: Option<&'a RawValue>,
     /// The position in the list.
     pub sort_priority: Option<i64>,
     /// The runner's name; the stream rarely sends one.

@@ -1,4 +1,5 @@
 mod restart;
+mod results;
 mod selected;
 mod sources;
 

@@ -18,6 +18,8 @@ role_metrics! {
         frames: IntCounter = "odds_ingest_frames_total",
         /// Updates published to the bus
         published: IntCounter = "odds_ingest_updates_published_total",
+        /// Results of markets published to the bus
+        results_published: IntCounter = "odds_ingest_results_published_total",
         /// Frames or updates refused and kept as dead letters, by reason
         refused: IntCounterVec = "odds_ingest_refused_total" ["reason"] known DecodeError::VARIANTS.iter().copied().chain(["future", "old_version"]),
         /// Connections lost or not established, by reason

@@ -9,6 +9,7 @@ use sports_bet_platform::domain::bets::bet_events::{bet_confirmed, bet_placed};
 use sports_bet_platform::domain::dead_letter::DeadLetter;
 use sports_bet_platform::domain::ids::MarketKey;
 use sports_bet_platform::domain::odds::update::OddsUpdate;
+use sports_bet_platform::domain::settlement::record::ResultRecord;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
 use crate::support::documents::{MESSAGES, check_record};
@@ -41,6 +42,38 @@ fn updates_are_documented() {
         let update = OddsUpdate::from_json(text.as_bytes()).unwrap();
         check_record("test", &record(update.to_json()));
         check_record("test_suppliers", &record(update.to_json()));
+    }
+}
+
+#[test]
+fn results_are_documented() {
+    let base = json!({
+        "event_id": "E", "market": "1x2", "line": -1.5,
+        "updated_at": "2025-11-09T21:07:45.5Z", "source": "s", "version": -1,
+    });
+    let window = json!({"from": "2025-11-09T20:00:00Z", "until": "2025-11-09T21:00:00Z"});
+    let selections = json!([
+        {"id": "a", "result": "won", "void_factor": 0.5},
+        {"id": "b", "result": "won", "dead_heat": 0.333},
+        {"id": "c", "result": "lost", "void_factor": 1},
+        {"id": "d", "result": "void", "reduction": 7.123, "removed_at": "2025-11-09T21:07:45Z"},
+        {"id": "e", "result": "undecided"},
+    ]);
+    let settlement = json!({"selections": selections, "bets_until": "2025-11-09T21:07:45Z"});
+    for (kind, fields) in [
+        ("settlement", settlement),
+        ("rollback_settlement", json!({"selections": ["a"]})),
+        ("rollback_settlement", json!({})),
+        ("cancel", window.clone()),
+        ("rollback_cancel", window),
+    ] {
+        let mut json = base.clone();
+        json["type"] = json!(kind);
+        json.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        let result = ResultRecord::from_json(json.to_string().as_bytes()).unwrap();
+        check_record("test_results", &record(result.to_json()));
     }
 }
 
@@ -101,6 +134,7 @@ fn dead_letters_are_documented() {
         record: record("x"),
     };
     check_record("test_dlq", &of_supplier(&letter));
+    check_record("test_results_dlq", &of_supplier(&letter));
     check_record(
         "test_placed_dlq",
         &of_record(&letter, "test_placed", &source),

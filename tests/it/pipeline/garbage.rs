@@ -57,7 +57,7 @@ fn bad_frames() -> Vec<(Message, &'static str)> {
         ),
         text(&changed("selections", json!(many)), "too_many_selections"),
         text(&changed("status", json!("halted")), "malformed"),
-        text(&changed("type", json!("settlement")), "unknown_type"),
+        text(&changed("type", json!("resettlement")), "unknown_type"),
         text(&changed("type", json!("odds_update")), "unknown_type"),
         text(&changed("type", json!(7)), "unknown_type"),
         text(

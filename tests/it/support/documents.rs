@@ -268,7 +268,9 @@ pub fn check_close(frame: &CloseFrame) {
 
 /// The channel of a topic: the tests name their topics like the defaults, after a prefix.
 fn channel_of(topic: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 7] = [
+    const ENDINGS: [(&str, &str); 9] = [
+        ("_results_dlq", "marketResultsDeadLetters"),
+        ("_results", "marketResults"),
         ("_placed_dlq", "betPlacedDeadLetters"),
         ("_confirmed_dlq", "betConfirmedDeadLetters"),
         ("_dlq", "oddsDeadLetters"),

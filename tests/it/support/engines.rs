@@ -63,6 +63,11 @@ impl Sandbox {
             ("KAFKA_GROUP_STORE", format!("{name}-store")),
             ("KAFKA_TOPIC_SOURCE_STATUS", format!("{name}_sources")),
             ("KAFKA_TOPIC_BET_PLACED", format!("{name}_placed")),
+            ("KAFKA_TOPIC_MARKET_RESULTS", format!("{name}_results")),
+            (
+                "KAFKA_TOPIC_MARKET_RESULTS_DLQ",
+                format!("{name}_results_dlq"),
+            ),
             ("KAFKA_TOPIC_BET_PLACED_DLQ", format!("{name}_placed_dlq")),
             ("KAFKA_TOPIC_BET_CONFIRMED", format!("{name}_confirmed")),
             (

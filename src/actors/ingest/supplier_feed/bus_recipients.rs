@@ -6,6 +6,7 @@ use actix::prelude::*;
 use prometheus::IntGauge;
 use tokio::sync::{Semaphore, oneshot};
 
+use super::publish_plan::Batch;
 use crate::actors::ingest::messages::Publish;
 use crate::bus::BusError;
 use crate::telemetry::role;
@@ -14,46 +15,48 @@ use crate::telemetry::role;
 /// producer has at most five requests in flight.
 const MAX_BATCHES: u32 = 4;
 
-/// The receivers of updates and of dead letters. There are two, so that a full one blocks only the
-/// feeds that need it.
+/// The receivers of updates, dead letters and results. There are several, so that a full one blocks
+/// only the feeds that need it.
+#[derive(Clone)]
+pub(crate) struct FeedPublishers {
+    /// Receives updates.
+    pub updates: Recipient<Publish>,
+    /// Receives frames that could not be decoded.
+    pub dead_letters: Recipient<Publish>,
+    /// Receives results, and frames whose results could not be decoded.
+    pub results: Recipient<Publish>,
+}
+
+/// The receivers, and how much is on its way to them.
 pub(super) struct BusRecipients {
-    updates: Recipient<Publish>,
-    dead_letters: Recipient<Publish>,
+    publishers: FeedPublishers,
     depth: IntGauge,
     room: Arc<Semaphore>,
 }
 
 impl BusRecipients {
     /// Counts in `depth` what the receivers have not handled yet; they count it down.
-    pub(super) fn new(
-        updates: Recipient<Publish>,
-        dead_letters: Recipient<Publish>,
-        depth: IntGauge,
-    ) -> BusRecipients {
+    pub(super) fn new(publishers: FeedPublishers, depth: IntGauge) -> BusRecipients {
         BusRecipients {
-            updates,
-            dead_letters,
+            publishers,
             depth,
             room: Arc::new(Semaphore::new(MAX_BATCHES as usize)),
         }
     }
 
     /// Sends each message to its receiver, unless it is empty. The future completes when the bus
-    /// has accepted both; they are sent even if it is not polled. Batches stay in order.
-    pub(super) fn send(
-        &self,
-        updates: Publish,
-        dead_letters: Publish,
-    ) -> impl Future<Output = Result<(), BusError>> + use<> {
-        let dead_letters = self.send_to(&self.dead_letters, dead_letters);
-        let updates = self.send_to(&self.updates, updates);
+    /// has accepted all of them; they are sent even if it is not polled. Batches stay in order.
+    pub(super) fn send(&self, batch: Batch) -> impl Future<Output = Result<(), BusError>> + use<> {
+        let dead_letters = self.send_to(&self.publishers.dead_letters, batch.dead_letters);
+        let results = self.send_to(&self.publishers.results, batch.results);
+        let updates = self.send_to(&self.publishers.updates, batch.updates);
         // A batch beyond the limit, such as a suspension by a timer, needs no permit: the feed
         // waits for room after each batch.
         let permit = self.room.clone().try_acquire_owned().ok();
         let (done, answer) = oneshot::channel();
         // Not a future of the actor, which polls none while it waits for room.
         actix::spawn(role::inherit(async move {
-            let published = dead_letters.await.and(updates.await);
+            let published = dead_letters.await.and(results.await).and(updates.await);
             drop(permit);
             // The feed may have ended.
             let _ = done.send(published);
@@ -89,7 +92,7 @@ impl BusRecipients {
         to: &Recipient<Publish>,
         message: Publish,
     ) -> impl Future<Output = Result<(), BusError>> + use<> {
-        let is_empty = message.updates.is_empty() && message.dead_letters.is_empty();
+        let is_empty = message.is_empty();
         let depth = self.depth.clone();
         let sending = (!is_empty).then(|| {
             depth.inc();

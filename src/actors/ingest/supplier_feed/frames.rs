@@ -6,6 +6,7 @@ use log::warn;
 use tokio::time::Instant;
 
 use super::SupplierFeed;
+use crate::actors::ingest::messages::Publish;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
@@ -119,19 +120,30 @@ impl SupplierFeed {
             send,
             refused,
             handed_over,
+            results,
+            refused_results,
             ..
         } = decoded;
         self.send_all(send, context);
-        let dead_letters: Vec<_> = refused
-            .iter()
-            .map(|refused| self.dead_letter(refused, &frame))
-            .collect();
+        let letters = |refused: &[Refused]| {
+            let letters = refused.iter();
+            letters.map(|one| self.dead_letter(one, &frame)).collect()
+        };
+        let dead_letters = letters(&refused);
+        let result_dead_letters = letters(&refused_results);
         self.sources.record_sent(&updates);
-        self.gathered.updates.extend(updates);
-        self.gathered.handed_over.extend(handed_over);
-        self.gathered.dead_letters.extend(dead_letters);
-        if let Some(first) = refused.first() {
-            self.log_refusal(first, refused.len() as u64);
+        self.gathered.extend(Publish {
+            updates,
+            dead_letters,
+            results,
+            result_dead_letters,
+            handed_over,
+            unconfirmed: Vec::new(),
+        });
+        for refused in [refused, refused_results] {
+            if let Some(first) = refused.first() {
+                self.log_refusal(first, refused.len() as u64);
+            }
         }
     }
 

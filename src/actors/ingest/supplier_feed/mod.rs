@@ -28,6 +28,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use self::bus_recipients::BusRecipients;
+pub(crate) use self::bus_recipients::FeedPublishers;
 pub(crate) use self::connection_status::SupplierConnection;
 use self::publish_plan::{PublishPlan, gathering_after};
 use self::reconnects::Reconnects;
@@ -77,12 +78,11 @@ struct Link {
 }
 
 impl SupplierFeed {
-    /// Reads `endpoint`, sends updates to `publisher` and undecodable frames to `dead_letters`.
+    /// Reads `endpoint`, and sends its content to the publishers.
     pub(crate) fn new(
         endpoint: Endpoint,
         settings: SupplierSettings,
-        publisher: Recipient<Publish>,
-        dead_letters: Recipient<Publish>,
+        publishers: FeedPublishers,
         gathering: Duration,
         sources: SourceEdges,
         metrics: IngestMetrics,
@@ -104,7 +104,7 @@ impl SupplierFeed {
             status: SupplierConnection::new(endpoint.to_string()),
             endpoint,
             settings,
-            bus: BusRecipients::new(publisher, dead_letters, metrics.publisher_depth.clone()),
+            bus: BusRecipients::new(publishers, metrics.publisher_depth.clone()),
             gathering,
             reconnects: Reconnects::new(policy, seed),
             timers: FeedTimers::new(timeouts, Instant::now()),
@@ -258,7 +258,7 @@ impl SupplierFeed {
         };
         let is_readable = plan.is_readable;
         let repeat_if_refused = plan.repeat_if_refused;
-        let publishing = self.bus.send(plan.updates, plan.dead_letters);
+        let publishing = self.bus.send(plan.batch);
         context.spawn(
             publishing
                 .into_actor(self)
@@ -270,13 +270,7 @@ impl SupplierFeed {
                     }
                     Err(error) => {
                         feed.sources.checks.refused(&checked);
-                        feed.gathered.updates.extend(repeat_if_refused.updates);
-                        feed.gathered
-                            .handed_over
-                            .extend(repeat_if_refused.handed_over);
-                        feed.gathered
-                            .unconfirmed
-                            .extend(repeat_if_refused.unconfirmed);
+                        feed.gathered.extend(repeat_if_refused);
                         feed.disconnect_unpublished(&error, context);
                     }
                 }),

@@ -9,33 +9,43 @@ use crate::supplier::frame_batch;
 /// A stream is dense if this many frames arrive during one round trip to the bus.
 pub(super) const DENSE_BATCH: usize = 20;
 
-/// One batch on its way to the bus. There are two messages, so that a full dead letter topic blocks
-/// only the feeds that need it.
+/// One batch on its way to the bus, as one message for each receiver.
 #[derive(Debug)]
-pub(super) struct PublishPlan {
+pub(super) struct Batch {
     /// The frames that could not be decoded.
     pub dead_letters: Publish,
+    /// Results, and the frames whose results could not be decoded.
+    pub results: Publish,
     /// The updates, in order.
     pub updates: Publish,
+}
+
+/// What of a batch goes where.
+#[derive(Debug)]
+pub(super) struct PublishPlan {
+    /// The messages.
+    pub batch: Batch,
     /// Whether every frame could be decoded.
     pub is_readable: bool,
-    /// The updates to publish again if the bus rejects the batch: those that do not open a market.
-    /// The supplier does not repeat a suspension, and decoders do not track closed markets.
+    /// What to publish again if the bus rejects the batch: results, and the updates that do not open
+    /// a market. The supplier does not repeat them, and decoders do not track closed markets.
     pub repeat_if_refused: Publish,
 }
 
 impl PublishPlan {
     /// Plans how to publish `content`. `None` if it is empty.
     pub(super) fn new(content: Publish) -> Option<PublishPlan> {
+        if content.is_empty() {
+            return None;
+        }
         let Publish {
             updates,
             dead_letters,
+            results,
+            result_dead_letters,
             handed_over,
             unconfirmed,
         } = content;
-        if updates.is_empty() && dead_letters.is_empty() {
-            return None;
-        }
         let unopened: Vec<_> = updates
             .iter()
             .filter(|update| update.status != MarketStatus::Open)
@@ -43,6 +53,7 @@ impl PublishPlan {
             .collect();
         let repeat_if_refused = Publish {
             updates: unopened,
+            results: results.clone(),
             handed_over: handed_over.clone(),
             unconfirmed: unconfirmed.clone(),
             ..Publish::default()
@@ -50,15 +61,22 @@ impl PublishPlan {
         Some(PublishPlan {
             is_readable: dead_letters.is_empty(),
             repeat_if_refused,
-            dead_letters: Publish {
-                dead_letters,
-                ..Publish::default()
-            },
-            updates: Publish {
-                updates,
-                handed_over,
-                unconfirmed,
-                ..Publish::default()
+            batch: Batch {
+                dead_letters: Publish {
+                    dead_letters,
+                    ..Publish::default()
+                },
+                results: Publish {
+                    results,
+                    result_dead_letters,
+                    ..Publish::default()
+                },
+                updates: Publish {
+                    updates,
+                    handed_over,
+                    unconfirmed,
+                    ..Publish::default()
+                },
             },
         })
     }
@@ -83,6 +101,7 @@ mod tests {
     use crate::domain::dead_letter::DeadLetter;
     use crate::domain::odds::update::OddsUpdate;
     use crate::domain::odds::update::testing::update;
+    use crate::domain::settlement::testing::home;
     use crate::domain::timestamp::Timestamp;
 
     fn dead_letter() -> DeadLetter {
@@ -120,6 +139,7 @@ mod tests {
         fn plan_keeps_content_and_repeats_no_opening(
             statuses in proptest::collection::vec(0_usize..5, 0..20),
             unreadable in 0_usize..3,
+            results in 0_usize..3,
         ) {
             let updates: Vec<OddsUpdate> = (1..)
                 .zip(&statuses)
@@ -135,15 +155,27 @@ mod tests {
                 })
                 .collect();
             let dead_letters = vec![dead_letter(); unreadable];
-            let content = Publish { updates: updates.clone(), dead_letters, ..Publish::default() };
+            let results = vec![home(60, 1, "won"); results];
+            let content = Publish {
+                updates: updates.clone(),
+                dead_letters,
+                results: results.clone(),
+                result_dead_letters: vec![dead_letter(); results.len()],
+                ..Publish::default()
+            };
             let Some(plan) = PublishPlan::new(content) else {
-                prop_assert!(updates.is_empty() && unreadable == 0);
+                prop_assert!(updates.is_empty() && unreadable == 0 && results.is_empty());
                 return Ok(());
             };
-            prop_assert_eq!(&plan.updates.updates, &updates);
-            prop_assert_eq!(plan.dead_letters.dead_letters.len(), unreadable);
-            prop_assert!(plan.updates.dead_letters.is_empty());
-            prop_assert!(plan.dead_letters.updates.is_empty());
+            let batch = &plan.batch;
+            prop_assert_eq!(&batch.updates.updates, &updates);
+            prop_assert_eq!(batch.dead_letters.dead_letters.len(), unreadable);
+            prop_assert_eq!(&batch.results.results, &results);
+            prop_assert_eq!(batch.results.result_dead_letters.len(), results.len());
+            prop_assert!(batch.updates.dead_letters.is_empty() && batch.updates.results.is_empty());
+            prop_assert!(batch.dead_letters.updates.is_empty() && batch.dead_letters.results.is_empty());
+            prop_assert!(batch.results.updates.is_empty() && batch.results.dead_letters.is_empty());
+            prop_assert_eq!(&plan.repeat_if_refused.results, &results);
             prop_assert_eq!(plan.is_readable, unreadable == 0);
             let mut expected = updates;
             expected.retain(|update| update.status != MarketStatus::Open);

@@ -51,6 +51,15 @@ impl Handler<Publish> for Publisher {
     }
 }
 
+/// Publishes everything by one actor.
+fn to_one(publisher: Recipient<Publish>) -> FeedPublishers {
+    FeedPublishers {
+        updates: publisher.clone(),
+        dead_letters: publisher.clone(),
+        results: publisher,
+    }
+}
+
 /// Discards the states of sources.
 struct Discard;
 
@@ -98,8 +107,7 @@ fn reading(gathering: Duration, rows: &[usize]) -> mpsc::UnboundedReceiver<(Inst
         let mut feed = SupplierFeed::new(
             endpoint,
             settings,
-            publisher.clone(),
-            publisher,
+            to_one(publisher.clone()),
             gathering,
             edges(),
             metrics,
@@ -172,8 +180,7 @@ async fn refused_batch_leaves_no_market_open() {
         let mut feed = SupplierFeed::new(
             "ws://127.0.0.1:9/ws".parse().unwrap(),
             Settings::parse_from(arguments).suppliers,
-            publisher.clone(),
-            publisher,
+            to_one(publisher.clone()),
             Duration::ZERO,
             edges(),
             IngestMetrics::new().unwrap(),
@@ -253,8 +260,7 @@ fn feed_after_update(
         let mut feed = SupplierFeed::new(
             "ws://127.0.0.1:9/ws".parse().unwrap(),
             settings,
-            publisher.clone(),
-            publisher,
+            to_one(publisher.clone()),
             Duration::ZERO,
             edges,
             IngestMetrics::new().unwrap(),
@@ -403,8 +409,7 @@ fn start_feed(
         let mut feed = SupplierFeed::new(
             "ws://127.0.0.1:9/ws".parse().unwrap(),
             Settings::parse_from(arguments).suppliers,
-            publisher.clone(),
-            publisher,
+            to_one(publisher.clone()),
             Duration::ZERO,
             edges,
             IngestMetrics::new().unwrap(),
@@ -664,8 +669,7 @@ async fn suspension_after_refused_batch_is_marked_unconfirmed() {
         let mut feed = SupplierFeed::new(
             "ws://127.0.0.1:9/ws".parse().unwrap(),
             Settings::parse_from(["test", "--supplier-ping-interval", "100ms"]).suppliers,
-            publisher.clone(),
-            publisher,
+            to_one(publisher.clone()),
             Duration::ZERO,
             edges(),
             IngestMetrics::new().unwrap(),
@@ -755,8 +759,7 @@ async fn dead_source_of_live_connection_is_stale() {
         let mut feed = SupplierFeed::new(
             "ws://127.0.0.1:9/ws".parse().unwrap(),
             Settings::parse_from(arguments).suppliers,
-            publisher.clone(),
-            publisher,
+            to_one(publisher.clone()),
             Duration::ZERO,
             edges,
             IngestMetrics::new().unwrap(),

@@ -1,0 +1,5 @@
+mod ledger;
+mod orders;
+mod payouts;
+mod recordings;
+mod states;
