@@ -662,7 +662,7 @@ fn revoked_user_needs_a_new_token() {
         check(&rules, &signed(&claims())).is_ok(),
         "issued at that time"
     );
-    rules.credentials.replace(records(NOW + 1), at(NOW));
+    rules.credentials.update(records(NOW + 1));
     for claims in [claims(), with(json!({"iat": null}))] {
         assert_eq!(
             check(&rules, &signed(&claims)),
@@ -692,29 +692,64 @@ fn nothing_is_accepted_before_the_first_read() {
     assert!(rules.problem().unwrap().contains("have not been read yet"));
 }
 
+/// An expired key is not revoked: its sessions end as those of an expired token.
 #[test]
-fn revocations_change_with_time() {
+fn only_revoked_keys_are_revocations() {
     let (_, key) = api_key(7, &[]);
-    let key = StoredApiKey {
-        expires_at: Some(at(NOW + 60)),
+    let expired = StoredApiKey {
+        expires_at: Some(at(NOW - 60)),
+        ..key.clone()
+    };
+    let step = KeyStep {
+        at: at(NOW),
+        by: "bob".to_owned(),
+    };
+    let revoked = StoredApiKey {
+        id: 8,
+        hash: [8; 32],
+        revoked: Some(step),
         ..key
     };
     let credentials = KnownCredentials::default();
-    assert_eq!(credentials.refresh(at(NOW)), None);
-    assert_eq!(*credentials.revocations(), Revocations::default());
-    let records = AccessRecords {
-        keys: vec![key],
-        users: [(user("u1"), at(NOW))].into(),
+    credentials.update(AccessRecords {
+        keys: vec![expired, revoked],
+        ..AccessRecords::default()
+    });
+    assert_eq!(credentials.revocations().keys, ["8".to_owned()].into());
+}
+
+#[test]
+fn revocations_of_users_add_up() {
+    let read = |users: &[(&str, i64)], last_revocation| AccessRecords {
+        keys: Vec::new(),
+        users: users
+            .iter()
+            .map(|(name, until)| (user(name), at(*until)))
+            .collect(),
+        last_revocation,
     };
-    credentials.replace(records.clone(), at(NOW));
-    let first = credentials.refresh(at(NOW)).unwrap();
-    assert_eq!((first.users.len(), first.keys.len()), (1, 0));
-    credentials.replace(records, at(NOW + 59));
-    let same = credentials.refresh(at(NOW + 59)).unwrap();
+    let credentials = KnownCredentials::default();
+    assert_eq!(credentials.known_revocations(), None);
+    assert_eq!(*credentials.revocations(), Revocations::default());
+    assert_eq!(credentials.known_revocation(), 0);
+    credentials.update(read(&[("u1", NOW), ("u2", NOW)], 2));
+    assert_eq!(
+        credentials.known_revocation(),
+        0,
+        "late ones are read again"
+    );
+    let first = credentials.known_revocations().unwrap();
+    credentials.update(read(&[("u1", NOW - 1), ("u2", NOW)], 2_000));
+    let same = credentials.known_revocations().unwrap();
     assert!(Arc::ptr_eq(&first, &same), "nothing has changed");
-    let later = credentials.refresh(at(NOW + 60)).unwrap();
-    assert_eq!(later.keys, ["7".to_owned()].into());
-    assert!(Arc::ptr_eq(&later, &credentials.revocations()));
+    assert_eq!(credentials.known_revocation(), 1_000);
+    credentials.update(read(&[("u3", NOW), ("u1", NOW + 1)], 2_002));
+    credentials.update(read(&[], 0));
+    assert_eq!(credentials.known_revocation(), 1_002);
+    let expected = [("u1", NOW + 1), ("u2", NOW), ("u3", NOW)];
+    let expected = expected.map(|(name, until)| (user(name), at(until)));
+    assert_eq!(credentials.revocations().users, expected.into());
+    assert_eq!(first.users.len(), 2);
 }
 
 #[test]
