@@ -99,6 +99,13 @@ pub(crate) struct SocketClient {
 }
 
 impl ClientLimits for SocketClient {
+    fn admit_authentication(&self) -> Result<(), u64> {
+        match self.limits.admit_address(self.client) {
+            Err(ApiError::TooManyRequests(exceeded)) => Err(exceeded.retry_after),
+            _ => Ok(()),
+        }
+    }
+
     fn charge_failed_authentication(&self) {
         self.limits.charge_failed_authentication(self.client);
     }
