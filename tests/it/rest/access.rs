@@ -490,6 +490,30 @@ async fn secret_is_rotated_without_refusals() {
     assert_eq!(neither, "401 INVALID_CREDENTIAL");
 }
 
+/// They may be meant for a proxy in front of the service.
+#[actix_web::test]
+async fn foreign_credentials_are_ignored_without_checks() {
+    let platform = TestPlatform::start(&[]).await;
+    let request = |address: std::net::SocketAddr, path: &str| {
+        let client = reqwest::Client::new();
+        let request = client.get(format!("http://{address}{path}"));
+        request
+            .header("Authorization", "Basic dTpw")
+            .header("X-Api-Key", "k")
+    };
+    let read = request(platform.odds(), "/v1/events");
+    assert_eq!(Answer::of(read).await.status, 200);
+    let read = request(platform.wallet(), "/wallet?userId=nobody");
+    assert_eq!(Answer::of(read).await.status, 404);
+    let upgrade = request(platform.odds(), "/ws/odds")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let opened = within("an answer", upgrade.send()).await.unwrap();
+    assert_eq!(opened.status(), 101);
+}
+
 #[actix_web::test]
 async fn user_need_not_name_itself() {
     let checked = Checked::with_money().await;
