@@ -22,6 +22,15 @@ const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmn
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct KeyHash(pub(crate) [u8; 32]);
 
+impl KeyHash {
+    /// The hash of these bytes.
+    pub(crate) fn of(bytes: &[u8]) -> KeyHash {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(digest(&SHA256, bytes).as_ref());
+        KeyHash(hash)
+    }
+}
+
 impl fmt::Debug for KeyHash {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("KeyHash")
@@ -46,7 +55,7 @@ impl NewKey {
         SystemRandom::new().fill(&mut random)?;
         let text = key_of(&random);
         Ok(NewKey {
-            hash: hash(&text),
+            hash: KeyHash::of(text.as_bytes()),
             prefix: text.chars().take(SHOWN).collect(),
             secret: SecretString::from(text),
         })
@@ -61,7 +70,7 @@ pub(crate) fn hash_of(key: &str) -> Option<KeyHash> {
         return None;
     }
     let (unchecked, sum) = key.split_at_checked(key.len() - CHECKSUM_DIGITS)?;
-    (checksum(unchecked) == sum).then(|| hash(key))
+    (checksum(unchecked) == sum).then(|| KeyHash::of(key.as_bytes()))
 }
 
 fn key_of(random: &[u8; 32]) -> String {
@@ -73,12 +82,6 @@ fn key_of(random: &[u8; 32]) -> String {
 fn checksum(unchecked: &str) -> String {
     let sum = crc32fast::hash(unchecked.as_bytes());
     base62(&sum.to_be_bytes(), CHECKSUM_DIGITS)
-}
-
-fn hash(key: &str) -> KeyHash {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest(&SHA256, key.as_bytes()).as_ref());
-    KeyHash(hash)
 }
 
 /// A big-endian number in base 62, with leading zeros.

@@ -1,6 +1,6 @@
 //! API keys and revocations in memory, as they were last read from the database.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
@@ -13,20 +13,26 @@ use crate::domain::timestamp::Timestamp;
 use crate::runtime::health::HealthCell;
 use crate::store::access::{AccessRecords, StoredApiKey};
 
+/// Revocations of users are numbered when they are made, and visible when they are committed. So
+/// many numbers before the last known one are read again, because one may have been committed late.
+const LATE_REVOCATIONS: i64 = 1_000;
+
 /// API keys and revocations. Until they were read, nothing is accepted.
 #[derive(Debug)]
 pub(crate) struct KnownCredentials {
-    state: RwLock<Option<State>>,
+    /// Replaced as a whole, so that nobody waits while it is built.
+    state: RwLock<Option<Arc<State>>>,
     /// When keys were last used, since the last [`KnownCredentials::take_uses`].
     uses: Mutex<BTreeMap<i64, Timestamp>>,
     reads: HealthCell,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     keys: HashMap<KeyHash, StoredApiKey>,
-    users: BTreeMap<UserId, Timestamp>,
     revocations: Arc<Revocations>,
+    /// The number of the last revocation of a user.
+    last_revocation: i64,
 }
 
 impl Default for KnownCredentials {
@@ -55,38 +61,30 @@ impl KnownCredentials {
         problem.or_else(|| (!is_loaded).then(unknown))
     }
 
-    /// Replaces everything with what was read.
-    pub(crate) fn replace(&self, records: AccessRecords, now: Timestamp) {
-        let AccessRecords { keys, users } = records;
-        let keys = keys
-            .into_iter()
-            .map(|key| (KeyHash(key.hash), key))
-            .collect();
-        let mut state = self.state.write();
-        let revocations = state.take().map(|old| old.revocations).unwrap_or_default();
-        let mut new = State {
-            keys,
-            users,
-            revocations,
-        };
-        new.refresh(now);
-        *state = Some(new);
+    /// After which number revocations of users have to be read; earlier ones are known.
+    pub(crate) fn known_revocation(&self) -> i64 {
+        let state = self.state.read();
+        let last = state.as_ref().map_or(0, |state| state.last_revocation);
+        last.saturating_sub(LATE_REVOCATIONS).max(0)
     }
 
-    /// What is revoked at this time: keys also expire while nothing can be read. `None` before the
-    /// first read. The same allocation as before if nothing has changed.
-    pub(crate) fn refresh(&self, now: Timestamp) -> Option<Arc<Revocations>> {
-        let mut state = self.state.write();
-        let state = state.as_mut()?;
-        state.refresh(now);
-        Some(state.revocations.clone())
+    /// Replaces the keys, and adds the revocations of users that were read: none is ever withdrawn.
+    pub(crate) fn update(&self, records: AccessRecords) {
+        let known = self.state.read().clone().unwrap_or_default();
+        let updated = Arc::new(known.updated(records));
+        let _outdated = self.state.write().replace(updated);
+    }
+
+    /// What is revoked; `None` before the first read. The same allocation as before if nothing has
+    /// changed.
+    pub(crate) fn known_revocations(&self) -> Option<Arc<Revocations>> {
+        let state = self.state.read();
+        state.as_ref().map(|state| state.revocations.clone())
     }
 
     /// What is revoked.
     pub(crate) fn revocations(&self) -> Arc<Revocations> {
-        let state = self.state.read();
-        let known = state.as_ref().map(|state| state.revocations.clone());
-        known.unwrap_or_default()
+        self.known_revocations().unwrap_or_default()
     }
 
     /// Checks that a caller's credential is not revoked.
@@ -121,14 +119,32 @@ impl KnownCredentials {
 }
 
 impl State {
-    fn refresh(&mut self, now: Timestamp) {
-        let invalid = self.keys.values().filter(|key| !key.is_valid(now));
-        let current = Revocations {
-            users: self.users.clone(),
-            keys: invalid.map(|key| key.id.to_string()).collect(),
+    fn updated(&self, records: AccessRecords) -> State {
+        let AccessRecords {
+            keys,
+            users,
+            last_revocation,
+        } = records;
+        let revoked = keys.iter().filter(|key| key.revoked.is_some());
+        let revoked: BTreeSet<_> = revoked.map(|key| key.id.to_string()).collect();
+        let known = &self.revocations;
+        let is_new = |(user, until): &(UserId, Timestamp)| {
+            known.users.get(user).is_none_or(|known| known < until)
         };
-        if *self.revocations != current {
-            self.revocations = Arc::new(current);
+        let users: Vec<_> = users.into_iter().filter(is_new).collect();
+        let mut revocations = known.clone();
+        if known.keys != revoked || !users.is_empty() {
+            let changed = Arc::make_mut(&mut revocations);
+            changed.keys = revoked;
+            changed.users.extend(users);
+        }
+        State {
+            keys: keys
+                .into_iter()
+                .map(|key| (KeyHash(key.hash), key))
+                .collect(),
+            revocations,
+            last_revocation: last_revocation.max(self.last_revocation),
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use strum::{Display, EnumString};
 
+use super::api_key::KeyHash;
 use super::crypto;
 use crate::config::settings::MIN_TOKEN_SECRET;
 
@@ -56,6 +57,15 @@ pub(crate) struct TokenKey {
     pub(super) algorithm: TokenAlgorithm,
     /// The key itself. Its `Debug` output is redacted.
     pub(super) key: DecodingKey,
+    /// Of its bytes, to recognise the same key in another source.
+    pub(super) hash: KeyHash,
+}
+
+impl TokenKey {
+    /// Whether another source has the same key.
+    pub(super) fn is_same(&self, other: &TokenKey) -> bool {
+        self.algorithm == other.algorithm && self.kid == other.kid && self.hash == other.hash
+    }
 }
 
 /// The keys of one source; empty before they were read.
@@ -80,8 +90,8 @@ pub enum BadKeySet {
     #[error("{0}")]
     Secret(&'static str),
     /// Two keys cannot be told apart.
-    #[error("two of its keys have the kid `{0}`")]
-    Ambiguous(String),
+    #[error("two of its {1} keys have the kid `{0}`")]
+    Ambiguous(String, TokenAlgorithm),
 }
 
 const EXPECTED: &str =
@@ -98,11 +108,13 @@ impl KeySet {
     /// A shared secret for HS256.
     pub(crate) fn of_secret(secret: &SecretString) -> Result<KeySet, BadKeySet> {
         crypto::install();
-        let key = hmac_key(secret.expose_secret().as_bytes()).map_err(BadKeySet::Secret)?;
+        let bytes = secret.expose_secret().as_bytes();
+        let key = hmac_key(bytes).map_err(BadKeySet::Secret)?;
         Ok(KeySet(vec![TokenKey {
             kid: None,
             algorithm: TokenAlgorithm::HS256,
             key,
+            hash: KeyHash::of(bytes),
         }]))
     }
 
@@ -119,14 +131,14 @@ impl KeySet {
                 Err(problem) => problems.push(problem.to_owned()),
             }
         }
-        let mut kids = BTreeSet::new();
-        if let Some(twice) = usable
-            .iter()
-            .filter_map(|key| key.kid.as_ref())
-            .find(|kid| !kids.insert(kid.as_str()))
-        {
-            let shown = twice.chars().take(40).collect();
-            return Err(BadKeySet::Ambiguous(shown));
+        // Keys of different kinds may share a `kid` (RFC 7517, 4.5).
+        let mut names = BTreeSet::new();
+        for key in &usable {
+            let Some(kid) = &key.kid else { continue };
+            if !names.insert((kid.as_str(), key.algorithm)) {
+                let shown = kid.chars().take(40).collect();
+                return Err(BadKeySet::Ambiguous(shown, key.algorithm));
+            }
         }
         if usable.is_empty() {
             let expected = EXPECTED;
@@ -194,16 +206,30 @@ fn token_key(value: Value) -> Result<TokenKey, &'static str> {
         return Err("it is not for signatures");
     }
     let algorithm = jwk.algorithm()?;
-    let key = match algorithm {
-        TokenAlgorithm::HS256 => hmac_key(&decoded(jwk.k.as_ref())?)?,
-        TokenAlgorithm::ES256 => jwk.p256()?,
-        TokenAlgorithm::EdDSA => DecodingKey::from_ed_der(&coordinate(jwk.x.as_ref())?),
-        TokenAlgorithm::RS256 | TokenAlgorithm::PS256 => jwk.rsa()?,
+    let (key, bytes) = match algorithm {
+        TokenAlgorithm::HS256 => {
+            let secret = decoded(jwk.k.as_ref())?;
+            (hmac_key(&secret)?, secret)
+        }
+        TokenAlgorithm::ES256 => {
+            let point = jwk.p256()?;
+            (DecodingKey::from_ec_der(&point), point)
+        }
+        TokenAlgorithm::EdDSA => {
+            let point = coordinate(jwk.x.as_ref())?;
+            (DecodingKey::from_ed_der(&point), point)
+        }
+        TokenAlgorithm::RS256 | TokenAlgorithm::PS256 => {
+            let (n, e) = jwk.rsa()?;
+            let key = DecodingKey::from_rsa_raw_components(&n, &e);
+            (key, [n, e].concat())
+        }
     };
     Ok(TokenKey {
         kid: jwk.kid,
         algorithm,
         key,
+        hash: KeyHash::of(&bytes),
     })
 }
 
@@ -229,17 +255,18 @@ impl Jwk {
     }
 
     /// The uncompressed point.
-    fn p256(&self) -> Result<DecodingKey, &'static str> {
+    fn p256(&self) -> Result<Vec<u8>, &'static str> {
         let (x, y) = (coordinate(self.x.as_ref())?, coordinate(self.y.as_ref())?);
-        Ok(DecodingKey::from_ec_der(&[&[4], &x[..], &y[..]].concat()))
+        Ok([&[4], &x[..], &y[..]].concat())
     }
 
-    fn rsa(&self) -> Result<DecodingKey, &'static str> {
+    /// Modulus and exponent.
+    fn rsa(&self) -> Result<(Vec<u8>, Vec<u8>), &'static str> {
         let (n, e) = (number(self.n.as_ref())?, number(self.e.as_ref())?);
         if !RSA_MODULUS.contains(&n.len()) {
             return Err("its modulus does not have 2048 to 8192 bits");
         }
-        Ok(DecodingKey::from_rsa_raw_components(&n, &e))
+        Ok((n, e))
     }
 }
 

@@ -54,7 +54,7 @@ pub enum InvalidCredential {
     /// The token's algorithm is unknown, or not that of the key.
     #[error("the token's algorithm (`alg`) is not that of a key of this server")]
     Algorithm,
-    /// No key has this id, or the token names none and several would do.
+    /// No key has this id, or the token names none and there is no key of its algorithm.
     #[error("no key of this server fits the token's key id (`kid`) and algorithm")]
     UnknownKey,
     /// The token requires extensions.
@@ -67,7 +67,7 @@ pub enum InvalidCredential {
     #[error("the token has expired")]
     Expired,
     /// The token is not valid yet.
-    #[error("the token is not valid yet (`nbf`)")]
+    #[error("the token is not valid yet (`nbf` or `iat`)")]
     NotYetValid,
     /// The issuer is not that of the settings.
     #[error("the token's issuer (`iss`) is not accepted")]

@@ -24,7 +24,7 @@ pub(crate) const SECRET: &str = "the shared secret of the tests, of 32 bytes or 
 pub(crate) fn rules(records: AccessRecords) -> AccessRules {
     let keys = KeySet::of_secret(&SECRET.into()).unwrap();
     let credentials = KnownCredentials::default();
-    credentials.replace(records, Timestamp::now());
+    credentials.update(records);
     AccessRules {
         odds_public: true,
         tokens: TokenVerifier::new(vec![KeySource::new(KeySource::SECRET, keys)], None, None),

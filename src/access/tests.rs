@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use pretty_assertions::assert_eq;
@@ -11,7 +9,7 @@ use rustls::pki_types::pem::PemObject;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use super::key_set::{BadKeySet, KeySet};
+use super::key_set::{BadKeySet, KeySet, TokenAlgorithm};
 use super::key_source::KeySource;
 use super::signing::SigningKey;
 use super::testing::{SECRET, api_key, rules};
@@ -239,7 +237,7 @@ fn every_algorithm_is_verified_with_its_key() {
 }
 
 #[test]
-fn token_without_kid_needs_the_only_key() {
+fn token_without_kid_is_tried_with_every_key() {
     let issuer = Issuer::new();
     let sign = |key: &[u8]| {
         SigningKey::of_pkcs8(key, None)
@@ -247,19 +245,116 @@ fn token_without_kid_needs_the_only_key() {
             .sign_json(&claims())
             .unwrap()
     };
-    let rules = verifying(issuer.keys(), None, None);
-    assert!(check(&rules, &sign(&issuer.ec)).is_ok());
-    let mut doubled = issuer.jwks.clone();
-    let mut copy = doubled["keys"][0].clone();
-    copy["kid"] = json!("ec2");
-    doubled["keys"].as_array_mut().unwrap().push(copy);
-    let keys = KeySet::of_jwks(doubled.to_string().as_bytes()).unwrap();
+    let other = Issuer::new();
+    let mut keys = issuer.jwks.clone();
+    let mut second = other.jwks["keys"][0].clone();
+    second["kid"] = json!("ec2");
+    keys["keys"].as_array_mut().unwrap().push(second);
+    let keys = KeySet::of_jwks(keys.to_string().as_bytes()).unwrap();
     let rules = verifying(keys, None, None);
-    assert_eq!(
-        check(&rules, &sign(&issuer.ec)),
-        Err(InvalidCredential::UnknownKey)
-    );
-    assert!(check(&rules, &sign(&issuer.ed)).is_ok());
+    for key in [&issuer.ec, &other.ec, &issuer.ed] {
+        assert!(check(&rules, &sign(key)).is_ok());
+    }
+    let unknown = check(&rules, &sign(&other.ed));
+    assert_eq!(unknown, Err(InvalidCredential::Signature));
+}
+
+fn secret_jwk(kid: Option<&str>, secret: &str) -> Value {
+    let mut key = json!({"kty": "oct", "k": base64(secret)});
+    if let Some(kid) = kid {
+        key["kid"] = json!(kid);
+    }
+    key
+}
+
+fn jwks(keys: &[Value]) -> KeySet {
+    KeySet::of_jwks(json!({"keys": keys}).to_string().as_bytes()).unwrap()
+}
+
+fn verifying_all(sources: Vec<(&'static str, KeySet)>) -> AccessRules {
+    let sources = sources
+        .into_iter()
+        .map(|(name, keys)| KeySource::new(name, keys));
+    AccessRules {
+        tokens: TokenVerifier::new(sources.collect(), None, None),
+        ..shared()
+    }
+}
+
+/// How many keys a token without `kid` costs is bounded. Keys without `kid` come first.
+#[test]
+fn number_of_tried_keys_is_bounded() {
+    let other = |place: usize| format!("another secret of the tests, {place:04}");
+    let named: Vec<Value> = (0..8)
+        .map(|place| secret_jwk(Some(&place.to_string()), &other(place)))
+        .collect();
+    let last = [named.clone(), vec![secret_jwk(Some("last"), SECRET)]].concat();
+    let token = signed(&claims());
+    let refused = check(&verifying(jwks(&last), None, None), &token);
+    assert_eq!(refused, Err(InvalidCredential::Signature));
+    let unnamed = [named, vec![secret_jwk(None, SECRET)]].concat();
+    assert!(check(&verifying(jwks(&unnamed), None, None), &token).is_ok());
+}
+
+/// The rotation of `AUTH_JWT_SECRET` in docs/access.md: the new secret is in a file, with a `kid` or
+/// without, and tokens are signed with either secret.
+#[test]
+fn secret_is_rotated_beside_a_file() {
+    const NEW: &str = "the next secret of the tests, of 32 bytes or more";
+    let new = SigningKey::of_secret(&NEW.into()).unwrap();
+    for kid in [None, Some("2026")] {
+        let rules = verifying_all(vec![
+            (
+                KeySource::SECRET,
+                KeySet::of_secret(&SECRET.into()).unwrap(),
+            ),
+            (KeySource::FILE, jwks(&[secret_jwk(kid, NEW)])),
+        ]);
+        assert!(check(&rules, &signed(&claims())).is_ok(), "{kid:?}");
+        assert!(check(&rules, &new.sign_json(&claims()).unwrap()).is_ok());
+        let neither = SigningKey::of_secret(&"x".repeat(32).into()).unwrap();
+        let refused = check(&rules, &neither.sign_json(&claims()).unwrap());
+        assert_eq!(refused, Err(InvalidCredential::Signature));
+    }
+}
+
+#[test]
+fn same_key_in_two_sources_is_one() {
+    let issuer = Issuer::new();
+    let rules = verifying_all(vec![
+        (KeySource::FILE, issuer.keys()),
+        (KeySource::URL, issuer.keys()),
+    ]);
+    let key = |kid| SigningKey::of_pkcs8(&issuer.ec, kid).unwrap();
+    for kid in [Some("ec"), None] {
+        let token = key(kid).sign_json(&claims()).unwrap();
+        assert!(check(&rules, &token).is_ok(), "{kid:?}");
+    }
+    assert!(check(&rules, &issuer.rsa("RS256", "rs")).is_ok());
+}
+
+/// RFC 7517, 4.5.
+#[test]
+fn keys_of_different_kinds_share_a_kid() {
+    let issuer = Issuer::new();
+    let mut shared = issuer.jwks.clone();
+    for key in shared["keys"].as_array_mut().unwrap() {
+        key["kid"] = json!("k");
+    }
+    let keys = KeySet::of_jwks(shared.to_string().as_bytes()).unwrap();
+    let rules = verifying(keys, None, None);
+    let sign = |key: &[u8]| {
+        let key = SigningKey::of_pkcs8(key, Some("k")).unwrap();
+        key.sign_json(&claims()).unwrap()
+    };
+    for token in [
+        sign(&issuer.ec),
+        sign(&issuer.ed),
+        issuer.rsa("RS256", "k"),
+        issuer.rsa("PS256", "k"),
+    ] {
+        assert!(check(&rules, &token).is_ok());
+    }
 }
 
 /// Each bad token, with the reason that its caller gets.
@@ -328,6 +423,7 @@ fn bad_token_is_refused_with_its_reason() {
         (signed(&with(json!({"nbf": NOW + 6}))), Invalid::NotYetValid),
         (signed(&with(json!({"nbf": "now"}))), Invalid::Claim("nbf")),
         (signed(&with(json!({"iat": true}))), Invalid::Claim("iat")),
+        (signed(&with(json!({"iat": NOW + 6}))), Invalid::NotYetValid),
         (signed(&with(json!({"sub": null}))), Invalid::Claim("sub")),
         (signed(&with(json!({"sub": 7}))), Invalid::Claim("sub")),
         (signed(&with(json!({"sub": " u1"}))), Invalid::Claim("sub")),
@@ -349,7 +445,7 @@ fn bad_token_is_refused_with_its_reason() {
         assert!(token.is_empty() || !text.contains(&token), "{text}");
         assert!(!text.contains(SECRET), "{text}");
     }
-    let refused = with(json!({"exp": NOW - 4, "nbf": NOW + 5}));
+    let refused = with(json!({"exp": NOW - 4, "nbf": NOW + 5, "iat": NOW + 5}));
     assert!(
         check(&rules, &signed(&refused)).is_ok(),
         "within the leeway"
@@ -465,7 +561,10 @@ fn unusable_key_documents_are_named() {
     }
     let twice = json!({"kty": "oct", "kid": "a", "k": base64([1; 32])});
     let twice = bad(&json!({"keys": [twice, twice]}).to_string());
-    assert_eq!(twice, BadKeySet::Ambiguous("a".to_owned()));
+    assert_eq!(
+        twice,
+        BadKeySet::Ambiguous("a".to_owned(), TokenAlgorithm::HS256)
+    );
 }
 
 #[test]
@@ -514,7 +613,7 @@ fn api_key_is_its_service() {
                 ..expiring
             },
         ],
-        users: BTreeMap::new(),
+        ..AccessRecords::default()
     };
     let rules = rules(records);
     let service = |key: &str, expires_at| Caller::Service {
@@ -555,15 +654,15 @@ fn api_key_is_its_service() {
 #[test]
 fn revoked_user_needs_a_new_token() {
     let records = |until| AccessRecords {
-        keys: Vec::new(),
         users: [(user("u1"), at(until))].into(),
+        ..AccessRecords::default()
     };
     let rules = rules(records(NOW));
     assert!(
         check(&rules, &signed(&claims())).is_ok(),
         "issued at that time"
     );
-    rules.credentials.replace(records(NOW + 1), at(NOW));
+    rules.credentials.update(records(NOW + 1));
     for claims in [claims(), with(json!({"iat": null}))] {
         assert_eq!(
             check(&rules, &signed(&claims)),
@@ -593,29 +692,64 @@ fn nothing_is_accepted_before_the_first_read() {
     assert!(rules.problem().unwrap().contains("have not been read yet"));
 }
 
+/// An expired key is not revoked: its sessions end as those of an expired token.
 #[test]
-fn revocations_change_with_time() {
+fn only_revoked_keys_are_revocations() {
     let (_, key) = api_key(7, &[]);
-    let key = StoredApiKey {
-        expires_at: Some(at(NOW + 60)),
+    let expired = StoredApiKey {
+        expires_at: Some(at(NOW - 60)),
+        ..key.clone()
+    };
+    let step = KeyStep {
+        at: at(NOW),
+        by: "bob".to_owned(),
+    };
+    let revoked = StoredApiKey {
+        id: 8,
+        hash: [8; 32],
+        revoked: Some(step),
         ..key
     };
     let credentials = KnownCredentials::default();
-    assert_eq!(credentials.refresh(at(NOW)), None);
-    assert_eq!(*credentials.revocations(), Revocations::default());
-    let records = AccessRecords {
-        keys: vec![key],
-        users: [(user("u1"), at(NOW))].into(),
+    credentials.update(AccessRecords {
+        keys: vec![expired, revoked],
+        ..AccessRecords::default()
+    });
+    assert_eq!(credentials.revocations().keys, ["8".to_owned()].into());
+}
+
+#[test]
+fn revocations_of_users_add_up() {
+    let read = |users: &[(&str, i64)], last_revocation| AccessRecords {
+        keys: Vec::new(),
+        users: users
+            .iter()
+            .map(|(name, until)| (user(name), at(*until)))
+            .collect(),
+        last_revocation,
     };
-    credentials.replace(records.clone(), at(NOW));
-    let first = credentials.refresh(at(NOW)).unwrap();
-    assert_eq!((first.users.len(), first.keys.len()), (1, 0));
-    credentials.replace(records, at(NOW + 59));
-    let same = credentials.refresh(at(NOW + 59)).unwrap();
+    let credentials = KnownCredentials::default();
+    assert_eq!(credentials.known_revocations(), None);
+    assert_eq!(*credentials.revocations(), Revocations::default());
+    assert_eq!(credentials.known_revocation(), 0);
+    credentials.update(read(&[("u1", NOW), ("u2", NOW)], 2));
+    assert_eq!(
+        credentials.known_revocation(),
+        0,
+        "late ones are read again"
+    );
+    let first = credentials.known_revocations().unwrap();
+    credentials.update(read(&[("u1", NOW - 1), ("u2", NOW)], 2_000));
+    let same = credentials.known_revocations().unwrap();
     assert!(Arc::ptr_eq(&first, &same), "nothing has changed");
-    let later = credentials.refresh(at(NOW + 60)).unwrap();
-    assert_eq!(later.keys, ["7".to_owned()].into());
-    assert!(Arc::ptr_eq(&later, &credentials.revocations()));
+    assert_eq!(credentials.known_revocation(), 1_000);
+    credentials.update(read(&[("u3", NOW), ("u1", NOW + 1)], 2_002));
+    credentials.update(read(&[], 0));
+    assert_eq!(credentials.known_revocation(), 1_002);
+    let expected = [("u1", NOW + 1), ("u2", NOW), ("u3", NOW)];
+    let expected = expected.map(|(name, until)| (user(name), at(until)));
+    assert_eq!(credentials.revocations().users, expected.into());
+    assert_eq!(first.users.len(), 2);
 }
 
 #[test]

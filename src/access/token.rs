@@ -1,7 +1,7 @@
 //! Tokens of users: JWTs (RFC 7519).
 //!
-//! The algorithm comes from the key: a token chooses a key by its `kid`, and is verified with the one
-//! algorithm of that key or not at all.
+//! The algorithm comes from the key: a token chooses keys by its `kid`, and is verified with the one
+//! algorithm of such a key or not at all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +22,8 @@ use crate::domain::timestamp::Timestamp;
 
 /// How far the clocks of issuer and platform may differ.
 const LEEWAY: Duration = Duration::from_secs(5);
+/// With how many keys a token is tried, if its `kid` does not choose one.
+const MAX_CANDIDATES: usize = 8;
 
 /// Verifies tokens.
 #[derive(Debug)]
@@ -86,22 +88,28 @@ impl TokenVerifier {
             .alg
             .parse()
             .map_err(|_| InvalidCredential::Algorithm)?;
-        let key = self.key(header.kid.as_deref(), algorithm)?;
+        let keys = self.candidates(header.kid.as_deref(), algorithm)?;
         let mut validation = self.validation.clone();
-        validation.algorithms.push(key.algorithm.into());
-        let verified = jsonwebtoken::decode::<Claims>(token, &key.key, &validation);
-        let claims = verified.map_err(|error| refusal(error.kind()))?.claims;
-        claims.caller(now)
+        validation.algorithms.push(algorithm.into());
+        for key in keys {
+            match jsonwebtoken::decode::<Claims>(token, &key.key, &validation) {
+                Ok(verified) => return verified.claims.caller(now),
+                Err(error) if matches!(error.kind(), ErrorKind::InvalidSignature) => {}
+                Err(error) => return Err(refusal(error.kind())),
+            }
+        }
+        Err(InvalidCredential::Signature)
     }
 
-    /// The key with this id, or without an id the only one of this algorithm.
-    fn key(
+    /// The keys of this algorithm with this id. For a token without an id all of the algorithm,
+    /// first those that have no id either. There is at least one.
+    fn candidates(
         &self,
         kid: Option<&str>,
         algorithm: TokenAlgorithm,
-    ) -> Result<TokenKey, InvalidCredential> {
+    ) -> Result<Vec<TokenKey>, InvalidCredential> {
         let mut of_other_algorithm = false;
-        let mut found = None;
+        let mut found: Vec<TokenKey> = Vec::new();
         for source in &self.sources {
             let keys = source.keys();
             for key in keys.iter() {
@@ -110,16 +118,21 @@ impl TokenVerifier {
                 }
                 if key.algorithm != algorithm {
                     of_other_algorithm = true;
-                } else if found.replace(key.clone()).is_some() {
-                    return Err(InvalidCredential::UnknownKey);
+                } else if !found.iter().any(|known| known.is_same(key)) {
+                    found.push(key.clone());
                 }
             }
         }
-        found.ok_or(if of_other_algorithm {
-            InvalidCredential::Algorithm
-        } else {
-            InvalidCredential::UnknownKey
-        })
+        if found.is_empty() {
+            return Err(if of_other_algorithm {
+                InvalidCredential::Algorithm
+            } else {
+                InvalidCredential::UnknownKey
+            });
+        }
+        found.sort_by_key(|key| key.kid.is_some());
+        found.truncate(MAX_CANDIDATES);
+        Ok(found)
     }
 }
 
@@ -159,8 +172,10 @@ impl Claims {
         if expires_at.later_by(LEEWAY) <= now {
             return Err(InvalidCredential::Expired);
         }
-        let starts_at = self.time("nbf")?;
-        if starts_at.is_some_and(|start| now.later_by(LEEWAY) < start) {
+        let (starts_at, issued_at) = (self.time("nbf")?, self.time("iat")?);
+        // A token from the future would outlive the revocation of its user.
+        let is_future = |time: Timestamp| now.later_by(LEEWAY) < time;
+        if starts_at.is_some_and(is_future) || issued_at.is_some_and(is_future) {
             return Err(InvalidCredential::NotYetValid);
         }
         let user = self.0.get("sub").and_then(Value::as_str);
@@ -169,7 +184,7 @@ impl Claims {
             id: user.ok_or(InvalidCredential::Claim("sub"))?,
             scopes: self.scopes()?,
             // Without the claim: before everything.
-            issued_at: self.time("iat")?.unwrap_or(now.earlier_by(Duration::MAX)),
+            issued_at: issued_at.unwrap_or(now.earlier_by(Duration::MAX)),
             expires_at,
         })
     }

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use bytesize::ByteSize;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use secrecy::SecretString;
 use url::{Host, Url};
 
@@ -36,38 +36,47 @@ pub(super) fn supplier_url(text: &str) -> Result<Endpoint, String> {
     }
 }
 
-/// Parses an origin as browsers send it, or `*`. A default port is dropped, as browsers do.
+/// Parses an origin as browsers send it, or `*`.
 pub(super) fn origin(text: &str) -> Result<String, String> {
-    let want = || "* or an origin like https://example.com or http://localhost:3000".to_owned();
     let text = text.trim();
     if text == "*" {
         return Ok(text.to_owned());
     }
-    let url = Url::parse(text).map_err(|_| want())?;
-    let bare = url.host_str().is_some_and(|host| !host.is_empty())
-        && matches!(url.path(), "" | "/")
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && !text.contains('@');
-    if !bare {
-        return Err(want());
-    }
-    let origin = url.origin();
-    Ok(if origin.is_tuple() {
-        origin.ascii_serialization()
-    } else {
-        url.as_str().trim_end_matches('/').to_owned()
-    })
+    named_origin(text).ok_or_else(|| format!("* or {NAMED_ORIGIN}"))
 }
 
 /// Parses an origin that may change state, so `*` is rejected.
 pub(super) fn exact_origin(text: &str) -> Result<String, String> {
-    match origin(text) {
-        Ok(all) if all == "*" => {
-            Err("an origin like https://example.com; * would let any page move money".to_owned())
-        }
-        read => read,
+    let text = text.trim();
+    if text == "*" {
+        return Err(format!("{NAMED_ORIGIN}; * would let any page move money"));
     }
+    named_origin(text).ok_or_else(|| NAMED_ORIGIN.to_owned())
+}
+
+const NAMED_ORIGIN: &str =
+    "an origin like https://example.com or http://localhost:3000, with its whole name (no *.)";
+
+/// An origin in the form that browsers send: without a default port.
+fn named_origin(text: &str) -> Option<String> {
+    let url = Url::parse(text).ok()?;
+    // A wildcard would match nothing: origins are compared as a whole.
+    let has_name = url
+        .host_str()
+        .is_some_and(|host| !host.is_empty() && !host.contains('*'));
+    let bare = has_name
+        && matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && !text.contains('@');
+    let origin = url.origin();
+    bare.then(|| {
+        if origin.is_tuple() {
+            origin.ascii_serialization()
+        } else {
+            url.as_str().trim_end_matches('/').to_owned()
+        }
+    })
 }
 
 /// Parses a host name of this server, without a port.
@@ -95,13 +104,35 @@ pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
         .map_err(|_| "an IP address like 127.0.0.1, 0.0.0.0 or ::1".to_owned())
 }
 
-/// Parses an IP address or a network.
+/// Parses an IP address or a network of proxies. IPv4 in the form of IPv6 is the IPv4 address that
+/// clients are known by. A network of all addresses is rejected: nobody would be limited.
 pub(super) fn network(text: &str) -> Result<IpNet, String> {
     let text = text.trim();
     let address = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse()
+    let network = text
+        .parse()
         .or_else(|_| address())
-        .map_err(|_| "an address or a network like 10.0.0.7 or 10.0.0.0/8".to_owned())
+        .map_err(|_| "an address or a network like 10.0.0.7 or 10.0.0.0/8".to_owned())?;
+    let network = unmapped(network);
+    if network.prefix_len() == 0 {
+        return Err(
+            "the addresses or networks of your proxies; if every address is one, no client is limited"
+                .to_owned(),
+        );
+    }
+    Ok(network)
+}
+
+/// The IPv4 network that an IPv6 network below `::ffff:0:0/96` stands for, or the network itself.
+fn unmapped(network: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let IpNet::V6(v6) = network else {
+        return network;
+    };
+    let prefix = v6.prefix_len().checked_sub(MAPPED);
+    let v4 = v6.addr().to_ipv4_mapped().zip(prefix);
+    v4.and_then(|(address, prefix)| Ipv4Net::new(address, prefix).ok())
+        .map_or(network, IpNet::V4)
 }
 
 /// Parses a port.

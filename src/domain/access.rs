@@ -142,7 +142,7 @@ pub enum Caller {
 pub struct Revocations {
     /// Users whose tokens are revoked if they were issued before this time.
     pub users: BTreeMap<UserId, Timestamp>,
-    /// The ids of revoked and expired keys.
+    /// The ids of revoked keys.
     pub keys: BTreeSet<String>,
 }
 

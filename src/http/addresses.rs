@@ -1,7 +1,7 @@
 //! Counts connections and sessions by client address, so that no address takes all of them.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use actix_web::http::header::{FORWARDED, HeaderMap, HeaderName};
@@ -15,6 +15,37 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// A refused address is logged at most once a minute.
 static REFUSED: LogLimit = LogLimit::every(Duration::from_secs(60));
+/// Logged once per process.
+static UNTRUSTED_LOCAL_PROXY: Once = Once::new();
+
+/// Who sends a request, as limits by address count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// The client with this address.
+    Known(IpAddr),
+    /// A trusted proxy that sends a request of its own, which is not limited by address.
+    Proxy(IpAddr),
+    /// A client that the trusted proxy with this address does not identify. All of them count as
+    /// one.
+    Unidentified(IpAddr),
+}
+
+impl Client {
+    /// The address that its requests are counted by.
+    pub fn address(self) -> IpAddr {
+        match self {
+            Client::Known(address) | Client::Proxy(address) | Client::Unidentified(address) => {
+                address
+            }
+        }
+    }
+
+    /// Whether it runs on this host, so that default limits do not apply to it.
+    pub(super) fn is_local(self) -> bool {
+        let is_identified = !matches!(self, Client::Unidentified(_));
+        is_identified && self.address().is_loopback()
+    }
+}
 
 /// Maximum number of connections or sessions of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,10 +63,10 @@ impl AddressLimit {
         set.map_or(AddressLimit::Default(default), AddressLimit::Set)
     }
 
-    /// The maximum for an address, if it is limited.
-    pub(super) fn of(self, address: IpAddr) -> Option<usize> {
+    /// The maximum for a client, if it is limited.
+    pub(super) fn of(self, client: Client) -> Option<usize> {
         match self {
-            AddressLimit::Default(_) if address.is_loopback() => None,
+            AddressLimit::Default(_) if client.is_local() => None,
             AddressLimit::Set(0) => None,
             AddressLimit::Default(max) | AddressLimit::Set(max) => Some(max),
         }
@@ -69,26 +100,29 @@ impl Addresses {
         if self.is_trusted(address) {
             return Ok(None);
         }
-        take(&self.connections, address)
+        take(&self.connections, Client::Known(address))
             .inspect_err(|max| log_refusal("HTTP_MAX_CONNECTIONS_PER_ADDRESS", address, *max))
     }
 
     /// Counts a session of a client. Sessions that a trusted proxy opens for itself are not
     /// counted.
-    pub fn take_session(&self, client: IpAddr) -> Result<Option<AddressPermit>, TooMany> {
-        if self.is_trusted(client) {
+    pub fn take_session(&self, client: Client) -> Result<Option<AddressPermit>, TooMany> {
+        if let Client::Proxy(_) = client {
             return Ok(None);
         }
         take(&self.sessions, client)
-            .inspect_err(|max| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client, *max))
+            .inspect_err(|max| log_refusal("WS_MAX_SESSIONS_PER_ADDRESS", client.address(), *max))
     }
 
     /// The client of a connection. For a trusted proxy this is the last address in
     /// `X-Forwarded-For`, or else in `Forwarded`, that is not a trusted proxy. The headers are
     /// ignored on other connections.
-    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    pub fn client(&self, peer: IpAddr, headers: &HeaderMap) -> Client {
         if !self.is_trusted(peer) {
-            return peer;
+            if peer.is_loopback() && is_forwarded(headers) {
+                UNTRUSTED_LOCAL_PROXY.call_once(|| warn_of_untrusted_proxy(peer));
+            }
+            return Client::Known(peer);
         }
         if headers.contains_key(X_FORWARDED_FOR) {
             self.last_untrusted(peer, listed(headers, X_FORWARDED_FOR))
@@ -98,15 +132,24 @@ impl Addresses {
     }
 
     /// Follows `forwarded`, the last first, as long as each address is that of a trusted proxy.
-    fn last_untrusted<'a>(&self, peer: IpAddr, forwarded: impl Iterator<Item = &'a str>) -> IpAddr {
-        let mut client = peer;
-        for address in forwarded.map_while(parse_address) {
-            client = address.to_canonical();
-            if !self.is_trusted(client) {
-                break;
+    /// Behind an element that is not an address nothing is known.
+    fn last_untrusted<'a>(
+        &self,
+        peer: IpAddr,
+        forwarded: impl Iterator<Item = &'a [u8]>,
+    ) -> Client {
+        let mut proxy = peer;
+        for element in forwarded {
+            let Some(address) = parse_address(element) else {
+                return Client::Unidentified(proxy);
+            };
+            let address = address.to_canonical();
+            if !self.is_trusted(address) {
+                return Client::Known(address);
             }
+            proxy = address;
         }
-        client
+        Client::Proxy(proxy)
     }
 
     /// Whether this is the address of a trusted proxy.
@@ -119,13 +162,13 @@ impl Addresses {
 
 fn take(
     (limit, counts): &(AddressLimit, PermitCounts<IpAddr>),
-    address: IpAddr,
+    client: Client,
 ) -> Result<Option<AddressPermit>, TooMany> {
-    let Some(max) = limit.of(address) else {
+    let Some(max) = limit.of(client) else {
         return Ok(None);
     };
     counts
-        .acquire(counted(address), max)
+        .acquire(counted(client.address()), max)
         .map(Some)
         .ok_or(TooMany(max))
 }
@@ -137,28 +180,42 @@ fn log_refusal(setting: &'static str, address: IpAddr, TooMany(max): TooMany) {
     }
 }
 
-/// The elements of a header that lists them, the last first. Elements are separated by commas,
-/// also within quotes: whatever a client sends, the elements that proxies append are not hidden.
-fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
-    let values = headers.get_all(name).rev();
-    values
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.rsplit(','))
-        .map(str::trim)
+fn is_forwarded(headers: &HeaderMap) -> bool {
+    headers.contains_key(X_FORWARDED_FOR) || headers.contains_key(FORWARDED)
 }
 
-/// The text of `for` in an element of `Forwarded` (RFC 7239).
-fn forwarded_for(element: &str) -> &str {
-    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
-    let value = pairs
-        .into_iter()
-        .find(|(name, _)| name.trim().eq_ignore_ascii_case("for"))
-        .map_or("", |(_, value)| value.trim());
-    value.trim_matches('"')
+fn warn_of_untrusted_proxy(address: IpAddr) {
+    warn!(address:%; "X-Forwarded-For and Forwarded from this address are ignored; if a proxy on this host forwards requests, add its address to TRUSTED_PROXIES: default limits by address do not apply to its clients");
+}
+
+/// The elements of a header that lists them, the last first. Elements are separated by commas,
+/// also within quotes, and need not be text: whatever a client sends, the elements that proxies
+/// append are not hidden.
+fn listed(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &[u8]> {
+    let values = headers.get_all(name).rev();
+    values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','))
+}
+
+/// The value of `for` in an element of `Forwarded` (RFC 7239); empty if there is none.
+fn forwarded_for(element: &[u8]) -> &[u8] {
+    let mut pairs = element.split(|byte| *byte == b';');
+    let value = pairs.find_map(|pair| {
+        let equals = pair.iter().position(|byte| *byte == b'=')?;
+        let (name, value) = (&pair[..equals], &pair[equals + 1..]);
+        name.trim_ascii()
+            .eq_ignore_ascii_case(b"for")
+            .then(|| value.trim_ascii())
+    });
+    let value = value.unwrap_or_default();
+    let unquoted = value.strip_prefix(b"\"");
+    unquoted
+        .and_then(|rest| rest.strip_suffix(b"\""))
+        .unwrap_or(value)
 }
 
 /// An address, also with a port, and of IPv6 also in brackets.
-fn parse_address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &[u8]) -> Option<IpAddr> {
+    let text = std::str::from_utf8(text.trim_ascii()).ok()?;
     let bare = text
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
@@ -204,7 +261,11 @@ mod tests {
             Some(TooMany(1))
         );
         assert!(addresses.take_connection(address("192.0.2.2")).is_ok());
-        assert!(addresses.take_session(address("192.0.2.1")).is_ok());
+        assert!(
+            addresses
+                .take_session(Client::Known(address("192.0.2.1")))
+                .is_ok()
+        );
         assert!((0..3).all(|_| matches!(addresses.take_connection(address("10.1.2.3")), Ok(None))));
         drop(held);
         assert!(addresses.take_connection(address("192.0.2.1")).is_ok());
@@ -230,39 +291,101 @@ mod tests {
         }
     }
 
-    fn client(peer: &str, name: &HeaderName, forwarded: &[&'static str]) -> String {
+    fn client(peer: &str, name: &HeaderName, forwarded: &[&[u8]]) -> String {
         let addresses = with_proxies(&["10.0.0.0/8"], AddressLimit::Set(1));
         let mut headers = HeaderMap::new();
         for value in forwarded {
-            headers.append(name.clone(), HeaderValue::from_static(value));
+            headers.append(name.clone(), HeaderValue::from_bytes(value).unwrap());
         }
-        addresses.client(address(peer), &headers).to_string()
+        match addresses.client(address(peer), &headers) {
+            Client::Known(client) => client.to_string(),
+            Client::Proxy(proxy) => format!("proxy {proxy}"),
+            Client::Unidentified(proxy) => format!("unidentified behind {proxy}"),
+        }
     }
 
     #[test]
     fn only_proxies_may_forward_addresses() {
-        let client =
-            |peer: &str, forwarded: &[&'static str]| client(peer, &X_FORWARDED_FOR, forwarded);
-        assert_eq!(client("192.0.2.9", &["198.51.100.1"]), "192.0.2.9");
-        assert_eq!(client("10.0.0.1", &["198.51.100.1"]), "198.51.100.1");
+        let client = |peer: &str, forwarded: &[&str]| {
+            let values: Vec<&[u8]> = forwarded.iter().map(|value| value.as_bytes()).collect();
+            client(peer, &X_FORWARDED_FOR, &values)
+        };
+        for (peer, forwarded, expected) in [
+            ("192.0.2.9", &["198.51.100.1"][..], "192.0.2.9"),
+            ("10.0.0.1", &["198.51.100.1"], "198.51.100.1"),
+            (
+                "10.0.0.1",
+                &["203.0.113.7, 198.51.100.1, 10.0.0.2"],
+                "198.51.100.1",
+            ),
+            ("10.0.0.1", &["203.0.113.7", "198.51.100.1"], "198.51.100.1"),
+            ("10.0.0.1", &["198.51.100.1:4711"], "198.51.100.1"),
+            ("10.0.0.1", &["2001:db8::7"], "2001:db8::7"),
+            ("10.0.0.1", &["::ffff:198.51.100.1"], "198.51.100.1"),
+            ("10.0.0.1", &["10.0.0.2"], "proxy 10.0.0.2"),
+            ("10.0.0.1", &[], "proxy 10.0.0.1"),
+            (
+                "10.0.0.1",
+                &["203.0.113.7, rubbish"],
+                "unidentified behind 10.0.0.1",
+            ),
+            (
+                "10.0.0.1",
+                &["203.0.113.7, unknown, 10.0.0.2"],
+                "unidentified behind 10.0.0.2",
+            ),
+            ("10.0.0.1", &[""], "unidentified behind 10.0.0.1"),
+        ] {
+            assert_eq!(client(peer, forwarded), expected, "{forwarded:?}");
+        }
+    }
+
+    /// Bytes that a client sends beyond ASCII or UTF-8 do not hide what a proxy appends.
+    #[test]
+    fn unreadable_elements_hide_no_client() {
+        for (forwarded, expected) in [
+            (&[&b"\xff, 198.51.100.1"[..]][..], "198.51.100.1"),
+            (&[b"\xc3\xa9,\t198.51.100.1 , 10.0.0.2"], "198.51.100.1"),
+            (&[b"\xff", b"198.51.100.1"], "198.51.100.1"),
+            (&[b"\xff, 198.51.100.1", b"10.0.0.2"], "198.51.100.1"),
+            (&[b"198.51.100.1", b"\xff"], "unidentified behind 10.0.0.1"),
+            (
+                &[b"198.51.100.1, \xff, 10.0.0.2"],
+                "unidentified behind 10.0.0.2",
+            ),
+            (&[b"198.51.100.1\xff"], "unidentified behind 10.0.0.1"),
+        ] {
+            let shown: Vec<_> = forwarded
+                .iter()
+                .map(|value| value.escape_ascii().to_string())
+                .collect();
+            let client = |header: &HeaderName, values: &[&[u8]]| client("10.0.0.1", header, values);
+            assert_eq!(client(&X_FORWARDED_FOR, forwarded), expected, "{shown:?}");
+            let elements: Vec<Vec<u8>> =
+                forwarded.iter().map(|value| as_forwarded(value)).collect();
+            let elements: Vec<&[u8]> = elements.iter().map(Vec::as_slice).collect();
+            assert_eq!(client(&FORWARDED, &elements), expected, "{shown:?}");
+        }
+        let host = b"for=203.0.113.7, for=198.51.100.1;host=\"\xff\"";
         assert_eq!(
-            client("10.0.0.1", &["203.0.113.7, 198.51.100.1, 10.0.0.2"]),
+            client("10.0.0.1", &FORWARDED, &[host.as_slice()]),
             "198.51.100.1"
         );
-        assert_eq!(
-            client("10.0.0.1", &["203.0.113.7", "198.51.100.1"]),
-            "198.51.100.1"
-        );
-        assert_eq!(client("10.0.0.1", &["203.0.113.7, rubbish"]), "10.0.0.1");
-        assert_eq!(client("10.0.0.1", &["198.51.100.1:4711"]), "198.51.100.1");
-        assert_eq!(client("10.0.0.1", &["2001:db8::7"]), "2001:db8::7");
-        assert_eq!(client("10.0.0.1", &[]), "10.0.0.1");
+    }
+
+    /// The same list as elements of `Forwarded`.
+    fn as_forwarded(list: &[u8]) -> Vec<u8> {
+        let elements = list.split(|byte| *byte == b',');
+        let elements: Vec<Vec<u8>> = elements
+            .map(|element| [b"proto=https;for=", element.trim_ascii()].concat())
+            .collect();
+        elements.join(&b", "[..])
     }
 
     #[test]
     fn forwarded_header_is_read() {
-        let client = |peer: &str, forwarded: &[&'static str]| client(peer, &FORWARDED, forwarded);
-        assert_eq!(client("192.0.2.9", &["for=198.51.100.1"]), "192.0.2.9");
+        let client = |peer: &str, value: &str| client(peer, &FORWARDED, &[value.as_bytes()]);
+        assert_eq!(client("192.0.2.9", "for=198.51.100.1"), "192.0.2.9");
         for value in [
             "for=198.51.100.1",
             "proto=https;For=198.51.100.1;by=203.0.113.43",
@@ -271,17 +394,33 @@ mod tests {
             // What a client sends cannot hide what a proxy appends.
             "for=\"203.0.113.7, for=198.51.100.1",
         ] {
-            assert_eq!(client("10.0.0.1", &[value]), "198.51.100.1", "{value}");
+            assert_eq!(client("10.0.0.1", value), "198.51.100.1", "{value}");
         }
         for value in [
             "for=\"[2001:db8:cafe::17]:4711\"",
             "for=\"[2001:db8:cafe::17]\"",
         ] {
-            assert_eq!(client("10.0.0.1", &[value]), "2001:db8:cafe::17", "{value}");
+            assert_eq!(client("10.0.0.1", value), "2001:db8:cafe::17", "{value}");
         }
         for value in ["for=unknown", "for=_hidden", "by=198.51.100.1", "", ";;=,"] {
-            assert_eq!(client("10.0.0.1", &[value]), "10.0.0.1", "{value}");
+            let expected = "unidentified behind 10.0.0.1";
+            assert_eq!(client("10.0.0.1", value), expected, "{value}");
         }
+    }
+
+    /// They count together, also behind a proxy on the same host, which is exempt itself.
+    #[test]
+    fn unidentified_clients_have_limits() {
+        let loopback = address("127.0.0.1");
+        let addresses = with_proxies(&["127.0.0.0/8"], AddressLimit::Default(1));
+        let mut headers = HeaderMap::new();
+        let unreadable = HeaderValue::from_bytes(b"\xff").unwrap();
+        headers.insert(X_FORWARDED_FOR, unreadable);
+        let client = addresses.client(loopback, &headers);
+        let _held = addresses.take_session(client).unwrap();
+        assert_eq!(addresses.take_session(client).err(), Some(TooMany(1)));
+        let proxy = addresses.client(loopback, &HeaderMap::new());
+        assert!(matches!(addresses.take_session(proxy), Ok(None)));
     }
 
     #[test]
@@ -291,6 +430,6 @@ mod tests {
         headers.insert(FORWARDED, HeaderValue::from_static("for=203.0.113.7"));
         headers.insert(X_FORWARDED_FOR, HeaderValue::from_static("198.51.100.1"));
         let client = addresses.client(address("10.0.0.1"), &headers);
-        assert_eq!(client, address("198.51.100.1"));
+        assert_eq!(client, Client::Known(address("198.51.100.1")));
     }
 }

@@ -1,5 +1,6 @@
 //! Who may use a route. Each route names the scope that it requires; the caller's credential is read
-//! from the header `Authorization: Bearer`, or `X-Api-Key`.
+//! from the header `Authorization: Bearer`, or `X-Api-Key`. If callers are not checked (`AUTH=off`),
+//! both headers are ignored: they may be meant for somebody else.
 
 use std::future::{Ready, ready};
 
@@ -15,7 +16,7 @@ use super::errors::ApiError;
 use super::gateway::headers::REQUIRED;
 use super::limits::RequestLimits;
 use super::query::Query;
-use crate::access::Access;
+use crate::access::{Access, api_key};
 use crate::domain::access::{AccessDenied, Caller, Scope};
 use crate::domain::ids::UserId;
 
@@ -89,7 +90,10 @@ fn checked(scope: Scope, request: &ServiceRequest) -> Result<Caller, ApiError> {
 }
 
 fn authenticated(access: &Access, request: &ServiceRequest) -> Result<Caller, ApiError> {
-    let credential = credential(request.headers())?;
+    let credential = match access.rules() {
+        Some(_) => credential(request.headers())?,
+        None => None,
+    };
     access
         .authenticate(credential)
         .map_err(|invalid| match invalid.is_temporary() {
@@ -138,8 +142,10 @@ pub(crate) fn credential(headers: &HeaderMap) -> Result<Option<&str>, ApiError> 
         (None, None) => Ok(None),
         (Some(key), _) => key
             .to_str()
+            .ok()
+            .filter(|key| key.starts_with(api_key::MARK))
             .map(Some)
-            .map_err(|_| invalid("the header X-Api-Key is not ASCII")),
+            .ok_or_else(|| invalid("the header X-Api-Key is not an API key (`sbk_…`)")),
         (None, Some(token)) => {
             let token = token.to_str().ok().and_then(|text| text.split_once(' '));
             token
@@ -189,7 +195,7 @@ mod tests {
     #[test]
     fn one_credential_is_read() {
         assert_eq!(read(&[]), "None");
-        assert_eq!(read(&[("x-api-key", b"k")]), r#"Some("k")"#);
+        assert_eq!(read(&[("x-api-key", b"sbk_k")]), r#"Some("sbk_k")"#);
         for scheme in ["Bearer", "bearer", "BEARER"] {
             let value = format!("{scheme} a.b.c");
             assert_eq!(
@@ -202,7 +208,7 @@ mod tests {
     #[test]
     fn two_credentials_are_refused() {
         let (token, key): ((_, &[u8]), (_, &[u8])) =
-            (("authorization", b"Bearer t"), ("x-api-key", b"k"));
+            (("authorization", b"Bearer t"), ("x-api-key", b"sbk_k"));
         for both in [[token, token], [key, key], [token, key], [key, token]] {
             assert_eq!(
                 read(&both),
@@ -220,10 +226,41 @@ mod tests {
                 "{value:?}"
             );
         }
-        assert_eq!(
-            read(&[("x-api-key", "é".as_bytes())]),
-            "invalid credential: the header X-Api-Key is not ASCII"
-        );
+        // A token belongs into the other header.
+        for value in ["é", "sbk_é", "a.b.c", "Bearer sbk_k", ""] {
+            assert_eq!(
+                read(&[("x-api-key", value.as_bytes())]),
+                "invalid credential: the header X-Api-Key is not an API key (`sbk_…`)",
+                "{value:?}"
+            );
+        }
+    }
+
+    /// Whatever credentials are meant for somebody else, such as a proxy.
+    #[actix_web::test]
+    async fn unchecked_callers_may_send_anything() {
+        let handler = |caller: CurrentCaller| async move {
+            assert_eq!(caller.0, Caller::Unchecked);
+            HttpResponse::Ok().finish()
+        };
+        let resource = read_resource("/", Scope::WalletMove, handler);
+        let access = web::Data::new(Access::off());
+        let app = init_service(App::new().app_data(access).service(resource)).await;
+        let sent: [&[(&str, &str)]; 4] = [
+            &[("authorization", "Basic dTpw")],
+            &[("authorization", "Negotiate"), ("x-api-key", "k")],
+            &[("x-api-key", "k"), ("x-api-key", "l")],
+            &[("x-api-key", "é")],
+        ];
+        for headers in sent {
+            let mut request = TestRequest::get();
+            for (name, value) in headers {
+                let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+                request = request.append_header((*name, value));
+            }
+            let answer = call_service(&app, request.to_request()).await;
+            assert_eq!(answer.status(), 200, "{headers:?}");
+        }
     }
 
     /// A server that was started without rules serves nobody.

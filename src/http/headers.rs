@@ -44,6 +44,19 @@ pub(super) fn complete(response: &mut HeaderMap, request: Option<&HeaderMap>) {
     }
 }
 
+/// Whether the request is for this machine, whose name other developers' servers share.
+pub(super) fn is_localhost(request: &HeaderMap) -> bool {
+    origin::host(request).is_ok_and(|host| host.name.eq_ignore_ascii_case("localhost"))
+}
+
+/// Has browsers use only TLS for this host name from now on (RFC 6797). Only for responses over TLS.
+pub(super) fn require_tls(response: &mut HeaderMap) {
+    response.insert(
+        header::STRICT_TRANSPORT_SECURITY,
+        HeaderValue::from_static("max-age=31536000"),
+    );
+}
+
 /// What a page may load: its own scripts, styles and images, and no inline ones. `'self'` does not
 /// cover WebSockets in every browser, so the server's own are named, except at an IPv6 address, which
 /// a policy cannot name.

@@ -37,7 +37,7 @@ static REFUSALS: LogLimit = LogLimit::every(Duration::from_secs(60));
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Authority<'a> {
     /// Without brackets and without a final dot.
-    name: &'a str,
+    pub(super) name: &'a str,
     ip: Option<IpAddr>,
     port: Option<u16>,
 }

@@ -14,13 +14,17 @@ use super::headers;
 /// one leaves only an error behind.
 pub(super) struct Completion {
     sharing: Sharing,
+    /// Whether browsers have to use TLS for this host name from now on.
+    requires_tls: bool,
     wants_problem: bool,
 }
 
 impl Completion {
-    /// For the response to this request; pages of the `allowed` origins may read it.
-    pub(super) fn of(request: &Request, allowed: &[String]) -> Completion {
+    /// For the response to this request on a port with TLS or without; pages of the `allowed` origins
+    /// may read it.
+    pub(super) fn of(request: &Request, allowed: &[String], is_tls: bool) -> Completion {
         Completion {
+            requires_tls: is_tls && !headers::is_localhost(&request.head().headers),
             sharing: Sharing::of(&request.head().headers, allowed),
             wants_problem: wants_problem(&request.head().headers),
         }
@@ -47,6 +51,9 @@ impl Completion {
         };
         let request_headers = request.as_ref().map(|request| request.headers());
         headers::complete(response.headers_mut(), request_headers);
+        if self.requires_tls {
+            headers::require_tls(response.headers_mut());
+        }
         self.sharing.add_to(response.headers_mut());
         response.into()
     }

@@ -239,8 +239,10 @@ where
         guard,
         limits,
         access,
+        certificate,
         ..
     } = bounds;
+    let is_tls = certificate.is_some();
     let origins = guard.clone();
     let app = App::new()
         .app_data(web::Data::new(access))
@@ -259,7 +261,7 @@ where
         let allowed = origins
             .as_deref()
             .map_or(&[][..], |guard| guard.origins.as_slice());
-        let completion = Completion::of(&request, allowed);
+        let completion = Completion::of(&request, allowed, is_tls);
         track(request, app, completion)
     })
 }

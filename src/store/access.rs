@@ -73,8 +73,11 @@ pub(crate) enum RevokedKey {
 pub(crate) struct AccessRecords {
     /// All keys, also revoked and expired ones, in the order of their numbers.
     pub keys: Vec<StoredApiKey>,
-    /// The users whose tokens are revoked if they were issued before this time.
+    /// The users whose tokens are revoked if they were issued before this time, as far as they were
+    /// asked for.
     pub users: BTreeMap<UserId, Timestamp>,
+    /// The largest number of these revocations; 0 if there is none.
+    pub last_revocation: i64,
 }
 
 /// Stores API keys and revocations. Each key that is created or revoked is recorded in an audit that
@@ -89,8 +92,9 @@ pub(crate) trait AccessStore: Send + Sync {
     /// Revokes the tokens of a user that were issued before `step.at`. Safe to repeat.
     fn revoke_user(&self, user: &UserId, step: &KeyStep) -> Result<(), StoreError>;
 
-    /// All keys and revocations.
-    fn access_records(&self) -> Result<AccessRecords, StoreError>;
+    /// All keys, and the revocations of users with a number above `after`. They are numbered from 1
+    /// in the order in which they are made, but may become visible in another.
+    fn access_records(&self, after: i64) -> Result<AccessRecords, StoreError>;
 
     /// Records when keys were last used. A time that is older than the stored one changes nothing.
     fn record_key_uses(&self, uses: &[(i64, Timestamp)]) -> Result<(), StoreError>;

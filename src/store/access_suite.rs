@@ -3,6 +3,8 @@
 
 use pretty_assertions::assert_eq;
 
+use std::collections::BTreeMap;
+
 use super::access::*;
 use super::money_suite::{Raw, at, user};
 use crate::domain::access::{Scope, Scopes};
@@ -66,7 +68,7 @@ fn stored(id: i64, order: ApiKeyOrder) -> StoredApiKey {
 }
 
 pub(crate) fn empty_store_has_no_records(store: &dyn AccessStore) {
-    assert_eq!(store.access_records(), Ok(AccessRecords::default()));
+    assert_eq!(store.access_records(0), Ok(AccessRecords::default()));
     assert_eq!(
         store.revoke_key(7, &step(1, "bob")),
         Ok(RevokedKey::Unknown)
@@ -86,7 +88,7 @@ pub(crate) fn created_key_reads_back(store: &dyn AccessStore) {
     let other = store.create_key(&second).unwrap();
     assert!(id < other);
     assert_eq!(store.create_key(&first), Ok(id), "a repeated request");
-    let keys = store.access_records().unwrap().keys;
+    let keys = store.access_records(0).unwrap().keys;
     assert!(keys[1].is_valid(at(59)) && !keys[1].is_valid(at(60)));
     assert_eq!(keys, [stored(id, first), stored(other, second)]);
 }
@@ -108,7 +110,7 @@ pub(crate) fn key_is_revoked_once(store: &dyn AccessStore) {
     let again = store.revoke_key(id, &step(6, "eve"));
     assert_eq!(again, Ok(RevokedKey::Before(expected.clone())));
     assert!(!expected.is_valid(at(0)));
-    let keys = store.access_records().unwrap().keys;
+    let keys = store.access_records(0).unwrap().keys;
     assert_eq!(keys, [expected, stored(other, order(2))]);
 }
 
@@ -116,7 +118,7 @@ pub(crate) fn latest_use_is_kept(store: &dyn AccessStore) {
     let id = store.create_key(&order(1)).unwrap();
     let other = store.create_key(&order(2)).unwrap();
     let uses = || {
-        let keys = store.access_records().unwrap().keys;
+        let keys = store.access_records(0).unwrap().keys;
         keys.iter().map(|key| key.last_used_at).collect::<Vec<_>>()
     };
     store.record_key_uses(&[(id, at(60))]).unwrap();
@@ -137,8 +139,15 @@ pub(crate) fn latest_revocation_of_user_counts(store: &dyn AccessStore) {
             .revoke_user(&user(name), &step(seconds, "ann"))
             .unwrap();
     }
-    let users = store.access_records().unwrap().users;
-    assert_eq!(users, [(user("a"), at(9)), (user("b"), at(7))].into());
+    let revoked = |after| {
+        let records = store.access_records(after).unwrap();
+        (records.users, records.last_revocation)
+    };
+    let (a, b) = ((user("a"), at(9)), (user("b"), at(7)));
+    assert_eq!(revoked(0), ([a.clone(), b].into(), 5));
+    assert_eq!(revoked(2), ([a].into(), 5), "what came since");
+    assert_eq!(revoked(4), ([(user("a"), at(8))].into(), 5));
+    assert_eq!(revoked(5), (BTreeMap::new(), 0));
 }
 
 pub(super) fn records_stay<R: Raw>(store: &dyn AccessStore, raw: &R) {
@@ -146,7 +155,7 @@ pub(super) fn records_stay<R: Raw>(store: &dyn AccessStore, raw: &R) {
     store.create_key(&order(2)).unwrap();
     store.revoke_key(revoked, &step(1, "bob")).unwrap();
     store.revoke_user(&user("a"), &step(2, "bob")).unwrap();
-    let before = store.access_records().unwrap();
+    let before = store.access_records(0).unwrap();
     for (change, expected) in [
         ("UPDATE api_keys SET scopes = 'operator:*'", "never changed"),
         ("UPDATE api_keys SET expires_at = NULL", "never changed"),
@@ -173,7 +182,7 @@ pub(super) fn records_stay<R: Raw>(store: &dyn AccessStore, raw: &R) {
         let refused = raw.run(change).unwrap_err();
         assert!(refused.contains(expected), "{change}: {refused}");
     }
-    assert_eq!(store.access_records().unwrap(), before);
+    assert_eq!(store.access_records(0).unwrap(), before);
     // One row for each step: two keys created, one revoked.
     for (action, rows) in [("create", 2), ("revoke", 1)] {
         let divides = format!(

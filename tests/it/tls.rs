@@ -70,6 +70,14 @@ async fn every_port_for_clients_speaks_tls() {
     let url = format!("https://{}/wallet/deposit", server.wallet());
     let answer = rest.post(url).json(&deposit).send().await.unwrap();
     assert_eq!(answer.status(), 200);
+    // Browsers are told so, but not for a name that all servers of a machine share.
+    assert_eq!(
+        answer.headers()["strict-transport-security"],
+        "max-age=31536000"
+    );
+    let url = format!("https://localhost:{}/wallet", server.wallet().port());
+    let answer = rest.get(url).send().await.unwrap();
+    assert!(!answer.headers().contains_key("strict-transport-security"));
     let url = format!("https://{}/bets/none", server.bets());
     assert_eq!(rest.get(url).send().await.unwrap().status(), 404);
     let mut client = OddsClient::connect_tls(server.odds(), authority.client(None)).await;

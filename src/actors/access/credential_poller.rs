@@ -1,4 +1,4 @@
-//! Reads API keys and revocations once a second. If they cannot be read, those last read stay in
+//! Reads API keys and revocations once a second: of users what came since, and once a minute all. If they cannot be read, those last read stay in
 //! force. A read that hangs is left, and the next one does not wait for it.
 //!
 //! What is revoked is sent to those who have open sessions. When keys were used is written in the
@@ -20,8 +20,11 @@ use crate::store::access::{AccessRecords, AccessStore};
 use crate::store::blocking::{blocking, blocking_within};
 use crate::telemetry::metrics::AccessMetrics;
 
-/// How often everything is read.
+/// How often keys and revocations are read.
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Every so many reads, all revocations of users are read, whatever is known: also those of a
+/// database that was restored.
+const FULL_READ: u32 = 60;
 /// A read that takes longer has failed, and is not waited for any more.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many reads may run at once.
@@ -60,6 +63,8 @@ pub(crate) struct CredentialPoller {
     /// Whether a read is waited for.
     is_reading: bool,
     turns: Arc<Semaphore>,
+    /// Reads that succeeded.
+    reads: u32,
     /// The result of the last write of the times of use.
     uses: Arc<HealthCell>,
 }
@@ -85,6 +90,7 @@ impl CredentialPoller {
             metrics,
             is_reading: false,
             turns: Arc::new(Semaphore::new(MAX_READS)),
+            reads: 0,
             uses: Arc::new(HealthCell::new(
                 "the times of use of API keys cannot be written",
             )),
@@ -92,14 +98,18 @@ impl CredentialPoller {
     }
 
     fn poll(&mut self, context: &mut Context<Self>) {
-        // Keys also expire while nothing can be read.
+        // To those whose mailbox was full.
         self.send();
         if std::mem::replace(&mut self.is_reading, true) {
             return;
         }
+        let after = match self.reads % FULL_READ {
+            0 => 0,
+            _ => self.credentials.known_revocation(),
+        };
         let store = self.store.clone();
         let reading = blocking_within(self.turns.clone(), READ_TIMEOUT, move || {
-            store.access_records()
+            store.access_records(after)
         });
         let finished = reading.into_actor(self);
         context.spawn(finished.map(|read, poller, _| poller.finish(read)));
@@ -110,9 +120,9 @@ impl CredentialPoller {
         self.credentials.reads().record(&read);
         match read {
             Ok(records) => {
-                let now = self.clock.now();
-                self.credentials.replace(records, now);
-                let seconds = now.micros() / 1_000_000;
+                self.reads = self.reads.wrapping_add(1);
+                self.credentials.update(records);
+                let seconds = self.clock.now().micros() / 1_000_000;
                 self.metrics.credentials_read_at.set(seconds);
                 self.send();
             }
@@ -121,7 +131,7 @@ impl CredentialPoller {
     }
 
     fn send(&mut self) {
-        if let Some(current) = self.credentials.refresh(self.clock.now()) {
+        if let Some(current) = self.credentials.known_revocations() {
             self.subscribers
                 .iter_mut()
                 .for_each(|subscriber| subscriber.send(&current));

@@ -159,7 +159,7 @@ fn list(
     now: Timestamp,
     out: &mut dyn Write,
 ) -> Result<(), AccessCommandError> {
-    let mut keys = store.access_records()?.keys;
+    let mut keys = store.access_records(0)?.keys;
     keys.retain(|key| args.all || key.is_valid(now));
     written(if args.json {
         text::json(&keys, now, out)

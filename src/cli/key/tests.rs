@@ -227,5 +227,5 @@ fn user_is_revoked() {
         "{printed}"
     );
     let store = operator_store::open(&database.engine, "test").unwrap();
-    assert_eq!(store.access_records().unwrap().users.len(), 1);
+    assert_eq!(store.access_records(0).unwrap().users.len(), 1);
 }

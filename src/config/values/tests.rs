@@ -31,6 +31,58 @@ fn supplier_needs_scheme_host_and_port() {
     );
 }
 
+/// They would match nothing, or everything.
+#[test]
+fn origins_without_effect_are_refused() {
+    for bad in [
+        "https://*.example.com",
+        "https://*",
+        "https://a.*:8443",
+        "null",
+        "https://%2A.a.com",
+    ] {
+        let (loose, exact) = (origin(bad).unwrap_err(), exact_origin(bad).unwrap_err());
+        assert!(loose.starts_with("* or an origin like"), "{bad}: {loose}");
+        assert!(exact.starts_with("an origin like"), "{bad}: {exact}");
+        assert!(!exact.contains("* or"), "{bad}: {exact}");
+    }
+    assert_eq!(origin("*").as_deref(), Ok("*"));
+    let any = exact_origin(" * ").unwrap_err();
+    assert!(any.ends_with("* would let any page move money"), "{any}");
+}
+
+#[test]
+fn proxies_are_networks_of_clients_addresses() {
+    for (text, read) in [
+        ("10.0.0.1", "10.0.0.1/32"),
+        (" 10.0.0.0/8 ", "10.0.0.0/8"),
+        ("2001:db8::/32", "2001:db8::/32"),
+        ("::ffff:10.0.0.1", "10.0.0.1/32"),
+        ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ("::1", "::1/128"),
+        ("128.0.0.0/1", "128.0.0.0/1"),
+    ] {
+        assert_eq!(
+            network(text).map(|network| network.to_string()).as_deref(),
+            Ok(read)
+        );
+    }
+    for all in ["0.0.0.0/0", "::/0", "10.0.0.0/0", "::ffff:0.0.0.0/96"] {
+        assert!(
+            network(all).unwrap_err().contains("no client is limited"),
+            "{all}"
+        );
+    }
+    for bad in ["", "proxy.example", "10.0.0.0/33"] {
+        assert!(
+            network(bad)
+                .unwrap_err()
+                .starts_with("an address or a network"),
+            "{bad}"
+        );
+    }
+}
+
 #[test]
 fn origin_is_normalized_like_in_browsers() {
     for (text, read) in [

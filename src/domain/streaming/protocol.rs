@@ -64,6 +64,10 @@ pub enum Refusal {
         /// The allowed bytes per second.
         bytes: u64,
     },
+    /// The client's address exceeds its rate limit; the credential was not checked.
+    #[error("too many requests from this address; authenticate again in {0} s")]
+    #[strum(to_string = "RATE_LIMITED")]
+    AuthenticationLimited(u64),
     /// The event's book could not be read in time; the client should subscribe again.
     #[error("the odds of `{0}` are currently unavailable; subscribe again")]
     SnapshotUnavailable(EventId),

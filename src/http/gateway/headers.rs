@@ -114,39 +114,43 @@ fn connection_options<'a>(values: impl Iterator<Item = &'a [u8]>) -> Vec<String>
 
 /// Says for whom the request is forwarded. What the client says counts only from a trusted proxy.
 fn append_forwarded(out: &mut http::HeaderMap, headers: &HeaderMap, hop: &Hop) {
-    let known = |name: &str| -> Vec<&str> {
+    let known = |name: &str| -> Vec<&[u8]> {
         if !hop.is_trusted {
             return Vec::new();
         }
-        let values = headers.get_all(name);
-        values.filter_map(|value| value.to_str().ok()).collect()
+        headers
+            .get_all(name)
+            .map(|value| value.as_bytes())
+            .collect()
     };
+    // Bytes that are not text do not hide the rest of the chain.
     let chain = |name: &str, own: String| {
-        let mut all: Vec<String> = known(name).into_iter().map(str::to_owned).collect();
-        all.push(own);
-        all.join(", ")
+        let mut all = known(name);
+        all.push(own.as_bytes());
+        all.join(&b", "[..])
     };
     let proto = match known(X_FORWARDED_PROTO).as_slice() {
-        [proto @ ("http" | "https")] => proto,
+        [b"https"] => "https",
+        [b"http"] => "http",
         _ => hop.scheme,
     };
     let host = match known(X_FORWARDED_HOST).as_slice() {
-        [host] => host,
-        _ => hop.host,
+        [host] if host.is_ascii() => host,
+        _ => hop.host.as_bytes(),
     };
     append(
         out,
         "forwarded",
-        chain("forwarded", forwarded_element(hop)).as_bytes(),
+        &chain("forwarded", forwarded_element(hop)),
     );
     if let Some(peer) = hop.peer {
         append(
             out,
             X_FORWARDED_FOR,
-            chain(X_FORWARDED_FOR, peer.to_string()).as_bytes(),
+            &chain(X_FORWARDED_FOR, peer.to_string()),
         );
     }
-    append(out, X_FORWARDED_HOST, host.as_bytes());
+    append(out, X_FORWARDED_HOST, host);
     append(out, X_FORWARDED_PROTO, proto.as_bytes());
 }
 

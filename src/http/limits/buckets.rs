@@ -35,11 +35,21 @@ impl Buckets {
         }
     }
 
-    /// Takes this much more from a bucket, even if it is empty: then it is full again later.
-    pub(super) fn charge(&self, key: u64, cost: Nanos) {
-        if let Some(full_at) = self.shard(key).lock().get_mut(&key) {
-            *full_at = Nanos::new(full_at.as_u64().saturating_add(cost.as_u64()));
+    /// Takes this much more from a bucket, even if it is empty: then it is full again later, but
+    /// not after `latest`.
+    pub(super) fn charge(&self, key: u64, cost: Nanos, now: Nanos, latest: Nanos) {
+        let mut shard = self.shard(key).lock();
+        let known = shard.get(&key).copied().unwrap_or(now);
+        let charged = known.max(now).as_u64().saturating_add(cost.as_u64());
+        let full_at = Nanos::new(charged.min(latest.as_u64())).max(known);
+        self.insert(&mut shard, key, full_at);
+    }
+
+    fn insert(&self, shard: &mut Shard, key: u64, full_at: Nanos) {
+        if shard.len() >= self.max_in_shard && !shard.contains_key(&key) {
+            make_room(shard);
         }
+        shard.insert(key, full_at);
     }
 
     fn shard(&self, key: u64) -> &Mutex<Shard> {
@@ -70,10 +80,7 @@ impl StateStore for Buckets {
             return Ok(outcome);
         }
         let (outcome, next) = decide(None)?;
-        if shard.len() >= self.max_in_shard {
-            make_room(&mut shard);
-        }
-        shard.insert(*key, next);
+        self.insert(&mut shard, *key, next);
         Ok(outcome)
     }
 }

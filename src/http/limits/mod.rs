@@ -5,7 +5,6 @@ mod buckets;
 mod rate_limit;
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ use strum::VariantNames;
 
 use self::rate_limit::RateLimit;
 pub(crate) use self::rate_limit::{RateLimitExceeded, RequestClass};
-use super::addresses::{AddressLimit, Addresses, TooMany, counted};
+use super::addresses::{AddressLimit, Addresses, Client, TooMany, counted};
 use super::errors::ApiError;
 use crate::actors::streaming::session::ClientLimits;
 use crate::config::settings::RequestRate;
@@ -96,16 +95,23 @@ struct Limits {
 /// The limits of the client of a socket, which may authenticate after the upgrade.
 pub(crate) struct SocketClient {
     pub limits: RequestLimits,
-    pub address: Option<IpAddr>,
+    pub client: Option<Client>,
 }
 
 impl ClientLimits for SocketClient {
+    fn admit_authentication(&self) -> Result<(), u64> {
+        match self.limits.admit_address(self.client) {
+            Err(ApiError::TooManyRequests(exceeded)) => Err(exceeded.retry_after),
+            _ => Ok(()),
+        }
+    }
+
     fn charge_failed_authentication(&self) {
-        self.limits.charge_failed_authentication(self.address);
+        self.limits.charge_failed_authentication(self.client);
     }
 
     fn take_session(&self, caller: &Caller) -> Result<Option<CallerPermit>, usize> {
-        let taken = self.limits.take_socket(caller, self.address);
+        let taken = self.limits.take_socket(caller, self.client);
         taken.map_err(|TooMany(max)| max)
     }
 }
@@ -116,8 +122,8 @@ struct ClassLimit {
 }
 
 impl ClassLimit {
-    fn of(&self, client: IpAddr) -> Option<&RateLimit> {
-        let is_exempt = self.exempts_loopback && client.is_loopback();
+    fn of(&self, client: Client) -> Option<&RateLimit> {
+        let is_exempt = self.exempts_loopback && client.is_local();
         self.limit.as_ref().filter(|_| !is_exempt)
     }
 }
@@ -159,16 +165,16 @@ impl RequestLimits {
         Ok(refused)
     }
 
-    /// The address of the client that sends a request. `None` if it is unknown, which happens only
+    /// The client that sends a request. `None` if it is unknown, which happens only
     /// in tests.
-    pub(crate) fn client(&self, request: &RequestHead) -> Option<IpAddr> {
+    pub(crate) fn client(&self, request: &RequestHead) -> Option<Client> {
         let limits = self.0.as_ref()?;
         let peer = request.peer_addr?.ip().to_canonical();
         Some(limits.addresses.client(peer, &request.headers))
     }
 
     /// Counts a request of a client, before it is authenticated.
-    pub(crate) fn admit_address(&self, client: Option<IpAddr>) -> Result<(), ApiError> {
+    pub(crate) fn admit_address(&self, client: Option<Client>) -> Result<(), ApiError> {
         let (Some(limits), Some(client)) = (&self.0, client) else {
             return Ok(());
         };
@@ -176,7 +182,7 @@ impl RequestLimits {
     }
 
     /// Counts a failed authentication of a client, as several requests.
-    pub(crate) fn charge_failed_authentication(&self, client: Option<IpAddr>) {
+    pub(crate) fn charge_failed_authentication(&self, client: Option<Client>) {
         let (Some(limits), Some(client)) = (&self.0, client) else {
             return;
         };
@@ -190,7 +196,7 @@ impl RequestLimits {
         &self,
         method: &Method,
         caller: &Caller,
-        client: Option<IpAddr>,
+        client: Option<Client>,
     ) -> Result<(), ApiError> {
         let (Some(limits), Some(client)) = (&self.0, client) else {
             return Ok(());
@@ -207,7 +213,7 @@ impl RequestLimits {
     pub(crate) fn admit_socket(
         &self,
         caller: &Caller,
-        client: Option<IpAddr>,
+        client: Option<Client>,
     ) -> Result<(), ApiError> {
         let (Some(limits), Some(client)) = (&self.0, client) else {
             return Ok(());
@@ -220,7 +226,7 @@ impl RequestLimits {
     pub(crate) fn take_socket(
         &self,
         caller: &Caller,
-        client: Option<IpAddr>,
+        client: Option<Client>,
     ) -> Result<Option<CallerPermit>, TooMany> {
         let (Some(limits), Some(client)) = (&self.0, client) else {
             return Ok(None);
@@ -251,10 +257,11 @@ impl RequestLimits {
 }
 
 impl Limits {
-    /// `None` if the address is that of a trusted proxy, whose own requests are not limited.
-    fn address_key(&self, client: IpAddr) -> Option<u64> {
-        let is_client = !self.addresses.is_trusted(client);
-        is_client.then(|| self.hasher.hash_one(("address", counted(client))))
+    /// `None` for a trusted proxy, whose own requests are not limited.
+    fn address_key(&self, client: Client) -> Option<u64> {
+        let is_proxy = matches!(client, Client::Proxy(_));
+        let counted = counted(client.address());
+        (!is_proxy).then(|| self.hasher.hash_one(("address", counted)))
     }
 
     /// The key of a caller that has an identity.
@@ -266,11 +273,11 @@ impl Limits {
         }
     }
 
-    fn caller_key(&self, caller: &Caller, client: IpAddr) -> Option<u64> {
+    fn caller_key(&self, caller: &Caller, client: Client) -> Option<u64> {
         self.own_key(caller).or_else(|| self.address_key(client))
     }
 
-    fn check(&self, rule: &ClassLimit, key: Option<u64>, client: IpAddr) -> Result<(), ApiError> {
+    fn check(&self, rule: &ClassLimit, key: Option<u64>, client: Client) -> Result<(), ApiError> {
         let (Some(limit), Some(key)) = (rule.of(client), key) else {
             return Ok(());
         };
@@ -292,10 +299,10 @@ impl Limits {
     }
 }
 
-fn log_refusal(exceeded: &RateLimitExceeded, client: IpAddr) {
+fn log_refusal(exceeded: &RateLimitExceeded, client: Client) {
     let setting = exceeded.class.setting();
     if let Some(repeated) = REFUSED.check(setting) {
-        let address = counted(client);
+        let address = counted(client.address());
         warn!(address:%, repeated; "requests refused: {setting} reached; if this is a proxy, add it to TRUSTED_PROXIES");
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use actix_web::http::header::{HeaderName, HeaderValue};
-use governor::clock::{Clock, MonotonicClock};
+use governor::clock::{Clock, MonotonicClock, Reference};
 use governor::middleware::NoOpMiddleware;
 use governor::nanos::Nanos;
 use governor::{Quota, RateLimiter};
@@ -15,6 +15,9 @@ use crate::config::settings::RequestRate;
 
 const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit");
+
+/// The longest wait that charges after the fact add up to.
+const MAX_DEBT: Duration = Duration::from_secs(60);
 
 /// What a rate limit counts. The label `class` of refused requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantNames)]
@@ -95,6 +98,8 @@ pub(super) struct RateLimit<C: Clock = MonotonicClock> {
     limiter: RateLimiter<u64, Buckets, C, NoOpMiddleware<C::Instant>>,
     /// The state of the limiter.
     buckets: Buckets,
+    /// When the limiter was created: the times of the buckets count from here.
+    start: C::Instant,
     quota: Quota,
     class: RequestClass,
 }
@@ -119,6 +124,7 @@ impl<C: Clock> RateLimit<C> {
         let quota = Quota::per_second(per_second).allow_burst(burst);
         let buckets = Buckets::new(max_buckets);
         Some(RateLimit {
+            start: clock.now(),
             limiter: RateLimiter::new(quota, buckets.clone(), clock),
             buckets,
             quota,
@@ -140,10 +146,15 @@ impl<C: Clock> RateLimit<C> {
     }
 
     /// Takes `requests` more from the bucket of a key after the fact. The next requests wait until
-    /// they are made up for.
+    /// they are made up for, at most `MAX_DEBT`.
     pub(super) fn charge(&self, key: u64, requests: u32) {
-        let cost = self.quota.replenish_interval().saturating_mul(requests);
-        self.buckets.charge(key, Nanos::from(cost));
+        let interval = self.quota.replenish_interval();
+        let cost = interval.saturating_mul(requests);
+        let now = self.limiter.clock().now().duration_since(self.start);
+        // An empty bucket is full again after this time, and accepts a request one interval later.
+        let empty = self.quota.burst_size_replenished_in() - interval;
+        let latest = now + Nanos::from(empty + MAX_DEBT);
+        self.buckets.charge(key, cost.into(), now, latest);
     }
 
     /// Forgets the keys whose bucket is full.

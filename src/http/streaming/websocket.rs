@@ -88,8 +88,8 @@ fn session_permit(permits: &Arc<Semaphore>, max: usize) -> Result<OwnedSemaphore
 
 /// Counts the socket against the limits of its caller, and takes a permit for it.
 fn caller_permit(client: &SocketClient, caller: &Caller) -> Result<Option<CallerPermit>, ApiError> {
-    client.limits.admit_socket(caller, client.address)?;
-    let permit = client.limits.take_socket(caller, client.address);
+    client.limits.admit_socket(caller, client.client)?;
+    let permit = client.limits.take_socket(caller, client.client);
     permit.map_err(|TooMany(max)| ApiError::TooManySessionsOfCaller(max))
 }
 
@@ -97,7 +97,7 @@ fn client(request: &HttpRequest) -> SocketClient {
     let limits = request.app_data::<RequestLimits>().cloned();
     let limits = limits.unwrap_or_else(RequestLimits::off);
     SocketClient {
-        address: limits.client(request.head()),
+        client: limits.client(request.head()),
         limits,
     }
 }

@@ -60,9 +60,9 @@ statement! {
 }
 
 statement! {
-    /// The revoked users. A later time replaces an earlier one.
-    RevokedUsers returns (Text, Timestamptz):
-    "SELECT user_id, issued_before FROM revoked_users ORDER BY issued_before"
+    /// The users with revocations above a number: the latest time, and the last number.
+    RevokedUsers returns (Text, Timestamptz, BigInt):
+    "SELECT user_id, max(issued_before), max(id) FROM revoked_users WHERE id > " { after: i64 as BigInt } " GROUP BY user_id"
 }
 
 statement! {
@@ -117,10 +117,10 @@ impl AccessStore for PgStore {
         })
     }
 
-    fn access_records(&self) -> Result<AccessRecords, StoreError> {
+    fn access_records(&self, after: i64) -> Result<AccessRecords, StoreError> {
         self.readers()?.run(|connection| {
             let keys = AllKeys {}.load(connection)?;
-            let users = RevokedUsers {}.load(connection)?;
+            let users = RevokedUsers { after }.load(connection)?;
             records(keys, users)
         })
     }

@@ -11,7 +11,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::access::{AccessRecords, KeyStep, StoredApiKey};
 use crate::store::failure::Failure;
-use crate::store::sqlite::schema::{api_keys, revoked_users};
+use crate::store::sqlite::schema::api_keys;
 
 /// An API key.
 #[derive(Queryable, Selectable)]
@@ -52,11 +52,11 @@ impl ApiKeyRow {
 }
 
 /// A user whose tokens are revoked.
-#[derive(Queryable, Selectable)]
-#[diesel(table_name = revoked_users)]
+#[derive(Queryable)]
 pub(in crate::store) struct RevokedUserRow {
     user_id: String,
     issued_before: Time,
+    last_revocation: i64,
 }
 
 impl RevokedUserRow {
@@ -65,14 +65,16 @@ impl RevokedUserRow {
     }
 }
 
-/// The records of these rows, of which a later one about a user replaces an earlier one.
+/// The records of these rows.
 pub(in crate::store) fn records(
     keys: Vec<ApiKeyRow>,
     users: Vec<RevokedUserRow>,
 ) -> Result<AccessRecords, Failure> {
+    let last_revocation = users.iter().map(|row| row.last_revocation).max();
     let users: Result<BTreeMap<_, _>, _> = users.into_iter().map(RevokedUserRow::read).collect();
     Ok(AccessRecords {
         keys: read_all::<_, _, Failure>(keys, ApiKeyRow::read)?,
         users: users?,
+        last_revocation: last_revocation.unwrap_or(0),
     })
 }

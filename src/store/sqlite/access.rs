@@ -1,5 +1,6 @@
 //! API keys and revoked users.
 
+use diesel::dsl::max;
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
@@ -12,7 +13,7 @@ use crate::store::access::{
     AccessRecords, AccessStore, ApiKeyOrder, KeyStep, RevokedKey, StoredApiKey,
 };
 use crate::store::failure::Failure;
-use crate::store::rows::access::{ApiKeyRow, RevokedUserRow, records};
+use crate::store::rows::access::{ApiKeyRow, records};
 
 impl AccessStore for SqliteStore {
     fn create_key(&self, order: &ApiKeyOrder) -> Result<i64, StoreError> {
@@ -46,15 +47,21 @@ impl AccessStore for SqliteStore {
         })
     }
 
-    fn access_records(&self) -> Result<AccessRecords, StoreError> {
+    fn access_records(&self, after: i64) -> Result<AccessRecords, StoreError> {
         self.read(|connection| {
             let keys = api_keys::table
                 .order(api_keys::id)
                 .select(ApiKeyRow::as_select())
                 .load(connection)?;
+            let (until, number) = (max(revoked_users::issued_before), max(revoked_users::id));
             let users = revoked_users::table
-                .order(revoked_users::issued_before)
-                .select(RevokedUserRow::as_select())
+                .filter(revoked_users::id.gt(after))
+                .group_by(revoked_users::user_id)
+                .select((
+                    revoked_users::user_id,
+                    until.assume_not_null(),
+                    number.assume_not_null(),
+                ))
                 .load(connection)?;
             records(keys, users)
         })

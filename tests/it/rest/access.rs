@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use pretty_assertions::assert_eq;
 use reqwest::Method;
 use sports_bet_platform::domain::access::Scope;
@@ -30,11 +32,20 @@ const AUTH: [(&str, &str); 2] = [
 
 /// The credential that a command prints.
 async fn printed(folder: &Folder, arguments: &[&str]) -> String {
+    printed_with(folder, &AUTH, arguments).await
+}
+
+/// The same, with these settings.
+async fn printed_with(
+    folder: &Folder,
+    settings: &[(&'static str, &'static str)],
+    arguments: &[&str],
+) -> String {
     let own = folder.variables();
     let own = own
         .iter()
         .map(|(name, value)| (name.as_str(), value.as_str()));
-    let variables: Vec<_> = own.chain(AUTH).collect();
+    let variables: Vec<_> = own.chain(settings.iter().copied()).collect();
     let mut command = command(folder.path(), &variables);
     let output = within("a credential", command.args(arguments).output())
         .await
@@ -450,6 +461,57 @@ async fn odds_need_a_scope_unless_public() {
     | `GET /ws/odds` | `odds:read` | 101 | 101 | 101 | 403 SCOPE_REQUIRED | 101 | 101 |
     ");
     assert_documented(&table);
+}
+
+/// As docs/access.md says: the new secret is in a file beside the old one, and tokens of both are
+/// accepted.
+#[actix_web::test]
+async fn secret_is_rotated_without_refusals() {
+    const NEW: &str = "the next secret of this test, of 32 bytes or more";
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("keys.json");
+    let key = json!({"kty": "oct", "kid": "next", "k": BASE64_URL_SAFE_NO_PAD.encode(NEW)});
+    std::fs::write(&file, json!({"keys": [key]}).to_string()).unwrap();
+    let file = file.to_string_lossy();
+    let variables = [&AUTH[..], &[("ROLE", "wallet"), ("AUTH_JWT_KEYS", &file)]].concat();
+    let platform = TestPlatform::start(&variables).await;
+    let get = async |secret| {
+        let arguments = ["token", "--user", "u", "--scope", "wallet:read"];
+        let token =
+            printed_with(&platform.folder, &[("AUTH_JWT_SECRET", secret)], &arguments).await;
+        let url = format!("http://{}/wallet", platform.wallet());
+        let answer = Answer::of(reqwest::Client::new().get(url).bearer_auth(token)).await;
+        outcome(&answer)
+    };
+    for secret in [AUTH[1].1, NEW] {
+        assert_eq!(get(secret).await, "404 WALLET_NOT_FOUND");
+    }
+    let neither = get("a secret of somebody else, of 32 bytes or more").await;
+    assert_eq!(neither, "401 INVALID_CREDENTIAL");
+}
+
+/// They may be meant for a proxy in front of the service.
+#[actix_web::test]
+async fn foreign_credentials_are_ignored_without_checks() {
+    let platform = TestPlatform::start(&[]).await;
+    let request = |address: std::net::SocketAddr, path: &str| {
+        let client = reqwest::Client::new();
+        let request = client.get(format!("http://{address}{path}"));
+        request
+            .header("Authorization", "Basic dTpw")
+            .header("X-Api-Key", "k")
+    };
+    let read = request(platform.odds(), "/v1/events");
+    assert_eq!(Answer::of(read).await.status, 200);
+    let read = request(platform.wallet(), "/wallet?userId=nobody");
+    assert_eq!(Answer::of(read).await.status, 404);
+    let upgrade = request(platform.odds(), "/ws/odds")
+        .header("Connection", "Upgrade")
+        .header("Upgrade", "websocket")
+        .header("Sec-WebSocket-Version", "13")
+        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let opened = within("an answer", upgrade.send()).await.unwrap();
+    assert_eq!(opened.status(), 101);
 }
 
 #[actix_web::test]

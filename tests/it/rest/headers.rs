@@ -35,6 +35,8 @@ async fn every_response_has_security_headers() {
             assert_eq!(answer.header(name), Some(value), "{path}: {name}");
         }
         assert!(answer.header("cache-control").is_some(), "{path}");
+        let tls = answer.header("strict-transport-security");
+        assert_eq!(tls, None, "{path}: not without TLS");
     }
     // Refused before it is routed, and answered without a handler.
     let head = "GET /wallet HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n";

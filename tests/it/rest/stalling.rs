@@ -411,6 +411,8 @@ async fn sessions_are_limited_per_address() {
         "logged once: {}",
         server.log()
     );
+    let hint = "add its address to TRUSTED_PROXIES: default limits";
+    assert_eq!(server.log().matches(hint).count(), 1, "{}", server.log());
     drop(first);
     until("there is room again", || async {
         (session(server.odds(), "").await.1 == "101").then_some(())
@@ -433,6 +435,10 @@ async fn trusted_proxies_forward_client_addresses() {
         ("192.0.2.2", "101"),
         ("192.0.2.1", "429"),
         ("evil, 192.0.2.2", "429"),
+        ("\u{e9}, 192.0.2.2", "429"),
+        // Clients that the proxy does not identify count together.
+        ("\u{e9}", "101"),
+        ("unknown", "429"),
     ] {
         let (stream, status) =
             session(server.odds(), &format!("X-Forwarded-For: {client}\r\n")).await;

@@ -15,6 +15,7 @@ type Answer = Result<AccessRecords, StoreError>;
 /// Answers every read alike, and records what is written.
 struct FixedStore {
     answer: Mutex<Answer>,
+    read_after: Mutex<Vec<i64>>,
     uses: Mutex<Vec<Vec<(i64, Timestamp)>>>,
 }
 
@@ -31,7 +32,8 @@ impl AccessStore for FixedStore {
         unreachable!()
     }
 
-    fn access_records(&self) -> Answer {
+    fn access_records(&self, after: i64) -> Answer {
+        self.read_after.lock().push(after);
         self.answer.lock().clone()
     }
 
@@ -60,7 +62,6 @@ struct Fixture {
     store: Arc<FixedStore>,
     credentials: Arc<KnownCredentials>,
     received: Arc<Mutex<Vec<Revocations>>>,
-    clock: Arc<Mutex<Timestamp>>,
     metrics: AccessMetrics,
     poller: Addr<CredentialPoller>,
 }
@@ -69,25 +70,23 @@ impl Fixture {
     fn start(answer: Answer) -> Fixture {
         let store = Arc::new(FixedStore {
             answer: Mutex::new(answer),
+            read_after: Mutex::default(),
             uses: Mutex::default(),
         });
         let received: Arc<Mutex<Vec<Revocations>>> = Arc::default();
-        let clock = Arc::new(Mutex::new(at(0)));
         let credentials = Arc::<KnownCredentials>::default();
         let metrics = AccessMetrics::new(&[]).unwrap();
-        let time = clock.clone();
         let poller = CredentialPoller::new(
             store.clone(),
             credentials.clone(),
             vec![ProbeSubscriber(received.clone()).start().recipient()],
-            Clock::of(move || *time.lock()),
+            Clock::of(|| at(0)),
             metrics.clone(),
         );
         Fixture {
             store,
             credentials,
             received,
-            clock,
             metrics,
             poller: poller.start(),
         }
@@ -117,12 +116,20 @@ fn revoked(users: &[(&str, i64)], keys: &[&str]) -> Revocations {
 
 fn records(keys: Vec<StoredApiKey>, users: &[(&str, i64)]) -> AccessRecords {
     let users: BTreeMap<_, _> = revoked(users, &[]).users;
-    AccessRecords { keys, users }
+    AccessRecords {
+        keys,
+        users,
+        last_revocation: 0,
+    }
 }
 
-fn expiring(id: i64, seconds: i64) -> StoredApiKey {
+fn revoked_key(id: i64) -> StoredApiKey {
+    let step = KeyStep {
+        at: at(0),
+        by: "bob".to_owned(),
+    };
     StoredApiKey {
-        expires_at: Some(at(seconds)),
+        revoked: Some(step),
         ..api_key(id, &[]).1
     }
 }
@@ -146,8 +153,8 @@ async fn last_read_stays_in_force_while_unreadable() {
             .unwrap()
             .contains("cannot be read")
     );
-    *fixture.store.answer.lock() = Ok(records(vec![expiring(1, 60), expiring(2, 90)], &[("u", 5)]));
-    let first = revoked(&[("u", 5)], &[]);
+    *fixture.store.answer.lock() = Ok(records(vec![revoked_key(1)], &[("u", 5)]));
+    let first = revoked(&[("u", 5)], &["1"]);
     fixture.until_received(std::slice::from_ref(&first)).await;
     assert_eq!(fixture.credentials.problem(), None);
     assert_eq!(fixture.metrics.credentials_read_at.get(), 1_760_000_000);
@@ -158,16 +165,41 @@ async fn last_read_stays_in_force_while_unreadable() {
     })
     .await;
     assert!(fixture.credentials.problem().is_some());
-    // A key expires at its time, although nothing can be read.
-    *fixture.clock.lock() = at(60);
-    let second = revoked(&[("u", 5)], &["1"]);
-    fixture
-        .until_received(&[first.clone(), second.clone()])
-        .await;
-    *fixture.store.answer.lock() = Ok(records(Vec::new(), &[]));
-    fixture
-        .until_received(&[first, second, Revocations::default()])
-        .await;
+    assert_eq!(*fixture.credentials.revocations(), first);
+    *fixture.store.answer.lock() = Ok(records(vec![revoked_key(2)], &[("u", 3), ("v", 7)]));
+    // A revocation of a user is never withdrawn.
+    let second = revoked(&[("u", 5), ("v", 7)], &["2"]);
+    fixture.until_received(&[first, second]).await;
+}
+
+/// Only what came since is read, but for late ones; all again from time to time.
+#[actix_web::test]
+async fn known_revocations_are_not_read_again() {
+    let fixture = Fixture::start(Ok(AccessRecords {
+        last_revocation: 5_000,
+        ..AccessRecords::default()
+    }));
+    until("some reads", || fixture.store.read_after.lock().len() > 2).await;
+    assert_eq!(fixture.store.read_after.lock()[..3], [0, 4_000, 4_000]);
+    fixture.poller.do_send(SkipReads);
+    until("all are read again", || {
+        let reads = fixture.store.read_after.lock();
+        reads.iter().filter(|after| **after == 0).count() == 2
+    })
+    .await;
+}
+
+/// Makes the next read of the poller one of all revocations.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct SkipReads;
+
+impl Handler<SkipReads> for CredentialPoller {
+    type Result = ();
+
+    fn handle(&mut self, _: SkipReads, _: &mut Context<Self>) {
+        self.reads = FULL_READ;
+    }
 }
 
 #[actix_web::test]

@@ -10,6 +10,10 @@ use crate::runtime::permits::Permit;
 
 /// The limits of the client of a session.
 pub trait ClientLimits {
+    /// Counts a credential, before it is checked. An error is in how many seconds the next one is
+    /// accepted.
+    fn admit_authentication(&self) -> Result<(), u64>;
+
     /// Counts a credential that is not accepted.
     fn charge_failed_authentication(&self);
 
@@ -34,8 +38,10 @@ impl Session {
         self.act(effects, context);
     }
 
-    /// The caller of a credential. The first caller of a session needs a permit for it.
+    /// The caller of a credential, if its address may present one. The first caller of a session needs a permit for it.
     fn check(&mut self, credential: &Credential) -> Result<Caller, BadCredential> {
+        let admitted = self.permits.client.admit_authentication();
+        admitted.map_err(BadCredential::RateLimited)?;
         let checked = self.edges.access.authenticate(Some(credential.expose()));
         let caller = checked.map_err(|invalid| match invalid.is_temporary() {
             true => BadCredential::Unavailable(invalid.to_string()),

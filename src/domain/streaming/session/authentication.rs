@@ -20,6 +20,9 @@ pub enum BadCredential {
     Invalid(String),
     /// It cannot be checked yet.
     Unavailable(String),
+    /// It is not checked: its address exceeds its rate limit. In how many seconds it may be sent
+    /// again.
+    RateLimited(u64),
     /// It is valid, but its caller has this maximum of sessions.
     TooManySessions(usize),
 }
@@ -38,6 +41,8 @@ pub enum AuthResult {
     Invalid,
     /// The credential cannot be checked yet.
     Unavailable,
+    /// The credential is not checked, because of the rate limit of its address.
+    RateLimited,
     /// The credential does not allow to read odds.
     ScopeRequired,
     /// The credential belongs to another caller than the session.
@@ -80,6 +85,10 @@ impl SessionState {
             Err(BadCredential::Unavailable(why)) => {
                 let refusal = Refusal::AuthenticationUnavailable(why);
                 (AuthResult::Unavailable, vec![Effect::Refuse(refusal)])
+            }
+            Err(BadCredential::RateLimited(seconds)) => {
+                let refusal = Refusal::AuthenticationLimited(seconds);
+                (AuthResult::RateLimited, vec![Effect::Refuse(refusal)])
             }
             Err(BadCredential::Invalid(why)) => {
                 let refusal = Refusal::InvalidCredential(why);

@@ -135,6 +135,29 @@ fn forwarded_headers_count_from_trusted_proxies_only() {
     );
 }
 
+/// Bytes of a client that are not text do not remove the address that a proxy has appended.
+#[test]
+fn unreadable_chain_is_passed_on() {
+    let mut sent = HeaderMap::new();
+    for name in ["forwarded", X_FORWARDED_FOR] {
+        for value in [&b"\xff, 198.51.100.7"[..], b"10.0.0.2"] {
+            let name = ActixName::from_bytes(name.as_bytes()).unwrap();
+            sent.append(name, ActixValue::from_bytes(value).unwrap());
+        }
+    }
+    let out = to_service(&sent, &hop("10.0.0.1", true));
+    assert_eq!(
+        out["x-forwarded-for"].as_bytes(),
+        b"\xff, 198.51.100.7, 10.0.0.2, 10.0.0.1"
+    );
+    assert_eq!(
+        out["forwarded"].as_bytes(),
+        b"\xff, 198.51.100.7, 10.0.0.2, for=10.0.0.1;host=\"bets.example:8000\";proto=http"
+    );
+    let out = to_service(&sent, &hop("192.0.2.1", false));
+    assert_eq!(out["x-forwarded-for"], "192.0.2.1");
+}
+
 #[test]
 fn doubtful_scheme_of_proxy_is_replaced() {
     for bad in ["ftp", "https, http", ""] {

@@ -98,11 +98,47 @@ fn charge_after_the_fact_is_made_up_for() {
     assert!((100..=101).contains(&guesses), "{guesses}");
 }
 
+/// Its bucket may have been forgotten between the request and its charge.
 #[test]
-fn unknown_key_is_not_charged() {
+fn forgotten_key_is_charged() {
     let timed = Timed::new(10, 10, 100);
-    timed.limit.charge(1, 1_000);
-    assert_eq!(timed.accepted(1, 20), 10);
+    timed.limit.charge(1, 9);
+    assert_eq!(timed.accepted(1, 20), 1);
+    timed.clock.advance(60 * SECOND);
+    timed.limit.sweep();
+    assert_eq!(timed.limit.len(), 0);
+    timed.limit.charge(1, 8);
+    assert_eq!(timed.accepted(1, 20), 2);
+    // A bucket that is full, but not forgotten yet.
+    timed.clock.advance(60 * SECOND);
+    timed.limit.charge(1, 9);
+    assert_eq!(timed.accepted(1, 20), 1);
+}
+
+#[test]
+fn debt_is_at_most_a_minute() {
+    for (per_second, burst) in [(1, 3), (1, 500), (2_000, 10_000)] {
+        let timed = Timed::new(per_second, burst, 100);
+        for _ in 0..10_000 {
+            timed.limit.charge(1, 100);
+        }
+        let refused = timed.limit.check(1).unwrap_err();
+        assert_eq!(refused.retry_after, 60, "{per_second}:{burst}");
+        timed.limit.charge(1, 100);
+        timed.clock.advance(60 * SECOND);
+        assert_eq!(timed.accepted(1, 2), 1, "{per_second}:{burst}");
+    }
+}
+
+#[test]
+fn charged_keys_are_bounded() {
+    let timed = Timed::new(10, 10, 1_600);
+    for key in 0..100_000_u64 {
+        timed
+            .limit
+            .charge(key.wrapping_mul(0x9e37_79b9_7f4a_7c15), 1);
+    }
+    assert!(timed.limit.len() <= 1_600, "{}", timed.limit.len());
 }
 
 #[test]

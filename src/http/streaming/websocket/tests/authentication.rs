@@ -527,17 +527,45 @@ async fn bad_messages_count_against_address() {
         burst: 200,
     };
     let served = serve_limited(true, HOUR, request_limits(few, 0));
-    let mut accepted = 0;
+    let mut checked = 0;
     let refused = loop {
         match Client::open(&served, "", &[]).await {
-            Ok(mut client) => {
-                let answer = client.ask(&auth("eyJhbGciOi")).await;
-                assert_eq!(answer, "INVALID_CREDENTIAL");
-                accepted += 1;
-            }
+            Ok(mut client) => match client.ask(&auth("eyJhbGciOi")).await.as_str() {
+                "INVALID_CREDENTIAL" => checked += 1,
+                answer => assert_eq!(answer, "RATE_LIMITED"),
+            },
             Err(refused) => break refused,
         }
-        assert!(accepted < 100, "each one counts as one request");
+        assert!(checked < 100, "each one counts as one request");
     };
+    assert_eq!(refused, (429, "TOO_MANY_REQUESTS".to_owned()));
+}
+
+/// On an open socket too: a credential above the limit of its address is not checked.
+#[actix_web::test]
+async fn guesses_on_open_socket_are_refused() {
+    let few = RequestRate {
+        per_second: 1,
+        burst: 60,
+    };
+    let served = serve_limited(true, HOUR, request_limits(few, 0));
+    let mut client = Client::connect(&served).await;
+    assert_eq!(client.ask(&auth(&token("u"))).await, "authenticated");
+    let mut checked = 0;
+    while client.ask(&auth("eyJhbGciOi")).await != "RATE_LIMITED" {
+        checked += 1;
+        assert!(checked < 60, "each one counts as one request");
+    }
+    let count = |result| {
+        let counted = &served.metrics.auth_messages;
+        counted.with_label_values(&[result]).get()
+    };
+    assert_eq!(
+        ["accepted", "invalid", "rate_limited"].map(count),
+        [1, checked, 1]
+    );
+    // The credential of the session stays valid.
+    assert_eq!(client.ask(r#"{"type":"ping"}"#).await, "pong");
+    let refused = Client::open(&served, "", &[]).await.err().unwrap();
     assert_eq!(refused, (429, "TOO_MANY_REQUESTS".to_owned()));
 }
