@@ -23,7 +23,7 @@ const COORDINATE: usize = 32;
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, EnumString
 )]
-pub(crate) enum TokenAlgorithm {
+pub enum TokenAlgorithm {
     /// HMAC with SHA-256.
     HS256,
     /// ECDSA on P-256 with SHA-256.
