@@ -352,13 +352,16 @@ async fn failed_batches_in_flight_are_not_lost() {
         topic.publish(vec![record("first", 140)]).await.unwrap();
         let failed = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 3];
         kafka.request_errors(RDKafkaApiKey::Produce, &failed);
-        for acknowledgement in enqueue_batches(&topic, 20, 7).await {
+        for (batch, acknowledgement) in enqueue_batches(&topic, 20, 7).await.into_iter().enumerate()
+        {
             assert_eq!(acknowledgement.received().await, Ok(()));
+            println!("batch {batch} is stored");
         }
         let mut group = topic.subscribe("g").unwrap();
         let mut read = Vec::new();
         while values(&read).len() < 141 {
             read.extend(next(&mut group, 99).await);
+            println!("{} values are read", values(&read).len());
         }
     })
     .await;

@@ -143,7 +143,7 @@ async fn next_page_keeps_filters() {
         );
         path = answer
             .header("link")
-            .map(|link| link.split(['<', '>']).nth(1).unwrap().to_owned());
+            .map(|link| format!("/v1/events{}", link.split(['<', '>']).nth(1).unwrap()));
     }
     assert_eq!(seen, ["E00", "E02", "E04", "E06", "E08", "E10"]);
 }
