@@ -16,14 +16,16 @@ async fn stalled_client(platform: &TestPlatform) -> RawClient {
     client
 }
 
-/// Sends large changes, each read by `reader` before the next, until `done`; returns how many.
+/// Sends a change, and large ones after it, each read by `reader` before the next, until `done`;
+/// returns how many.
 async fn send_until(
     supplier: &mut SupplierLink,
     reader: &mut RawClient,
     done: impl AsyncFn() -> bool,
 ) -> u64 {
+    first_change(supplier, EVENT, reader).await;
     let mut last_seq = 0;
-    for version in 1..=2_000 {
+    for version in 2..=2_000 {
         supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
         let update = reader.next_text().await;
         assert_eq!(update.number("version"), version);

@@ -88,7 +88,12 @@ async fn original_reads_work(#[case] place: Services) {
     let mut behind = Behind::start(place, &[]).await;
     behind.show("MATCH_002", 1).await;
     let client = TheirClient::of(&behind);
-    let events: Vec<TheirEvent> = client.get("/api/odds/v1/events").await;
+    // The list is read from the database, which on real engines has the event a moment later.
+    let events = until("the event is listed", || async {
+        let events: Vec<TheirEvent> = client.get("/api/odds/v1/events").await;
+        (!events.is_empty()).then_some(events)
+    })
+    .await;
     assert_eq!(events[0].event_id, "MATCH_002");
     let path = "/api/odds/v1/events/MATCH_002";
     let markets: Vec<TheirMarket> = client.get(&format!("{path}/markets")).await;
