@@ -89,6 +89,16 @@ async fn total(platform: &TestPlatform, name: &str) -> f64 {
     values.map(|(_, value)| value.parse::<f64>().unwrap()).sum()
 }
 
+/// Waits for this many deliveries. There may be more: a market is sent again if its source is not
+/// heard for a moment.
+async fn until_delivered(platform: &TestPlatform, changes: u64) {
+    until("all is delivered", || async {
+        let delivered = total(platform, "odds_ws_deliveries_total").await;
+        (delivered >= changes as f64).then_some(())
+    })
+    .await;
+}
+
 /// Waits until a metric of the role `odds`, summed over all labels, has this value.
 async fn until_total(platform: &TestPlatform, name: &str, wanted: f64) {
     until(name, || async {

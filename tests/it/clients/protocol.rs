@@ -5,7 +5,7 @@ use serde_json::json;
 use sports_bet_platform::config::settings::Role;
 
 use super::raw::{End, RawClient, text};
-use super::{EVENT, change, change_of, start, total, until_total};
+use super::{EVENT, change, change_of, start, total, until_delivered, until_total};
 use crate::support::{OddsClient, TestPlatform, until};
 
 const PING: &str = r#"{"type":"ping"}"#;
@@ -218,7 +218,7 @@ async fn deliveries_and_latency_are_counted() {
             }
         }
     }
-    until_total(&platform, "odds_ws_deliveries_total", 30.0).await;
+    until_delivered(&platform, 30).await;
     // Counted once per change and thread.
     let measured = total(&platform, "odds_end_to_end_seconds_count").await;
     assert!((10.0..=20.0).contains(&measured), "{measured}");

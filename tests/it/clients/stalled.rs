@@ -3,7 +3,10 @@
 use sports_bet_platform::config::settings::Role;
 
 use super::raw::{CLOSE, End, FIN, RawClient, frame};
-use super::{EVENT, change_of, first_change, start, total, until_nobody_is_left, until_total};
+use super::{
+    EVENT, change_of, first_change, start, total, until_delivered, until_nobody_is_left,
+    until_total,
+};
 use crate::support::{SupplierLink, TestPlatform, until};
 
 /// Large enough that a few changes fill a socket.
@@ -94,7 +97,7 @@ async fn client_frozen_before_quiet_is_evicted() {
     for version in 2..=150 {
         supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
     }
-    until_total(&platform, "odds_ws_deliveries_total", 150.0).await;
+    until_delivered(&platform, 150).await;
     until_total(&platform, "odds_ws_evictions_total", 1.0).await;
     until_total(&platform, "odds_ws_conflations_total", 0.0).await;
     until_nobody_is_left(&platform).await;
@@ -118,7 +121,7 @@ async fn closed_session_ends_within_write_timeout(#[case] changes: u64, #[case] 
     for version in 2..=changes {
         supplier.send(change_of(EVENT, "1x2", version, LARGE)).await;
     }
-    until_total(&platform, "odds_ws_deliveries_total", changes as f64).await;
+    until_delivered(&platform, changes).await;
     stalled
         .send(&frame(FIN | CLOSE, &1_000_u16.to_be_bytes()))
         .await;
