@@ -3,8 +3,8 @@
 //! its own port. A service of another process is reached by HTTP.
 //!
 //! The gateway decides nothing about callers. It passes credentials on, and each service checks
-//! them. With `AUTH=required` it says so in each request ([`REQUIRED`](headers::REQUIRED)), and a
-//! service that does not check callers refuses it.
+//! them. With `AUTH=required` it says so in each request (the header `REQUIRED`), and a service that
+//! does not check callers refuses it.
 
 mod documents;
 mod forward;
