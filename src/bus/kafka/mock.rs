@@ -350,10 +350,12 @@ async fn failed_batches_in_flight_are_not_lost() {
             .unwrap()
             .topic("t");
         topic.publish(vec![record("first", 140)]).await.unwrap();
+        println!("the first record is stored");
         let failed = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 3];
         kafka.request_errors(RDKafkaApiKey::Produce, &failed);
-        for (batch, acknowledgement) in enqueue_batches(&topic, 20, 7).await.into_iter().enumerate()
-        {
+        let acknowledgements = enqueue_batches(&topic, 20, 7).await;
+        println!("all batches are sent");
+        for (batch, acknowledgement) in acknowledgements.into_iter().enumerate() {
             assert_eq!(acknowledgement.received().await, Ok(()));
             println!("batch {batch} is stored");
         }
