@@ -1,7 +1,7 @@
 //! Why the commands `key` and `user` fail.
 
 use super::exit;
-use super::operator_store::lacks_table;
+use super::operator_store::DatabaseError;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 
@@ -21,14 +21,9 @@ pub enum AccessCommandError {
         /// Who revoked it.
         by: String,
     },
-    /// The database has no keys.
-    #[error(
-        "DATABASE_URL: the tables are of an earlier version: start this version, or run `sports-bet migrate`"
-    )]
-    NotMigrated,
-    /// The database failed.
-    #[error("DATABASE_URL: {0}")]
-    Store(StoreError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(DatabaseError),
     /// The system has no random numbers.
     #[error("the operating system provides no random numbers")]
     NoRandomNumbers,
@@ -39,11 +34,7 @@ pub enum AccessCommandError {
 
 impl From<StoreError> for AccessCommandError {
     fn from(error: StoreError) -> AccessCommandError {
-        if lacks_table(&error, &["api_keys", "revoked_users"]) {
-            AccessCommandError::NotMigrated
-        } else {
-            AccessCommandError::Store(error)
-        }
+        AccessCommandError::Database(DatabaseError::of(error, &["api_keys", "revoked_users"]))
     }
 }
 
@@ -54,7 +45,7 @@ impl AccessCommandError {
             AccessCommandError::UnknownKey(_)
             | AccessCommandError::AlreadyRevoked { .. }
             | AccessCommandError::NoRandomNumbers => exit::FAILED,
-            AccessCommandError::NotMigrated | AccessCommandError::Store(_) => exit::UNAVAILABLE,
+            AccessCommandError::Database(_) => exit::UNAVAILABLE,
             AccessCommandError::Output(_) => exit::OUTPUT,
         }
     }

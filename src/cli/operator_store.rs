@@ -30,8 +30,32 @@ pub(super) fn open(engine: &StoreEngine, name: &str) -> Result<Arc<dyn OperatorS
     })
 }
 
+/// Why a command cannot use the database.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The schema is of an earlier version.
+    #[error(
+        "DATABASE_URL: the tables are of an earlier version: start this version, or run `sports-bet migrate`"
+    )]
+    NotMigrated,
+    /// The database failed.
+    #[error("DATABASE_URL: {0}")]
+    Store(StoreError),
+}
+
+impl DatabaseError {
+    /// The failure of a command that needs these tables.
+    pub(super) fn of(error: StoreError, tables: &[&str]) -> DatabaseError {
+        if lacks_table(&error, tables) {
+            DatabaseError::NotMigrated
+        } else {
+            DatabaseError::Store(error)
+        }
+    }
+}
+
 /// Whether the database lacks one of these tables, because its schema is of an earlier version.
-pub(super) fn lacks_table(error: &StoreError, tables: &[&str]) -> bool {
+fn lacks_table(error: &StoreError, tables: &[&str]) -> bool {
     let text = error.to_string();
     tables.iter().any(|table| {
         let sqlite = format!("no such table: {table}");

@@ -10,7 +10,7 @@ use clap::{ArgGroup, Args, Subcommand};
 use uuid::Uuid;
 
 use super::operator::{self, DATABASE, future, one_line, system_user};
-use super::operator_store::{self, lacks_table};
+use super::operator_store::{self, DatabaseError};
 use super::{exit, only_shown};
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
@@ -154,14 +154,9 @@ pub enum HoldError {
         /// Who released it.
         by: String,
     },
-    /// The database has no holds.
-    #[error(
-        "DATABASE_URL: the tables are of an earlier version: start this version, or run `sports-bet migrate`"
-    )]
-    NotMigrated,
-    /// The database failed.
-    #[error("DATABASE_URL: {0}")]
-    Store(StoreError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(DatabaseError),
     /// Standard output cannot be written.
     #[error("cannot write to standard output: {0}")]
     Output(std::io::Error),
@@ -169,11 +164,7 @@ pub enum HoldError {
 
 impl From<StoreError> for HoldError {
     fn from(error: StoreError) -> HoldError {
-        if lacks_table(&error, &["holds"]) {
-            HoldError::NotMigrated
-        } else {
-            HoldError::Store(error)
-        }
+        HoldError::Database(DatabaseError::of(error, &["holds"]))
     }
 }
 
@@ -182,7 +173,7 @@ impl HoldError {
     pub fn exit_code(&self) -> u8 {
         match self {
             HoldError::Unknown(_) | HoldError::AlreadyReleased { .. } => exit::FAILED,
-            HoldError::NotMigrated | HoldError::Store(_) => exit::UNAVAILABLE,
+            HoldError::Database(_) => exit::UNAVAILABLE,
             HoldError::Output(_) => exit::OUTPUT,
         }
     }
