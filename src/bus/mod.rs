@@ -22,6 +22,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use self::health::SubscriptionHealth;
+use crate::domain::ids::EventId;
 use crate::domain::timestamp::Timestamp;
 
 /// A record to publish.
@@ -36,6 +37,15 @@ pub struct NewRecord {
 }
 
 impl NewRecord {
+    /// A record about an event, without headers. The records of an event keep their order.
+    pub(crate) fn of_event(event_id: &EventId, payload: impl Into<Bytes>) -> NewRecord {
+        NewRecord {
+            key: Bytes::copy_from_slice(event_id.as_str().as_bytes()),
+            payload: payload.into(),
+            headers: Vec::new(),
+        }
+    }
+
     /// The number of bytes of its key, content and headers.
     pub fn size(&self) -> usize {
         let headers: usize = self

@@ -121,11 +121,7 @@ fn publish_others(
 }
 
 fn result_record(result: &ResultRecord) -> NewRecord {
-    NewRecord {
-        key: Bytes::copy_from_slice(result.event_id.as_str().as_bytes()),
-        payload: result.to_json().into(),
-        headers: Vec::new(),
-    }
+    NewRecord::of_event(&result.event_id, result.to_json())
 }
 
 fn update_records(message: &Publish) -> Vec<NewRecord> {
@@ -150,9 +146,8 @@ fn update_records(message: &Publish) -> Vec<NewRecord> {
             })
             .map(|(header, _)| ((*header).to_owned(), Bytes::from_static(b"1")));
         NewRecord {
-            key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
-            payload: update.to_json().into(),
             headers: headers.collect(),
+            ..NewRecord::of_event(&update.event_id, update.to_json())
         }
     };
     message.updates.iter().map(record).collect()

@@ -10,7 +10,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures_util::future::join_all;
 use log::{info, warn};
 use parking_lot::Mutex;
@@ -31,7 +30,7 @@ use crate::domain::odds::failover::{
     Effect, FailoverRules, PublishedStates, SourceSelection, SourceUpdate, Standing,
 };
 use crate::domain::odds::plausible::record_age;
-use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
+use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::drain::DrainableTask;
@@ -245,7 +244,9 @@ impl SourceSelector {
     fn record_of(&self, effect: Effect) -> Option<NewRecord> {
         let metrics = &self.metrics;
         let (counter, label) = match effect {
-            Effect::Publish(update) => return Some(record_of(&update)),
+            Effect::Publish(update) => {
+                return Some(NewRecord::of_event(&update.event_id, update.to_json()));
+            }
             Effect::Withdrawn => {
                 metrics.failover_withdrawn.inc();
                 return None;
@@ -319,7 +320,7 @@ impl BatchHandler for SourceSelector {
         Ok(())
     }
 
-    /// Who sees a record committed takes what follows from it for published.
+    /// Other processes assume that what follows from a committed record is published.
     fn may_commit(&self) -> bool {
         self.selection.lock().is_decided()
     }
@@ -378,14 +379,6 @@ fn standing(record: &Record) -> Standing {
         Standing::Unconfirmed
     } else {
         Standing::Current
-    }
-}
-
-fn record_of(update: &OddsUpdate) -> NewRecord {
-    NewRecord {
-        key: Bytes::copy_from_slice(update.event_id.as_str().as_bytes()),
-        payload: update.to_json().into(),
-        headers: Vec::new(),
     }
 }
 

@@ -1,6 +1,7 @@
 use std::sync::atomic::Ordering;
 
 use actix::prelude::*;
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
 use super::*;
@@ -15,6 +16,7 @@ use crate::domain::ids::Source;
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::source_status::{CurrentReports, LivePeriod, SourceState};
 use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::update;
 use crate::runtime::drain::Drain;
 use crate::testing::until;
