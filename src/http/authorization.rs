@@ -13,12 +13,15 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
 
 use super::body::missing_query;
 use super::errors::ApiError;
-use super::gateway::headers::REQUIRED;
 use super::limits::RequestLimits;
 use super::query::Query;
 use crate::access::{Access, api_key};
 use crate::domain::access::{AccessDenied, Caller, Scope};
 use crate::domain::ids::UserId;
+
+/// A gateway with `AUTH=required` sends this header, with the value `required`. A service with
+/// `AUTH=off` refuses such a request where a caller is needed, instead of serving everybody.
+pub(super) const REQUIRED: &str = "sports-bet-auth";
 
 /// Authenticates the caller of a request, counts the request against the caller's limits, and
 /// checks the caller's right. Handlers get the caller as an argument.
@@ -75,14 +78,16 @@ fn checked(scope: Scope, request: &ServiceRequest) -> Result<Caller, ApiError> {
             Err(_) => {}
         }
     }
-    let mut caller = caller?;
+    let caller = caller?;
+    let is_odds_public = access.is_odds_public();
     if caller == Caller::Unchecked && request.headers().contains_key(REQUIRED) {
-        caller = Caller::Anonymous;
-        caller
-            .require(scope, access.is_odds_public())
-            .map_err(|_| ApiError::authentication_off())?;
+        let caller = Caller::Anonymous;
+        let allowed = caller.require(scope, is_odds_public);
+        return allowed
+            .map(|()| caller)
+            .map_err(|_| ApiError::authentication_off());
     }
-    caller.require(scope, access.is_odds_public())?;
+    caller.require(scope, is_odds_public)?;
     if request.method() == Method::POST && caller != Caller::Unchecked {
         refuse_user_in_query(&caller, request.query_string())?;
     }

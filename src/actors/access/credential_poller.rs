@@ -1,5 +1,6 @@
-//! Reads API keys and revocations once a second: of users what came since, and once a minute all. If they cannot be read, those last read stay in
-//! force. A read that hangs is left, and the next one does not wait for it.
+//! Reads API keys and revocations once a second: those of users since the last read, and once a
+//! minute all. If they cannot be read, those last read stay in force. A read that hangs is left, and
+//! the next one does not wait for it.
 //!
 //! What is revoked is sent to those who have open sessions. When keys were used is written in the
 //! background.
@@ -22,8 +23,8 @@ use crate::telemetry::metrics::AccessMetrics;
 
 /// How often keys and revocations are read.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Every so many reads, all revocations of users are read, whatever is known: also those of a
-/// database that was restored.
+/// After this many reads, all revocations of users are read again, also those of a database that was
+/// restored.
 const FULL_READ: u32 = 60;
 /// A read that takes longer has failed, and is not waited for any more.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);

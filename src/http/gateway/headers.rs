@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use actix_web::http::header::{HeaderMap, HeaderName as ActixName, HeaderValue as ActixValue};
 use http::header::{self, HeaderName, HeaderValue};
 
+use crate::http::authorization::REQUIRED;
+
 /// Headers that concern only one connection (RFC 9110, 7.6.1), beside those that `Connection`
 /// names.
 const HOP_BY_HOP: [&str; 9] = [
@@ -39,9 +41,6 @@ const END_TO_END: [&str; 7] = [
     "sec-fetch-site",
     "x-api-key",
 ];
-/// A gateway with `AUTH=required` sends this header, with the value `required`. A service with
-/// `AUTH=off` refuses such a request where a caller is needed, instead of serving everybody.
-pub(in crate::http) const REQUIRED: &str = "sports-bet-auth";
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";

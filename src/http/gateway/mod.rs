@@ -9,7 +9,7 @@
 mod documents;
 mod forward;
 mod frames;
-pub(super) mod headers;
+mod headers;
 mod path;
 mod relay;
 mod service;

@@ -38,7 +38,8 @@ impl Session {
         self.act(effects, context);
     }
 
-    /// The caller of a credential, if its address may present one. The first caller of a session needs a permit for it.
+    /// The caller of a credential, if its address may present one. The first caller of a session
+    /// needs a permit for it.
     fn check(&mut self, credential: &Credential) -> Result<Caller, BadCredential> {
         let admitted = self.permits.client.admit_authentication();
         admitted.map_err(BadCredential::RateLimited)?;
