@@ -5,8 +5,10 @@
 
 pub(crate) mod access;
 pub(crate) mod bets;
+pub(crate) mod consumers;
 pub(crate) mod ingest;
 pub mod odds;
+pub(crate) mod settlement;
 pub mod streaming;
 #[cfg(test)]
 mod testing;

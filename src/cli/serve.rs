@@ -248,7 +248,7 @@ fn needed_files(config: &Config, cores: u64) -> u64 {
             .map_or(cores, |workers| workers as u64),
         Role::Wallet | Role::Bets | Role::Gateway => cores,
         Role::Simulator => 1,
-        Role::Ingest | Role::Processor | Role::Confirmation => 0,
+        Role::Ingest | Role::Processor | Role::Confirmation | Role::Settlement => 0,
     };
     let roles = config
         .roles

@@ -221,6 +221,7 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
         ),
         ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
         ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
+        ("KAFKA_TOPIC_BET_SETTLED", &bus.kafka_topic_bet_settled),
         ("KAFKA_TOPIC_ODDS_DLQ", &dead_letters),
         (
             "KAFKA_TOPIC_MARKET_RESULTS_DLQ",
@@ -234,12 +235,17 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
             "KAFKA_TOPIC_BET_CONFIRMED_DLQ",
             &bus.kafka_topic_bet_confirmed_dlq,
         ),
+        (
+            "KAFKA_TOPIC_BET_SETTLED_DLQ",
+            &bus.kafka_topic_bet_settled_dlq,
+        ),
     ];
     let groups = [
         ("KAFKA_GROUP_LIVE", bus.kafka_group_live.as_str()),
         ("KAFKA_GROUP_STORE", &bus.kafka_group_store),
         ("KAFKA_GROUP_SELECTOR", &bus.kafka_group_selector),
         ("KAFKA_GROUP_CONFIRMATION", &bus.kafka_group_confirmation),
+        ("KAFKA_GROUP_SETTLEMENT", &bus.kafka_group_settlement),
     ];
     let equal = |names: &[(&'static str, &str)], what: &str| -> Vec<ConfigError> {
         let place_of_equal = |place: usize| {
@@ -302,6 +308,11 @@ pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'s
             Role::Confirmation,
             "METRICS_PORT_CONFIRMATION",
             ports.metrics_port_confirmation,
+        ),
+        (
+            Role::Settlement,
+            "METRICS_PORT_SETTLEMENT",
+            ports.metrics_port_settlement,
         ),
         (Role::Gateway, "HTTP_PORT_GATEWAY", ports.http_port_gateway),
         (

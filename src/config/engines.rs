@@ -135,7 +135,7 @@ fn embedded_connections(
     roles: &BTreeSet<Role>,
     engines: &Engines,
 ) -> Vec<(Role, Role, &'static str)> {
-    use Role::{Bets, Confirmation, Ingest, Odds, Processor, Wallet};
+    use Role::{Bets, Confirmation, Ingest, Odds, Processor, Settlement, Wallet};
     const BUS: &str = "KAFKA_BROKERS";
     const CACHE: &str = "REDIS_URL";
     const STORE: &str = "a PostgreSQL DATABASE_URL";
@@ -158,6 +158,8 @@ fn embedded_connections(
         (store, Confirmation, Bets, STORE),
         // The processor stores the dead letters of the embedded bus.
         (bus, Confirmation, Processor, BUS),
+        (bus, Settlement, Ingest, BUS),
+        (store, Settlement, Bets, STORE),
     ];
     needs
         .into_iter()

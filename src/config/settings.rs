@@ -8,6 +8,7 @@ mod gateway;
 mod limits;
 mod money;
 mod process;
+mod settlement;
 mod storage;
 mod suppliers;
 mod tls;
@@ -23,6 +24,7 @@ pub use self::gateway::GatewaySettings;
 pub use self::limits::{RateLimitSettings, RequestRate};
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
+pub use self::settlement::SettlementSettings;
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
 pub use self::suppliers::{SimulatedMarket, SimulatorSettings, SupplierSettings};
 pub use self::tls::TlsSettings;
@@ -47,6 +49,8 @@ pub enum Role {
     Bets,
     /// Sends placed bets to the supplier for confirmation.
     Confirmation,
+    /// Pays bets by the results of their markets.
+    Settlement,
     /// Serves odds, wallets and bets under one address: REST and WebSocket.
     Gateway,
 }
@@ -61,6 +65,7 @@ impl Role {
         Role::Wallet,
         Role::Bets,
         Role::Confirmation,
+        Role::Settlement,
         Role::Gateway,
     ];
 
@@ -131,6 +136,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub confirmation: ConfirmationSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub settlement: SettlementSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub gateway: GatewaySettings,

@@ -135,6 +135,21 @@ pub struct MarketKey {
 #[error("`{0}` is not a market key")]
 pub struct BadMarketKey(String);
 
+/// A market of an event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EventMarket {
+    /// The event.
+    pub event_id: EventId,
+    /// The market.
+    pub market: MarketKey,
+}
+
+impl fmt::Display for EventMarket {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.event_id, self.market)
+    }
+}
+
 impl fmt::Display for MarketKey {
     /// `1x2`, or `total_goals@2.5` with a line. The text is unique per key: `@` and `%` in the name
     /// are written as `%40` and `%25`, so the name `total@2.5` differs from the line 2.5 of

@@ -57,6 +57,7 @@ fn prefix(role: Role) -> &'static str {
         Role::Wallet => "wallet",
         Role::Bets => "bets",
         Role::Confirmation => "bets_confirmation",
+        Role::Settlement => "settlement",
         Role::Gateway => "gateway",
     }
 }

@@ -268,6 +268,10 @@ fn health_port(role: Role, settings: &Settings) -> (&'static str, u16) {
             "METRICS_PORT_CONFIRMATION",
             settings.ports.metrics_port_confirmation,
         ),
+        Role::Settlement => (
+            "METRICS_PORT_SETTLEMENT",
+            settings.ports.metrics_port_settlement,
+        ),
         Role::Gateway => ("METRICS_PORT_GATEWAY", settings.ports.metrics_port_gateway),
     }
 }

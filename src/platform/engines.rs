@@ -38,26 +38,28 @@ const KAFKA_GATHERING: Duration = Duration::from_millis(10);
 
 /// Roles that publish odds or consume them.
 const USING_ODDS: [Role; 2] = [Role::Ingest, Role::Processor];
-/// Roles that publish results of markets. No role consumes them yet.
-const USING_RESULTS: [Role; 1] = [Role::Ingest];
+/// Roles that publish results of markets or consume them.
+const USING_RESULTS: [Role; 2] = [Role::Ingest, Role::Settlement];
 /// Roles that publish bets or consume them.
-const USING_BETS: [Role; 2] = [Role::Bets, Role::Confirmation];
+const USING_BETS: [Role; 3] = [Role::Bets, Role::Confirmation, Role::Settlement];
 /// Roles that write the bus or consume it in a group.
-const USING_BUS: [Role; 4] = [
+const USING_BUS: [Role; 5] = [
     Role::Ingest,
     Role::Processor,
     Role::Bets,
     Role::Confirmation,
+    Role::Settlement,
 ];
 /// Roles that show prices.
 const SHOWING_PRICES: [Role; 2] = [Role::Odds, Role::Bets];
 
 /// Roles that migrate the PostgreSQL schema.
-pub(super) const MIGRATING: [Role; 4] = [
+pub(super) const MIGRATING: [Role; 5] = [
     Role::Processor,
     Role::Wallet,
     Role::Bets,
     Role::Confirmation,
+    Role::Settlement,
 ];
 
 /// The topics of the bus that the roles of this process use, and no others: a login need not have
@@ -66,7 +68,7 @@ pub(super) const MIGRATING: [Role; 4] = [
 pub(super) struct Bus {
     /// The odds topics, if a role publishes to them or consumes them.
     pub odds: Option<OddsTopics>,
-    /// The topics of results, if a role publishes to them.
+    /// The topics of results, if a role uses them.
     pub results: Option<ResultTopics>,
     /// The odds topic, if the books of this process follow it.
     pub followed: Option<Arc<dyn Topic>>,
@@ -111,6 +113,10 @@ pub(super) struct BetTopics {
     pub confirmed: Arc<dyn Topic>,
     /// Records of decided bets that could not be published.
     pub confirmed_dead_letters: Arc<dyn Topic>,
+    /// Settled bets.
+    pub settled: Arc<dyn Topic>,
+    /// Records of settled bets that could not be published.
+    pub settled_dead_letters: Arc<dyn Topic>,
 }
 
 impl OddsTopics {
@@ -168,9 +174,19 @@ fn open_embedded(config: &Config) -> Result<Bus, StartError> {
         placed_dead_letters: dead_letters.clone(),
         confirmed: Arc::new(UnreadTopic::new(&settings.kafka_topic_bet_confirmed)),
         confirmed_dead_letters: dead_letters.clone(),
+        settled: Arc::new(UnreadTopic::new(&settings.kafka_topic_bet_settled)),
+        settled_dead_letters: dead_letters.clone(),
     });
     let results = config.runs_any(&USING_RESULTS).then(|| ResultTopics {
-        results: Arc::new(UnreadTopic::new(&settings.kafka_topic_market_results)),
+        results: if config.runs(Role::Settlement) {
+            Arc::new(EmbeddedTopic::new(
+                &settings.kafka_topic_market_results,
+                partitions,
+                capacity,
+            ))
+        } else {
+            Arc::new(UnreadTopic::new(&settings.kafka_topic_market_results))
+        },
         dead_letters: dead_letters.clone(),
     });
     let updates = |name: &str| -> Arc<dyn Topic> {
@@ -221,6 +237,8 @@ fn open_kafka(config: &Config) -> Result<Bus, StartError> {
         placed_dead_letters: kafka.topic(&settings.kafka_topic_bet_placed_dlq),
         confirmed: kafka.topic(&settings.kafka_topic_bet_confirmed),
         confirmed_dead_letters: kafka.topic(&settings.kafka_topic_bet_confirmed_dlq),
+        settled: kafka.topic(&settings.kafka_topic_bet_settled),
+        settled_dead_letters: kafka.topic(&settings.kafka_topic_bet_settled_dlq),
     });
     // After the others: a process that also writes the topic creates it.
     let followed = follows_topic(config).then(|| kafka.existing_topic(&settings.kafka_topic_odds));

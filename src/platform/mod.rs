@@ -17,6 +17,7 @@ mod ports;
 mod processor;
 mod reasons;
 mod role_metrics;
+mod settlement;
 mod startup;
 mod tls;
 
@@ -59,12 +60,13 @@ use crate::supplier::confirm::SetupError;
 const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Roles that read or write the database.
-const USING_STORES: [Role; 5] = [
+const USING_STORES: [Role; 6] = [
     Role::Processor,
     Role::Odds,
     Role::Wallet,
     Role::Bets,
     Role::Confirmation,
+    Role::Settlement,
 ];
 /// Roles that have books, and so use the cache.
 const USING_BOOKS: [Role; 3] = [Role::Processor, Role::Odds, Role::Bets];

@@ -11,7 +11,7 @@ use super::checks::{check, check_feed, check_store};
 use super::engines::{BetTopics, Bus, Stores};
 use super::odds::cores;
 use super::{StartError, bounds, role_metrics};
-use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, RelaySettings};
+use crate::actors::bets::outbox_relay::{OutboxRelay, OutboxTarget, OutboxTargets, RelaySettings};
 use crate::actors::wallet::ledger_auditor::{AuditorSettings, LedgerAuditor};
 use crate::bus::Topic;
 use crate::config::Config;
@@ -49,7 +49,7 @@ const RELAY_BATCH: usize = 500;
 const RELAY_WAITING: usize = 10_000;
 
 impl PlatformBuilder<'_> {
-    /// Starts the wallet, bet and confirmation roles of this process.
+    /// Starts the wallet, bet, confirmation and settlement roles of this process.
     pub(super) fn start_money(
         &mut self,
         config: &Config,
@@ -66,6 +66,13 @@ impl PlatformBuilder<'_> {
         if config.runs(Role::Confirmation) {
             self.for_role(Role::Confirmation, |builder| {
                 builder.start_confirmation(stores, topics)
+            })?;
+        }
+        if let Some(results) = bus.and_then(|bus| bus.results.as_ref())
+            && config.runs(Role::Settlement)
+        {
+            self.for_role(Role::Settlement, |builder| {
+                builder.start_settlement(stores, topics, results, config.runs(Role::Simulator))
             })?;
         }
         if let Some(prices) = prices.filter(|_| config.runs(Role::Bets)) {
@@ -96,8 +103,11 @@ impl PlatformBuilder<'_> {
         };
         let relay = OutboxRelay::new(
             stores.money.clone(),
-            target(&topics.placed, &topics.placed_dead_letters),
-            target(&topics.confirmed, &topics.confirmed_dead_letters),
+            OutboxTargets {
+                bet_placed: target(&topics.placed, &topics.placed_dead_letters),
+                bet_confirmed: target(&topics.confirmed, &topics.confirmed_dead_letters),
+                bet_settled: target(&topics.settled, &topics.settled_dead_letters),
+            },
             settings,
             Clock::system(),
             metrics,

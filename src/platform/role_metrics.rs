@@ -3,6 +3,7 @@
 use strum::{VariantArray, VariantNames};
 
 use crate::actors::bets::confirmation as bet_confirmation;
+use crate::actors::settlement::result_consumer::RESERVED_SOURCE;
 use crate::http::errors::ApiError;
 use crate::http::gateway::{self, Ended, Failure, Service};
 use crate::http::latency;
@@ -12,8 +13,8 @@ use crate::store::money::OutboxTopic;
 use crate::supplier::confirm::SupplierError;
 use crate::supplier::transport::TransportError;
 use crate::telemetry::metrics::{
-    BetsMetrics, ConfirmationMetrics, GatewayMetrics, IngestMetrics, OddsMetrics, SimulatorMetrics,
-    WalletMetrics, create_series,
+    BetsMetrics, ConfirmationMetrics, GatewayMetrics, IngestMetrics, OddsMetrics,
+    SettlementMetrics, SimulatorMetrics, WalletMetrics, create_series,
 };
 
 /// Metrics of the role `simulator`.
@@ -76,6 +77,15 @@ pub(super) fn confirmation() -> prometheus::Result<ConfirmationMetrics> {
     create_series(&metrics.cancel_calls, SupplierError::VARIANTS);
     let states = BreakerState::VARIANTS.iter().map(|state| state.as_str());
     create_series(&metrics.breaker, states);
+    create_series(&metrics.outbox_published, OutboxTopic::VARIANTS);
+    Ok(metrics)
+}
+
+/// Metrics of the role `settlement`.
+pub(super) fn settlement() -> prometheus::Result<SettlementMetrics> {
+    let metrics = SettlementMetrics::new()?;
+    create_series(&metrics.dead_letters, [RESERVED_SOURCE]);
+    create_series(&metrics.bets, ["open"]);
     create_series(&metrics.outbox_published, OutboxTopic::VARIANTS);
     Ok(metrics)
 }

@@ -2,4 +2,5 @@
 //! knows HTTP.
 
 pub(crate) mod bets;
+pub(crate) mod settlement;
 pub(crate) mod wallet;

@@ -187,6 +187,7 @@ fn bet_records_are_readable_both_ways() {
         placed_at,
         decide_by: placed_at,
         decided_at: None,
+        settlement: None,
     };
     // Identical for a reader that uses its bet-service's field names.
     let ours = bet_placed(&bet);

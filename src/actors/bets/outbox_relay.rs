@@ -54,12 +54,22 @@ pub(crate) struct OutboxTarget {
     pub dead_letters: Arc<dyn Topic>,
 }
 
+/// The destinations of all rows.
+#[derive(Clone)]
+pub(crate) struct OutboxTargets {
+    /// Bets that were placed.
+    pub bet_placed: OutboxTarget,
+    /// Bets that were decided.
+    pub bet_confirmed: OutboxTarget,
+    /// Bets that were settled.
+    pub bet_settled: OutboxTarget,
+}
+
 /// The actor that publishes the outbox. [`RelayState`] decides; the actor calls bus and database.
 pub(crate) struct OutboxRelay {
     state: RelayState,
     store: Arc<dyn OutboxStore>,
-    bet_placed: OutboxTarget,
-    bet_confirmed: OutboxTarget,
+    targets: OutboxTargets,
     drain_limit: Duration,
     idle: watch::Sender<bool>,
     health: Arc<HealthCell>,
@@ -73,8 +83,7 @@ impl OutboxRelay {
     /// Publishes the outbox of `store`.
     pub(crate) fn new(
         store: Arc<dyn OutboxStore>,
-        bet_placed: OutboxTarget,
-        bet_confirmed: OutboxTarget,
+        targets: OutboxTargets,
         settings: RelaySettings,
         clock: Clock,
         metrics: OutboxMetrics,
@@ -82,8 +91,7 @@ impl OutboxRelay {
         OutboxRelay {
             state: RelayState::new(settings),
             store,
-            bet_placed,
-            bet_confirmed,
+            targets,
             drain_limit: settings.drain_limit,
             idle: watch::Sender::new(true),
             health: Arc::new(HealthCell::new("the outbox cannot be read or written")),
@@ -100,8 +108,9 @@ impl OutboxRelay {
 
     fn target(&self, topic: OutboxTopic) -> &OutboxTarget {
         match topic {
-            OutboxTopic::BetPlaced => &self.bet_placed,
-            OutboxTopic::BetConfirmed => &self.bet_confirmed,
+            OutboxTopic::BetPlaced => &self.targets.bet_placed,
+            OutboxTopic::BetConfirmed => &self.targets.bet_confirmed,
+            OutboxTopic::BetSettled => &self.targets.bet_settled,
         }
     }
 

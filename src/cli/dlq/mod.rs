@@ -30,6 +30,8 @@ pub enum DlqTopic {
     BetPlaced,
     /// Decided bets
     BetConfirmed,
+    /// Settled bets
+    BetSettled,
 }
 
 /// Lists, shows and republishes dead letters
@@ -57,12 +59,13 @@ pub enum Action {
 }
 
 /// Settings used by `list` and `show`.
-const READING: [&str; 11] = [
+const READING: [&str; 12] = [
     "kafka_brokers",
     "kafka_topic_odds_dlq",
     "kafka_topic_market_results_dlq",
     "kafka_topic_bet_placed_dlq",
     "kafka_topic_bet_confirmed_dlq",
+    "kafka_topic_bet_settled_dlq",
     "kafka_security_protocol",
     "kafka_sasl_mechanism",
     "kafka_sasl_username",
@@ -71,7 +74,7 @@ const READING: [&str; 11] = [
     "database_url",
 ];
 /// Settings used by `replay`.
-const PUBLISHING: [&str; 16] = [
+const PUBLISHING: [&str; 18] = [
     "kafka_brokers",
     "kafka_topic_odds",
     "kafka_topic_odds_dlq",
@@ -81,6 +84,8 @@ const PUBLISHING: [&str; 16] = [
     "kafka_topic_bet_placed_dlq",
     "kafka_topic_bet_confirmed",
     "kafka_topic_bet_confirmed_dlq",
+    "kafka_topic_bet_settled",
+    "kafka_topic_bet_settled_dlq",
     "kafka_topic_partitions",
     "kafka_topic_replication",
     "kafka_security_protocol",
@@ -250,6 +255,7 @@ impl Place {
             DlqTopic::MarketResults => self.bus.kafka_topic_market_results_dlq.clone(),
             DlqTopic::BetPlaced => self.bus.kafka_topic_bet_placed_dlq.clone(),
             DlqTopic::BetConfirmed => self.bus.kafka_topic_bet_confirmed_dlq.clone(),
+            DlqTopic::BetSettled => self.bus.kafka_topic_bet_settled_dlq.clone(),
         }
     }
 
@@ -260,6 +266,7 @@ impl Place {
             DlqTopic::MarketResults => &self.bus.kafka_topic_market_results,
             DlqTopic::BetPlaced => &self.bus.kafka_topic_bet_placed,
             DlqTopic::BetConfirmed => &self.bus.kafka_topic_bet_confirmed,
+            DlqTopic::BetSettled => &self.bus.kafka_topic_bet_settled,
         }
     }
 }

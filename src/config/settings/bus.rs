@@ -93,6 +93,12 @@ pub struct BusSettings {
     /// Dead-letter topic for decided bets that could not be published
     #[arg(long, env, default_value = "bet_confirmed_dlq", value_parser = topic)]
     pub kafka_topic_bet_confirmed_dlq: String,
+    /// Topic for settled bets
+    #[arg(long, env, default_value = "bet_settled", value_parser = topic)]
+    pub kafka_topic_bet_settled: String,
+    /// Dead-letter topic for settled bets that could not be published
+    #[arg(long, env, default_value = "bet_settled_dlq", value_parser = topic)]
+    pub kafka_topic_bet_settled_dlq: String,
     /// Partitions of a topic that is created because it is missing; existing topics are left
     /// unchanged
     #[arg(long, env, default_value_t = 12, value_parser = whole(1_u32, 10_000))]
@@ -112,6 +118,9 @@ pub struct BusSettings {
     /// Consumer group of bet confirmation
     #[arg(long, env, default_value = "bet-confirmation", value_parser = topic)]
     pub kafka_group_confirmation: String,
+    /// Consumer group of settlement
+    #[arg(long, env, default_value = "bet-settlement", value_parser = topic)]
+    pub kafka_group_settlement: String,
     /// How long Kafka waits for a consumer's heartbeat before it reassigns the consumer's
     /// partitions
     #[arg(long, env, value_parser = duration_above_zero, default_value = "10s")]

@@ -83,4 +83,7 @@ pub struct PortSettings {
     /// Health and metrics of the gateway
     #[arg(long, env, default_value_t = 9101, value_parser = port)]
     pub metrics_port_gateway: u16,
+    /// Health and metrics of the settlement role
+    #[arg(long, env, default_value_t = 9102, value_parser = port)]
+    pub metrics_port_settlement: u16,
 }

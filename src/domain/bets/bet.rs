@@ -13,6 +13,7 @@ use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::price::Price;
 use crate::domain::odds::restrictions::{Restriction, Restrictions};
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::settlement::payout::SettledAs;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::unknown_variant::UnknownVariant;
 use crate::domain::wallet::amount::Amount;
@@ -51,7 +52,8 @@ impl FromStr for BetId {
     }
 }
 
-/// Status of a bet. A bet starts as pending and ends in exactly one of the other states.
+/// Status of a bet. It starts as pending. `REJECTED` is final. A confirmed bet is settled when the result of
+/// its market is known, settled again when the result changes, and open again when it is withdrawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[derive(Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
@@ -61,10 +63,12 @@ pub enum BetStatus {
     #[serde(rename = "PENDING_CONFIRMATION")]
     #[strum(to_string = "PENDING_CONFIRMATION")]
     Pending,
-    /// The supplier accepted the bet; the stake belongs to the house.
+    /// The supplier accepted the bet; the stake is at risk until the market is settled.
     Confirmed,
     /// The bet was not accepted; the stake is returned to the user.
     Rejected,
+    /// The result is known and paid.
+    Settled,
 }
 
 impl BetStatus {
@@ -147,8 +151,21 @@ pub struct Bet {
     pub placed_at: Timestamp,
     /// When it is rejected if no answer has arrived.
     pub decide_by: Timestamp,
-    /// When it was decided.
+    /// When the supplier's answer was stored.
     pub decided_at: Option<Timestamp>,
+    /// What the results so far paid; set while the status is settled.
+    pub settlement: Option<BetSettlement>,
+}
+
+/// How a bet is settled by the results so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BetSettlement {
+    /// What happened to it.
+    pub outcome: SettledAs,
+    /// What it has been paid in all, in cents, including returned stake.
+    pub payout_cents: i64,
+    /// When it was settled last.
+    pub settled_at: Timestamp,
 }
 
 /// A status change of a bet.

@@ -1,6 +1,6 @@
-//! Bet events on the bus: `bet_placed` and `bet_confirmed`, each keyed by bet id.
+//! Bet events on the bus: `bet_placed`, `bet_confirmed` and `bet_settled`, each keyed by bet id.
 //!
-//! Both use the original's JSON. The original writes `bet_placed` in camelCase, but its reader
+//! The first two use the original's JSON. The original writes `bet_placed` in camelCase, but its reader
 //! expects snake_case for two of the fields, so those two are written in both spellings.
 
 use std::collections::BTreeMap;
@@ -12,6 +12,7 @@ use strum::{IntoStaticStr, VariantNames};
 use super::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, UserId};
 use crate::domain::odds::price::{Line, Price};
+use crate::domain::settlement::payout::SettledAs;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 
@@ -237,6 +238,54 @@ pub fn bet_confirmed(bet: &Bet, outcome: &BetOutcome, now: Timestamp) -> String 
     })
 }
 
+/// What a settlement did to a bet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SettledBet<'a> {
+    /// The bet.
+    pub bet_id: BetId,
+    /// Who placed it.
+    pub user_id: &'a UserId,
+    /// How it is settled; `None` if it is open again.
+    pub outcome: Option<SettledAs>,
+    /// What it has been paid in all, in cents.
+    pub payout_cents: i64,
+    /// By how much that changed.
+    pub difference_cents: i64,
+    /// The number of the settlement: 1 for the first of the bet.
+    pub n: u32,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct SettledJson<'a> {
+    bet_id: BetId,
+    user_id: &'a UserId,
+    status: BetStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<&'static str>,
+    payout_cents: i64,
+    difference_cents: i64,
+    n: u32,
+    ts: Timestamp,
+}
+
+/// Builds the `bet_settled` record of a bet settled, or opened again, now.
+pub fn bet_settled(settled: &SettledBet<'_>, now: Timestamp) -> String {
+    to_json(&SettledJson {
+        bet_id: settled.bet_id,
+        user_id: settled.user_id,
+        status: match settled.outcome {
+            Some(_) => BetStatus::Settled,
+            None => BetStatus::Confirmed,
+        },
+        outcome: settled.outcome.map(<&str>::from),
+        payout_cents: settled.payout_cents,
+        difference_cents: settled.difference_cents,
+        n: settled.n,
+        ts: now,
+    })
+}
+
 fn to_json<T: Serialize>(record: &T) -> String {
     // Serializing strings and numbers to memory cannot fail.
     serde_json::to_string(record).unwrap_or_default()
@@ -274,6 +323,7 @@ pub(crate) mod testing {
             placed_at,
             decide_by: after(placed_at, decide_within),
             decided_at: None,
+            settlement: None,
         }
     }
 }

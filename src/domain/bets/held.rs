@@ -65,6 +65,7 @@ mod tests {
             placed_at: at(5),
             decide_by: at(9),
             decided_at: None,
+            settlement: None,
         }
     }
 

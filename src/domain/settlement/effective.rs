@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use strum::IntoStaticStr;
+
 use super::market_results::{MarketResults, RecordKey};
 use super::record::{
     Certainty, Outcome, RecordContent, RecordKind, Reduction, Removal, VoidFactor, Won,
@@ -69,7 +71,8 @@ pub enum Decision {
 }
 
 /// Why no money is moved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum HeldReason {
     /// The record that counts was sent with different contents.
     Conflict(Revision),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{RecordContent, RecordKind, ResultRecord};
+use super::trust::{TrustedSources, is_operator};
 use crate::domain::ids::Source;
 use crate::domain::odds::update::Revision;
 
@@ -53,6 +54,17 @@ impl MarketResults {
     /// The records, the latest first, with all contents that each was sent with.
     pub fn latest_first(&self) -> impl Iterator<Item = (&RecordKey, &BTreeSet<RecordContent>)> {
         self.0.iter().rev()
+    }
+
+    /// Whether the latest record of a trusted source is an operator's: an operator has decided, and no
+    /// limit applies.
+    pub fn is_decided_by_operator(&self, sources: &TrustedSources) -> bool {
+        let mut trusted = self
+            .latest_first()
+            .filter(|(key, _)| sources.trusts(&key.source));
+        trusted
+            .next()
+            .is_some_and(|(key, _)| is_operator(&key.source))
     }
 
     /// The records that were sent with more than one content.

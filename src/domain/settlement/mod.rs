@@ -7,6 +7,7 @@
 pub mod effective;
 pub mod market_results;
 pub mod payout;
+pub mod plan;
 pub mod postings;
 pub mod record;
 pub mod reductions;

@@ -1,7 +1,8 @@
 //! What a bet is owed: exact fractions, truncated to the cent once, at the end.
 
 use num_rational::BigRational;
-use strum::{Display, EnumString, IntoStaticStr};
+use serde::{Deserialize, Serialize};
+use strum::{Display, EnumString, IntoStaticStr, VariantNames};
 
 use super::effective::{Decision, HeldReason, LegState};
 use super::record::{VoidFactor, Won};
@@ -28,7 +29,15 @@ pub enum Entitlement {
 
 /// How a bet was settled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[derive(Display, EnumString, IntoStaticStr)]
+#[derive(
+    Serialize,
+    Deserialize,
+    Display,
+    EnumString,
+    IntoStaticStr,
+    VariantNames
+)]
+#[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_outcome)]
 pub enum SettledAs {
     /// It has won.

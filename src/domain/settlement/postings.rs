@@ -1,69 +1,27 @@
 //! The transfers that bring a bet from what it has had to what it is owed.
 
-use strum::{Display, EnumString, IntoStaticStr};
-
 use super::payout::Entitlement;
-use crate::domain::unknown_variant::UnknownVariant;
 use crate::domain::wallet::amount::Amount;
-
-/// An account that settlement moves money from or to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum SettlementAccount {
-    /// The user's money that is available for stakes and withdrawals.
-    Available,
-    /// What the user owes the house: payouts that were taken back and already spent.
-    Owed,
-    /// The house's stakes of open bets.
-    Stakes,
-    /// The house's result of settled bets.
-    Payouts,
-}
-
-/// The purpose of a transfer of a settlement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[derive(Display, EnumString, IntoStaticStr)]
-#[strum(serialize_all = "snake_case", parse_err_ty = UnknownVariant, parse_err_fn = unknown_posting)]
-pub enum PostingKind {
-    /// The stake of a bet that is settled.
-    Settle,
-    /// The stake of a bet that is open again.
-    Unsettle,
-    /// The user gets more than before.
-    Payout,
-    /// A payout is taken back.
-    Clawback,
-    /// The part of it that is no longer available.
-    Owe,
-    /// A payout pays off what the user owes.
-    Recover,
-}
-
-fn unknown_posting(text: &str) -> UnknownVariant {
-    UnknownVariant::new("kind of settlement transfer", text)
-}
-
-impl PostingKind {
-    /// The debited and the credited account.
-    pub fn accounts(self) -> (SettlementAccount, SettlementAccount) {
-        use SettlementAccount::{Available, Owed, Payouts, Stakes};
-        match self {
-            PostingKind::Settle => (Stakes, Payouts),
-            PostingKind::Unsettle => (Payouts, Stakes),
-            PostingKind::Payout => (Payouts, Available),
-            PostingKind::Clawback => (Available, Payouts),
-            PostingKind::Owe => (Owed, Payouts),
-            PostingKind::Recover => (Available, Owed),
-        }
-    }
-}
+use crate::domain::wallet::ledger::{Account, TransferKind};
 
 /// A transfer of a settlement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Posting {
     /// Its purpose.
-    pub kind: PostingKind,
+    pub kind: TransferKind,
     /// Its amount.
     pub amount: Amount,
+}
+
+impl Posting {
+    /// By how much the transfer changes what the user owes, in cents.
+    pub fn owed_change(&self) -> i64 {
+        match self.kind.accounts() {
+            (Account::Owed, _) => self.amount.cents(),
+            (_, Account::Owed) => -self.amount.cents(),
+            _ => 0,
+        }
+    }
 }
 
 /// What a bet has had.
@@ -83,6 +41,8 @@ pub enum BetPosition {
 pub struct UserFunds {
     /// The available balance.
     pub available: i64,
+    /// The amount held.
+    pub reserved: i64,
     /// What the user owes.
     pub owed: i64,
 }
@@ -109,8 +69,8 @@ pub fn postings(
         Entitlement::Settled { payout, .. } => (payout, true),
     };
     let stake_kind = match (was_settled, is_settled) {
-        (false, true) => Some(PostingKind::Settle),
-        (true, false) => Some(PostingKind::Unsettle),
+        (false, true) => Some(TransferKind::Settle),
+        (true, false) => Some(TransferKind::Unsettle),
         _ => None,
     };
     let mut postings = Vec::new();
@@ -126,19 +86,24 @@ fn pay_difference(
     difference: i64,
     funds: UserFunds,
 ) -> Result<impl Iterator<Item = Posting>, BalanceTooHigh> {
-    let UserFunds { available, owed } = funds;
+    let UserFunds {
+        available,
+        reserved,
+        owed,
+    } = funds;
     let amounts = if difference >= 0 {
         let recovered = owed.min(difference);
-        available.checked_add(difference).ok_or(BalanceTooHigh)?;
+        let total = available.checked_add(reserved).ok_or(BalanceTooHigh)?;
+        total.checked_add(difference).ok_or(BalanceTooHigh)?;
         [
-            (PostingKind::Payout, difference),
-            (PostingKind::Recover, recovered),
+            (TransferKind::Payout, difference),
+            (TransferKind::Recover, recovered),
         ]
     } else {
         let taken = available.min(-difference);
         let rest = -difference - taken;
         owed.checked_add(rest).ok_or(BalanceTooHigh)?;
-        [(PostingKind::Clawback, taken), (PostingKind::Owe, rest)]
+        [(TransferKind::Clawback, taken), (TransferKind::Owe, rest)]
     };
     // A transfer moves at least one cent.
     let posting = |(kind, cents)| {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::effective::{Leg, LegState, SettlementRules};
 use super::market_results::{Inserted, MarketResults};
 use super::payout::Entitlement;
-use super::postings::{BetPosition, PostingKind, SettlementAccount, UserFunds, postings};
+use super::postings::{BetPosition, UserFunds, postings};
 use super::record::{Certainty, ResultRecord};
 use super::reductions::Reductions;
 use super::trust::TrustedSources;
@@ -15,6 +15,7 @@ use crate::domain::ids::{MarketName, SelectionId, Source};
 use crate::domain::odds::price::Price;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
+use crate::domain::wallet::ledger::{Account, TransferKind};
 
 /// Second `second` of the tests' hour.
 pub(crate) fn at(second: i64) -> Timestamp {
@@ -141,6 +142,7 @@ impl House {
             cash: 0,
             reserved: 0,
             funds: UserFunds {
+                reserved: 0,
                 available: 0,
                 owed: 0,
             },
@@ -255,35 +257,39 @@ impl House {
         self.check();
     }
 
-    fn post(&mut self, bet: usize, kind: PostingKind, cents: i64) {
-        if matches!(kind, PostingKind::Settle | PostingKind::Unsettle) {
+    fn post(&mut self, bet: usize, kind: TransferKind, cents: i64) {
+        if matches!(kind, TransferKind::Settle | TransferKind::Unsettle) {
             assert_eq!(cents, self.bets[bet].stake.cents());
         }
         let (debit, credit) = kind.accounts();
-        *self.balance(debit) += if debit == SettlementAccount::Owed {
+        *self.balance(debit) += if debit == Account::Owed {
             cents
         } else {
             -cents
         };
-        *self.balance(credit) += if credit == SettlementAccount::Owed {
+        *self.balance(credit) += if credit == Account::Owed {
             -cents
         } else {
             cents
         };
     }
 
-    fn balance(&mut self, account: SettlementAccount) -> &mut i64 {
+    fn balance(&mut self, account: Account) -> &mut i64 {
         match account {
-            SettlementAccount::Available => &mut self.funds.available,
-            SettlementAccount::Owed => &mut self.funds.owed,
-            SettlementAccount::Stakes => &mut self.stakes,
-            SettlementAccount::Payouts => &mut self.payouts,
+            Account::Available => &mut self.funds.available,
+            Account::Reserved => &mut self.reserved,
+            Account::Owed => &mut self.funds.owed,
+            Account::Cash => &mut self.cash,
+            Account::Stakes => &mut self.stakes,
+            Account::Payouts => &mut self.payouts,
         }
     }
 
     /// No balance is below zero, and no cent is lost.
     fn check(&self) {
-        let UserFunds { available, owed } = self.funds;
+        let UserFunds {
+            available, owed, ..
+        } = self.funds;
         assert!(available >= 0 && owed >= 0 && self.stakes >= 0 && self.reserved >= 0);
         assert_eq!(
             self.cash,
@@ -293,13 +299,17 @@ impl House {
 
     /// available, reserved, owed, stakes, payouts.
     pub(crate) fn balances(&self) -> [i64; 5] {
-        let UserFunds { available, owed } = self.funds;
+        let UserFunds {
+            available, owed, ..
+        } = self.funds;
         [available, self.reserved, owed, self.stakes, self.payouts]
     }
 
     /// What does not depend on the order of records.
     pub(crate) fn net(&self) -> [i64; 3] {
-        let UserFunds { available, owed } = self.funds;
+        let UserFunds {
+            available, owed, ..
+        } = self.funds;
         [available - owed, self.stakes, self.payouts]
     }
 }

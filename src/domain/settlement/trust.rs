@@ -1,6 +1,7 @@
 //! Whose results are paid.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use crate::domain::ids::Source;
 
@@ -10,6 +11,14 @@ pub const OPERATOR_PREFIX: &str = "operator:";
 /// Whether a record of this source was written by an operator.
 pub fn is_operator(source: &Source) -> bool {
     source.as_str().starts_with(OPERATOR_PREFIX)
+}
+
+impl fmt::Display for TrustedSources {
+    /// The names, with commas.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.0.iter().map(Source::as_str).collect();
+        out.write_str(&names.join(","))
+    }
 }
 
 /// The sources whose results are paid. Those of others are stored only.

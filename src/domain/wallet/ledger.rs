@@ -10,7 +10,7 @@ use strum::{Display, EnumString, IntoStaticStr};
 use super::amount::Amount;
 use crate::domain::unknown_variant::UnknownVariant;
 
-/// An account. A user has two; the house's accounts are the counterparts.
+/// An account. A user has three; the house's accounts are the counterparts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[derive(Serialize, Deserialize, Display, EnumString, IntoStaticStr)]
 #[serde(rename_all = "snake_case")]
@@ -20,11 +20,13 @@ pub enum Account {
     Available,
     /// A user's money that is held for a bet or another reservation.
     Reserved,
+    /// What a user owes the house: payouts that were taken back and already spent.
+    Owed,
     /// The house's cash: deposits received less withdrawals paid.
     Cash,
-    /// The house's stakes: the income from accepted bets.
+    /// The stakes of open bets.
     Stakes,
-    /// The house's payouts: the cost of winning bets.
+    /// The house's result: stakes of settled bets less payouts.
     Payouts,
 }
 
@@ -57,6 +59,18 @@ pub enum TransferKind {
     Refund,
     /// Held money returns to the user because the hold expired.
     Expire,
+    /// The stake of a bet that is settled.
+    Settle,
+    /// The stake of a bet that is open again.
+    Unsettle,
+    /// A bet pays more than before.
+    Payout,
+    /// A payout is taken back.
+    Clawback,
+    /// The part of it that is no longer available.
+    Owe,
+    /// A payout pays off what the user owes.
+    Recover,
 }
 
 impl TransferKind {
@@ -106,6 +120,12 @@ impl TransferKind {
             TransferKind::Reserve => (Account::Available, Account::Reserved),
             TransferKind::Commit => (Account::Reserved, Account::Stakes),
             TransferKind::Refund | TransferKind::Expire => (Account::Reserved, Account::Available),
+            TransferKind::Settle => (Account::Stakes, Account::Payouts),
+            TransferKind::Unsettle => (Account::Payouts, Account::Stakes),
+            TransferKind::Payout => (Account::Payouts, Account::Available),
+            TransferKind::Clawback => (Account::Available, Account::Payouts),
+            TransferKind::Owe => (Account::Owed, Account::Payouts),
+            TransferKind::Recover => (Account::Available, Account::Owed),
         }
     }
 }
@@ -212,7 +232,7 @@ impl Balance {
             let balance = match account {
                 Account::Available => &mut available,
                 Account::Reserved => &mut reserved,
-                Account::Cash | Account::Stakes | Account::Payouts => return Ok(()),
+                Account::Owed | Account::Cash | Account::Stakes | Account::Payouts => return Ok(()),
             };
             *balance = balance
                 .checked_add(cents)

@@ -5,13 +5,13 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use super::BetsState;
 use super::request::BetBody;
 use super::view::{BetView, PlacedBody};
-use crate::domain::bets::bet::{Bet, BetId, BetStatus};
+use crate::domain::bets::bet::{Bet, BetId};
 use crate::http::authorization::{CurrentCaller, user_to_read};
 use crate::http::body;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
 use crate::http::routes::PageBody;
-use crate::store::money::Page;
+use crate::store::money::{BetFilter, Page};
 
 /// Maximum number of bets in one response.
 const MAX_BETS: usize = 1_000;
@@ -47,21 +47,24 @@ pub(super) async fn get_bet(
     Ok(HttpResponse::Ok().json(BetView::with_history(&bet, &history)))
 }
 
-/// `GET /bets?userId&status&limit&cursor`: a user's bets, newest first.
+/// `GET /bets?userId&status&outcome&limit&cursor`: a user's bets, newest first.
 pub(super) async fn list(
     state: web::Data<BetsState>,
     CurrentCaller(caller): CurrentCaller,
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
-    let query = query.only(&["userId", "status", "limit", "cursor"])?;
+    let query = query.only(&["userId", "status", "outcome", "limit", "cursor"])?;
     let user_id = user_to_read(&caller, &query)?;
-    let status: Option<BetStatus> = query.parsed("status")?;
+    let filter = BetFilter {
+        status: query.parsed("status")?,
+        outcome: query.parsed("outcome")?,
+    };
     let limit = query.number("limit", 1, MAX_BETS)?.unwrap_or(DEFAULT_BETS);
     let page = Page {
         before: query.parsed("cursor")?,
         limit,
     };
-    let bets = state.queries.bets(user_id, status, page).await?;
+    let bets = state.queries.bets(user_id, filter, page).await?;
     let page = PageBody::new(&bets, limit, BetView::new, |last| last.id.to_string());
     Ok(HttpResponse::Ok().json(page))
 }

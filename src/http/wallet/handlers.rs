@@ -4,10 +4,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use uuid::Uuid;
 
 use super::WalletState;
-use super::request::MovementBody;
+use super::request::{MovementBody, MovementKind};
 use super::view::{ReservationView, TransferView, WalletView};
 use crate::domain::ids::UserId;
-use crate::domain::wallet::ledger::{ReservationStatus, TransferKind};
+use crate::domain::wallet::ledger::ReservationStatus;
 use crate::http::authorization::{CurrentCaller, user_to_read};
 use crate::http::body;
 use crate::http::errors::ApiError;
@@ -22,7 +22,7 @@ const MAX_ROWS: usize = 1_000;
 /// Default number of rows in one response.
 const DEFAULT_ROWS: usize = 100;
 
-/// `GET /wallet?userId`: both balances at one point in time.
+/// `GET /wallet?userId`: the balances, and what the user owes, at one point in time.
 pub(super) async fn get_wallet(
     state: web::Data<WalletState>,
     CurrentCaller(caller): CurrentCaller,
@@ -30,9 +30,12 @@ pub(super) async fn get_wallet(
 ) -> Result<HttpResponse, ApiError> {
     let user_id = user_to_read(&caller, &query.only(&["userId"])?)?;
     let id = user_id.clone();
-    let wallet = state.executor.read(move |store| store.wallet(&id)).await?;
-    let wallet = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
-    Ok(HttpResponse::Ok().json(state.view(&user_id, &wallet)))
+    let wallet = state
+        .executor
+        .read(move |store| store.wallet_and_debt(&id))
+        .await?;
+    let (wallet, owed) = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
+    Ok(HttpResponse::Ok().json(state.view(&user_id, &wallet).with_debt(owed)))
 }
 
 /// `POST /wallet/deposit {userId, amount_cents, external_ref}`: creates the wallet if there is
@@ -42,7 +45,7 @@ pub(super) async fn deposit(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    state.apply(TransferKind::Deposit, &request, payload).await
+    state.apply(MovementKind::Deposit, &request, payload).await
 }
 
 /// `POST /wallet/withdraw {userId, amount_cents, external_ref}`.
@@ -51,7 +54,7 @@ pub(super) async fn withdraw(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    state.apply(TransferKind::Withdraw, &request, payload).await
+    state.apply(MovementKind::Withdraw, &request, payload).await
 }
 
 /// `POST /wallet/reserve {userId, amount_cents, external_ref}`.
@@ -60,7 +63,7 @@ pub(super) async fn reserve(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    state.apply(TransferKind::Reserve, &request, payload).await
+    state.apply(MovementKind::Reserve, &request, payload).await
 }
 
 /// `POST /wallet/commit {userId, external_ref}`: the reserved amount goes to the house.
@@ -69,7 +72,7 @@ pub(super) async fn commit(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    state.apply(TransferKind::Commit, &request, payload).await
+    state.apply(MovementKind::Commit, &request, payload).await
 }
 
 /// `POST /wallet/refund {userId, external_ref}`: the reserved amount returns to the user.
@@ -78,7 +81,7 @@ pub(super) async fn refund(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    state.apply(TransferKind::Refund, &request, payload).await
+    state.apply(MovementKind::Refund, &request, payload).await
 }
 
 /// `GET /wallet/ledger?userId&limit&cursor`: the user's transfers, newest first.
@@ -133,7 +136,7 @@ impl WalletState {
     /// gets the first answer.
     async fn apply(
         &self,
-        kind: TransferKind,
+        kind: MovementKind,
         request: &HttpRequest,
         payload: web::Payload,
     ) -> Result<HttpResponse, ApiError> {
@@ -151,7 +154,7 @@ impl WalletState {
             TurnError::WalletLocked if has_key => ApiError::RequestInFlight,
             other => other.into(),
         });
-        self.count(kind.as_str(), &moved);
+        self.count(kind.into(), &moved);
         Ok(match moved? {
             Moved::Wallet(wallet) => HttpResponse::Ok().json(self.view(&user_id, &wallet)),
             Moved::Reservation(reservation) => {

@@ -2,16 +2,28 @@
 
 use actix_web::HttpRequest;
 use serde::Deserialize;
+use strum::IntoStaticStr;
 use uuid::Uuid;
 
 use crate::domain::ids::{IdError, Reference, UserId};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::ledger::{HoldResolution, TransferKind};
+use crate::domain::wallet::ledger::HoldResolution;
 use crate::http::body::{self, Field};
 use crate::http::errors::ApiError;
 use crate::http::idempotency;
 use crate::store::money::{RequestKey, TransferRequest};
 use crate::store::movements::Movement;
+
+/// The kind of a requested transfer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum MovementKind {
+    Deposit,
+    Withdraw,
+    Reserve,
+    Commit,
+    Refund,
+}
 
 /// The body of a request for a transfer. `commit` and `refund` use the amount of the reservation:
 /// theirs is accepted, since the original's worker sends it, and ignored.
@@ -50,7 +62,7 @@ impl MovementBody {
     /// original.
     pub(super) fn movement(
         &self,
-        kind: TransferKind,
+        kind: MovementKind,
         new_reference: Uuid,
     ) -> Result<Movement, ApiError> {
         let named = self.reference()?;
@@ -70,11 +82,11 @@ impl MovementBody {
             self.order(reference.map_err(|error: IdError| bad_reference(&error))?)
         };
         match kind {
-            TransferKind::Deposit => order().map(Movement::Deposit),
-            TransferKind::Withdraw => order().map(Movement::Withdraw),
-            TransferKind::Reserve => self.order(required_reference()?).map(Movement::Reserve),
-            TransferKind::Commit => settle(HoldResolution::Commit),
-            TransferKind::Refund | TransferKind::Expire => settle(HoldResolution::Refund),
+            MovementKind::Deposit => order().map(Movement::Deposit),
+            MovementKind::Withdraw => order().map(Movement::Withdraw),
+            MovementKind::Reserve => self.order(required_reference()?).map(Movement::Reserve),
+            MovementKind::Commit => settle(HoldResolution::Commit),
+            MovementKind::Refund => settle(HoldResolution::Refund),
         }
     }
 

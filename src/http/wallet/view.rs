@@ -19,6 +19,9 @@ pub(super) struct WalletView<'a> {
     balance_cents: i64,
     #[serde(rename = "reserved_cents")]
     reserved_cents: i64,
+    /// What the user owes; only in the answer to a read.
+    #[serde(rename = "owed_cents", skip_serializing_if = "Option::is_none")]
+    owed_cents: Option<i64>,
     currency: &'a str,
 }
 
@@ -56,7 +59,16 @@ impl<'a> WalletView<'a> {
             wallet_id: wallet.wallet_id,
             balance_cents: wallet.balance.available,
             reserved_cents: wallet.balance.reserved,
+            owed_cents: None,
             currency,
+        }
+    }
+
+    /// With what the user owes, in cents.
+    pub(super) fn with_debt(self, owed_cents: i64) -> WalletView<'a> {
+        WalletView {
+            owed_cents: Some(owed_cents),
+            ..self
         }
     }
 }

@@ -214,6 +214,7 @@ impl PlacementService {
             placed_at: now,
             decide_by: now.later_by(self.settings.deadline),
             decided_at: None,
+            settlement: None,
         };
         let notice = OutboxMessage {
             payload: bet_events::bet_placed(&bet),

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use crate::domain::bets::bet::{Bet, BetId, BetStatus, BetStep};
+use crate::domain::bets::bet::{Bet, BetId, BetStep};
 use crate::domain::ids::UserId;
 use crate::services::wallet::executor::WalletExecutor;
 use crate::store::StoreError;
-use crate::store::money::{BetStore, Page};
+use crate::store::money::{BetFilter, BetStore, Page};
 
 /// Reads bets.
 pub struct BetQueries {
@@ -49,11 +49,11 @@ impl BetQueries {
     pub async fn bets(
         &self,
         user_id: UserId,
-        status: Option<BetStatus>,
+        filter: BetFilter,
         page: Page<BetId>,
     ) -> Result<Vec<Bet>, StoreError> {
         self.executor
-            .read(move |store| store.bets(&user_id, status, page))
+            .read(move |store| store.bets(&user_id, filter, page))
             .await
     }
 }

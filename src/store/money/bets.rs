@@ -4,6 +4,7 @@ use super::{OutboxMessage, Page, RequestKey};
 use crate::domain::bets::bet::{Bet, BetId, BetRefusal, BetStatus, BetStep};
 use crate::domain::ids::{Source, UserId};
 use crate::domain::odds::price::Price;
+use crate::domain::settlement::payout::SettledAs;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 
@@ -38,6 +39,15 @@ pub enum BetAnswer {
     Refused(BetRefusal),
     /// The key was used for another request.
     KeyReused,
+}
+
+/// Which bets of a user are listed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BetFilter {
+    /// Only bets with this status.
+    pub status: Option<BetStatus>,
+    /// Only bets settled in this way.
+    pub outcome: Option<SettledAs>,
 }
 
 /// Reads bets by their ids.
@@ -89,7 +99,7 @@ pub trait BetStore: BetReader {
     fn bets(
         &self,
         user_id: &UserId,
-        status: Option<BetStatus>,
+        filter: BetFilter,
         page: Page<BetId>,
     ) -> Result<Vec<Bet>, StoreError>;
 }

@@ -9,14 +9,22 @@ mod bets;
 mod cancels;
 mod decisions;
 mod outbox;
+mod results;
+mod settlements;
 mod wallets;
 
 pub(crate) use self::audit::{Check, LedgerAudit, Verification};
-pub(crate) use self::bets::{BetAnswer, BetPlacement, BetReader, BetStore};
+pub(crate) use self::bets::{BetAnswer, BetFilter, BetPlacement, BetReader, BetStore};
 pub(super) use self::bets::{read_refusal, refusal_text};
 pub(crate) use self::cancels::{Cancel, CancelQueue};
 pub(crate) use self::decisions::{DecideBet, Decided, DecisionStore};
 pub(crate) use self::outbox::{OutboxDepth, OutboxMessage, OutboxRow, OutboxStore, OutboxTopic};
+pub(super) use self::results::in_market_order;
+pub(crate) use self::results::{ResultStore, StoredRecord, StoredResults};
+pub(crate) use self::settlements::{
+    BetState, DueBet, DueBets, DueCursor, ExaminedBet, FinishedMarket, MarketLease, OpenPosition,
+    PositionScope, SettleBet, SettleCall, SettledNow, SettlementBacklog, SettlementStore,
+};
 pub(crate) use self::wallets::{
     Reservation, Transfer, TransferRequest, Wallet, WalletError, WalletStore,
 };
@@ -43,11 +51,25 @@ pub struct RequestKey {
 
 /// Stores all that concerns money.
 pub(crate) trait MoneyStore:
-    WalletStore + BetStore + HoldStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
+    WalletStore
+    + BetStore
+    + HoldStore
+    + DecisionStore
+    + SettlementStore
+    + OutboxStore
+    + CancelQueue
+    + LedgerAudit
 {
 }
 
 impl<T> MoneyStore for T where
-    T: WalletStore + BetStore + HoldStore + DecisionStore + OutboxStore + CancelQueue + LedgerAudit
+    T: WalletStore
+        + BetStore
+        + HoldStore
+        + DecisionStore
+        + SettlementStore
+        + OutboxStore
+        + CancelQueue
+        + LedgerAudit
 {
 }

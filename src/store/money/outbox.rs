@@ -23,6 +23,8 @@ pub enum OutboxTopic {
     BetPlaced,
     /// Bets that were decided.
     BetConfirmed,
+    /// Bets that were settled, or opened again.
+    BetSettled,
 }
 
 impl OutboxTopic {

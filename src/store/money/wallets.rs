@@ -107,7 +107,13 @@ pub struct Transfer {
 /// Stores wallets.
 pub trait WalletStore: Send + Sync {
     /// A user's wallet, with both balances read at one point in time.
-    fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError>;
+    fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
+        let wallet = self.wallet_and_debt(user_id)?;
+        Ok(wallet.map(|(wallet, _)| wallet))
+    }
+
+    /// A user's wallet and what the user owes, in cents, read at one point in time.
+    fn wallet_and_debt(&self, user_id: &UserId) -> Result<Option<(Wallet, i64)>, StoreError>;
 
     /// Deposits money, and creates the wallet if it does not exist. Returns the wallet as it was
     /// after this deposit, also for a repeated request.

@@ -256,7 +256,7 @@ pub(crate) fn concurrent_batches_lose_nothing(store: &dyn MoneyStore) {
         let all = store
             .bets(
                 &user(name),
-                None,
+                BetFilter::default(),
                 Page {
                     before: None,
                     limit: 10_000,

@@ -27,7 +27,7 @@ fn everything(store: &dyn MoneyStore) -> String {
     let bets = store
         .bets(
             &user("A"),
-            None,
+            BetFilter::default(),
             Page {
                 before: None,
                 limit: 100,
@@ -342,11 +342,15 @@ pub(crate) fn bets_are_read_in_pages(store: &dyn MoneyStore) {
             .unwrap();
     }
     let pages = |status, limit| {
+        let filter = BetFilter {
+            status,
+            outcome: None,
+        };
         let mut read = Vec::new();
         let mut before = None;
         loop {
             let page = store
-                .bets(&user("A"), status, Page { before, limit })
+                .bets(&user("A"), filter, Page { before, limit })
                 .unwrap();
             let Some(last) = page.last() else { return read };
             before = Some(last.id);

@@ -63,7 +63,7 @@ pub(crate) fn contended_wallet_never_goes_negative(store: &dyn MoneyStore) {
     let bets = store
         .bets(
             &user("A"),
-            None,
+            BetFilter::default(),
             Page {
                 before: None,
                 limit: 1_000,
@@ -143,7 +143,7 @@ pub(crate) fn concurrent_bet_key_is_one_bet(store: &dyn MoneyStore) {
         store
             .bets(
                 &user("A"),
-                None,
+                BetFilter::default(),
                 Page {
                     before: None,
                     limit: 10

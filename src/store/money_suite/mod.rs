@@ -196,6 +196,7 @@ pub(super) fn bet(name: &str, id: BetId, cents: i64) -> Bet {
         placed_at: at(0),
         decide_by: at(10),
         decided_at: None,
+        settlement: None,
     }
 }
 

@@ -15,7 +15,7 @@ use super::session::{Scope, Session, Sessions};
 use super::{PgOptions, StoreError};
 use crate::store::failure::{Failure, one_line};
 use crate::telemetry::log_limit::LogLimit;
-use diesel::connection::{AnsiTransactionManager, TransactionManager};
+use diesel::connection::{AnsiTransactionManager, SimpleConnection, TransactionManager};
 use diesel::pg::PgConnection;
 use diesel::r2d2::{ManageConnection, NopErrorHandler, Pool, PooledConnection, R2D2Connection};
 
@@ -190,6 +190,15 @@ impl Share {
         self.within(Scope::Migration, work)
     }
 
+    /// Runs `work` outside a transaction, without a statement timeout. The connection is closed
+    /// afterwards.
+    pub(super) fn concurrent_migration<T>(
+        &self,
+        work: impl FnMut(&mut PgConnection) -> Result<T, Failure>,
+    ) -> Result<T, StoreError> {
+        self.within(Scope::ConcurrentMigration, work)
+    }
+
     /// Like [`Share::run`], but returns `None` at once if all connections of this share are in use.
     pub(super) fn run_if_free<T>(
         &self,
@@ -256,6 +265,13 @@ impl Share {
         scope: Scope,
         work: &mut impl FnMut(&mut PgConnection) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        if scope == Scope::ConcurrentMigration {
+            let settings = link.session.concurrent_migration()?;
+            // The settings and the locks of the session end with it.
+            link.lost = true;
+            link.connection.batch_execute(&settings)?;
+            return work(&mut link.connection);
+        }
         let Some(begin) = link.session.begin(scope) else {
             return work(&mut link.connection);
         };

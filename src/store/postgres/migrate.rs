@@ -1,33 +1,32 @@
 //! Migrates the schema to this version.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationSource};
 use diesel::pg::{Pg, PgConnection};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{Bool, Text};
+use diesel::sql_types::Text;
 use diesel_migrations::{EmbeddedMigrations, MigrationHarness, embed_migrations};
 
-use super::StoreError;
 use super::connections::Share;
 use super::error::ERRORS;
+use super::{StoreError, Yes, is};
 use crate::store::failure::Failure;
 
 /// The migrations embedded in this binary.
 pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/postgres");
 
-/// Admits one migrating process at a time, until its transaction ends. `diesel_migrations` takes no
-/// lock itself: the first process runs all pending migrations, and later ones find nothing to do.
-/// The number is "oddsmigr" in ASCII.
-const LOCK: &str = "SELECT pg_advisory_xact_lock(8026650882800707442)";
-
-#[derive(QueryableByName)]
-struct Yes {
-    #[diesel(sql_type = Bool)]
-    yes: bool,
-}
+/// The lock that admits one migrating process at a time; `diesel_migrations` takes none. The number is
+/// "oddsmigr" in ASCII. Nobody waits for it within a statement: building an index concurrently would
+/// wait for that statement's snapshot.
+const LOCK: &str = "8026650882800707442";
+/// How long a process waits for another one that migrates, before the caller tries again.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+/// Pause between two attempts to take the lock.
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 #[derive(QueryableByName)]
 struct Word {
@@ -35,23 +34,89 @@ struct Word {
     text: String,
 }
 
-/// Runs the pending migrations, all or none. `readers` may lead to a read-only server if no
-/// migration is pending there.
+/// How far a round of migrations came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Round {
+    /// Another process migrates.
+    Busy,
+    /// The next migration must run outside a transaction.
+    ConcurrentNext,
+    /// No migration is pending.
+    Complete,
+}
+
+/// Runs the pending migrations in their order. Those in a row that run in a transaction share one. One
+/// that builds an index while others write runs by itself, and the migrations before it stay. `readers`
+/// may lead to a read-only server if no migration is pending there.
 pub(super) fn run(readers: &Share, writers: &Share) -> Result<(), StoreError> {
+    let started = Instant::now();
     // A role without the right to create tables can still start if the tables are up to date.
-    if readers.transaction(is_up_to_date)? {
-        return Ok(());
-    }
-    writers.migration(|connection| {
-        connection.batch_execute(LOCK)?;
-        let ran = connection
-            .run_pending_migrations(MIGRATIONS)
-            .map_err(failure)?;
-        for version in ran {
-            log::debug!("database migration {version} applied");
+    while !readers.transaction(is_up_to_date)? {
+        let mut round = writers.migration(in_transaction)?;
+        if round == Round::ConcurrentNext {
+            round = writers.concurrent_migration(concurrently)?;
         }
-        Ok(())
-    })
+        if round == Round::Busy {
+            if started.elapsed() >= LOCK_TIMEOUT {
+                let why = "another process is migrating the tables";
+                return Err(StoreError::Unavailable(why.to_owned()));
+            }
+            std::thread::sleep(LOCK_RETRY);
+        }
+    }
+    Ok(())
+}
+
+/// Runs the pending migrations up to the first that must run outside a transaction.
+fn in_transaction(connection: &mut PgConnection) -> Result<Round, Failure> {
+    let lock = format!("SELECT pg_try_advisory_xact_lock({LOCK}) AS yes");
+    if !is(connection, &lock)? {
+        return Ok(Round::Busy);
+    }
+    for migration in connection.pending_migrations(MIGRATIONS).map_err(failure)? {
+        if !migration.metadata().run_in_transaction() {
+            return Ok(Round::ConcurrentNext);
+        }
+        apply(connection, &*migration)?;
+    }
+    Ok(Round::Complete)
+}
+
+/// Runs the next migration if it must run outside a transaction. The lock ends with the session, which
+/// is not used for anything else.
+fn concurrently(connection: &mut PgConnection) -> Result<Round, Failure> {
+    let lock = format!("SELECT pg_try_advisory_lock({LOCK}) AS yes");
+    if !is(connection, &lock)? {
+        return Ok(Round::Busy);
+    }
+    let pending = connection.pending_migrations(MIGRATIONS).map_err(failure)?;
+    match pending.first() {
+        Some(migration) if !migration.metadata().run_in_transaction() => {
+            drop_invalid_indexes(connection)?;
+            apply(connection, &**migration)?;
+            Ok(Round::ConcurrentNext)
+        }
+        _ => Ok(Round::Complete),
+    }
+}
+
+/// Drops the indexes that an interrupted migration left: they are not used, and their names are taken.
+fn drop_invalid_indexes(connection: &mut PgConnection) -> Result<(), Failure> {
+    let invalid = "
+        SELECT quote_ident(index.relname) AS text FROM pg_index
+        JOIN pg_class AS index ON index.oid = indexrelid
+        WHERE NOT indisvalid AND index.relnamespace = current_schema()::regnamespace";
+    for index in sql_query(invalid).load::<Word>(connection)? {
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", index.text);
+        connection.batch_execute(&drop)?;
+    }
+    Ok(())
+}
+
+fn apply(connection: &mut PgConnection, migration: &dyn Migration<Pg>) -> Result<(), Failure> {
+    let version = connection.run_migration(migration).map_err(failure)?;
+    log::debug!("database migration {version} applied");
+    Ok(())
 }
 
 /// Detects the original's table of the same name, and returns why this database cannot be used.

@@ -17,8 +17,8 @@ use diesel::prelude::*;
 use diesel::sql_query;
 use diesel::sql_types::Bool;
 
-use super::PgOptions;
 use super::address::PgAddress;
+use super::{PgOptions, StoreError};
 
 /// The server aborts a transaction whose process has stalled for this long. That releases its
 /// locks, which the process that took over its events may be waiting for.
@@ -26,6 +26,9 @@ const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
 /// How long a migration waits for a lock: while it waits for a table lock, all later statements on
 /// that table wait too.
 const MIGRATION_LOCK: Duration = Duration::from_secs(30);
+/// Why a migration that builds an index does not run behind a pooler.
+const NEEDS_SESSION: &str = "a migration builds an index while the platform runs, for which a pooler is in the way: \
+     run `sports-bet migrate` with the address of the server itself";
 /// A custom parameter that marks new connections. It is missing if a pooler is in between.
 const MARKER: &str = "sports_bet.direct";
 /// How poolers reject parameters that they do not track.
@@ -46,6 +49,8 @@ pub(super) enum Scope {
     Snapshot,
     /// Schema changes, without a statement timeout.
     Migration,
+    /// A schema change outside a transaction, without a statement timeout.
+    ConcurrentMigration,
 }
 
 /// Opens connections.
@@ -215,6 +220,18 @@ impl Session {
         self.settings.found_pooler();
     }
 
+    /// The settings of a session that changes the schema outside a transaction. Fails behind a
+    /// pooler, which may run each statement in another session.
+    pub(super) fn concurrent_migration(&self) -> Result<String, StoreError> {
+        if self.is_pooled {
+            return Err(StoreError::Refused(NEEDS_SESSION.to_owned()));
+        }
+        let lock_timeout = millis(MIGRATION_LOCK);
+        Ok(format!(
+            "SET statement_timeout = 0; SET lock_timeout = {lock_timeout}"
+        ))
+    }
+
     /// The statements that begin a transaction of this scope, sent as one message. `None` if no
     /// explicit transaction is needed.
     pub(super) fn begin(&self, scope: Scope) -> Option<String> {
@@ -237,12 +254,12 @@ impl Session {
             millis(match scope {
                 Scope::Statement => settings.row_lock_timeout,
                 Scope::Transaction | Scope::Snapshot => settings.lock_timeout,
-                Scope::Migration => MIGRATION_LOCK,
+                Scope::Migration | Scope::ConcurrentMigration => MIGRATION_LOCK,
             }),
         );
         // 0 disables the limit.
         match scope {
-            Scope::Migration => {
+            Scope::Migration | Scope::ConcurrentMigration => {
                 set("statement_timeout", 0);
                 set("idle_in_transaction_session_timeout", 0);
             }

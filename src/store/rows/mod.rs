@@ -6,5 +6,6 @@ mod columns;
 pub(super) mod holds;
 pub(super) mod money;
 pub(super) mod odds;
+pub(super) mod settlements;
 
 pub(super) use self::columns::*;

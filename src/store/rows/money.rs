@@ -3,7 +3,7 @@
 use diesel::Queryable;
 
 use super::{Id, Time, amount, line, parsed, price, unreadable, unsigned};
-use crate::domain::bets::bet::{Bet, BetId, BetStep};
+use crate::domain::bets::bet::{Bet, BetId, BetSettlement, BetStep};
 use crate::domain::ids::{MarketKey, Reference, UserId};
 use crate::domain::wallet::ledger::Balance;
 use crate::store::StoreError;
@@ -15,17 +15,23 @@ pub(in crate::store) struct WalletRow {
     wallet_id: Id,
     available_cents: i64,
     reserved_cents: i64,
+    owed_cents: i64,
 }
 
 impl WalletRow {
     pub(in crate::store) fn read(self) -> Wallet {
-        Wallet {
+        self.read_with_debt().0
+    }
+
+    pub(in crate::store) fn read_with_debt(self) -> (Wallet, i64) {
+        let wallet = Wallet {
             wallet_id: self.wallet_id.0,
             balance: Balance {
                 available: self.available_cents,
                 reserved: self.reserved_cents,
             },
-        }
+        };
+        (wallet, self.owed_cents)
     }
 }
 
@@ -118,6 +124,9 @@ pub(in crate::store) struct BetRow {
     placed_at: Time,
     decide_by: Time,
     decided_at: Option<Time>,
+    outcome: Option<String>,
+    payout_cents: Option<i64>,
+    settled_at: Option<Time>,
 }
 
 impl BetRow {
@@ -139,6 +148,14 @@ impl BetRow {
             placed_at: self.placed_at.0,
             decide_by: self.decide_by.0,
             decided_at: self.decided_at.map(|time| time.0),
+            settlement: match (self.outcome, self.payout_cents, self.settled_at) {
+                (Some(outcome), Some(payout_cents), Some(settled_at)) => Some(BetSettlement {
+                    outcome: parsed("outcome", &outcome)?,
+                    payout_cents,
+                    settled_at: settled_at.0,
+                }),
+                _ => None,
+            },
         })
     }
 }

@@ -54,6 +54,19 @@ diesel::table! {
 }
 
 diesel::table! {
+    bet_settlements (bet_id, n) {
+        bet_id -> Text,
+        n -> Integer,
+        outcome -> Nullable<Text>,
+        payout_cents -> BigInt,
+        difference_cents -> BigInt,
+        reason -> Text,
+        generation -> BigInt,
+        at -> BigInt,
+    }
+}
+
+diesel::table! {
     bets (id) {
         id -> Text,
         user_id -> Text,
@@ -69,6 +82,19 @@ diesel::table! {
         placed_at -> BigInt,
         decide_by -> BigInt,
         decided_at -> Nullable<BigInt>,
+        outcome -> Nullable<Text>,
+        payout_cents -> Nullable<BigInt>,
+        settled_at -> Nullable<BigInt>,
+        settlements -> Integer,
+        settled_by -> BigInt,
+        held -> Nullable<Text>,
+    }
+}
+
+diesel::table! {
+    bets_to_settle (bet_id) {
+        bet_id -> Text,
+        at -> BigInt,
     }
 }
 
@@ -133,6 +159,39 @@ diesel::table! {
         available_after -> BigInt,
         reserved_after -> BigInt,
         at -> BigInt,
+    }
+}
+
+diesel::table! {
+    market_results (event_id, market, line, source, kind, updated_at, version, content_hash) {
+        event_id -> Text,
+        market -> Text,
+        line -> Text,
+        source -> Text,
+        kind -> Text,
+        updated_at -> BigInt,
+        version -> BigInt,
+        content_hash -> Binary,
+        record -> Text,
+        generation -> BigInt,
+        received_at -> BigInt,
+    }
+}
+
+diesel::table! {
+    market_settlements (event_id, market, line) {
+        event_id -> Text,
+        market -> Text,
+        line -> Text,
+        generation -> BigInt,
+        settled_generation -> BigInt,
+        rules -> Text,
+        conflicts -> BigInt,
+        held -> Nullable<Text>,
+        missing -> BigInt,
+        due_since -> BigInt,
+        next_attempt_at -> BigInt,
+        lease -> Nullable<Text>,
     }
 }
 
@@ -239,11 +298,13 @@ diesel::table! {
         available_cents -> BigInt,
         reserved_cents -> BigInt,
         created_at -> BigInt,
+        owed_cents -> BigInt,
     }
 }
 
 diesel::joinable!(api_key_audit -> api_keys (key_id));
 diesel::joinable!(bet_history -> bets (bet_id));
+diesel::joinable!(bet_settlements -> bets (bet_id));
 diesel::joinable!(bets -> wallets (user_id));
 diesel::joinable!(hold_audit -> holds (hold_id));
 diesel::joinable!(ledger_transfers -> wallets (user_id));
@@ -255,11 +316,15 @@ diesel::allow_tables_to_appear_in_same_query!(
     api_keys,
     bet_history,
     bet_requests,
+    bet_settlements,
     bets,
+    bets_to_settle,
     dead_letters,
     hold_audit,
     holds,
     ledger_transfers,
+    market_results,
+    market_settlements,
     odds_current,
     odds_history,
     outbox,

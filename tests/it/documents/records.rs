@@ -97,6 +97,7 @@ fn bets_are_documented() {
         placed_at: at,
         decide_by: at,
         decided_at: None,
+        settlement: None,
     };
     for bet in [bet(None), bet(Some("2.5"))] {
         check_record("test_placed", &record(bet_placed(&bet)));

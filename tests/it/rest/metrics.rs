@@ -115,6 +115,7 @@ async fn roles_serve_own_and_process_metrics() {
             Role::Wallet => &["wallet_", "access_"],
             Role::Bets => &["bets_", "access_"],
             Role::Confirmation => &["bets_"],
+            Role::Settlement => &["settlement_"],
             Role::Gateway => &["gateway_", "access_"],
         }
     };

@@ -29,6 +29,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("METRICS_PORT_WALLET", "0"),
     ("METRICS_PORT_BET", "0"),
     ("METRICS_PORT_CONFIRMATION", "0"),
+    ("METRICS_PORT_SETTLEMENT", "0"),
     ("HTTP_PORT_GATEWAY", "0"),
     ("METRICS_PORT_GATEWAY", "0"),
     ("HTTP_WORKERS_ODDS", "2"),

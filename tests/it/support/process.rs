@@ -169,6 +169,7 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         "WALLET",
         "BET",
         "CONFIRMATION",
+        "SETTLEMENT",
         "GATEWAY",
     ] {
         command.env(format!("METRICS_PORT_{port}"), "0");

@@ -111,6 +111,7 @@ fn start(behaviour: TopicBehaviour) -> Relayed {
     let store = Arc::new(FakeMoney::default());
     let placed = ProbeTopic::new(behaviour);
     let confirmed = ProbeTopic::new(TopicBehaviour::Takes);
+    let settled = ProbeTopic::new(TopicBehaviour::Takes);
     let dead = ProbeTopic::new(TopicBehaviour::Takes);
     let clock = Clock::of_tokio();
     let metrics = ConfirmationMetrics::new().unwrap().outbox_metrics();
@@ -126,8 +127,11 @@ fn start(behaviour: TopicBehaviour) -> Relayed {
     };
     let relay = OutboxRelay::new(
         store.clone(),
-        target(&placed),
-        target(&confirmed),
+        OutboxTargets {
+            bet_placed: target(&placed),
+            bet_confirmed: target(&confirmed),
+            bet_settled: target(&settled),
+        },
         settings,
         clock.clone(),
         metrics.clone(),

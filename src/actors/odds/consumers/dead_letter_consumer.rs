@@ -2,9 +2,9 @@
 
 use actix::prelude::*;
 
-use super::batch_consumer::{BatchConsumer, BatchHandler};
-use super::batch_retry::BatchError;
-use super::group_reader::{ConsumerSettings, GroupReader};
+use crate::actors::consumers::BatchError;
+use crate::actors::consumers::{BatchConsumer, BatchHandler};
+use crate::actors::consumers::{ConsumerSettings, GroupReader};
 use crate::actors::odds::messages::StoreBatch;
 use crate::bus::{Record, Subscription, dead_letter};
 use crate::runtime::drain::DrainableTask;

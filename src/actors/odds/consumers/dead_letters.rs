@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::batch_retry::BatchError;
-use super::group_reader::ConsumerSettings;
 use super::update_reader::BadRecord;
+use crate::actors::consumers::BatchError;
+use crate::actors::consumers::ConsumerSettings;
 use crate::bus::{NewRecord, Record, Subscription, Topic, dead_letter};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;

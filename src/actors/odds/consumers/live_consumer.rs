@@ -12,12 +12,12 @@ use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use log::info;
 
-use super::batch_retry::{BatchError, BatchRetry};
 use super::batches_in_flight::{BatchesInFlight, oldest_of};
 use super::flush_progress::FlushProgress;
-use super::group_reader::{ConsumerSettings, GroupReader, task_of};
-use super::shutdown_policy::LAST_WORK;
 use super::update_reader::UpdateReader;
+use crate::actors::consumers::LAST_WORK;
+use crate::actors::consumers::{BatchError, BatchRetry};
+use crate::actors::consumers::{ConsumerSettings, GroupReader, task_of};
 use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked};
 use crate::actors::odds::published_sources::PublishedSources;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};

@@ -15,12 +15,12 @@ use log::{info, warn};
 use parking_lot::Mutex;
 
 pub(crate) use self::latest_reports::LatestReports;
-use super::batch_consumer::{BatchConsumer, BatchHandler};
-use super::batch_retry::BatchError;
 use super::batches_in_flight::oldest_of;
 use super::dead_letters::DeadLetters;
-use super::group_reader::{ConsumerSettings, GroupReader};
 use super::update_reader::{ReadBatch, UpdateReader};
+use crate::actors::consumers::BatchError;
+use crate::actors::consumers::{BatchConsumer, BatchHandler};
+use crate::actors::consumers::{ConsumerSettings, GroupReader};
 use crate::actors::odds::book_source::{BookSource, ReplayBoundary};
 use crate::actors::odds::update_records::with_records;
 use crate::bus::update_header::{HANDED_OVER, UNCONFIRMED};
@@ -291,7 +291,7 @@ struct Decided {
 
 /// Completed steps of a batch.
 #[derive(Debug, Default)]
-pub(super) struct SelectorProgress {
+pub(in crate::actors) struct SelectorProgress {
     decided: Option<Decided>,
 }
 

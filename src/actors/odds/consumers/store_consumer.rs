@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use actix::prelude::*;
 
-use super::batch_consumer::{BatchConsumer, BatchHandler};
-use super::batch_retry::BatchError;
 use super::dead_letters::DeadLetters;
-use super::group_reader::{ConsumerSettings, GroupReader};
 use super::update_reader::{ReadBatch, UpdateReader};
+use crate::actors::consumers::BatchError;
+use crate::actors::consumers::{BatchConsumer, BatchHandler};
+use crate::actors::consumers::{ConsumerSettings, GroupReader};
 use crate::actors::odds::messages::StoreBatch;
 use crate::bus::{Record, Subscription, Topic};
 use crate::domain::odds::update::PositionedUpdate;
@@ -54,7 +54,7 @@ impl StoreConsumer {
 
 /// Completed steps of a batch.
 #[derive(Default)]
-pub(super) struct StoreProgress {
+pub(in crate::actors) struct StoreProgress {
     /// When the batch was first read.
     read_at: Option<Timestamp>,
     is_counted: bool,

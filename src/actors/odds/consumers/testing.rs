@@ -7,7 +7,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::ConsumerSettings;
+use crate::actors::consumers::ConsumerSettings;
 use crate::actors::odds::messages::StoreBatch;
 use crate::bus::NewRecord;
 use crate::domain::odds::plausible::Plausibility;

@@ -8,6 +8,7 @@ use crate::domain::settlement::payout::{Entitlement, SettledAs};
 use crate::domain::settlement::postings::*;
 use crate::domain::settlement::record::ResultRecord;
 use crate::domain::settlement::testing::*;
+use crate::domain::wallet::ledger::TransferKind;
 
 #[derive(Clone)]
 enum Step {
@@ -140,8 +141,12 @@ fn kinds(
     position: BetPosition,
     available: i64,
     owed: i64,
-) -> Vec<(PostingKind, i64)> {
-    let funds = UserFunds { available, owed };
+) -> Vec<(TransferKind, i64)> {
+    let funds = UserFunds {
+        available,
+        reserved: 0,
+        owed,
+    };
     let postings = postings(entitlement, cents(1_000), position, funds).unwrap();
     postings
         .iter()
@@ -151,7 +156,7 @@ fn kinds(
 
 #[test]
 fn transfers_have_standard_kinds_and_no_zero_amounts() {
-    use PostingKind::*;
+    use TransferKind::*;
     let paid = |paid| BetPosition::Settled { paid };
     assert_eq!(
         kinds(settled(2_345), BetPosition::Open, 0, 500),
@@ -192,7 +197,11 @@ fn balance_above_64_bits_is_refused() {
             entitlement,
             cents(1),
             position,
-            UserFunds { available, owed },
+            UserFunds {
+                available,
+                reserved: 0,
+                owed,
+            },
         )
         .unwrap_err()
     };

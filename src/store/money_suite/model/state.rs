@@ -449,7 +449,7 @@ impl Model {
             let steps = match self.bets.get(&number).map(|bet| bet.status) {
                 None => 0,
                 Some(BetStatus::Pending) => 1,
-                Some(BetStatus::Confirmed | BetStatus::Rejected) => 2,
+                Some(BetStatus::Confirmed | BetStatus::Rejected | BetStatus::Settled) => 2,
             };
             prop_assert_eq!(
                 store.bet_history(names.bet(number)).map_err(fail)?.len(),

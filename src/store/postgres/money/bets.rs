@@ -18,7 +18,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
 use crate::store::money::{
-    BetAnswer, BetPlacement, BetReader, BetStore, Page, RequestKey, read_refusal, refusal_text,
+    BetAnswer, BetFilter, BetPlacement, BetReader, BetStore, Page, RequestKey, read_refusal,
+    refusal_text,
 };
 use crate::store::postgres::PgStore;
 use crate::store::postgres::statement::statement;
@@ -61,20 +62,21 @@ statement! {
 statement! {
     /// Bets.
     ReadBets<'a> returns (SqlUuid, Text, Text, Text, Text, Text, BigInt, Integer, Text, Nullable<Text>, Nullable<Text>,
-        Timestamptz, Timestamptz, Nullable<Timestamptz>):
+        Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Text>, Nullable<BigInt>, Nullable<Timestamptz>):
     "SELECT id, user_id, event_id, market, line, selection, stake_cents, price_thousandths, status, reason,
-        provider_ref, placed_at, decide_by, decided_at
+        provider_ref, placed_at, decide_by, decided_at, outcome, payout_cents, settled_at
     FROM bets WHERE id = ANY (" { ids: &'a [Uuid] as Array<SqlUuid> } ")"
 }
 
 statement! {
     /// A page of a user's bets.
     BetsOfUser<'a> returns (SqlUuid, Text, Text, Text, Text, Text, BigInt, Integer, Text, Nullable<Text>,
-        Nullable<Text>, Timestamptz, Timestamptz, Nullable<Timestamptz>):
+        Nullable<Text>, Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Text>, Nullable<BigInt>, Nullable<Timestamptz>):
     "SELECT id, user_id, event_id, market, line, selection, stake_cents, price_thousandths, status, reason,
-        provider_ref, placed_at, decide_by, decided_at
+        provider_ref, placed_at, decide_by, decided_at, outcome, payout_cents, settled_at
     FROM bets WHERE user_id = " { user: &'a str as Text } " AND id < " { before: Uuid as SqlUuid }
     " AND status = COALESCE(" { status: Option<&'a str> as Nullable<Text> } ", status)
+        AND outcome IS NOT DISTINCT FROM COALESCE(" { outcome: Option<&'a str> as Nullable<Text> } ", outcome)
     ORDER BY id DESC LIMIT " { limit: i64 as BigInt } ""
 }
 
@@ -168,13 +170,14 @@ impl BetStore for PgStore {
     fn bets(
         &self,
         user_id: &UserId,
-        status: Option<BetStatus>,
+        filter: BetFilter,
         page: Page<BetId>,
     ) -> Result<Vec<Bet>, StoreError> {
         let statement = BetsOfUser {
             user: user_id.as_str(),
             before: page.before.map_or(Uuid::max(), |bet| bet.0),
-            status: status.map(BetStatus::as_str),
+            status: filter.status.map(BetStatus::as_str),
+            outcome: filter.outcome.map(<&str>::from),
             limit: row_limit(page.limit),
         };
         self.readers()?

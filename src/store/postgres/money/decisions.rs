@@ -35,9 +35,9 @@ statement! {
 statement! {
     /// Pending bets past their deadline.
     OverdueBets returns (SqlUuid, Text, Text, Text, Text, Text, BigInt, Integer, Text, Nullable<Text>, Nullable<Text>,
-        Timestamptz, Timestamptz, Nullable<Timestamptz>):
+        Timestamptz, Timestamptz, Nullable<Timestamptz>, Nullable<Text>, Nullable<BigInt>, Nullable<Timestamptz>):
     "SELECT id, user_id, event_id, market, line, selection, stake_cents, price_thousandths, status, reason,
-        provider_ref, placed_at, decide_by, decided_at
+        provider_ref, placed_at, decide_by, decided_at, outcome, payout_cents, settled_at
     FROM bets WHERE status = 'PENDING_CONFIRMATION' AND decide_by <= " { now: PgTimestamp as Timestamptz }
     " ORDER BY decide_by LIMIT " { limit: i64 as BigInt } ""
 }

@@ -7,6 +7,8 @@ mod bets;
 mod cancels;
 mod decisions;
 mod outbox;
+mod results;
+mod settlements;
 mod wallets;
 
 use crate::store::StoreError;

@@ -22,8 +22,8 @@ use crate::store::rows::{Time, amount, parsed, pg_time, read_all, row_limit, unr
 
 statement! {
     /// A wallet. Reading one row gives a consistent pair of balances.
-    ReadWallet<'a> returns (SqlUuid, BigInt, BigInt):
-    "SELECT wallet_id, available_cents, reserved_cents FROM wallets WHERE user_id = " { user: &'a str as Text } ""
+    ReadWallet<'a> returns (SqlUuid, BigInt, BigInt, BigInt):
+    "SELECT wallet_id, available_cents, reserved_cents, owed_cents FROM wallets WHERE user_id = " { user: &'a str as Text } ""
 }
 
 statement! {
@@ -77,13 +77,13 @@ statement! {
 }
 
 impl WalletStore for PgStore {
-    fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
+    fn wallet_and_debt(&self, user_id: &UserId) -> Result<Option<(Wallet, i64)>, StoreError> {
         let statement = ReadWallet {
             user: user_id.as_str(),
         };
         self.readers()?.run(|connection| {
             let row = statement.get_result(connection).optional()?;
-            Ok(row.map(WalletRow::read))
+            Ok(row.map(WalletRow::read_with_debt))
         })
     }
 

@@ -12,8 +12,8 @@ use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
 use crate::store::failure::Failure;
 use crate::store::money::{
-    BetAnswer, BetPlacement, BetReader, BetStore, OutboxMessage, OutboxTopic, Page, RequestKey,
-    TransferRequest, WalletError,
+    BetAnswer, BetFilter, BetPlacement, BetReader, BetStore, OutboxMessage, OutboxTopic, Page,
+    RequestKey, TransferRequest, WalletError,
 };
 use crate::store::rows::money::{BetRow, BetStepRow};
 use crate::store::rows::{line_text, parsed, read_all, row_limit};
@@ -96,16 +96,20 @@ impl BetStore for SqliteStore {
     fn bets(
         &self,
         user_id: &UserId,
-        status: Option<BetStatus>,
+        filter: BetFilter,
         page: Page<BetId>,
     ) -> Result<Vec<Bet>, StoreError> {
         let mut rows = bets::table
             .filter(bets::user_id.eq(user_id.as_str()))
             .order(bets::id.desc())
             .limit(row_limit(page.limit))
+            .select(bet_columns())
             .into_boxed();
-        if let Some(status) = status {
+        if let Some(status) = filter.status {
             rows = rows.filter(bets::status.eq(status.as_str()));
+        }
+        if let Some(outcome) = filter.outcome {
+            rows = rows.filter(bets::outcome.eq(<&str>::from(outcome)));
         }
         if let Some(before) = page.before {
             rows = rows.filter(bets::id.lt(before.to_string()));
@@ -114,9 +118,34 @@ impl BetStore for SqliteStore {
     }
 }
 
+/// The columns of a [`BetRow`].
+#[diesel::dsl::auto_type(no_type_alias)]
+pub(super) fn bet_columns() -> _ {
+    (
+        bets::id,
+        bets::user_id,
+        bets::event_id,
+        bets::market,
+        bets::line,
+        bets::selection,
+        bets::stake_cents,
+        bets::price_thousandths,
+        bets::status,
+        bets::reason,
+        bets::provider_ref,
+        bets::placed_at,
+        bets::decide_by,
+        bets::decided_at,
+        bets::outcome,
+        bets::payout_cents,
+        bets::settled_at,
+    )
+}
+
 fn find(connection: &mut SqliteConnection, bet_id: BetId) -> Result<Option<Bet>, Failure> {
     let row = bets::table
         .find(bet_id.to_string())
+        .select(bet_columns())
         .first(connection)
         .optional()?;
     Ok(row.map(BetRow::read).transpose()?)

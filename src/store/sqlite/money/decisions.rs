@@ -5,8 +5,8 @@ use diesel::prelude::*;
 use diesel::sql_types::Bool;
 use diesel::sqlite::SqliteConnection;
 
-use super::bets::{add_step, reference_of};
-use super::{Stop, cancels, contradiction, outbox, reservations};
+use super::bets::{add_step, bet_columns, reference_of};
+use super::{Stop, cancels, contradiction, outbox, reservations, settlements};
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
@@ -56,6 +56,7 @@ impl DecisionStore for SqliteStore {
                 .filter(bets::decide_by.le(at.micros()))
                 .order((bets::decide_by, bets::id))
                 .limit(row_limit(limit))
+                .select(bet_columns())
                 .load(connection)?;
             read_all(rows, BetRow::read)
         })
@@ -101,6 +102,9 @@ fn decide(
         (status, reason),
         at,
     )?;
+    if status == BetStatus::Confirmed {
+        settlements::queue_late_bet(connection, bet_id, at)?;
+    }
     if *outcome == BetOutcome::TimedOut {
         cancels::add(connection, bet_id, at)?;
     }
@@ -119,7 +123,7 @@ fn end_reservation(
 ) -> Result<(), Failure> {
     let settlement = match outcome.status() {
         BetStatus::Confirmed => HoldResolution::Commit,
-        BetStatus::Rejected | BetStatus::Pending => HoldResolution::Refund,
+        BetStatus::Rejected | BetStatus::Pending | BetStatus::Settled => HoldResolution::Refund,
     };
     match reservations::settle(
         connection,

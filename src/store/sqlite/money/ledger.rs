@@ -4,8 +4,9 @@ use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::Stop;
-use crate::domain::ids::UserId;
+use super::{Stop, contradiction};
+use crate::domain::ids::{Reference, UserId};
+use crate::domain::settlement::postings::Posting;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::ledger::{Balance, TransferKind};
 use crate::store::failure::Failure;
@@ -18,16 +19,25 @@ pub(super) fn wallet(
     connection: &mut SqliteConnection,
     user_id: &UserId,
 ) -> Result<Option<Wallet>, Failure> {
+    Ok(wallet_row(connection, user_id)?.map(WalletRow::read))
+}
+
+/// The row of a user's wallet.
+pub(super) fn wallet_row(
+    connection: &mut SqliteConnection,
+    user_id: &UserId,
+) -> Result<Option<WalletRow>, Failure> {
     let row = wallets::table
         .find(user_id.as_str())
         .select((
             wallets::wallet_id,
             wallets::available_cents,
             wallets::reserved_cents,
+            wallets::owed_cents,
         ))
         .first(connection)
         .optional()?;
-    Ok(row.map(WalletRow::read))
+    Ok(row)
 }
 
 /// The wallet of a user, which must exist.
@@ -102,6 +112,27 @@ fn once(
         None => transfer(connection, wallet.balance, kind, order)?,
     };
     Ok(Wallet { balance, ..wallet })
+}
+
+/// Executes a transfer of a settlement; returns the balances afterwards.
+pub(super) fn post(
+    connection: &mut SqliteConnection,
+    before: Balance,
+    user_id: &UserId,
+    posting: Posting,
+    reference: &Reference,
+    at: Timestamp,
+) -> Result<Balance, Failure> {
+    let order = TransferRequest {
+        user_id: user_id.clone(),
+        amount: posting.amount,
+        reference: reference.clone(),
+        at,
+    };
+    transfer(connection, before, posting.kind, &order).map_err(|stop| match stop {
+        Stop::Refused(refusal) => contradiction(format_args!("{reference}: {refusal}")).into(),
+        Stop::Failed(failure) => failure,
+    })
 }
 
 /// Executes a transfer if the balances allow it; returns the balances afterwards.

@@ -9,6 +9,8 @@ mod decisions;
 mod ledger;
 mod outbox;
 mod reservations;
+mod results;
+mod settlements;
 mod wallet_keys;
 mod wallets;
 

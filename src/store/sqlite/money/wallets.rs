@@ -12,14 +12,17 @@ use crate::store::money::{
     Page, RequestKey, Reservation, Transfer, TransferRequest, Wallet, WalletError, WalletStore,
 };
 use crate::store::movements::{Moved, Movement};
-use crate::store::rows::money::{ReservationRow, TransferRow};
+use crate::store::rows::money::{ReservationRow, TransferRow, WalletRow};
 use crate::store::rows::{read_all, row_limit};
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::schema;
 
 impl WalletStore for SqliteStore {
-    fn wallet(&self, user_id: &UserId) -> Result<Option<Wallet>, StoreError> {
-        self.read(|connection| ledger::wallet(connection, user_id))
+    fn wallet_and_debt(&self, user_id: &UserId) -> Result<Option<(Wallet, i64)>, StoreError> {
+        self.read(|connection| {
+            let row = ledger::wallet_row(connection, user_id)?;
+            Ok(row.map(WalletRow::read_with_debt))
+        })
     }
 
     fn deposit(&self, order: &TransferRequest) -> Result<Wallet, WalletError> {

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::actors::odds::consumers::group_reader::IDLE_POLL;
+use crate::actors::consumers::IDLE_POLL;
 use crate::actors::odds::consumers::testing::{ProbeStore, future_update, record, settings};
 use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::{ConsumerEvent, dead_letter};

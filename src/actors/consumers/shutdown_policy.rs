@@ -4,29 +4,29 @@ use std::time::Duration;
 
 /// How long the work in flight may take when the process stops and the bus is durable. A locked
 /// database answers only after its own timeout, and the shutdown timeout may expire before.
-pub(super) const LAST_WORK: Duration = Duration::from_secs(2);
+pub(in crate::actors) const LAST_WORK: Duration = Duration::from_secs(2);
 
 /// The rules for one subscription. A durable bus keeps what is not committed for the next process;
 /// any other bus ends with the process, so everything on it is processed first.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ShutdownPolicy {
+pub(in crate::actors) struct ShutdownPolicy {
     /// Whether uncommitted records survive the end of this process.
     pub is_durable: bool,
 }
 
 impl ShutdownPolicy {
     /// Whether the consumer reads no more; `lag` records are not committed.
-    pub(super) fn ends_reading(self, is_stopping: bool, lag: u64) -> bool {
+    pub(in crate::actors) fn ends_reading(self, is_stopping: bool, lag: u64) -> bool {
         is_stopping && (lag == 0 || self.is_durable)
     }
 
     /// Whether a batch is abandoned after a failed attempt.
-    pub(super) fn abandons_failed(self, is_stopping: bool) -> bool {
+    pub(in crate::actors) fn abandons_failed(self, is_stopping: bool) -> bool {
         is_stopping && self.is_durable
     }
 
     /// Whether a batch is abandoned while an attempt is running, this long after the stop.
-    pub(super) fn abandons_running(self, since_stop: Duration) -> bool {
+    pub(in crate::actors) fn abandons_running(self, since_stop: Duration) -> bool {
         self.is_durable && since_stop >= LAST_WORK
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::odds::plausible::Plausibility;
 use crate::runtime::drain::{DrainableTask, TaskEnd};
 
 /// How often an idle consumer wakes up to report its lag.
-pub(super) const IDLE_POLL: Duration = Duration::from_millis(250);
+pub(in crate::actors) const IDLE_POLL: Duration = Duration::from_millis(250);
 
 /// Settings of a consumer.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub(crate) struct ConsumerSettings {
 }
 
 /// Reads the batches of one group.
-pub(super) struct GroupReader {
+pub(in crate::actors) struct GroupReader {
     settings: ConsumerSettings,
     subscription: Box<dyn Subscription>,
     policy: ShutdownPolicy,
@@ -42,7 +42,7 @@ pub(super) struct GroupReader {
 impl GroupReader {
     /// Reads `subscription`. `purpose` identifies the group in `lags`: alerts and dashboards select
     /// by it, since an operator may rename the group.
-    pub(super) fn new(
+    pub(in crate::actors) fn new(
         settings: ConsumerSettings,
         subscription: Box<dyn Subscription>,
         purpose: &str,
@@ -59,37 +59,40 @@ impl GroupReader {
         }
     }
 
-    pub(super) fn settings(&self) -> &ConsumerSettings {
+    pub(in crate::actors) fn settings(&self) -> &ConsumerSettings {
         &self.settings
     }
 
-    pub(super) fn group(&self) -> &str {
+    pub(in crate::actors) fn group(&self) -> &str {
         &self.settings.group
     }
 
-    pub(super) fn policy(&self) -> ShutdownPolicy {
+    pub(in crate::actors) fn policy(&self) -> ShutdownPolicy {
         self.policy
     }
 
-    pub(super) fn stop(&self) -> &CancellationToken {
+    pub(in crate::actors) fn stop(&self) -> &CancellationToken {
         &self.stop
     }
 
     /// Reports the lag and returns it.
-    pub(super) fn report_lag(&self) -> u64 {
+    pub(in crate::actors) fn report_lag(&self) -> u64 {
         let lag = self.subscription.lag();
         self.lag.set(lag as i64);
         lag
     }
 
     /// Whether nothing more is read, because the process stops.
-    pub(super) fn is_finished(&self, lag: u64) -> bool {
+    pub(in crate::actors) fn is_finished(&self, lag: u64) -> bool {
         self.policy.ends_reading(self.stop.is_cancelled(), lag)
     }
 
     /// Waits for the next event, unless there is no room for a batch. `None` if the reader is idle
     /// or must stop. Cancel safe.
-    pub(super) async fn next(&mut self, has_room: bool) -> Result<Option<ConsumerEvent>, BusError> {
+    pub(in crate::actors) async fn next(
+        &mut self,
+        has_room: bool,
+    ) -> Result<Option<ConsumerEvent>, BusError> {
         let ConsumerSettings {
             batch_size, linger, ..
         } = self.settings;
@@ -112,19 +115,19 @@ impl GroupReader {
     }
 
     /// Commits everything before this position.
-    pub(super) fn commit(&mut self, done: &Position) {
+    pub(in crate::actors) fn commit(&mut self, done: &Position) {
         self.subscription.commit(done);
     }
 
     /// Leaves the group, and reports the final lag.
-    pub(super) async fn close(&mut self) -> u64 {
+    pub(in crate::actors) async fn close(&mut self) -> u64 {
         self.subscription.close().await;
         self.report_lag()
     }
 }
 
 /// The actor that runs the consumer of `group` until `stop` is cancelled.
-pub(super) fn task_of<F>(
+pub(in crate::actors) fn task_of<F>(
     group: String,
     stop: CancellationToken,
     run: impl FnOnce() -> F + Send + 'static,

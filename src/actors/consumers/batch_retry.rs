@@ -22,7 +22,7 @@ const RETRY: BackoffPolicy = BackoffPolicy {
 
 /// Why an attempt of a batch failed.
 #[derive(Debug)]
-pub(super) struct BatchError {
+pub(in crate::actors) struct BatchError {
     /// The failed stage, as a label value.
     stage: &'static str,
     reason: String,
@@ -30,7 +30,7 @@ pub(super) struct BatchError {
 
 impl BatchError {
     /// An attempt that failed at `stage`.
-    pub(super) fn new(stage: &'static str, reason: impl Display) -> BatchError {
+    pub(in crate::actors) fn new(stage: &'static str, reason: impl Display) -> BatchError {
         BatchError {
             stage,
             reason: reason.to_string(),
@@ -38,7 +38,7 @@ impl BatchError {
     }
 
     /// Flattens the reply of an actor that works on `stage`.
-    pub(super) fn of_reply<E: Display>(
+    pub(in crate::actors) fn of_reply<E: Display>(
         stage: &'static str,
         reply: Result<Result<(), E>, MailboxError>,
     ) -> Result<(), BatchError> {
@@ -49,7 +49,7 @@ impl BatchError {
 }
 
 /// Retries the batches of one consumer.
-pub(super) struct BatchRetry {
+pub(in crate::actors) struct BatchRetry {
     group: String,
     policy: ShutdownPolicy,
     stop: CancellationToken,
@@ -59,7 +59,7 @@ pub(super) struct BatchRetry {
 
 impl BatchRetry {
     /// Retries for the group of `reader`, and counts failures in `errors`.
-    pub(super) fn new(reader: &GroupReader, errors: IntCounterVec) -> BatchRetry {
+    pub(in crate::actors) fn new(reader: &GroupReader, errors: IntCounterVec) -> BatchRetry {
         BatchRetry {
             group: reader.settings().group.clone(),
             policy: reader.policy(),
@@ -71,7 +71,7 @@ impl BatchRetry {
 
     /// Repeats `attempt` after a first failure, until it succeeds. Returns `false` if the batch of
     /// this many records is abandoned, because the process stops and the bus still holds it.
-    pub(super) async fn repeat(
+    pub(in crate::actors) async fn repeat(
         &self,
         records: usize,
         first: BatchError,
@@ -118,7 +118,7 @@ impl BatchRetry {
     }
 
     /// Logs that a batch is left to the next process.
-    pub(super) fn log_abandoned(&self, records: usize) {
+    pub(in crate::actors) fn log_abandoned(&self, records: usize) {
         warn!(group = self.group.as_str(), records; "shutting down mid-batch; the next consumer re-reads it");
     }
 }

@@ -15,7 +15,7 @@ use crate::runtime::drain::DrainableTask;
 const BUSY_POLL: Duration = Duration::from_millis(100);
 
 /// The work on a batch.
-pub(super) trait BatchHandler: Send + 'static {
+pub(in crate::actors) trait BatchHandler: Send + 'static {
     /// Completed steps of a batch, so that a retry repeats none of them.
     type Progress: Default;
 
@@ -42,7 +42,7 @@ pub(super) trait BatchHandler: Send + 'static {
 }
 
 /// Reads batches, and passes each to its handler until that succeeds.
-pub(super) struct BatchConsumer<H> {
+pub(in crate::actors) struct BatchConsumer<H> {
     reader: GroupReader,
     retry: BatchRetry,
     handler: H,
@@ -52,7 +52,11 @@ pub(super) struct BatchConsumer<H> {
 
 impl<H: BatchHandler> BatchConsumer<H> {
     /// Reads from `reader`, and counts failed attempts in `errors`.
-    pub(super) fn new(reader: GroupReader, handler: H, errors: IntCounterVec) -> BatchConsumer<H> {
+    pub(in crate::actors) fn new(
+        reader: GroupReader,
+        handler: H,
+        errors: IntCounterVec,
+    ) -> BatchConsumer<H> {
         BatchConsumer {
             retry: BatchRetry::new(&reader, errors),
             reader,
@@ -62,7 +66,7 @@ impl<H: BatchHandler> BatchConsumer<H> {
     }
 
     /// The actor that runs this consumer.
-    pub(super) fn into_task(self) -> DrainableTask {
+    pub(in crate::actors) fn into_task(self) -> DrainableTask {
         let group = self.reader.group().to_owned();
         let stop = self.reader.stop().clone();
         task_of(group, stop, move || self.run())

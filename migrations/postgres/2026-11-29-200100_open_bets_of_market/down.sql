@@ -1,0 +1,1 @@
+DROP INDEX CONCURRENTLY bets_open_of_market;

@@ -1,0 +1,2 @@
+-- The bets that wait for an operator.
+CREATE INDEX CONCURRENTLY bets_held ON bets (event_id) WHERE held IS NOT NULL;

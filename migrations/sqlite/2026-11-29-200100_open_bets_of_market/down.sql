@@ -1,0 +1,1 @@
+DROP INDEX bets_open_of_market;

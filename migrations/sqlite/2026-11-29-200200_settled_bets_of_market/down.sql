@@ -1,0 +1,1 @@
+DROP INDEX bets_settled_of_market;

@@ -1,0 +1,5 @@
+//! The actors that store results and pay bets by them.
+
+pub(crate) mod messages;
+pub(crate) mod result_consumer;
+pub(crate) mod settler;

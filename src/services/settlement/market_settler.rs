@@ -1,0 +1,436 @@
+//! Settles the bets of one market: pays each the difference between what the results say and what it
+//! has had. It may stop anywhere: bets that are not settled by the market's generation stay due.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, info, warn};
+
+use crate::domain::bets::bet_events::{SettledBet, bet_settled};
+use crate::domain::ids::SelectionId;
+use crate::domain::settlement::effective::SettlementRules;
+use crate::domain::settlement::market_results::MarketResults;
+use crate::domain::settlement::plan::{Change, Plan, SettleableBet};
+use crate::domain::wallet::amount::Amount;
+use crate::runtime::clock::Clock;
+use crate::store::StoreError;
+use crate::store::money::{
+    BetState, DueBet, DueBets, ExaminedBet, FinishedMarket, MarketLease, OutboxRow, OutboxTopic,
+    PositionScope, SettleBet, SettleCall, SettledNow, SettlementStore,
+};
+use crate::telemetry::metrics::SettlementMetrics;
+
+/// Why a market waits for an operator: its payout is above the limit.
+const MARKET_LIMIT: &str = "market_limit";
+/// Why a bet waits for an operator: the user's balance would exceed 64 bits.
+const BALANCE_TOO_HIGH: &str = "balance_too_high";
+
+/// How markets are settled.
+#[derive(Clone, Debug)]
+pub(crate) struct SettlerSettings {
+    /// Which results are paid, and how.
+    pub rules: SettlementRules,
+    /// The maximum payout of a market.
+    pub max_market: Amount,
+    /// Maximum number of bets that are read at once.
+    pub page: usize,
+    /// Maximum number of bets that are settled in one call. A call locks their wallets.
+    pub batch: usize,
+    /// How long a market is leased to this process.
+    pub lease: Duration,
+    /// How long a market waits after an attempt that did not settle every bet.
+    pub retry: Duration,
+    /// How long only this process publishes the records of its settlements.
+    pub outbox_lease: Duration,
+}
+
+impl SettlerSettings {
+    /// The rules as a text, which tells markets that were settled by other rules.
+    pub(crate) fn rules_text(&self) -> String {
+        let SettlementRules {
+            sources,
+            settle_on,
+            reductions,
+        } = &self.rules;
+        let limit = self.max_market.cents();
+        format!("sources={sources} settle_on={settle_on} reductions={reductions} max={limit}")
+    }
+}
+
+/// How an attempt at a market ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Attempt {
+    /// Every bet of the market is settled, or waits for an operator.
+    Finished,
+    /// Some bets are pending or their wallets were locked. The market is tried again.
+    Incomplete,
+    /// Another record arrived, or another process has the market.
+    Superseded,
+}
+
+/// Settles markets. Its calls block.
+pub(crate) struct MarketSettler {
+    store: Arc<dyn SettlementStore>,
+    settings: SettlerSettings,
+    rules_text: String,
+    clock: Clock,
+    metrics: SettlementMetrics,
+}
+
+/// One attempt at a market.
+struct Run<'a> {
+    settler: &'a MarketSettler,
+    lease: &'a MarketLease,
+    results: MarketResults,
+    publish: &'a dyn Fn(Vec<OutboxRow>),
+    /// Whether a bet has to be tried again.
+    is_incomplete: bool,
+}
+
+/// A bet with the change that it gets.
+struct Due<'a> {
+    bet: &'a DueBet,
+    change: Change,
+}
+
+impl MarketSettler {
+    /// Settles bets of `store`.
+    pub(crate) fn new(
+        store: Arc<dyn SettlementStore>,
+        settings: SettlerSettings,
+        clock: Clock,
+        metrics: SettlementMetrics,
+    ) -> MarketSettler {
+        MarketSettler {
+            rules_text: settings.rules_text(),
+            store,
+            settings,
+            clock,
+            metrics,
+        }
+    }
+
+    /// Makes the markets due that were settled by other rules and have open bets.
+    pub(crate) fn apply_rules(&self) -> Result<(), StoreError> {
+        let markets = self.store.apply_rules(&self.rules_text, self.clock.now())?;
+        if markets > 0 {
+            info!(markets; "markets are settled again by the present rules: {}", self.rules_text);
+        }
+        Ok(())
+    }
+
+    /// Leases the market that has been waiting longest.
+    pub(crate) fn lease(&self) -> Result<Option<MarketLease>, StoreError> {
+        let now = self.clock.now();
+        self.store
+            .lease_due_market(now, now.later_by(self.settings.lease))
+    }
+
+    /// Settles the bets of a leased market, and passes the outbox rows of its settlements to
+    /// `publish`. Stops between two pages if `is_stopping`.
+    pub(crate) fn settle(
+        &self,
+        lease: &MarketLease,
+        publish: &dyn Fn(Vec<OutboxRow>),
+        is_stopping: &dyn Fn() -> bool,
+    ) -> Result<Attempt, StoreError> {
+        // Read before the due bets: a bet that is confirmed in between is due.
+        let has_pending = self.store.has_pending_bets(&lease.market)?;
+        let stored = self.store.market_results(&lease.market)?;
+        if stored.generation != lease.generation {
+            return Ok(Attempt::Superseded);
+        }
+        let mut run = Run {
+            settler: self,
+            lease,
+            results: stored.results,
+            publish,
+            is_incomplete: has_pending,
+        };
+        if run.is_above_limit()? {
+            return run.finish(Some(MARKET_LIMIT));
+        }
+        for state in [BetState::Open, BetState::Settled] {
+            if !run.settle_bets(state, is_stopping)? {
+                return Ok(Attempt::Superseded);
+            }
+        }
+        if run.is_incomplete {
+            let again = self.clock.now().later_by(self.settings.retry);
+            self.store.extend_lease(lease, again)?;
+            return Ok(Attempt::Incomplete);
+        }
+        run.finish(None)
+    }
+}
+
+impl Run<'_> {
+    fn store(&self) -> &dyn SettlementStore {
+        &*self.settler.store
+    }
+
+    fn plan(&self, bet: &DueBet) -> Plan {
+        let bet = SettleableBet {
+            market: &self.lease.market.market.name,
+            selection: &bet.selection,
+            stake: bet.stake,
+            price: bet.price,
+            placed_at: bet.placed_at,
+            position: bet.position,
+            outcome: bet.outcome,
+        };
+        Plan::of(&bet, &self.results, &self.settler.settings.rules)
+    }
+
+    /// Calls `work` with the due bets, page by page, until it returns false.
+    fn for_each_page(
+        &mut self,
+        state: BetState,
+        mut work: impl FnMut(&mut Self, &[DueBet]) -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let limit = self.settler.settings.page;
+        let mut after = None;
+        loop {
+            let query = DueBets {
+                market: &self.lease.market,
+                generation: self.lease.generation,
+                state,
+                after,
+                limit,
+            };
+            let page = self.store().due_bets(&query)?;
+            if !page.is_empty() && !work(self, &page)? {
+                return Ok(false);
+            }
+            after = page.last().map(DueBet::cursor);
+            if page.len() < limit {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Whether the payout of the market is above the limit, and no operator has decided. The bets
+    /// that are due are few after the first time, so the others are only summed up.
+    fn is_above_limit(&mut self) -> Result<bool, StoreError> {
+        let settings = &self.settler.settings;
+        let limit = i128::from(settings.max_market.cents());
+        if self.results.is_decided_by_operator(&settings.rules.sources) {
+            return Ok(false);
+        }
+        let mut due = 0;
+        for state in [BetState::Open, BetState::Settled] {
+            self.for_each_page(state, |run, page| {
+                due += page
+                    .iter()
+                    .map(|bet| i128::from(run.plan(bet).paid()))
+                    .sum::<i128>();
+                Ok(true)
+            })?;
+        }
+        if due == 0 {
+            return Ok(false);
+        }
+        let payout = due
+            + self
+                .store()
+                .paid_by(&self.lease.market, self.lease.generation)?;
+        if payout > limit {
+            warn!(
+                market = self.lease.market.to_string();
+                "market waits for an operator: its payout of {payout} cents is above SETTLEMENT_MAX_MARKET_CENTS"
+            );
+        }
+        Ok(payout > limit)
+    }
+
+    /// Settles the due bets of one state; false if the lease ended.
+    fn settle_bets(
+        &mut self,
+        state: BetState,
+        is_stopping: &dyn Fn() -> bool,
+    ) -> Result<bool, StoreError> {
+        self.for_each_page(state, |run, page| {
+            let now = run.settler.clock.now();
+            let until = now.later_by(run.settler.settings.lease);
+            if is_stopping() || !run.store().extend_lease(run.lease, until)? {
+                return Ok(false);
+            }
+            run.settle_page(page)?;
+            Ok(true)
+        })
+    }
+
+    fn settle_page(&mut self, page: &[DueBet]) -> Result<(), StoreError> {
+        let mut examined = Vec::new();
+        let mut due = Vec::new();
+        for bet in page {
+            let held = match self.plan(bet) {
+                Plan::Settle(change) => {
+                    due.push(Due { bet, change });
+                    continue;
+                }
+                Plan::Nothing { .. } => None,
+                Plan::Hold(reason) => Some(reason.into()),
+            };
+            examined.push(examined_bet(bet, held));
+        }
+        if !examined.is_empty() {
+            self.store()
+                .mark_examined(&examined, self.lease.generation)?;
+        }
+        while !due.is_empty() {
+            due = self.settle_round(due)?;
+        }
+        Ok(())
+    }
+
+    /// Settles one bet of each user, and returns the others.
+    fn settle_round<'b>(&mut self, due: Vec<Due<'b>>) -> Result<Vec<Due<'b>>, StoreError> {
+        let mut users = HashSet::new();
+        let (round, rest): (Vec<_>, Vec<_>) = due
+            .into_iter()
+            .partition(|due| users.insert(due.bet.user_id.clone()));
+        for batch in round.chunks(self.settler.settings.batch) {
+            let call = self.call();
+            let bets: Vec<_> = batch
+                .iter()
+                .map(|due| self.settlement(due, &call))
+                .collect();
+            let answers = self.store().settle_bets(&bets, &call)?;
+            let mut rows = Vec::new();
+            for ((due, bet), answer) in batch.iter().zip(bets).zip(answers) {
+                let answer = match answer {
+                    Some(answer) => Some(answer),
+                    None => self.settle_alone(&bet, &call)?,
+                };
+                rows.extend(self.record(due, bet, answer)?);
+            }
+            (self.publish)(rows);
+        }
+        Ok(rest)
+    }
+
+    fn call(&self) -> SettleCall {
+        let now = self.settler.clock.now();
+        SettleCall {
+            generation: self.lease.generation,
+            leased_until: now.later_by(self.settler.settings.outbox_lease),
+            at: now,
+        }
+    }
+
+    fn settlement(&self, due: &Due<'_>, call: &SettleCall) -> SettleBet {
+        let Due { bet, change } = due;
+        let record = SettledBet {
+            bet_id: bet.id,
+            user_id: &bet.user_id,
+            outcome: change.becomes.map(|(outcome, _)| outcome),
+            payout_cents: change.becomes.map_or(0, |(_, payout)| payout),
+            difference_cents: change.difference,
+            n: bet.settlements + 1,
+        };
+        SettleBet {
+            bet_id: bet.id,
+            settlements: bet.settlements,
+            becomes: change.becomes,
+            reason: change.reason,
+            payload: bet_settled(&record, call.at),
+        }
+    }
+
+    /// Settles a bet whose wallet was locked; `None` if it still is.
+    fn settle_alone(
+        &self,
+        bet: &SettleBet,
+        call: &SettleCall,
+    ) -> Result<Option<SettledNow>, StoreError> {
+        match self.store().settle_bet(bet, call) {
+            Ok(settled) => Ok(Some(settled)),
+            Err(error) if error.is_lock_timeout() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Counts a settlement, and returns its outbox row.
+    fn record(
+        &mut self,
+        due: &Due<'_>,
+        bet: SettleBet,
+        answer: Option<SettledNow>,
+    ) -> Result<Option<OutboxRow>, StoreError> {
+        match answer {
+            Some(SettledNow::Settled { outbox }) => {
+                self.count(&due.change);
+                Ok(Some(OutboxRow {
+                    id: outbox,
+                    topic: OutboxTopic::BetSettled,
+                    key: bet.bet_id.to_string(),
+                    payload: bet.payload,
+                }))
+            }
+            Some(SettledNow::BalanceTooHigh) => {
+                warn!(bet = bet.bet_id.to_string(); "bet waits for an operator: the balance would exceed the maximum");
+                let examined = examined_bet(due.bet, Some(BALANCE_TOO_HIGH));
+                self.store()
+                    .mark_examined(&[examined], self.lease.generation)?;
+                Ok(None)
+            }
+            Some(SettledNow::Changed) | None => {
+                self.is_incomplete = true;
+                Ok(None)
+            }
+        }
+    }
+
+    fn count(&self, change: &Change) {
+        let metrics = &self.settler.metrics;
+        let outcome = change.becomes.map_or("open", |(outcome, _)| outcome.into());
+        metrics.bets.with_label_values(&[outcome]).inc();
+        let cents = change.difference.unsigned_abs();
+        if change.difference >= 0 {
+            metrics.paid_cents.inc_by(cents);
+        } else {
+            metrics.taken_back_cents.inc_by(cents);
+        }
+    }
+
+    fn finish(&self, held: Option<&'static str>) -> Result<Attempt, StoreError> {
+        let finished = FinishedMarket {
+            rules: &self.settler.rules_text,
+            held,
+            missing: self.missing()?,
+        };
+        if !self.store().finish_market(self.lease, &finished)? {
+            return Ok(Attempt::Superseded);
+        }
+        debug!(market = self.lease.market.to_string(), generation = self.lease.generation; "market settled");
+        Ok(Attempt::Finished)
+    }
+
+    /// The number of open bets on selections that no record names.
+    fn missing(&self) -> Result<u64, StoreError> {
+        let open = self
+            .store()
+            .open_positions(PositionScope::Market(&self.lease.market))?;
+        let open: BTreeMap<SelectionId, u64> = open
+            .into_iter()
+            .map(|position| (position.selection, position.bets))
+            .collect();
+        let missing = self
+            .results
+            .missing_selections(open.keys(), &self.settler.settings.rules);
+        Ok(missing.into_iter().filter_map(|one| open.get(one)).sum())
+    }
+}
+
+fn examined_bet(bet: &DueBet, held: Option<&'static str>) -> ExaminedBet {
+    ExaminedBet {
+        bet_id: bet.id,
+        settlements: bet.settlements,
+        held,
+    }
+}
+
+#[cfg(test)]
+mod tests;

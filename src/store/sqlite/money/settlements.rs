@@ -1,0 +1,497 @@
+//! Settling bets. [`postings`] says what is moved.
+
+use diesel::dsl::{count_star, exists, select, sql};
+use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Bool, Nullable, Text};
+use diesel::sqlite::SqliteConnection;
+use uuid::Uuid;
+
+use super::bets::{add_step, reference_of};
+use super::{contradiction, ledger, outbox};
+use crate::domain::bets::bet::{BetId, BetStatus};
+use crate::domain::ids::{EventMarket, Reference, UserId};
+use crate::domain::settlement::payout::Entitlement;
+use crate::domain::settlement::postings::{BetPosition, UserFunds, postings};
+use crate::domain::timestamp::Timestamp;
+use crate::store::StoreError;
+use crate::store::failure::Failure;
+use crate::store::money::{
+    BetState, DueBet, DueBets, DueCursor, ExaminedBet, FinishedMarket, MarketLease, OpenPosition,
+    OutboxMessage, OutboxTopic, PositionScope, SettleBet, SettleCall, SettledNow,
+    SettlementBacklog, SettlementStore,
+};
+use crate::store::rows::settlements::{BacklogRow, DueBetRow, LeasedRow, PositionRow};
+use crate::store::rows::{amount, line_text, parsed, read_all, row_limit};
+use crate::store::sqlite::SqliteStore;
+use crate::store::sqlite::schema::{
+    bet_settlements, bets, bets_to_settle, market_settlements, wallets,
+};
+
+impl SettlementStore for SqliteStore {
+    fn lease_due_market(
+        &self,
+        at: Timestamp,
+        leased_until: Timestamp,
+    ) -> Result<Option<MarketLease>, StoreError> {
+        use market_settlements as markets;
+        self.connections.write(|connection| {
+            let due = markets::table
+                .filter(sql::<Bool>("settled_generation < generation"))
+                .filter(markets::next_attempt_at.le(at.micros()))
+                .order(markets::next_attempt_at)
+                .select((
+                    markets::event_id,
+                    markets::market,
+                    markets::line,
+                    markets::generation,
+                    markets::due_since,
+                ))
+                .first::<LeasedRow>(connection)
+                .optional()?;
+            let Some(row) = due else {
+                return Ok(None);
+            };
+            let lease = row.read(Uuid::now_v7())?;
+            diesel::update(markets::table.find(key(&lease.market)))
+                .set((
+                    markets::lease.eq(lease.id.to_string()),
+                    markets::next_attempt_at.eq(leased_until.micros()),
+                ))
+                .execute(connection)?;
+            Ok(Some(lease))
+        })
+    }
+
+    fn extend_lease(&self, lease: &MarketLease, until: Timestamp) -> Result<bool, StoreError> {
+        self.connections.write(|connection| {
+            let changed = diesel::update(market_settlements::table.find(key(&lease.market)))
+                .filter(market_settlements::lease.eq(lease.id.to_string()))
+                .set(market_settlements::next_attempt_at.eq(until.micros()))
+                .execute(connection)?;
+            Ok(changed == 1)
+        })
+    }
+
+    fn finish_market(
+        &self,
+        lease: &MarketLease,
+        finished: &FinishedMarket<'_>,
+    ) -> Result<bool, StoreError> {
+        use market_settlements as markets;
+        self.connections.write(|connection| {
+            let changed = diesel::update(markets::table.find(key(&lease.market)))
+                .filter(markets::lease.eq(lease.id.to_string()))
+                .filter(markets::generation.eq(lease.generation.cast_signed()))
+                .set((
+                    markets::settled_generation.eq(markets::generation),
+                    markets::lease.eq(None::<String>),
+                    markets::rules.eq(finished.rules),
+                    markets::held.eq(finished.held),
+                    markets::missing.eq(finished.missing.cast_signed()),
+                ))
+                .execute(connection)?;
+            Ok(changed == 1)
+        })
+    }
+
+    fn has_pending_bets(&self, market: &EventMarket) -> Result<bool, StoreError> {
+        let (event_id, name, line) = key(market);
+        self.read(|connection| {
+            let pending = bets::table
+                .filter(sql::<Bool>("status = 'PENDING_CONFIRMATION'"))
+                .filter(bets::event_id.eq(event_id))
+                .filter(bets::market.eq(name))
+                .filter(bets::line.eq(line));
+            Ok(select(exists(pending)).get_result(connection)?)
+        })
+    }
+
+    fn due_bets(&self, query: &DueBets<'_>) -> Result<Vec<DueBet>, StoreError> {
+        let (event_id, name, line) = key(query.market);
+        let after = query.after.unwrap_or(DueCursor::START);
+        // A literal, because only then SQLite recognises that the partial index covers the condition.
+        let has_state = match query.state {
+            BetState::Open => sql::<Bool>("status = 'CONFIRMED'"),
+            BetState::Settled => sql::<Bool>("status = 'SETTLED'"),
+        };
+        let is_behind = sql::<Bool>("(settled_by, id) > (")
+            .bind::<BigInt, _>(after.settled_by.cast_signed())
+            .sql(", ")
+            .bind::<Text, _>(after.bet_id.to_string())
+            .sql(")");
+        self.read(|connection| {
+            let rows = bets::table
+                .filter(has_state)
+                .filter(bets::event_id.eq(event_id))
+                .filter(bets::market.eq(name))
+                .filter(bets::line.eq(line))
+                .filter(bets::settled_by.lt(query.generation.cast_signed()))
+                .filter(is_behind)
+                .order((bets::settled_by, bets::id))
+                .limit(row_limit(query.limit))
+                .select((
+                    bets::id,
+                    bets::user_id,
+                    bets::selection,
+                    bets::stake_cents,
+                    bets::price_thousandths,
+                    bets::placed_at,
+                    bets::status,
+                    bets::payout_cents,
+                    bets::outcome,
+                    bets::settlements,
+                    bets::settled_by,
+                ))
+                .load(connection)?;
+            read_all(rows, DueBetRow::read)
+        })
+    }
+
+    fn paid_by(&self, market: &EventMarket, generation: u64) -> Result<i128, StoreError> {
+        let (event_id, name, line) = key(market);
+        self.read(|connection| {
+            let (billions, rest) = bets::table
+                .filter(sql::<Bool>("status = 'SETTLED'"))
+                .filter(bets::event_id.eq(event_id))
+                .filter(bets::market.eq(name))
+                .filter(bets::line.eq(line))
+                .filter(bets::settled_by.ge(generation.cast_signed()))
+                .select((
+                    sql::<BigInt>("COALESCE(SUM(payout_cents / 1000000000), 0)"),
+                    sql::<BigInt>("COALESCE(SUM(payout_cents % 1000000000), 0)"),
+                ))
+                .first::<(i64, i64)>(connection)?;
+            Ok(i128::from(billions) * 1_000_000_000 + i128::from(rest))
+        })
+    }
+
+    fn settle_bets(
+        &self,
+        bets: &[SettleBet],
+        call: &SettleCall,
+    ) -> Result<Vec<Option<SettledNow>>, StoreError> {
+        self.connections.write(|connection| {
+            let settle = |bet| settle(connection, bet, call).map(Some);
+            bets.iter().map(settle).collect()
+        })
+    }
+
+    fn settle_bet(&self, bet: &SettleBet, call: &SettleCall) -> Result<SettledNow, StoreError> {
+        self.connections
+            .write(|connection| settle(connection, bet, call))
+    }
+
+    fn mark_examined(&self, examined: &[ExaminedBet], generation: u64) -> Result<(), StoreError> {
+        self.connections.write(|connection| {
+            for bet in examined {
+                diesel::update(bets::table.find(bet.bet_id.to_string()))
+                    .filter(bets::settlements.eq(bet.settlements.cast_signed()))
+                    .filter(
+                        bets::status.eq_any(
+                            [BetStatus::Confirmed, BetStatus::Settled].map(BetStatus::as_str),
+                        ),
+                    )
+                    .set((
+                        bets::settled_by.eq(generation.cast_signed()),
+                        bets::held.eq(bet.held),
+                    ))
+                    .execute(connection)?;
+            }
+            Ok(())
+        })
+    }
+
+    fn reopen_markets(&self, at: Timestamp, limit: usize) -> Result<usize, StoreError> {
+        let waiting = self.read(|connection| {
+            Ok(bets_to_settle::table
+                .select(count_star())
+                .first::<i64>(connection)?)
+        })?;
+        if waiting == 0 {
+            return Ok(0);
+        }
+        self.connections.write(|connection| {
+            let queued: Vec<(String, String, String, String)> = bets_to_settle::table
+                .inner_join(bets::table.on(bets::id.eq(bets_to_settle::bet_id)))
+                .order(bets_to_settle::at)
+                .limit(row_limit(limit))
+                .select((bets::id, bets::event_id, bets::market, bets::line))
+                .load(connection)?;
+            for (bet_id, event_id, name, line) in &queued {
+                reopen(connection, (event_id, name, line), at)?;
+                diesel::delete(bets_to_settle::table.find(bet_id)).execute(connection)?;
+            }
+            Ok(queued.len())
+        })
+    }
+
+    fn apply_rules(&self, rules: &str, at: Timestamp) -> Result<usize, StoreError> {
+        self.connections.write(|connection| {
+            let changed = sql_query(
+                "UPDATE market_settlements AS settlement
+                SET generation = generation + 1, due_since = ?, next_attempt_at = ?, lease = NULL
+                WHERE settled_generation = generation AND rules <> ? AND EXISTS (
+                    SELECT 1 FROM bets WHERE bets.status = 'CONFIRMED' AND bets.event_id = settlement.event_id
+                        AND bets.market = settlement.market AND bets.line = settlement.line)",
+            );
+            Ok(changed
+                .bind::<BigInt, _>(at.micros())
+                .bind::<BigInt, _>(at.micros())
+                .bind::<Text, _>(rules)
+                .execute(connection)?)
+        })
+    }
+
+    fn open_positions(&self, scope: PositionScope<'_>) -> Result<Vec<OpenPosition>, StoreError> {
+        let mut rows = bets::table
+            .filter(sql::<Bool>("status = 'CONFIRMED'"))
+            .group_by((bets::event_id, bets::market, bets::line, bets::selection))
+            .order((bets::event_id, bets::market, bets::line, bets::selection))
+            .select((
+                bets::event_id,
+                bets::market,
+                bets::line,
+                bets::selection,
+                count_star(),
+                sql::<BigInt>("SUM(stake_cents)"),
+                sql::<BigInt>("SUM(stake_cents * price_thousandths / 1000)"),
+            ))
+            .into_boxed();
+        match scope {
+            PositionScope::All => {}
+            PositionScope::Event(event_id) => {
+                rows = rows.filter(bets::event_id.eq(event_id.as_str()));
+            }
+            PositionScope::Market(market) => {
+                let (event_id, name, line) = key(market);
+                rows = rows
+                    .filter(bets::event_id.eq(event_id))
+                    .filter(bets::market.eq(name))
+                    .filter(bets::line.eq(line));
+            }
+        }
+        self.read(|connection| read_all(rows.load(connection)?, PositionRow::read))
+    }
+
+    fn settlement_backlog(&self) -> Result<SettlementBacklog, StoreError> {
+        let backlog = sql::<(
+            BigInt,
+            Nullable<BigInt>,
+            BigInt,
+            BigInt,
+            BigInt,
+            BigInt,
+            BigInt,
+        )>(
+            "SELECT due.markets, due.since, checks.held, (SELECT count(*) FROM bets WHERE held IS NOT NULL),
+                checks.conflicts, checks.missing,
+                (SELECT CAST(MIN(TOTAL(owed_cents), 9e18) AS INTEGER) FROM wallets WHERE owed_cents > 0)
+            FROM (
+                SELECT count(*) AS markets, min(due_since) AS since FROM market_settlements
+                WHERE settled_generation < generation
+            ) AS due, (
+                SELECT count(*) FILTER (WHERE held IS NOT NULL) AS held, COALESCE(SUM(conflicts), 0) AS conflicts,
+                    COALESCE(SUM(missing), 0) AS missing
+                FROM market_settlements WHERE held IS NOT NULL OR conflicts > 0 OR missing > 0
+            ) AS checks",
+        );
+        self.read(|connection| Ok(backlog.get_result::<BacklogRow>(connection)?.read()?))
+    }
+}
+
+fn key(market: &EventMarket) -> (&str, &str, String) {
+    let EventMarket { event_id, market } = market;
+    (
+        event_id.as_str(),
+        market.name.as_str(),
+        line_text(market.line),
+    )
+}
+
+/// Makes a market due again, for bets that were confirmed after its result arrived.
+fn reopen(
+    connection: &mut SqliteConnection,
+    key: (&str, &str, &str),
+    at: Timestamp,
+) -> Result<(), Failure> {
+    sql_query(
+        "UPDATE market_settlements
+        SET due_since = CASE WHEN settled_generation < generation THEN due_since ELSE ? END, settled_generation = 0,
+            next_attempt_at = ?, lease = NULL
+        WHERE event_id = ? AND market = ? AND line = ?",
+    )
+    .bind::<BigInt, _>(at.micros())
+    .bind::<BigInt, _>(at.micros())
+    .bind::<Text, _>(key.0)
+    .bind::<Text, _>(key.1)
+    .bind::<Text, _>(key.2)
+    .execute(connection)?;
+    Ok(())
+}
+
+/// The columns of a bet that its settlement reads.
+#[derive(Queryable)]
+struct BetFacts {
+    user_id: String,
+    stake_cents: i64,
+    status: String,
+    payout_cents: Option<i64>,
+    settlements: i32,
+}
+
+/// Settles a bet, unless somebody else did meanwhile.
+fn settle(
+    connection: &mut SqliteConnection,
+    bet: &SettleBet,
+    call: &SettleCall,
+) -> Result<SettledNow, Failure> {
+    let facts = bets::table
+        .find(bet.bet_id.to_string())
+        .select((
+            bets::user_id,
+            bets::stake_cents,
+            bets::status,
+            bets::payout_cents,
+            bets::settlements,
+        ))
+        .first::<BetFacts>(connection)
+        .optional()?
+        .filter(|facts| facts.settlements == bet.settlements.cast_signed());
+    let Some(facts) = facts else {
+        return Ok(SettledNow::Changed);
+    };
+    let position = match (parsed("status", &facts.status)?, facts.payout_cents) {
+        (BetStatus::Settled, Some(paid)) => BetPosition::Settled { paid },
+        (BetStatus::Confirmed, _) => BetPosition::Open,
+        _ => return Ok(SettledNow::Changed),
+    };
+    if !pay(connection, bet, &facts, position, call.at)? {
+        return Ok(SettledNow::BalanceTooHigh);
+    }
+    record(connection, bet, position, call)
+}
+
+/// Makes the transfers of a settlement; false if the balance would become too high.
+fn pay(
+    connection: &mut SqliteConnection,
+    bet: &SettleBet,
+    facts: &BetFacts,
+    position: BetPosition,
+    at: Timestamp,
+) -> Result<bool, Failure> {
+    let user_id: UserId = parsed("user_id", &facts.user_id)?;
+    let row = ledger::wallet_row(connection, &user_id)?;
+    let row = row.ok_or_else(|| contradiction(format_args!("{user_id} has no wallet")))?;
+    let (wallet, mut owed) = row.read_with_debt();
+    let funds = UserFunds {
+        available: wallet.balance.available,
+        reserved: wallet.balance.reserved,
+        owed,
+    };
+    let entitlement = bet.becomes.map_or(Entitlement::Open, |(outcome, payout)| {
+        Entitlement::Settled { payout, outcome }
+    });
+    let stake = amount("stake_cents", facts.stake_cents)?;
+    let Ok(postings) = postings(entitlement, stake, position, funds) else {
+        return Ok(false);
+    };
+    let mut balance = wallet.balance;
+    for posting in postings {
+        balance = ledger::post(
+            connection,
+            balance,
+            &user_id,
+            posting,
+            &reference_of_settlement(bet)?,
+            at,
+        )?;
+        owed += posting.owed_change();
+    }
+    diesel::update(wallets::table.find(user_id.as_str()))
+        .set(wallets::owed_cents.eq(owed))
+        .execute(connection)?;
+    Ok(true)
+}
+
+/// The reference of a settlement's transfers.
+fn reference_of_settlement(bet: &SettleBet) -> Result<Reference, StoreError> {
+    let bet_id = reference_of(bet.bet_id)?;
+    parsed("bet", &format!("{bet_id}#{}", bet.settlements + 1))
+}
+
+/// Writes the state of a bet, its settlement, its history and its outbox record.
+fn record(
+    connection: &mut SqliteConnection,
+    bet: &SettleBet,
+    position: BetPosition,
+    call: &SettleCall,
+) -> Result<SettledNow, Failure> {
+    let n = bet.settlements.cast_signed() + 1;
+    let at = call.at;
+    let outcome = bet.becomes.map(|(outcome, _)| <&str>::from(outcome));
+    let payout = bet.becomes.map(|(_, payout)| payout);
+    let (before, paid) = match position {
+        BetPosition::Open => (BetStatus::Confirmed, 0),
+        BetPosition::Settled { paid } => (BetStatus::Settled, paid),
+    };
+    let after = match outcome {
+        Some(_) => BetStatus::Settled,
+        None => BetStatus::Confirmed,
+    };
+    let id = bet.bet_id.to_string();
+    diesel::update(bets::table.find(&id))
+        .set((
+            bets::status.eq(after.as_str()),
+            bets::outcome.eq(outcome),
+            bets::payout_cents.eq(payout),
+            bets::settled_at.eq(outcome.map(|_| at.micros())),
+            bets::settlements.eq(n),
+            bets::settled_by.eq(call.generation.cast_signed()),
+            bets::held.eq(None::<String>),
+        ))
+        .execute(connection)?;
+    diesel::insert_into(bet_settlements::table)
+        .values((
+            bet_settlements::bet_id.eq(&id),
+            bet_settlements::n.eq(n),
+            bet_settlements::outcome.eq(outcome),
+            bet_settlements::payout_cents.eq(payout.unwrap_or(0)),
+            bet_settlements::difference_cents.eq(payout.unwrap_or(0) - paid),
+            bet_settlements::reason.eq(<&str>::from(bet.reason)),
+            bet_settlements::generation.eq(call.generation.cast_signed()),
+            bet_settlements::at.eq(at.micros()),
+        ))
+        .execute(connection)?;
+    let reason = outcome.unwrap_or(bet.reason.into());
+    add_step(
+        connection,
+        bet.bet_id,
+        Some(before),
+        (after, Some(reason)),
+        at,
+    )?;
+    diesel::delete(bets_to_settle::table.find(&id)).execute(connection)?;
+    let notice = OutboxMessage {
+        payload: bet.payload.clone(),
+        leased_until: call.leased_until,
+    };
+    let outbox = outbox::add(connection, OutboxTopic::BetSettled, bet.bet_id, &notice, at)?;
+    Ok(SettledNow::Settled { outbox })
+}
+
+/// Queues a bet that was confirmed after a result of its market arrived.
+pub(super) fn queue_late_bet(
+    connection: &mut SqliteConnection,
+    bet_id: BetId,
+    at: Timestamp,
+) -> Result<(), Failure> {
+    sql_query(
+        "INSERT INTO bets_to_settle (bet_id, at)
+        SELECT id, ? FROM bets JOIN market_settlements USING (event_id, market, line) WHERE id = ?",
+    )
+    .bind::<BigInt, _>(at.micros())
+    .bind::<Text, _>(bet_id.to_string())
+    .execute(connection)?;
+    Ok(())
+}
