@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use sports_bet_platform::cli::{self, Command, exit};
 use sports_bet_platform::cli::{
-    dlq, hold, key, ledger, migrate, replay, serve, token, user, watch,
+    dlq, hold, key, ledger, migrate, replay, report, serve, settle, token, user, watch,
 };
 use sports_bet_platform::config;
 use sports_bet_platform::config::Config;
@@ -41,6 +41,8 @@ enum Task {
     Watch(watch::WatchArgs),
     Dlq(Box<dlq::DlqArgs>),
     Hold(Box<hold::HoldArgs>, StoreEngine),
+    Settle(Box<settle::SettleArgs>, StoreEngine),
+    Report(Box<report::ReportArgs>, StoreEngine),
     Key(Box<key::KeyArgs>, StoreEngine),
     User(Box<user::UserArgs>, StoreEngine),
     Token(Box<token::TokenArgs>),
@@ -62,6 +64,14 @@ fn prepare(doubtful: &[Doubtful]) -> Result<Task, ConfigExit> {
         Command::Hold(args) => {
             let engine = store_engine(args.store(), &input)?;
             Task::Hold(args, engine)
+        }
+        Command::Settle(args) => {
+            let engine = store_engine(&args.store, &input)?;
+            Task::Settle(args, engine)
+        }
+        Command::Report(args) => {
+            let engine = store_engine(args.store(), &input)?;
+            Task::Report(args, engine)
         }
         Command::Key(args) => {
             let engine = store_engine(args.store(), &input)?;
@@ -113,6 +123,14 @@ impl Task {
             },
             Task::Hold(args, engine) => finish(
                 async move { hold::run(&args, &engine, &mut std::io::stdout()) },
+                |failure| failed(failure, failure.exit_code()),
+            ),
+            Task::Settle(args, engine) => finish(
+                async move { settle::run(&args, &engine, &mut std::io::stdout()) },
+                |failure| failed(failure, failure.exit_code()),
+            ),
+            Task::Report(args, engine) => finish(
+                async move { report::run(&args, &engine, &mut std::io::stdout()) },
                 |failure| failed(failure, failure.exit_code()),
             ),
             Task::Key(args, engine) => change_keys(*args, engine),

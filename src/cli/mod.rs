@@ -9,7 +9,9 @@ pub mod migrate;
 mod operator;
 mod operator_store;
 pub mod replay;
+pub mod report;
 pub mod serve;
+pub mod settle;
 #[cfg(test)]
 mod testing;
 pub mod token;
@@ -98,6 +100,19 @@ pub enum Command {
                             unavailable; 4 the output cannot be written."
     )]
     Hold(Box<crate::cli::hold::HoldArgs>),
+    /// Decides a market by hand
+    #[command(
+        after_help = "Exit codes: 0 done, even if the reader closed the pipe; 1 the decision does not fit the market; 2 \
+                            wrong command line or settings; 3 the database is unavailable; 4 the output cannot be \
+                            written."
+    )]
+    Settle(Box<crate::cli::settle::SettleArgs>),
+    /// Prints what open bets may cost, and what settled bets did
+    #[command(
+        after_help = "Exit codes (of each subcommand): 0 printed, even if the reader closed the pipe; 2 wrong command \
+                            line or settings; 3 the database is unavailable; 4 the output cannot be written."
+    )]
+    Report(Box<crate::cli::report::ReportArgs>),
     /// Creates, lists and revokes the API keys of services
     #[command(
         after_help = "Exit codes (of each subcommand): 0 done; 1 the key does not exist or was already revoked; 2 wrong \
@@ -173,6 +188,8 @@ pub fn parse(
         | Command::Watch(_)
         | Command::Dlq(_)
         | Command::Hold(_)
+        | Command::Settle(_)
+        | Command::Report(_)
         | Command::Key(_)
         | Command::User(_)
         | Command::Token(_)

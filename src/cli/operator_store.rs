@@ -1,18 +1,25 @@
-//! The database of the commands of operators: `hold`, `key` and `user`.
+//! The database of the commands of operators.
 
 use std::sync::Arc;
 
 use crate::config::engines::StoreEngine;
-use crate::store::StoreError;
 use crate::store::access::AccessStore;
 use crate::store::holds::HoldStore;
+use crate::store::money::{ReportStore, SettlementStore};
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::SqliteStore;
+use crate::store::{Store, StoreError};
 
-/// What operators change.
-pub(super) trait OperatorStore: HoldStore + AccessStore {}
+/// What operators read and change.
+pub(super) trait OperatorStore:
+    HoldStore + AccessStore + SettlementStore + ReportStore + Store
+{
+}
 
-impl<S: HoldStore + AccessStore> OperatorStore for S {}
+impl<S> OperatorStore for S where
+    S: HoldStore + AccessStore + SettlementStore + ReportStore + Store
+{
+}
 
 /// Opens the database; `name` is that of the command in the server's list of connections.
 pub(super) fn open(engine: &StoreEngine, name: &str) -> Result<Arc<dyn OperatorStore>, StoreError> {

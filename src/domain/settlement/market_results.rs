@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::record::{RecordContent, RecordKind, ResultRecord};
 use super::trust::{TrustedSources, is_operator};
-use crate::domain::ids::Source;
+use crate::domain::ids::{SelectionId, Source};
 use crate::domain::odds::update::Revision;
 
 /// Identifies a record of a market. The order is that of the revisions.
@@ -54,6 +54,16 @@ impl MarketResults {
     /// The records, the latest first, with all contents that each was sent with.
     pub fn latest_first(&self) -> impl Iterator<Item = (&RecordKey, &BTreeSet<RecordContent>)> {
         self.0.iter().rev()
+    }
+
+    /// The selections that settlements name.
+    pub fn selections(&self) -> impl Iterator<Item = &SelectionId> {
+        let contents = self.0.values().flatten();
+        let named = contents.filter_map(|content| match content {
+            RecordContent::Settlement(settlement) => Some(&settlement.selections),
+            _ => None,
+        });
+        named.flatten().map(|result| &result.id)
     }
 
     /// Whether the latest record of a trusted source is an operator's: an operator has decided, and no

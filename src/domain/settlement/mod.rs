@@ -6,6 +6,7 @@
 
 pub mod effective;
 pub mod market_results;
+pub mod operator;
 pub mod payout;
 pub mod plan;
 pub mod postings;

@@ -18,6 +18,8 @@ use crate::domain::unknown_variant::UnknownVariant;
 pub const MAX_RECORD_BYTES: usize = 1024 * 1024;
 /// Maximum length of the reason of a cancellation, in characters.
 pub const MAX_REASON_CHARS: usize = 64;
+/// Maximum length of a note, in bytes.
+pub const MAX_NOTE_BYTES: usize = 500;
 /// Maximum number of selections that share a place in a dead heat.
 pub const MAX_DEAD_HEAT: u16 = 1_000;
 
@@ -34,6 +36,8 @@ pub struct ResultRecord {
     pub source: Source,
     /// What it says.
     pub content: RecordContent,
+    /// Why an operator wrote it. It has no effect.
+    pub note: Option<Note>,
 }
 
 /// The content of a record.
@@ -316,6 +320,28 @@ impl Default for CancelReason {
     }
 }
 
+/// Why an operator wrote a record: one line of at most [`MAX_NOTE_BYTES`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Note(String);
+
+impl Note {
+    /// Checks a note.
+    pub fn new(text: &str) -> Result<Note, RecordError> {
+        let is_line = !text.trim().is_empty() && !text.chars().any(char::is_control);
+        if is_line && text.len() <= MAX_NOTE_BYTES {
+            Ok(Note(text.to_owned()))
+        } else {
+            Err(RecordError::BadNote)
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 /// Why bytes are not a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[derive(IntoStaticStr, VariantNames, thiserror::Error)]
@@ -389,6 +415,9 @@ pub enum RecordError {
         "`reason` is empty, contains a control character or is longer than {MAX_REASON_CHARS} characters"
     )]
     BadReason,
+    /// The note of an operator is not one line of text.
+    #[error("`note` is not one line of at most {MAX_NOTE_BYTES} bytes")]
+    BadNote,
 }
 
 impl RecordError {

@@ -9,6 +9,7 @@ mod bets;
 mod cancels;
 mod decisions;
 mod outbox;
+mod reports;
 mod results;
 mod settlements;
 mod wallets;
@@ -19,6 +20,7 @@ pub(super) use self::bets::{read_refusal, refusal_text};
 pub(crate) use self::cancels::{Cancel, CancelQueue};
 pub(crate) use self::decisions::{DecideBet, Decided, DecisionStore};
 pub(crate) use self::outbox::{OutboxDepth, OutboxMessage, OutboxRow, OutboxStore, OutboxTopic};
+pub(crate) use self::reports::{OutcomeTotal, ReportStore, SettledTotals, TransferTotal};
 pub(super) use self::results::in_market_order;
 pub(crate) use self::results::{ResultStore, StoredRecord, StoredResults};
 pub(crate) use self::settlements::{

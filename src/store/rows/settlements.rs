@@ -12,7 +12,8 @@ use crate::domain::settlement::postings::BetPosition;
 use crate::domain::settlement::record::ResultRecord;
 use crate::store::StoreError;
 use crate::store::money::{
-    DueBet, MarketLease, OpenPosition, SettlementBacklog, StoredRecord, StoredResults,
+    DueBet, MarketLease, OpenPosition, OutcomeTotal, SettlementBacklog, StoredRecord, StoredResults,
+    TransferTotal,
 };
 
 /// The hash of a record, which tells different contents of one revision apart.
@@ -189,6 +190,50 @@ impl PositionRow {
             bets: unsigned("bets", self.bets)?,
             stake_cents: self.stake_cents,
             payout_cents: self.payout_cents,
+        })
+    }
+}
+
+/// A sum of cents, as billions and a rest: the sum may exceed 64 bits.
+fn cents(billions: i64, rest: i64) -> i128 {
+    i128::from(billions) * 1_000_000_000 + i128::from(rest)
+}
+
+/// The settlements with one outcome.
+#[derive(Queryable)]
+pub(in crate::store) struct OutcomeTotalRow {
+    outcome: Option<String>,
+    settlements: i64,
+    billions: i64,
+    rest: i64,
+}
+
+impl OutcomeTotalRow {
+    pub(in crate::store) fn read(self) -> Result<OutcomeTotal, StoreError> {
+        let outcome = self.outcome.as_deref();
+        Ok(OutcomeTotal {
+            outcome: outcome.map(|text| parsed("outcome", text)).transpose()?,
+            settlements: unsigned("count", self.settlements)?,
+            difference_cents: cents(self.billions, self.rest),
+        })
+    }
+}
+
+/// The transfers of one kind.
+#[derive(Queryable)]
+pub(in crate::store) struct TransferTotalRow {
+    kind: String,
+    transfers: i64,
+    billions: i64,
+    rest: i64,
+}
+
+impl TransferTotalRow {
+    pub(in crate::store) fn read(self) -> Result<TransferTotal, StoreError> {
+        Ok(TransferTotal {
+            kind: parsed("kind", &self.kind)?,
+            transfers: unsigned("count", self.transfers)?,
+            cents: cents(self.billions, self.rest),
         })
     }
 }

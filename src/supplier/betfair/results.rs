@@ -145,6 +145,7 @@ impl MarketResults {
             revision,
             source: source.clone(),
             content,
+            note: None,
         };
         contents.into_iter().map(record).collect()
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    CancelReason, Certainty, DeadHeat, MAX_DEAD_HEAT, MAX_RECORD_BYTES, MAX_SELECTIONS, Outcome,
+    CancelReason, Certainty, DeadHeat, MAX_DEAD_HEAT, MAX_RECORD_BYTES, MAX_SELECTIONS, Note, Outcome,
     RecordContent, RecordError, RecordKind, Reduction, Removal, ResultRecord, Revision,
     SelectionResult, Settlement, VoidFactor, Window, Won,
 };
@@ -28,6 +28,8 @@ struct WireRecord {
     updated_at: Timestamp,
     source: Source,
     version: i64,
+    #[serde(default)]
+    note: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -125,6 +127,7 @@ impl ResultRecord {
             },
             source: wire.source,
             content,
+            note: wire.note.as_deref().map(Note::new).transpose()?,
         })
     }
 
@@ -278,7 +281,7 @@ fn whole(digits: &str) -> Option<u16> {
 
 impl Serialize for ResultRecord {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut out = serializer.serialize_struct("ResultRecord", 11)?;
+        let mut out = serializer.serialize_struct("ResultRecord", 12)?;
         out.serialize_field("type", &self.content.kind())?;
         out.serialize_field("event_id", &self.event_id)?;
         out.serialize_field("market", &self.market.name)?;
@@ -307,6 +310,9 @@ impl Serialize for ResultRecord {
         out.serialize_field("updated_at", &self.revision.updated_at)?;
         out.serialize_field("source", &self.source)?;
         out.serialize_field("version", &self.revision.version)?;
+        if let Some(note) = &self.note {
+            out.serialize_field("note", note)?;
+        }
         out.end()
     }
 }

@@ -7,6 +7,7 @@ mod bets;
 mod cancels;
 mod decisions;
 mod outbox;
+mod reports;
 mod results;
 mod settlements;
 mod wallets;

@@ -8,6 +8,7 @@ mod cancels;
 mod decisions;
 mod ledger;
 mod outbox;
+mod reports;
 mod reservations;
 mod results;
 mod settlements;
