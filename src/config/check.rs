@@ -211,35 +211,7 @@ fn certificate(
 fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let bus = &settings.bus;
     let dead_letters = bus.dead_letter_topic();
-    let topics = [
-        ("KAFKA_TOPIC_ODDS", bus.kafka_topic_odds.as_str()),
-        ("KAFKA_TOPIC_SUPPLIERS", &bus.kafka_topic_suppliers),
-        ("KAFKA_TOPIC_SOURCE_STATUS", &bus.kafka_topic_source_status),
-        (
-            "KAFKA_TOPIC_MARKET_RESULTS",
-            &bus.kafka_topic_market_results,
-        ),
-        ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
-        ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
-        ("KAFKA_TOPIC_BET_SETTLED", &bus.kafka_topic_bet_settled),
-        ("KAFKA_TOPIC_ODDS_DLQ", &dead_letters),
-        (
-            "KAFKA_TOPIC_MARKET_RESULTS_DLQ",
-            &bus.kafka_topic_market_results_dlq,
-        ),
-        (
-            "KAFKA_TOPIC_BET_PLACED_DLQ",
-            &bus.kafka_topic_bet_placed_dlq,
-        ),
-        (
-            "KAFKA_TOPIC_BET_CONFIRMED_DLQ",
-            &bus.kafka_topic_bet_confirmed_dlq,
-        ),
-        (
-            "KAFKA_TOPIC_BET_SETTLED_DLQ",
-            &bus.kafka_topic_bet_settled_dlq,
-        ),
-    ];
+    let topics = topics(bus, &dead_letters);
     let groups = [
         ("KAFKA_GROUP_LIVE", bus.kafka_group_live.as_str()),
         ("KAFKA_GROUP_STORE", &bus.kafka_group_store),
@@ -269,6 +241,39 @@ fn equal_names(settings: &Settings, input: &ConfigInput) -> Vec<ConfigError> {
     let mut wrong = equal(&topics, "topic name");
     wrong.extend(equal(&groups, "group name"));
     wrong
+}
+
+/// All topics, by setting.
+fn topics<'a>(bus: &'a BusSettings, dead_letters: &'a str) -> [(&'static str, &'a str); 12] {
+    [
+        ("KAFKA_TOPIC_ODDS", bus.kafka_topic_odds.as_str()),
+        ("KAFKA_TOPIC_SUPPLIERS", &bus.kafka_topic_suppliers),
+        ("KAFKA_TOPIC_SOURCE_STATUS", &bus.kafka_topic_source_status),
+        (
+            "KAFKA_TOPIC_MARKET_RESULTS",
+            &bus.kafka_topic_market_results,
+        ),
+        ("KAFKA_TOPIC_BET_PLACED", &bus.kafka_topic_bet_placed),
+        ("KAFKA_TOPIC_BET_CONFIRMED", &bus.kafka_topic_bet_confirmed),
+        ("KAFKA_TOPIC_BET_SETTLED", &bus.kafka_topic_bet_settled),
+        ("KAFKA_TOPIC_ODDS_DLQ", dead_letters),
+        (
+            "KAFKA_TOPIC_MARKET_RESULTS_DLQ",
+            &bus.kafka_topic_market_results_dlq,
+        ),
+        (
+            "KAFKA_TOPIC_BET_PLACED_DLQ",
+            &bus.kafka_topic_bet_placed_dlq,
+        ),
+        (
+            "KAFKA_TOPIC_BET_CONFIRMED_DLQ",
+            &bus.kafka_topic_bet_confirmed_dlq,
+        ),
+        (
+            "KAFKA_TOPIC_BET_SETTLED_DLQ",
+            &bus.kafka_topic_bet_settled_dlq,
+        ),
+    ]
 }
 
 /// The ports that the roles of this process listen on.

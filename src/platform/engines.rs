@@ -22,7 +22,7 @@ use crate::store::Store;
 use crate::store::access::AccessStore;
 use crate::store::blocking::blocking;
 use crate::store::holds::HoldStore;
-use crate::store::money::MoneyStore;
+use crate::store::money::{MoneyStore, ResultStore};
 use crate::store::postgres::{PgOptions, PgStore};
 use crate::store::sqlite::{DatabaseLock, SqliteStore};
 
@@ -279,6 +279,8 @@ pub(super) struct Stores {
     pub money: Arc<dyn MoneyStore>,
     /// The holds on markets that are shown, read like the markets.
     pub holds: Arc<dyn HoldStore>,
+    /// The results that are shown, read like the markets.
+    pub results: Arc<dyn ResultStore>,
     /// API keys and revocations, read from the database that commands write.
     pub access: Arc<dyn AccessStore>,
 }
@@ -308,6 +310,7 @@ pub(super) async fn open_stores(
                     read: store.clone(),
                     money: store.clone(),
                     holds: store.clone(),
+                    results: store.clone(),
                     access: store,
                 },
                 Some(lock),
@@ -337,7 +340,8 @@ pub(super) async fn open_stores(
                     main: main.clone(),
                     read: read.clone(),
                     money: main.clone(),
-                    holds: read,
+                    holds: read.clone(),
+                    results: read,
                     access: main,
                 },
                 None,

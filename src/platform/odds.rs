@@ -204,7 +204,7 @@ impl PlatformBuilder<'_> {
         };
         if config.runs(Role::Odds) {
             self.for_role(Role::Odds, |builder| {
-                builder.start_odds(odds, books.snapshots, &stores.read, checks)
+                builder.start_odds(odds, books.snapshots, stores, checks)
             })?;
         }
         Ok(prices)
@@ -289,7 +289,7 @@ impl PlatformBuilder<'_> {
         &mut self,
         odds: OddsRuntime,
         snapshots: Recipient<GetSnapshot>,
-        store: &Arc<dyn Store>,
+        stores: &Stores,
         checks: Vec<Check>,
     ) -> Result<(), StartError> {
         let metrics = odds.metrics.clone();
@@ -314,7 +314,7 @@ impl PlatformBuilder<'_> {
         self.revocation_subscribers
             .push(odds.registry.clone().recipient());
         let addresses = client_bounds.addresses.clone();
-        let state = web::Data::new(self.odds_state(odds, snapshots, store, addresses));
+        let state = web::Data::new(self.odds_state(odds, snapshots, stores, addresses));
         // Runs on each server thread, which starts its own distributor.
         let routes = move |config: &mut web::ServiceConfig| {
             config
@@ -355,7 +355,7 @@ impl PlatformBuilder<'_> {
         &self,
         odds: OddsRuntime,
         snapshots: Recipient<GetSnapshot>,
-        store: &Arc<dyn Store>,
+        stores: &Stores,
         addresses: Addresses,
     ) -> OddsState {
         let clients = &self.settings.clients;
@@ -365,7 +365,8 @@ impl PlatformBuilder<'_> {
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             feed: odds.feed,
             restrictions: odds.restrictions,
-            store: store.clone(),
+            store: stores.read.clone(),
+            results: stores.results.clone(),
             reads: odds.reads,
             session_permits: Arc::new(Semaphore::new(clients.ws_max_sessions)),
             next_session: AtomicU64::new(1),

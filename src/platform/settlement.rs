@@ -8,13 +8,13 @@ use super::engines::{BetTopics, ResultTopics, Stores};
 use super::money::{MAX_STORE_BATCH, OUTBOX_LEASE};
 use super::{StartError, role_metrics};
 use crate::actors::consumers::ConsumerSettings;
+use crate::actors::settlement::market_settler::{MarketSettler, SettlerSettings};
 use crate::actors::settlement::result_consumer::{ResultConsumer, ResultTargets};
 use crate::actors::settlement::settler::{Settler, SettlerLimits};
 use crate::bus::health::SubscriptionHealth;
 use crate::config::settings::Role;
 use crate::domain::ids::Source;
 use crate::runtime::clock::Clock;
-use crate::services::settlement::market_settler::{MarketSettler, SettlerSettings};
 use crate::simulator::market_maker::SOURCE;
 use crate::telemetry::metrics::SettlementMetrics;
 

@@ -2,5 +2,4 @@
 //! knows HTTP.
 
 pub(crate) mod bets;
-pub(crate) mod settlement;
 pub(crate) mod wallet;

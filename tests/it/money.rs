@@ -6,6 +6,7 @@ mod held;
 mod holds;
 mod keys;
 mod lost_source;
+mod settlement;
 mod strict;
 mod unavailable;
 mod wallet;
@@ -85,7 +86,10 @@ impl BetsHarness {
         let supplier = FakeSupplier::start().await;
         let (prices, confirms) = (supplier.url(), format!("http://{}", simulator.simulator()));
         let mut all = vec![
-            ("ROLE", "ingest,processor,odds,wallet,bets,confirmation"),
+            (
+                "ROLE",
+                "ingest,processor,odds,wallet,bets,confirmation,settlement",
+            ),
             ("SUPPLIER_URLS", prices.as_str()),
             ("SUPPLIER_URL", confirms.as_str()),
         ];

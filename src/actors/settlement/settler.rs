@@ -9,12 +9,12 @@ use actix::prelude::*;
 use log::warn;
 use tokio::sync::watch;
 
+use super::market_settler::{Attempt, MarketSettler};
 use super::messages::ResultsStored;
 use crate::actors::bets::messages::PublishOutbox;
 use crate::runtime::clock::Clock;
 use crate::runtime::drain::Drain;
 use crate::runtime::health::HealthCell;
-use crate::services::settlement::market_settler::{Attempt, MarketSettler};
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
 use crate::store::money::{SettlementBacklog, SettlementStore};

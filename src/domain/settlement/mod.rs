@@ -12,6 +12,7 @@ pub mod plan;
 pub mod postings;
 pub mod record;
 pub mod reductions;
+pub mod shown;
 pub mod trust;
 
 #[cfg(test)]

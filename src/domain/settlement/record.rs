@@ -283,6 +283,16 @@ impl Window {
         }
     }
 
+    /// Its start.
+    pub fn from(&self) -> Option<Timestamp> {
+        self.from
+    }
+
+    /// Its end.
+    pub fn until(&self) -> Option<Timestamp> {
+        self.until
+    }
+
     /// Whether a bet placed at this time is within the window.
     pub fn contains(&self, placed_at: Timestamp) -> bool {
         self.from.is_none_or(|from| from <= placed_at)

@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::domain::bets::bet::{Bet, BetId, BetStatus, BetStep};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::odds::price::{Line, Price};
+use crate::domain::settlement::payout::SettledAs;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::services::bets::placement::PlacedBet;
@@ -58,6 +59,13 @@ pub(super) struct BetView<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     decided_at: Option<Timestamp>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    outcome: Option<SettledAs>,
+    /// What it has been paid in all, including returned stake.
+    #[serde(rename = "payout_cents", skip_serializing_if = "Option::is_none")]
+    payout_cents: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<Vec<StepView<'a>>>,
 }
 
@@ -90,6 +98,9 @@ impl<'a> BetView<'a> {
             placed_at: bet.placed_at,
             decide_by: bet.decide_by,
             decided_at: bet.decided_at,
+            outcome: bet.settlement.map(|settlement| settlement.outcome),
+            payout_cents: bet.settlement.map(|settlement| settlement.payout_cents),
+            settled_at: bet.settlement.map(|settlement| settlement.settled_at),
             history: None,
         }
     }

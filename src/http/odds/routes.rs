@@ -7,9 +7,9 @@ use actix_web::middleware::{Compress, Next, from_fn};
 use actix_web::web;
 use prometheus::HistogramVec;
 
-use super::events;
 use super::response_cache::ResponseCache;
 use super::state::OddsState;
+use super::{events, results};
 use crate::domain::access::Scope;
 use crate::http::content;
 use crate::http::errors::{ApiError, method_not_allowed, not_found};
@@ -27,6 +27,7 @@ pub const ROUTES: &[RouteLabels] = &[
     ("/v1/events", "GET"),
     ("/v1/events/{id}/markets", "GET"),
     ("/v1/events/{id}/odds", "GET"),
+    ("/v1/events/{id}/results", "GET"),
     ("/v1/events/{id}/markets/{market}/history", "GET"),
     ("/ws/odds", "GET"),
 ];
@@ -52,6 +53,14 @@ pub fn odds_routes(config: &mut web::ServiceConfig) {
         .service(
             read_resource("/events/{id}/odds", Scope::OddsRead, events::get_odds)
                 .app_data(Route::new("/v1/events/{id}/odds", "GET")),
+        )
+        .service(
+            read_resource(
+                "/events/{id}/results",
+                Scope::OddsRead,
+                results::get_results,
+            )
+            .app_data(Route::new("/v1/events/{id}/results", "GET")),
         )
         .service(
             read_resource(

@@ -14,6 +14,7 @@ use crate::http::addresses::Addresses;
 use crate::http::streaming::frame_limit::FrameLimits;
 use crate::runtime::feed_health::FeedState;
 use crate::store::Store;
+use crate::store::money::ResultStore;
 use crate::telemetry::metrics::OddsMetrics;
 
 /// Shared by every worker.
@@ -28,6 +29,8 @@ pub struct OddsState {
     pub restrictions: Arc<CurrentRestrictions>,
     /// The database, for lists and history.
     pub store: Arc<dyn Store>,
+    /// The results of markets.
+    pub results: Arc<dyn ResultStore>,
     /// The queue of reads caused by clients.
     pub reads: Arc<ClientReads>,
     /// The permits of sessions, [`OddsState::max_sessions`] in all.

@@ -93,6 +93,11 @@ pub(in crate::store) fn unsigned(column: &str, number: i64) -> Result<u64, Store
     u64::try_from(number).map_err(|_| unreadable(column, number))
 }
 
+/// A count in its column. One that exceeds 63 bits becomes the maximum.
+pub(in crate::store) fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// The text of a line in its column: the shortest decimal form, empty for no line.
 pub(in crate::store) fn line_text(line: Option<Line>) -> String {
     line.map(|line| line.to_string()).unwrap_or_default()

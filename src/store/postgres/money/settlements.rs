@@ -20,7 +20,7 @@ use crate::store::money::{
 use crate::store::postgres::PgStore;
 use crate::store::postgres::statement::statement;
 use crate::store::rows::settlements::{BacklogRow, DueBetRow, LeasedRow, PositionRow};
-use crate::store::rows::{line_text, pg_time, read_all, row_limit, unreadable};
+use crate::store::rows::{line_text, pg_time, read_all, row_limit, signed, unreadable};
 
 statement! {
     /// Leases the market that has been waiting longest.
@@ -227,12 +227,12 @@ impl SettlementStore for PgStore {
         let statement = Finish {
             rules: finished.rules,
             held: finished.held,
-            missing: count(finished.missing),
+            missing: signed(finished.missing),
             event: lease.market.event_id.as_str(),
             market: lease.market.market.name.as_str(),
             line: &line,
             id: lease.id,
-            generation: count(lease.generation),
+            generation: signed(lease.generation),
         };
         self.money()?
             .run(|connection| Ok(statement.execute(connection)? == 1))
@@ -257,8 +257,8 @@ impl SettlementStore for PgStore {
                     event: query.market.event_id.as_str(),
                     market: query.market.market.name.as_str(),
                     line: &line,
-                    generation: count(query.generation),
-                    after_generation: count(after.settled_by),
+                    generation: signed(query.generation),
+                    after_generation: signed(after.settled_by),
                     after_bet: after.bet_id.0,
                     limit: row_limit(query.limit),
                 };
@@ -277,7 +277,7 @@ impl SettlementStore for PgStore {
             event: market.event_id.as_str(),
             market: market.market.name.as_str(),
             line: &line_text(market.market.line),
-            generation: count(generation),
+            generation: signed(generation),
         };
         self.money()?.run(|connection| {
             let (billions, rest) = statement.get_result::<(i64, i64)>(connection)?;
@@ -302,7 +302,7 @@ impl SettlementStore for PgStore {
 
     fn mark_examined(&self, bets: &[ExaminedBet], generation: u64) -> Result<(), StoreError> {
         let statement = Examined {
-            generation: count(generation),
+            generation: signed(generation),
             ids: &each(bets, |bet| bet.bet_id.0),
             settlements: &each(bets, |bet| number(bet.settlements)),
             held: &each(bets, |bet| bet.held),
@@ -379,7 +379,7 @@ fn settle(
         payouts: &each(bets, |bet| bet.becomes.map_or(0, |(_, payout)| payout)),
         reasons: &each(bets, |bet| <&str>::from(bet.reason)),
         payloads: &each(bets, |bet| bet.payload.as_str()),
-        generation: count(call.generation),
+        generation: signed(call.generation),
         leased_until: pg_time(call.leased_until),
         now: pg_time(call.at),
     };
@@ -409,11 +409,6 @@ impl SettledRow {
         };
         Ok((self.place, settled))
     }
-}
-
-/// A count in its column. None exceeds 63 bits.
-fn count(number: u64) -> i64 {
-    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 /// A number of settlements in its column. None exceeds 31 bits.

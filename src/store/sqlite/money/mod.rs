@@ -11,6 +11,7 @@ mod outbox;
 mod reports;
 mod reservations;
 mod results;
+mod settle_bet;
 mod settlements;
 mod wallet_keys;
 mod wallets;

@@ -183,12 +183,14 @@ fn state(folder: &TempDir, snapshots: Recipient<GetSnapshot>, metrics: &OddsMetr
         unknown_ttl: HOUR,
     };
     let file = folder.path().join("test.db");
+    let store = Arc::new(SqliteStore::open(&file.to_string_lossy()).unwrap());
     OddsState {
         snapshots,
         snapshot_timeout: HOUR,
         feed: Arc::new(FeedState::in_process(metrics.feed_live.clone())),
         restrictions: Arc::default(),
-        store: Arc::new(SqliteStore::open(&file.to_string_lossy()).unwrap()),
+        store: store.clone(),
+        results: store,
         reads: Arc::new(ClientReads::new(
             limits,
             metrics.client_reads_refused.clone(),

@@ -1,0 +1,214 @@
+//! The results of a market as clients see them: what each source says now, whether it is paid or not.
+
+use std::collections::BTreeMap;
+
+use super::market_results::MarketResults;
+use super::record::{Certainty, Outcome, RecordContent, RecordKind, SelectionResult, Window};
+use crate::domain::ids::{SelectionId, Source};
+use crate::domain::timestamp::Timestamp;
+
+/// What a source says about a market now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceResult {
+    /// The source.
+    pub source: Source,
+    /// When it said so last.
+    pub updated_at: Timestamp,
+    /// The least certainty of the results.
+    pub certainty: Certainty,
+    /// The results, by selection. None if it has taken them back.
+    pub selections: Vec<SelectionResult>,
+    /// The cancellations and rollbacks of cancellations, the latest first.
+    pub cancellations: Vec<Cancellation>,
+    /// Whether a revision was sent with different contents, so that nothing is paid by it.
+    pub is_contradictory: bool,
+}
+
+/// A cancellation, or its rollback.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cancellation {
+    /// Whether it takes a cancellation back.
+    pub is_rollback: bool,
+    /// When the bets were placed that it concerns.
+    pub window: Window,
+    /// Why bets are cancelled.
+    pub reason: Option<String>,
+    /// When it was said.
+    pub updated_at: Timestamp,
+}
+
+/// What is known of a source while its records are read, the latest first.
+struct Reading {
+    result: SourceResult,
+    /// The latest word on each selection; `None` if it was taken back.
+    latest: BTreeMap<SelectionId, Option<Outcome>>,
+    /// All results before this record were taken back.
+    is_rolled_back: bool,
+}
+
+impl MarketResults {
+    /// What each source says now, by source.
+    pub fn by_source(&self) -> Vec<SourceResult> {
+        let mut readings: BTreeMap<&Source, Reading> = BTreeMap::new();
+        for (key, contents) in self.latest_first() {
+            let updated_at = key.revision.updated_at;
+            let reading = readings.entry(&key.source).or_insert_with(|| Reading {
+                result: SourceResult {
+                    source: key.source.clone(),
+                    updated_at,
+                    certainty: Certainty::Confirmed,
+                    selections: Vec::new(),
+                    cancellations: Vec::new(),
+                    is_contradictory: false,
+                },
+                latest: BTreeMap::new(),
+                is_rolled_back: false,
+            });
+            reading.result.is_contradictory |= contents.len() > 1;
+            for content in contents {
+                reading.read(content, updated_at);
+            }
+        }
+        readings.into_values().map(Reading::finish).collect()
+    }
+}
+
+impl Reading {
+    fn read(&mut self, content: &RecordContent, updated_at: Timestamp) {
+        match content {
+            RecordContent::Settlement(_) if self.is_rolled_back => {}
+            RecordContent::Settlement(settlement) => {
+                for result in &settlement.selections {
+                    if !self.latest.contains_key(&result.id) {
+                        self.latest.insert(result.id.clone(), Some(result.outcome));
+                        self.result.certainty = self.result.certainty.min(settlement.certainty);
+                    }
+                }
+            }
+            RecordContent::RollbackSettlement { selections: None } => self.is_rolled_back = true,
+            RecordContent::RollbackSettlement {
+                selections: Some(selections),
+            } => {
+                for id in selections {
+                    self.latest.entry(id.clone()).or_insert(None);
+                }
+            }
+            RecordContent::Cancel { window, reason } => {
+                let reason = Some(reason.as_str().to_owned());
+                self.cancellation(*window, reason, updated_at, content.kind());
+            }
+            RecordContent::RollbackCancel { window } => {
+                self.cancellation(*window, None, updated_at, content.kind());
+            }
+        }
+    }
+
+    fn cancellation(
+        &mut self,
+        window: Window,
+        reason: Option<String>,
+        updated_at: Timestamp,
+        kind: RecordKind,
+    ) {
+        self.result.cancellations.push(Cancellation {
+            is_rollback: kind == RecordKind::RollbackCancel,
+            window,
+            reason,
+            updated_at,
+        });
+    }
+
+    fn finish(mut self) -> SourceResult {
+        let results = self.latest.into_iter();
+        let results = results.filter_map(|(id, outcome)| {
+            outcome
+                .filter(|outcome| *outcome != Outcome::Undecided)
+                .map(|outcome| SelectionResult { id, outcome })
+        });
+        self.result.selections = results.collect();
+        self.result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pretty_assertions::assert_eq;
+    use serde_json::json;
+
+    use super::*;
+    use crate::domain::settlement::testing::{at, by, home, record, results, settlement};
+
+    fn shown(results: &MarketResults) -> Vec<String> {
+        let sources = results.by_source();
+        let sources = sources.iter().map(|result| {
+            let selections: Vec<_> = result
+                .selections
+                .iter()
+                .map(|one| serde_json::to_string(one).unwrap())
+                .collect();
+            format!("{}: {}", result.source, selections.join(","))
+        });
+        sources.collect()
+    }
+
+    #[test]
+    fn each_source_has_its_latest_word() {
+        let both = json!([{"id": "home", "result": "won"}, {"id": "away", "result": "lost"}]);
+        let records = [
+            settlement(1, 1, both),
+            home(2, 2, "void"),
+            by("native-2", home(1, 1, "lost")),
+        ];
+        assert_eq!(
+            shown(&results(&records)),
+            [
+                r#"native-1: {"id":"away","result":"lost"},{"id":"home","result":"void"}"#,
+                r#"native-2: {"id":"home","result":"lost"}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn withdrawn_results_are_not_shown() {
+        let both = json!([{"id": "home", "result": "won"}, {"id": "away", "result": "lost"}]);
+        let first = settlement(1, 1, both);
+        let of_home = record("rollback_settlement", 2, 2, json!({"selections": ["home"]}));
+        assert_eq!(
+            shown(&results(&[first.clone(), of_home])),
+            [r#"native-1: {"id":"away","result":"lost"}"#]
+        );
+        let of_all = record("rollback_settlement", 2, 2, json!({}));
+        assert_eq!(
+            shown(&results(&[first.clone(), of_all.clone()])),
+            ["native-1: "]
+        );
+        let again = home(3, 3, "won");
+        assert_eq!(
+            shown(&results(&[first, of_all, again])),
+            [r#"native-1: {"id":"home","result":"won"}"#]
+        );
+    }
+
+    #[test]
+    fn cancellations_and_contradictions_are_shown() {
+        let cancel = record(
+            "cancel",
+            1,
+            1,
+            json!({"until": at(9), "reason": "postponed"}),
+        );
+        let back = record("rollback_cancel", 2, 2, json!({}));
+        let records = [cancel, back, home(3, 3, "won"), home(3, 3, "lost")];
+        let results = results(&records);
+        let [source] = &results.by_source()[..] else {
+            panic!("not one source");
+        };
+        let read: Vec<_> = source
+            .cancellations
+            .iter()
+            .map(|one| (one.is_rollback, one.reason.as_deref()))
+            .collect();
+        assert_eq!(read, [(true, None), (false, Some("postponed"))]);
+        assert!(source.is_contradictory);
+    }
+}

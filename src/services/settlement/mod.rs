@@ -1,3 +1,0 @@
-//! Settlement of the bets of a market.
-
-pub(crate) mod market_settler;
