@@ -49,6 +49,8 @@ pub enum RecordContent {
     RollbackSettlement {
         /// The selections, each once, ordered.
         selections: Option<Vec<SelectionId>>,
+        /// As [`Settlement::bets_from`].
+        bets_from: Option<Timestamp>,
     },
     /// Bets placed within the window are void.
     Cancel {
@@ -101,6 +103,15 @@ impl RecordContent {
             RecordContent::RollbackCancel { .. } => RecordKind::RollbackCancel,
         }
     }
+
+    /// The start of the round of bets that a settlement, or the rollback of one, concerns.
+    pub fn bets_from(&self) -> Option<Timestamp> {
+        match self {
+            RecordContent::Settlement(settlement) => settlement.bets_from,
+            RecordContent::RollbackSettlement { bets_from, .. } => *bets_from,
+            RecordContent::Cancel { .. } | RecordContent::RollbackCancel { .. } => None,
+        }
+    }
 }
 
 /// The results of selections.
@@ -110,6 +121,9 @@ pub struct Settlement {
     pub selections: Vec<SelectionResult>,
     /// How certain they are.
     pub certainty: Certainty,
+    /// It concerns only bets placed then or later, and of those only the ones placed before the next
+    /// `bets_from` of the market. `None`: bets placed before the first one.
+    pub bets_from: Option<Timestamp>,
     /// When the result could be known: bets placed then or later are void.
     pub bets_until: Option<Timestamp>,
 }
@@ -402,6 +416,14 @@ pub enum RecordError {
     /// A removal of a selection that is not void, or only one of `reduction` and `removed_at`.
     #[error("selection `{0}` needs both reduction and removed_at, and only if it is void")]
     UnfitRemoval(SelectionId),
+    /// No bet can be placed from `bets_from` on and before `bets_until`.
+    #[error("no bet is placed from `bets_from` {from} on and before `bets_until` {until}")]
+    EmptyRound {
+        /// Its start.
+        from: Timestamp,
+        /// Its end.
+        until: Timestamp,
+    },
     /// The window of a cancellation contains no time.
     #[error("the window from {from} until {until} is empty")]
     EmptyWindow {
