@@ -16,10 +16,7 @@ pub(super) trait OperatorStore:
 {
 }
 
-impl<S> OperatorStore for S where
-    S: HoldStore + AccessStore + SettlementStore + ReportStore + Store
-{
-}
+impl<S> OperatorStore for S where S: HoldStore + AccessStore + SettlementStore + ReportStore + Store {}
 
 /// Opens the database; `name` is that of the command in the server's list of connections.
 pub(super) fn open(engine: &StoreEngine, name: &str) -> Result<Arc<dyn OperatorStore>, StoreError> {

@@ -148,7 +148,9 @@ pub(super) fn settled_json(totals: &SettledTotals, out: &mut dyn Write) -> Resul
     let transfers: Vec<_> = totals
         .transfers
         .iter()
-        .map(|total| json!({"kind": total.kind, "transfers": total.transfers, "cents": total.cents}))
+        .map(
+            |total| json!({"kind": total.kind, "transfers": total.transfers, "cents": total.cents}),
+        )
         .collect();
     let report = json!({
         "outcomes": outcomes,

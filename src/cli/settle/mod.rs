@@ -244,7 +244,9 @@ impl SettleArgs {
                     .map_err(|error| SettleError::Value(error.to_string()))?;
                 Ok((selection, read_share(share)?))
             }
-            _ => Err(SettleError::Value("--dead-heat takes two values".to_owned())),
+            _ => Err(SettleError::Value(
+                "--dead-heat takes two values".to_owned(),
+            )),
         });
         pairs.collect()
     }
@@ -270,9 +272,9 @@ impl SettleArgs {
 
 /// Reads `1/2`.
 fn read_share(text: &str) -> Result<DeadHeat, SettleError> {
-    let share = text.split_once('/').and_then(|(places, tied)| {
-        DeadHeat::new(places.parse().ok()?, tied.parse().ok()?)
-    });
+    let share = text
+        .split_once('/')
+        .and_then(|(places, tied)| DeadHeat::new(places.parse().ok()?, tied.parse().ok()?));
     share.ok_or_else(|| {
         SettleError::Value(format!(
             "--dead-heat: got \"{text}\", want the places left, divided by the selections that share them, like 1/2"

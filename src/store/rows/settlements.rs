@@ -12,8 +12,8 @@ use crate::domain::settlement::postings::BetPosition;
 use crate::domain::settlement::record::ResultRecord;
 use crate::store::StoreError;
 use crate::store::money::{
-    DueBet, MarketLease, OpenPosition, OutcomeTotal, SettlementBacklog, StoredRecord, StoredResults,
-    TransferTotal,
+    DueBet, MarketLease, OpenPosition, OutcomeTotal, SettlementBacklog, StoredRecord,
+    StoredResults, TransferTotal,
 };
 
 /// The hash of a record, which tells different contents of one revision apart.

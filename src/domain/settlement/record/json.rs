@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{
-    CancelReason, Certainty, DeadHeat, MAX_DEAD_HEAT, MAX_RECORD_BYTES, MAX_SELECTIONS, Note, Outcome,
-    RecordContent, RecordError, RecordKind, Reduction, Removal, ResultRecord, Revision,
+    CancelReason, Certainty, DeadHeat, MAX_DEAD_HEAT, MAX_RECORD_BYTES, MAX_SELECTIONS, Note,
+    Outcome, RecordContent, RecordError, RecordKind, Reduction, Removal, ResultRecord, Revision,
     SelectionResult, Settlement, VoidFactor, Window, Won,
 };
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, Source};
