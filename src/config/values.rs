@@ -216,7 +216,7 @@ pub(super) fn match_duration(text: &str) -> Result<Duration, String> {
     match duration(text) {
         Ok(duration) if duration.is_zero() => Ok(duration),
         Ok(duration) if (Duration::from_secs(1)..=longest).contains(&duration) => Ok(duration),
-        _ => Err("0s, or a duration from 1s to 24h, like 2m or 90m".to_owned()),
+        _ => Err("a duration from 1s to 24h, like 2m or 90m, or 0s".to_owned()),
     }
 }
 

@@ -448,3 +448,4 @@ async fn lagging_consumer_gets_1013_and_cut_off() {
 }
 
 mod bets;
+mod matches;

@@ -22,6 +22,8 @@ const ALL: [SimulatedMarket; 3] = [
 /// The markets of a fixture.
 const MARKETS: usize = 5;
 const PLAY: Duration = Duration::from_secs(60);
+/// Milliseconds from the start of a round to the final whistle.
+const WHISTLE: i64 = 96_000;
 
 fn schedule() -> Schedule {
     Schedule::new(PLAY).unwrap()
@@ -545,7 +547,6 @@ struct Ended {
 fn expected_state(maker: &MarketMaker, index: usize, ended: &Ended) -> LegState {
     let void = LegState::Decided(Decision::Void);
     match ended.ending {
-        Ending::Void => LegState::Cancelled,
         Ending::MarketVoid(place) if place == index => void,
         _ if maker.markets[index].question.answers(ended.score)[0] => {
             LegState::Decided(Decision::Won {
@@ -572,8 +573,8 @@ proptest! {
         let mut bets: Vec<(usize, Bet)> = Vec::new();
         let mut known = vec![all.len()];
         for round in 0..4 {
-            // A bet before the match, and one in it.
-            for millis in [10_000, 70_000] {
+            // A bet before the match, one in it, and one after the final whistle.
+            for millis in [10_000, 70_000, WHISTLE + 500] {
                 bets.push((round, Bet::at(round as i64 * round_millis() + millis)));
             }
             let from = round as i64 * round_millis() + if round == 0 { 0 } else { 5_900 };
@@ -595,9 +596,15 @@ proptest! {
                     let is_open = states(*before) == LegState::Open;
                     prop_assert!(is_open, "round {round} before its result: {:?}", states(*before));
                 }
-                let expected = expected_state(&maker, index, &ended[*round]);
+                let ended = &ended[*round];
+                let is_late = ended.start.later_by(Duration::from_millis(WHISTLE as u64)) < bet.0;
+                let expected = match ended.ending {
+                    Ending::Void => LegState::Cancelled,
+                    _ if is_late => LegState::LateBet,
+                    _ => expected_state(&maker, index, ended),
+                };
                 for after in &known[*round + 1..] {
-                    prop_assert_eq!(&states(*after), &expected, "round {} of {:?}", round, ended[*round].start);
+                    prop_assert_eq!(&states(*after), &expected, "round {} from {}", round, ended.start);
                 }
             }
         }
