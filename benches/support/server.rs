@@ -49,6 +49,7 @@ impl Server {
         command
             .env("SUPPLIER_READ_TIMEOUT", "10m")
             .env("SUPPLIER_STALE_AFTER", "10m");
+        command.env("SIMULATOR_MATCH_DURATION", "0s");
         command.env("LOG_LEVEL", "info").env("ROLE", roles);
         // The folder decides which engines are used. Those in the environment are for benches that
         // created a sandbox on them.

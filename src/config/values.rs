@@ -210,6 +210,16 @@ pub(super) fn duration_from_two_seconds(text: &str) -> Result<Duration, String> 
     }
 }
 
+/// Parses the duration of a simulated match: 0, or long enough that clients can see what happens.
+pub(super) fn match_duration(text: &str) -> Result<Duration, String> {
+    let longest = Duration::from_secs(24 * 3_600);
+    match duration(text) {
+        Ok(duration) if duration.is_zero() => Ok(duration),
+        Ok(duration) if (Duration::from_secs(1)..=longest).contains(&duration) => Ok(duration),
+        _ => Err("a duration from 1s to 24h, like 2m or 90m, or 0s".to_owned()),
+    }
+}
+
 /// Parses a whole number from `least` to `most`.
 pub(super) fn whole<T>(
     least: T,

@@ -1,4 +1,8 @@
-//! The actor that generates updates at the configured rate and sends each one to every consumer.
+//! The actor that generates updates at the configured rate, plays the matches, and sends each change to
+//! every consumer.
+//!
+//! Results have a `type`, which the original does not know: it would take one for an update without
+//! prices. So only a consumer that has sent `recover` gets them, which the original never sends.
 //!
 //! No update is skipped for a consumer, and no consumer is waited for: one whose mailbox is full
 //! has fallen too far behind and is closed. It can reconnect and receive the current state. A
@@ -14,7 +18,7 @@ use actix_web_actors::ws::CloseCode;
 use bytestring::ByteString;
 use serde_json::json;
 
-use super::market_maker::MarketMaker;
+use super::market_maker::{Change, MarketMaker};
 use super::pace::Pace;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::connection::ConnectionHandle;
@@ -22,6 +26,8 @@ use crate::telemetry::metrics::SimulatorMetrics;
 
 /// How long a consumer has to read its close frame before its socket is shut down.
 pub(super) const CLOSE_GRACE: Duration = Duration::from_secs(1);
+/// The shortest time between two ticks.
+const MIN_WAIT: Duration = Duration::from_millis(5);
 /// Maximum number of updates per message to a consumer. Together with the mailbox capacity, it
 /// limits how far a consumer may fall behind.
 pub(super) const MAX_UPDATES_PER_PUSH: usize = 1_024;
@@ -30,8 +36,8 @@ pub(super) const MAX_UPDATES_PER_PUSH: usize = 1_024;
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub(super) enum Push {
-    /// Updates, encoded once for all consumers.
-    Updates(Arc<[ByteString]>),
+    /// Updates and results, encoded once for all consumers.
+    Frames(Arc<[ByteString]>),
     /// Closes the session with this code.
     Close(CloseCode),
 }
@@ -48,7 +54,8 @@ pub(super) struct Join {
     pub socket: Option<ConnectionHandle>,
 }
 
-/// Answers a consumer's request for what it has missed. It has been sent everything when it joined.
+/// Answers a consumer's request for what it has missed. It was sent the states of all markets when it
+/// joined; what it gets here are the latest results, and all results from now on.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Recover {
@@ -71,6 +78,22 @@ pub(super) struct Stop;
 struct Consumer {
     outlet: Recipient<Push>,
     socket: Option<ConnectionHandle>,
+    takes_results: bool,
+}
+
+/// Encoded changes.
+#[derive(Default)]
+struct Frames {
+    /// Updates and results, in order.
+    all: Vec<ByteString>,
+    updates: Vec<ByteString>,
+}
+
+impl Frames {
+    fn add_update(&mut self, frame: ByteString) {
+        self.all.push(frame.clone());
+        self.updates.push(frame);
+    }
 }
 
 /// A consumer that was sent a close message.
@@ -111,22 +134,36 @@ impl Broadcaster {
 
     fn tick(&mut self, ctx: &mut Context<Broadcaster>) {
         let mut due = usize::try_from(self.pace.due(Instant::now())).unwrap_or(usize::MAX);
+        if !self.stopping {
+            let frames = self.play();
+            self.hand_out(frames);
+        }
         while due > 0 && !self.stopping {
             let count = due.min(MAX_UPDATES_PER_PUSH);
             let frames = self.make(count);
-            if frames.is_empty() {
+            if frames.all.is_empty() {
                 break;
             }
-            self.metrics.updates.inc_by(frames.len() as u64);
-            self.hand_out(frames.into());
+            self.hand_out(frames);
             due -= count;
         }
         self.shut_overdue(Instant::now());
-        ctx.run_later(self.pace.wait(Instant::now()), Broadcaster::tick);
+        ctx.run_later(self.wait(), Broadcaster::tick);
     }
 
-    fn make(&mut self, count: usize) -> Vec<ByteString> {
-        let mut frames = Vec::with_capacity(count);
+    /// How long to wait before the next tick.
+    fn wait(&self) -> Duration {
+        let wait = self.pace.wait(Instant::now());
+        let Some(next_step) = self.maker.next_step_at() else {
+            return wait;
+        };
+        let seconds = next_step.seconds_since(Timestamp::now());
+        let left = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+        wait.min(left.max(MIN_WAIT))
+    }
+
+    fn make(&mut self, count: usize) -> Frames {
+        let mut frames = Frames::default();
         for _ in 0..count {
             let Some(place) = self.maker.advance(Timestamp::now()) else {
                 break;
@@ -135,18 +172,47 @@ impl Broadcaster {
                 break;
             };
             let frame = ByteString::from(update.to_json());
-            if let Some(latest) = self.latest.get_mut(place) {
-                latest.clone_from(&frame);
-            }
-            frames.push(frame);
+            self.keep_latest(place, &frame);
+            frames.add_update(frame);
         }
         frames
     }
 
-    fn hand_out(&mut self, frames: Arc<[ByteString]>) {
+    fn play(&mut self) -> Frames {
+        let mut frames = Frames::default();
+        for change in self.maker.play(Timestamp::now(), MAX_UPDATES_PER_PUSH) {
+            match change {
+                Change::Market(place, update) => {
+                    let frame = ByteString::from(update.to_json());
+                    self.keep_latest(place, &frame);
+                    frames.add_update(frame);
+                }
+                Change::Result(record) => frames.all.push(record.to_json().into()),
+            }
+        }
+        frames
+    }
+
+    fn keep_latest(&mut self, place: usize, frame: &ByteString) {
+        if let Some(latest) = self.latest.get_mut(place) {
+            latest.clone_from(frame);
+        }
+    }
+
+    fn hand_out(&mut self, frames: Frames) {
+        self.metrics.updates.inc_by(frames.updates.len() as u64);
+        let (all, updates): (Arc<[_]>, Arc<[_]>) = (frames.all.into(), frames.updates.into());
         let mut lagging = Vec::new();
         self.consumers.retain(|id, consumer| {
-            match consumer.outlet.try_send(Push::Updates(frames.clone())) {
+            let frames = if consumer.takes_results {
+                &all
+            } else {
+                &updates
+            };
+            if frames.is_empty() {
+                return true;
+            }
+            match consumer.outlet.try_send(Push::Frames(frames.clone())) {
                 Ok(()) => true,
                 Err(SendError::Closed(_)) => false,
                 Err(SendError::Full(_)) => {
@@ -213,6 +279,7 @@ impl Handler<Join> for Broadcaster {
             Consumer {
                 outlet: join.outlet,
                 socket: join.socket,
+                takes_results: false,
             },
         );
         if self.stopping {
@@ -223,7 +290,7 @@ impl Handler<Join> for Broadcaster {
         };
         if consumer
             .outlet
-            .try_send(Push::Updates(self.latest.clone().into()))
+            .try_send(Push::Frames(self.latest.clone().into()))
             .is_err()
         {
             // Its mailbox is new and empty, so the only possible error is that it has ended.
@@ -236,14 +303,25 @@ impl Handler<Recover> for Broadcaster {
     type Result = ();
 
     fn handle(&mut self, Recover { id, request }: Recover, _: &mut Context<Self>) {
-        let Some(consumer) = self.consumers.get(&id) else {
+        let Some(consumer) = self.consumers.get_mut(&id) else {
             return;
         };
-        let answer = json!({"type": "recovered", "request": request}).to_string();
-        // A consumer whose mailbox is full is closed with the next update.
-        let _ = consumer
+        consumer.takes_results = true;
+        let results = self.maker.recent_results();
+        let mut frames: Vec<ByteString> = results.map(|one| one.to_json().into()).collect();
+        frames.push(
+            json!({"type": "recovered", "request": request})
+                .to_string()
+                .into(),
+        );
+        if consumer
             .outlet
-            .try_send(Push::Updates([answer.into()].into()));
+            .try_send(Push::Frames(frames.into()))
+            .is_err()
+        {
+            // It would miss results.
+            self.close(id, CloseCode::Again);
+        }
     }
 }
 

@@ -1,15 +1,20 @@
-//! The market maker: selects the market that moves next and computes its new prices. Deterministic:
-//! the time is passed in, and the random numbers are seeded.
+//! The market maker: selects the market that moves next, computes its new prices, and plays the
+//! matches. Deterministic: the time is passed in, and the random numbers are seeded.
+
+mod offer;
+mod play;
 
 use fastrand::Rng;
 
-use super::catalogue::{self, Fixture};
-use super::walk::{self, Question, Truth, Walk};
+use self::offer::{offers, open};
+pub(crate) use self::play::Change;
+use self::play::Matches;
+use super::catalogue;
+use super::score::Question;
+use super::walk::{self, Situation, Truth, Walk};
 use crate::config::settings::SimulatedMarket;
-use crate::domain::ids::{MarketKey, MarketName, SelectionId, Source};
-use crate::domain::odds::price::Line;
-use crate::domain::odds::status::{MarketStatus, SelectionStatus};
-use crate::domain::odds::update::{OddsUpdate, Revision, Selection};
+use crate::domain::odds::status::MarketStatus;
+use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
 /// The source name of the simulator's updates.
@@ -19,16 +24,16 @@ pub(crate) const SOURCE: &str = "supplier-simulator";
 const SUSPENDED_ONCE_IN: u32 = 80;
 /// How many times the usual step prices move while a market is suspended.
 const STEP_WHEN_REOPENED: f64 = 6.0;
-/// The lines of total goals, in thousandths, with the log-odds of more goals in an average match.
-const GOAL_LINES: [(i32, f64); 3] = [(1_500, 1.1), (2_500, 0.05), (3_500, -0.95)];
 
 /// A market with the state that moves its prices.
 struct QuotedMarket {
     event: usize,
     question: Question,
     margin: Walk,
-    /// While the market is suspended: the number of updates until it reopens.
+    /// While the market is suspended without a reason: the number of updates until it reopens.
     reopens_in: Option<u32>,
+    /// The number of records of its results so far.
+    records: i64,
     latest: OddsUpdate,
 }
 
@@ -36,8 +41,9 @@ struct QuotedMarket {
 pub(crate) struct MarketMaker {
     truths: Vec<Truth>,
     markets: Vec<QuotedMarket>,
-    /// The markets that have not moved in this round yet; the last one is next.
-    round: Vec<usize>,
+    /// The markets that have not had their turn yet; the last one is next.
+    turns: Vec<usize>,
+    matches: Option<Matches>,
     random: Rng,
     clock: Timestamp,
 }
@@ -71,15 +77,16 @@ impl MarketMaker {
         MarketMaker {
             truths,
             markets: quoted,
-            round: Vec::new(),
+            turns: Vec::new(),
+            matches: None,
             random,
             clock: now,
         }
     }
 
-    /// Moves the next market and returns its new state, or `None` if there are no markets.
+    /// Moves the next market and returns its new state, or `None` if no market is traded.
     ///
-    /// Each market moves once per round; the order is shuffled for each round.
+    /// Each traded market moves once, then each again; the order is shuffled each time.
     #[cfg(test)]
     pub(crate) fn next(&mut self, now: Timestamp) -> Option<OddsUpdate> {
         let index = self.advance(now)?;
@@ -94,18 +101,31 @@ impl MarketMaker {
             .collect()
     }
 
-    /// Moves the next market and returns its index.
+    /// Moves the next market and returns its index; `None` if no market is traded.
     pub(crate) fn advance(&mut self, now: Timestamp) -> Option<usize> {
-        if self.round.is_empty() {
-            self.round.extend(0..self.markets.len());
-            self.random.shuffle(&mut self.round);
-        }
-        let index = self.round.pop()?;
         self.clock = self.clock.max(now);
+        let index = self.next_traded()?;
         let market = self.markets.get_mut(index)?;
         let truth = self.truths.get_mut(market.event)?;
-        market.move_on(truth, &mut self.random, self.clock);
+        let situation = match &self.matches {
+            Some(matches) => matches.situation(market.event, self.clock),
+            None => Situation::BEFORE,
+        };
+        market.move_on(truth, situation, &mut self.random, self.clock);
         Some(index)
+    }
+
+    fn next_traded(&mut self) -> Option<usize> {
+        for _ in 0..2 {
+            while let Some(index) = self.turns.pop() {
+                if self.markets.get(index).is_some_and(QuotedMarket::is_traded) {
+                    return Some(index);
+                }
+            }
+            self.turns.extend(0..self.markets.len());
+            self.random.shuffle(&mut self.turns);
+        }
+        None
     }
 
     /// The latest state of the market with this index.
@@ -126,137 +146,54 @@ impl MarketMaker {
 }
 
 impl QuotedMarket {
-    fn move_on(&mut self, truth: &mut Truth, random: &mut Rng, now: Timestamp) {
-        self.latest.revision = Revision {
-            updated_at: now,
-            version: self.latest.revision.version.saturating_add(1),
-        };
+    /// Whether its prices move: it is open, or suspended without a reason.
+    fn is_traded(&self) -> bool {
+        self.latest.status == MarketStatus::Open || self.reopens_in.is_some()
+    }
+
+    fn move_on(
+        &mut self,
+        truth: &mut Truth,
+        situation: Situation,
+        random: &mut Rng,
+        now: Timestamp,
+    ) {
+        self.revise(now);
         match self.reopens_in {
             None if random.u32(0..SUSPENDED_ONCE_IN) == 0 => {
                 self.latest.status = MarketStatus::Suspended;
                 self.reopens_in = Some(random.u32(1..=3));
             }
-            None => self.reprice(truth, random, 1.0),
+            None => self.reprice(truth, situation, random, 1.0),
             Some(0) => {
                 self.latest.status = MarketStatus::Open;
                 self.reopens_in = None;
-                self.reprice(truth, random, STEP_WHEN_REOPENED);
+                self.reprice(truth, situation, random, STEP_WHEN_REOPENED);
             }
             Some(left) => self.reopens_in = Some(left - 1),
         }
     }
 
-    fn reprice(&mut self, truth: &mut Truth, random: &mut Rng, times: f64) {
-        truth.step(self.question, random, times);
+    /// Gives it the next version.
+    fn revise(&mut self, now: Timestamp) {
+        self.latest.revision = Revision {
+            updated_at: now,
+            version: self.latest.revision.version.saturating_add(1),
+        };
+    }
+
+    fn reprice(&mut self, truth: &mut Truth, situation: Situation, random: &mut Rng, times: f64) {
+        truth.step(random, times);
         self.margin.step(random, 1.0);
-        let probabilities = truth.probabilities(self.question);
+        self.set_prices(truth, situation);
+    }
+
+    fn set_prices(&mut self, truth: &Truth, situation: Situation) {
+        let probabilities = truth.probabilities(self.question, situation);
         for (selection, probability) in self.latest.selections.iter_mut().zip(probabilities) {
             selection.price = Some(walk::price(probability, self.margin.at()));
         }
     }
-}
-
-/// A market of one fixture before it has prices.
-struct Offer {
-    question: Question,
-    name: &'static str,
-    line: Option<Line>,
-    /// Id and name of each selection, in the order of the question's answers.
-    selections: Vec<(&'static str, String)>,
-}
-
-fn offers(kind: SimulatedMarket, fixture: &Fixture) -> Vec<Offer> {
-    let named = |id: &'static str, name: &str| (id, name.to_owned());
-    match kind {
-        SimulatedMarket::OneXTwo => vec![Offer {
-            question: Question::Winner,
-            name: "1x2",
-            line: None,
-            selections: vec![
-                named("home", fixture.home_team),
-                named("draw", "Draw"),
-                named("away", fixture.away_team),
-            ],
-        }],
-        SimulatedMarket::TotalGoals => {
-            let lines = GOAL_LINES
-                .iter()
-                .filter_map(|(line, usual)| Some((Line::from_thousandths(*line)?, *usual)));
-            lines
-                .map(|(line, usual)| Offer {
-                    question: Question::MoreGoals(usual),
-                    name: "total_goals",
-                    line: Some(line),
-                    selections: vec![
-                        ("over", format!("Over {line}")),
-                        ("under", format!("Under {line}")),
-                    ],
-                })
-                .collect()
-        }
-        SimulatedMarket::BothTeamsToScore => vec![Offer {
-            question: Question::BothScore,
-            name: "btts",
-            line: None,
-            selections: vec![named("yes", "Yes"), named("no", "No")],
-        }],
-    }
-}
-
-/// Sets the initial prices of an offer. `None` only for invalid names, and all names here are
-/// valid.
-fn open(
-    event: usize,
-    fixture: &Fixture,
-    truth: &Truth,
-    offer: Offer,
-    random: &mut Rng,
-    now: Timestamp,
-) -> Option<QuotedMarket> {
-    // Well within 1.03 to 1.10: rounding each price to thousandths changes the sum by less than
-    // 0.002.
-    let margin = Walk::new(1.05 + 0.03 * random.f64(), 0.012, 0.002);
-    let selection = |((id, name), probability): ((&str, String), f64)| {
-        let price = Some(walk::price(probability, margin.at()));
-        Some(Selection {
-            id: SelectionId::new(id).ok()?,
-            name,
-            price,
-            status: SelectionStatus::Active,
-        })
-    };
-    let probabilities = truth.probabilities(offer.question);
-    let latest = OddsUpdate {
-        event_id: fixture.event_id.clone(),
-        home_team: fixture.home_team.to_owned(),
-        away_team: fixture.away_team.to_owned(),
-        sport: None,
-        start_time: None,
-        market: MarketKey {
-            name: MarketName::new(offer.name).ok()?,
-            line: offer.line,
-        },
-        status: MarketStatus::Open,
-        in_play: false,
-        selections: offer
-            .selections
-            .into_iter()
-            .zip(probabilities)
-            .map(selection)
-            .collect::<Option<_>>()?,
-        revision: Revision {
-            updated_at: now,
-            version: 1,
-        },
-        source: Source::new(SOURCE).ok()?,
-    };
-    Some(QuotedMarket {
-        event,
-        question: offer.question,
-        margin,
-        reopens_in: None,
-        latest,
-    })
 }
 
 #[cfg(test)]

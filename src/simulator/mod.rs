@@ -7,6 +7,10 @@ pub(crate) mod confirm;
 pub(crate) mod faults;
 pub(crate) mod market_maker;
 pub(crate) mod pace;
+mod results;
+pub(crate) mod round;
+pub(crate) mod schedule;
+pub(crate) mod score;
 mod server;
 mod session;
 pub(crate) mod walk;
@@ -27,6 +31,7 @@ use self::confirm::ConfirmStatus;
 use self::faults::FaultPlan;
 use self::market_maker::MarketMaker;
 use self::pace::Pace;
+use self::schedule::Schedule;
 use crate::config::settings::SimulatorSettings;
 use crate::domain::timestamp::Timestamp;
 use crate::http::latency::RouteLabels;
@@ -82,12 +87,15 @@ pub fn start(
     arbiter: &ArbiterHandle,
 ) -> SimulatorHandle {
     let seed = settings.simulator_seed.unwrap_or_else(|| fastrand::u64(..));
-    let maker = MarketMaker::new(
+    let mut maker = MarketMaker::new(
         settings.simulator_events,
         &settings.simulator_markets,
         seed,
         Timestamp::now(),
     );
+    if let Some(schedule) = Schedule::new(settings.simulator_match_duration) {
+        maker = maker.with_matches(schedule, seed);
+    }
     let pace = Pace::new(settings.simulator_rate, Instant::now());
     log::debug!(markets = maker.len(), rate = settings.simulator_rate, seed = seed; "simulator started");
     for status in ConfirmStatus::VARIANTS {

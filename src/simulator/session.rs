@@ -85,19 +85,20 @@ impl Session {
         }
     }
 
-    /// Answers a request for recovery; any other text is ignored.
-    fn on_text(&self, text: &str) {
+    /// Passes on a request for recovery; any other text is ignored. Nothing more is read until the
+    /// broadcaster has it, so a consumer cannot fill the broadcaster's mailbox.
+    fn on_text(&self, text: &str, ctx: &mut WebsocketContext<Session>) {
         let Ok(WireRequest::Recover { request }) = serde_json::from_str(text) else {
             return;
         };
         let id = self.guard.id;
-        // If the broadcaster is busy, the consumer goes without an answer, and asks again when it
-        // reconnects.
-        let _ = self
-            .guard
-            .shared
-            .broadcaster
-            .try_send(Recover { id, request });
+        let recover = self.guard.shared.broadcaster.send(Recover { id, request });
+        let recovering = recover.into_actor(self);
+        ctx.wait(recovering.map(|recovered, _, ctx| {
+            if recovered.is_err() {
+                end(ctx, CloseCode::Restart);
+            }
+        }));
     }
 
     fn check_liveness(&mut self, ctx: &mut WebsocketContext<Session>) {
@@ -130,7 +131,8 @@ impl Actor for Session {
             socket: self.socket.take(),
         };
         let joining = self.guard.shared.broadcaster.send(join).into_actor(self);
-        ctx.spawn(joining.map(|joined, _, ctx| {
+        // A request for recovery must not arrive before this.
+        ctx.wait(joining.map(|joined, _, ctx| {
             if joined.is_err() {
                 end(ctx, CloseCode::Restart);
             }
@@ -151,7 +153,7 @@ impl Handler<Push> for Session {
 
     fn handle(&mut self, push: Push, ctx: &mut WebsocketContext<Session>) {
         match push {
-            Push::Updates(frames) => {
+            Push::Frames(frames) => {
                 for frame in frames.iter() {
                     ctx.text(frame.clone());
                 }
@@ -182,7 +184,7 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
                 }));
                 ctx.stop();
             }
-            Ok(Message::Text(text)) => self.on_text(&text),
+            Ok(Message::Text(text)) => self.on_text(&text, ctx),
             // A supplier only sends: all other messages of a consumer are ignored, as in the
             // original.
             Ok(_) => {}

@@ -36,6 +36,7 @@ fn settings(rate: f64) -> SimulatorSettings {
         simulator_rate: rate,
         simulator_seed: Some(1),
         simulator_markets: vec![SimulatedMarket::OneXTwo, SimulatedMarket::BothTeamsToScore],
+        simulator_match_duration: Duration::ZERO,
         simulator_confirm_reject_share: 0.2,
         simulator_confirm_delay: Duration::ZERO,
         simulator_confirm_silent_share: 0.0,
@@ -430,7 +431,7 @@ async fn lagging_consumer_gets_1013_and_cut_off() {
     let mut versions = VersionCheck::default();
     let closed = loop {
         match within(pushes.recv()).await.expect("a close before the end") {
-            Push::Updates(frames) => {
+            Push::Frames(frames) => {
                 frames.iter().for_each(|text| {
                     versions.take(&OddsUpdate::from_json(text.as_bytes()).unwrap())
                 });
@@ -447,3 +448,4 @@ async fn lagging_consumer_gets_1013_and_cut_off() {
 }
 
 mod bets;
+mod matches;

@@ -2,6 +2,7 @@
 
 use fastrand::Rng;
 
+use super::score::{Question, Score};
 use crate::domain::odds::price::Price;
 
 /// The fraction of the distance to its centre that a walk returns with each step.
@@ -46,75 +47,70 @@ fn noise(random: &mut Rng) -> f64 {
     2.0 * (random.f64() + random.f64() + random.f64() - 1.5)
 }
 
-/// The hidden state of an event, as log-odds. All markets of the event share it, so the lines of
-/// total goals are consistent.
+/// The hidden state of an event: the logarithms of the goals that each team scores in a match on
+/// average. All markets of the event share it, so their prices are consistent.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Truth {
     home: Walk,
-    draw: Walk,
     away: Walk,
-    goals: Walk,
-    both_score: Walk,
 }
 
-/// The outcome that a market prices.
+/// How a match stands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Question {
-    /// The winner.
-    Winner,
-    /// Whether there are more goals than the line; the value is the log-odds in an average match.
-    MoreGoals(f64),
-    /// Whether both teams score.
-    BothScore,
+pub(crate) struct Situation {
+    /// The goals so far.
+    pub score: Score,
+    /// The part of the match that is left: 1 before it, 0 after it.
+    pub remaining: f64,
 }
+
+impl Situation {
+    /// Before the match.
+    pub(crate) const BEFORE: Situation = Situation {
+        score: Score { home: 0, away: 0 },
+        remaining: 1.0,
+    };
+}
+
+/// Goals of a team in an average match.
+const USUAL_GOALS: f64 = 1.25;
 
 impl Truth {
-    /// Draws the state of a new event: the strengths of the teams and the usual number of goals.
+    /// Draws the state of a new event: how many goals are usual, and which team is better.
     pub(crate) fn draw(random: &mut Rng) -> Truth {
         let mut around = |middle: f64, spread: f64| middle + spread * (2.0 * random.f64() - 1.0);
+        let (goals, advantage) = (around(USUAL_GOALS.ln(), 0.15), around(0.1, 0.4));
+        // A narrow reach: the lines of one match stay in order even if one of them was priced long
+        // ago.
+        let walk = |centre| Walk::new(centre, 0.08, 0.015);
         Truth {
-            home: Walk::new(around(0.2, 0.6), 0.5, 0.03),
-            draw: Walk::new(around(-0.05, 0.15), 0.25, 0.015),
-            away: Walk::new(around(-0.2, 0.6), 0.5, 0.03),
-            // A narrow reach: the lines of one match stay in order even if one of them was priced
-            // long ago.
-            goals: Walk::new(around(0.0, 0.4), 0.2, 0.02),
-            both_score: Walk::new(around(0.1, 0.4), 0.5, 0.03),
+            home: walk(goals + advantage),
+            away: walk(goals - advantage),
         }
     }
 
-    /// Moves the values that the question depends on.
-    pub(crate) fn step(&mut self, question: Question, random: &mut Rng, times: f64) {
-        let moved: &mut [&mut Walk] = match question {
-            Question::Winner => &mut [&mut self.home, &mut self.draw, &mut self.away],
-            Question::MoreGoals(_) => &mut [&mut self.goals],
-            Question::BothScore => &mut [&mut self.both_score],
-        };
-        for walk in moved {
-            walk.step(random, times);
-        }
+    /// Moves the values.
+    pub(crate) fn step(&mut self, random: &mut Rng, times: f64) {
+        self.home.step(random, times);
+        self.away.step(random, times);
     }
 
-    /// The probabilities of the outcomes; they sum to 1.
-    pub(crate) fn probabilities(&self, question: Question) -> Vec<f64> {
-        let yes_no = |log_odds: f64| {
-            let yes = 1.0 / (1.0 + (-log_odds).exp());
-            vec![yes, 1.0 - yes]
-        };
-        match question {
-            Question::Winner => {
-                let weights = [self.home, self.draw, self.away].map(|walk| walk.at().exp());
-                let sum: f64 = weights.iter().sum();
-                weights.iter().map(|weight| weight / sum).collect()
-            }
-            Question::MoreGoals(usual) => yes_no(usual + self.goals.at()),
-            Question::BothScore => yes_no(self.both_score.at()),
-        }
+    /// The goals that home and away score in a match on average, however prices move.
+    pub(crate) fn usual_goals(&self) -> (f64, f64) {
+        (self.home.centre.exp(), self.away.centre.exp())
+    }
+
+    /// The probabilities of the answers; they sum to 1.
+    pub(crate) fn probabilities(&self, question: Question, situation: Situation) -> Vec<f64> {
+        let more = |walk: Walk| walk.at().exp() * situation.remaining;
+        question.probabilities(situation.score, more(self.home), more(self.away))
     }
 }
 
 /// The price of an outcome if the market's implied probabilities must sum to `margin`.
 pub(crate) fn price(probability: f64, margin: f64) -> Price {
+    // Rounding may have left an impossible outcome below 0.
+    let probability = probability.max(f64::MIN_POSITIVE);
     let thousandths = (1_000.0 / (probability * margin)).round();
     let clamped = thousandths.clamp(
         f64::from(Price::MIN.thousandths()),
@@ -136,6 +132,8 @@ mod tests {
         assert_eq!(price(0.5, 1.05).to_string(), "1.905");
         assert_eq!(price(0.0, 1.05), Price::MAX);
         assert_eq!(price(1.0, 1.05), Price::MIN);
+        assert_eq!(price(-0.0, 1.05), Price::MAX);
+        assert_eq!(price(-1e-17, 1.05), Price::MAX);
         assert_eq!(price(f64::NAN, 1.05), Price::MAX);
     }
 
@@ -163,14 +161,15 @@ mod tests {
         }
 
         #[test]
-        fn probabilities_sum_to_one(seed in any::<u64>()) {
+        fn no_outcome_is_certain_before_match(seed in any::<u64>()) {
             let mut random = Rng::with_seed(seed);
             let mut truth = Truth::draw(&mut random);
-            for question in [Question::Winner, Question::MoreGoals(1.1), Question::BothScore] {
-                for _ in 0..50 { truth.step(question, &mut random, 8.0); }
-                let probabilities = truth.probabilities(question);
+            let lines = ["1.5", "2.5", "3.5"].map(|line| Question::MoreGoals(line.parse().unwrap()));
+            for question in [&lines[..], &[Question::Winner, Question::BothScore]].concat() {
+                for _ in 0..50 { truth.step(&mut random, 8.0); }
+                let probabilities = truth.probabilities(question, Situation::BEFORE);
                 prop_assert!((probabilities.iter().sum::<f64>() - 1.0).abs() < 1e-9);
-                prop_assert!(probabilities.iter().all(|one| (0.02..0.98).contains(one)), "{probabilities:?}");
+                prop_assert!(probabilities.iter().all(|one| (0.05..0.9).contains(one)), "{probabilities:?}");
             }
         }
     }

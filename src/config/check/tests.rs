@@ -60,6 +60,7 @@ fn timer_durations_must_not_be_zero() {
             "STORE_BATCH_WAIT",
             "SUPPLIER_MAX_CLOCK_SKEW",
             "SIMULATOR_CONFIRM_DELAY",
+            "SIMULATOR_MATCH_DURATION",
         ]
         .contains(&setting.variable.as_str());
         assert_eq!(zero.is_ok(), may_be_zero, "{}", setting.variable);

@@ -9,7 +9,8 @@ use secrecy::SecretString;
 
 use crate::config::endpoint::Endpoint;
 use crate::config::values::{
-    duration, duration_above_zero, rate, secret, share, size, source, supplier_url, whole,
+    duration, duration_above_zero, match_duration, rate, secret, share, size, source, supplier_url,
+    whole,
 };
 use crate::domain::ids::Source;
 
@@ -120,6 +121,10 @@ pub struct SimulatorSettings {
     /// Markets offered for each event. The original can only read 1x2
     #[arg(long, env, value_enum, value_delimiter = ',', default_value = "1x2")]
     pub simulator_markets: Vec<SimulatedMarket>,
+    /// How long a match is in play; each fixture is played again and again. 0s: no match starts or ends.
+    /// Otherwise at least 1s
+    #[arg(long, env, value_parser = match_duration, default_value = "5m")]
+    pub simulator_match_duration: Duration,
     /// Fraction (0-1) of bets that are rejected; the same bet always gets the same answer
     #[arg(long, env, default_value_t = 0.2, value_parser = share)]
     pub simulator_confirm_reject_share: f64,

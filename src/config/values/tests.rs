@@ -108,6 +108,16 @@ fn origin_is_normalized_like_in_browsers() {
 }
 
 #[test]
+fn match_lasts_from_a_second_to_a_day() {
+    for (text, seconds) in [("0s", 0), ("1s", 1), ("5m", 300), ("24h", 86_400)] {
+        assert_eq!(match_duration(text), Ok(Duration::from_secs(seconds)));
+    }
+    for text in ["999ms", "1us", "24h1s", "5", "-1s", ""] {
+        assert!(match_duration(text).is_err(), "{text}");
+    }
+}
+
+#[test]
 fn duration_needs_unit_and_has_maximum() {
     assert_eq!(duration("1m30s"), Ok(Duration::from_secs(90)));
     assert_eq!(duration("0s"), Ok(Duration::ZERO));

@@ -90,7 +90,8 @@ impl MarketResults {
             Ok(true) => return LegState::Cancelled,
             Ok(false) => {}
         }
-        let result = match self.result_of(leg.selection, rules) {
+        let round = self.round_of(leg.placed_at, rules);
+        let result = match self.result_of(leg.selection, round, rules) {
             Err(reason) => return LegState::Held(reason),
             Ok(results) => agreed(&results, |result| result.at(leg.placed_at)),
         };
@@ -98,25 +99,53 @@ impl MarketResults {
             Err(reason) => LegState::Held(reason),
             Ok(None) => LegState::Open,
             Ok(Some(Timed::Late)) => LegState::LateBet,
-            Ok(Some(Timed::InTime(outcome))) => self.decide(outcome, leg, rules),
+            Ok(Some(Timed::InTime(outcome))) => self.decide(outcome, leg, round, rules),
         }
     }
 
-    /// Those of these selections that no counting settlement names although the market has a winner
-    /// or a loser. Bets on them stay open.
+    /// The start of the round of bets that a bet placed at this time belongs to: the latest
+    /// `bets_from` of counting results that is not after it. Only results with the same `bets_from`
+    /// concern the bet; `None`: only those without one.
+    pub fn round_of(&self, placed_at: Timestamp, rules: &SettlementRules) -> Option<Timestamp> {
+        let rounds = self.rounds(rules).into_iter().flatten();
+        rounds.filter(|from| *from <= placed_at).max()
+    }
+
+    /// Those of these selections that no counting settlement of some round names although the market
+    /// has a winner or a loser in it. Bets on them stay open.
     pub fn missing_selections<'a>(
         &self,
         selections: impl IntoIterator<Item = &'a SelectionId>,
         rules: &SettlementRules,
     ) -> Vec<&'a SelectionId> {
-        let named = self.named_in_settlements(rules, |_| true);
+        let rounds = self.rounds(rules).into_iter();
+        let settled_rounds: Vec<_> = rounds
+            .filter_map(|round| self.named_if_settled(round, rules))
+            .collect();
+        let is_missing = |id: &&SelectionId| settled_rounds.iter().any(|named| !named.contains(id));
+        selections.into_iter().filter(is_missing).collect()
+    }
+
+    /// The selections that counting settlements of a round name, if one of them has won or lost.
+    fn named_if_settled(
+        &self,
+        round: Round,
+        rules: &SettlementRules,
+    ) -> Option<BTreeSet<&SelectionId>> {
+        let named = self.named_in_settlements(round, rules, |_| true);
         let is_decided = |selection: &&SelectionId| {
-            let results = self.result_of(selection, rules).unwrap_or_default();
+            let results = self.result_of(selection, round, rules).unwrap_or_default();
             results.iter().any(CountingResult::is_decided)
         };
-        let is_settled = named.iter().any(is_decided);
-        let missing = selections.into_iter().filter(|one| !named.contains(one));
-        missing.filter(|_| is_settled).collect()
+        named.iter().any(is_decided).then_some(named)
+    }
+
+    /// The rounds that counting results name.
+    fn rounds(&self, rules: &SettlementRules) -> BTreeSet<Round> {
+        let counting = self.counting(rules, |content| counts(content, rules));
+        let contents = counting.flat_map(|(_, contents)| contents);
+        let results = contents.filter(|content| counts(content, rules));
+        results.map(RecordContent::bets_from).collect()
     }
 
     /// Whether the latest cancellation or rollback of one that covers the time is a cancellation.
@@ -148,15 +177,17 @@ impl MarketResults {
         }
     }
 
-    /// The results of a selection by each trusted source that has one now. An operator's record ends
-    /// what sources said until then.
+    /// The results of a selection in a round by each trusted source that has one now. An operator's
+    /// record ends what sources said until then.
     fn result_of(
         &self,
         selection: &SelectionId,
+        round: Round,
         rules: &SettlementRules,
     ) -> Result<Vec<CountingResult>, HeldReason> {
-        let concerns =
-            |content: &RecordContent| names(content, selection) && counts(content, rules);
+        let concerns = |content: &RecordContent| {
+            names(content, selection) && content.bets_from() == round && counts(content, rules)
+        };
         let mut latest: BTreeMap<Author<'_>, Vec<_>> = BTreeMap::new();
         for (key, contents) in self.counting(rules, concerns) {
             let records = latest.entry(Author::of(&key.source)).or_default();
@@ -192,7 +223,13 @@ impl MarketResults {
         Ok(results)
     }
 
-    fn decide(&self, outcome: Outcome, leg: &Leg<'_>, rules: &SettlementRules) -> LegState {
+    fn decide(
+        &self,
+        outcome: Outcome,
+        leg: &Leg<'_>,
+        round: Round,
+        rules: &SettlementRules,
+    ) -> LegState {
         let won = match outcome {
             Outcome::Undecided => return LegState::Open,
             Outcome::Void { .. } => return LegState::Decided(Decision::Void),
@@ -202,7 +239,7 @@ impl MarketResults {
         let Some(rule) = rules.reductions.rule_for(leg.market) else {
             return LegState::Decided(Decision::Won { won, reduced: None });
         };
-        match self.reductions_after(leg, rules) {
+        match self.reductions_after(leg, round, rules) {
             Err(reason) => LegState::Held(reason),
             Ok(reductions) => LegState::Decided(Decision::Won {
                 won,
@@ -211,19 +248,20 @@ impl MarketResults {
         }
     }
 
-    /// The reductions of the other selections that were removed after the bet was placed.
+    /// The reductions of the other selections of the round that were removed after the bet was placed.
     fn reductions_after(
         &self,
         leg: &Leg<'_>,
+        round: Round,
         rules: &SettlementRules,
     ) -> Result<Vec<Reduction>, HeldReason> {
         let mut reductions = Vec::new();
         let is_removed = |outcome: &Outcome| matches!(outcome, Outcome::Void { removal: Some(_) });
-        for other in self.named_in_settlements(rules, is_removed) {
+        for other in self.named_in_settlements(round, rules, is_removed) {
             if other == leg.selection {
                 continue;
             }
-            let results = self.result_of(other, rules)?;
+            let results = self.result_of(other, round, rules)?;
             let removal = agreed(&results, |result| result.removal())?.flatten();
             let later = removal.filter(|removal| removal.removed_at > leg.placed_at);
             reductions.extend(later.map(|removal| removal.reduction));
@@ -231,13 +269,16 @@ impl MarketResults {
         Ok(reductions)
     }
 
-    /// The selections that counting settlements name with such a result.
+    /// The selections that counting settlements of a round name with such a result.
     fn named_in_settlements(
         &self,
+        round: Round,
         rules: &SettlementRules,
         filter: impl Fn(&Outcome) -> bool,
     ) -> BTreeSet<&SelectionId> {
-        let counting = self.counting(rules, |content| counts(content, rules));
+        let counts =
+            |content: &RecordContent| content.bets_from() == round && counts(content, rules);
+        let counting = self.counting(rules, counts);
         let contents = counting.flat_map(|(_, contents)| contents);
         let settlements = contents.filter_map(|content| match content {
             RecordContent::Settlement(settlement) => Some(&settlement.selections),
@@ -261,6 +302,9 @@ impl MarketResults {
         })
     }
 }
+
+/// The `bets_from` of the results that concern a bet.
+type Round = Option<Timestamp>;
 
 /// Operators speak with one voice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -336,7 +380,7 @@ fn names(content: &RecordContent, selection: &SelectionId) -> bool {
         RecordContent::Settlement(settlement) => {
             settlement.selections.iter().any(|one| one.id == *selection)
         }
-        RecordContent::RollbackSettlement { selections } => selections
+        RecordContent::RollbackSettlement { selections, .. } => selections
             .as_ref()
             .is_none_or(|selections| selections.contains(selection)),
         RecordContent::Cancel { .. } | RecordContent::RollbackCancel { .. } => false,

@@ -73,7 +73,10 @@ impl OperatorDecision {
                 let void = Outcome::Void { removal: None };
                 settlement(known.iter().map(|id| (id.clone(), void)).collect(), None)
             }
-            OperatorDecision::Rollback => RecordContent::RollbackSettlement { selections: None },
+            OperatorDecision::Rollback => RecordContent::RollbackSettlement {
+                selections: None,
+                bets_from: None,
+            },
             OperatorDecision::Cancel(window) => RecordContent::Cancel {
                 window: *window,
                 reason: CancelReason::default(),
@@ -129,6 +132,7 @@ fn settlement(
     RecordContent::Settlement(Settlement {
         selections: selections.collect(),
         certainty: Certainty::Confirmed,
+        bets_from: None,
         bets_until,
     })
 }

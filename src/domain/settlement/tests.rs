@@ -2,4 +2,5 @@ mod ledger;
 mod orders;
 mod payouts;
 mod recordings;
+mod rounds;
 mod states;

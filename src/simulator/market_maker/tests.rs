@@ -33,7 +33,7 @@ fn key(update: &OddsUpdate) -> String {
 #[test]
 fn seed_gives_known_first_frame() {
     let maker = MarketMaker::new(1, &ALL[..1], 7, at(0));
-    insta::assert_snapshot!(maker.current()[0].to_json(), @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":2.032,"draw":3.937,"away":3.238},"selections":[{"id":"home","name":"Flamengo","price":2.032,"status":"active"},{"id":"draw","name":"Draw","price":3.937,"status":"active"},{"id":"away","name":"Palmeiras","price":3.238,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":1}"#);
+    insta::assert_snapshot!(maker.current()[0].to_json(), @r#"{"event_id":"MATCH_001","home_team":"Flamengo","away_team":"Palmeiras","market":"1x2","odds":{"home":3.13,"draw":3.699,"away":2.076},"selections":[{"id":"home","name":"Flamengo","price":3.13,"status":"active"},{"id":"draw","name":"Draw","price":3.699,"status":"active"},{"id":"away","name":"Palmeiras","price":2.076,"status":"active"}],"status":"open","updated_at":"2025-11-09T21:07:45Z","source":"supplier-simulator","version":1}"#);
 }
 
 #[test]

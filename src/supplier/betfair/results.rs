@@ -128,12 +128,14 @@ impl MarketResults {
         if !taken_back.is_empty() {
             contents.push(RecordContent::RollbackSettlement {
                 selections: Some(taken_back),
+                bets_from: None,
             });
         }
         if is_changed {
             contents.push(RecordContent::Settlement(Settlement {
                 selections: selection_results(&results),
                 certainty: Certainty::Confirmed,
+                bets_from: None,
                 bets_until: self.bets_until(definition),
             }));
         }

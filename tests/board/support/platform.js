@@ -29,6 +29,7 @@ export class Platform {
       HTTP_PORT_GATEWAY: gateway,
       SUPPLIER_URLS: `ws://127.0.0.1:${supplier}/ws`,
       SUPPLIER_URL: `http://127.0.0.1:${supplier}`,
+      SIMULATOR_MATCH_DURATION: '0s',
       ...Object.fromEntries(METRICS.map((role) => [`METRICS_PORT_${role}`, 0])),
       ...settings,
     };

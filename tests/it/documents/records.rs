@@ -59,11 +59,17 @@ fn results_are_documented() {
         {"id": "d", "result": "void", "reduction": 7.123, "removed_at": "2025-11-09T21:07:45Z"},
         {"id": "e", "result": "undecided"},
     ]);
-    let settlement = json!({"selections": selections, "bets_until": "2025-11-09T21:07:45Z"});
+    let settlement = json!({
+        "selections": selections, "bets_from": "2025-11-09T20:00:00Z", "bets_until": "2025-11-09T21:07:45Z",
+    });
     for (kind, fields) in [
         ("settlement", settlement),
         ("rollback_settlement", json!({"selections": ["a"]})),
         ("rollback_settlement", json!({})),
+        (
+            "rollback_settlement",
+            json!({"bets_from": "2025-11-09T20:00:00Z"}),
+        ),
         ("cancel", window.clone()),
         ("rollback_cancel", window),
     ] {

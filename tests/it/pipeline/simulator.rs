@@ -144,3 +144,98 @@ async fn all_simulator_markets_are_shown() {
     }
     platform.stop().await;
 }
+
+/// Waits for a state of the first event's `1x2` in REST.
+async fn until_state(platform: &TestPlatform, name: &str, wanted: impl Fn(&Value) -> bool) {
+    until(name, async || {
+        let odds = rest_odds(platform, "MATCH_001").await;
+        let market = odds.into_iter().find(|one| one["market"] == "1x2")?;
+        wanted(&market).then_some(())
+    })
+    .await;
+}
+
+/// A match goes through the whole platform: the market closes, is settled, and opens for the next round;
+/// its results are published, and nothing is refused.
+#[actix_web::test]
+async fn match_is_played_to_its_result() {
+    let variables = [
+        ("SIMULATOR_MATCH_DURATION", "2s"),
+        ("SIMULATOR_EVENTS", "2"),
+        ("SIMULATOR_RATE", "50"),
+    ];
+    let platform = TestPlatform::start(&variables).await;
+    let ended = |market: &Value| {
+        ["settled", "cancelled"]
+            .map(Value::from)
+            .contains(&market["status"])
+    };
+    until_state(&platform, "a result", ended).await;
+    until_state(&platform, "the next round", |market| {
+        market["status"] == "open"
+    })
+    .await;
+    until_state(&platform, "the next result", ended).await;
+    platform
+        .until_metric(
+            Role::Ingest,
+            "odds_ingest_results_published_total",
+            |count| {
+                // Each market's round is opened and decided twice.
+                count >= 8.0
+            },
+        )
+        .await;
+    let folder = platform.stop().await;
+    let database = Database::of(&folder);
+    assert!(database.dead_letters().is_empty());
+    let market = MarketKey {
+        name: MarketName::new("1x2").unwrap(),
+        line: None,
+    };
+    let history = database.history("MATCH_001", market);
+    let states = history.iter().map(|entry| {
+        let update = &entry.update;
+        (update.status.as_str(), update.in_play)
+    });
+    let states: Vec<_> = states
+        .filter(|(status, _)| *status != "suspended")
+        .collect();
+    let reopened = states
+        .iter()
+        .skip_while(|(status, _)| !["settled", "cancelled"].contains(status));
+    assert!(
+        reopened.clone().any(|state| *state == ("open", false)),
+        "{states:?}"
+    );
+    assert!(
+        reopened.clone().any(|state| *state == ("closed", true)),
+        "{states:?}"
+    );
+}
+
+/// An `ingest` that was away gets the results that it has missed.
+#[actix_web::test]
+async fn restarted_ingest_recovers_results() {
+    let variables = [
+        ("ROLE", "simulator"),
+        ("SIMULATOR_MATCH_DURATION", "2s"),
+        ("SIMULATOR_EVENTS", "2"),
+    ];
+    let simulator = TestPlatform::start(&variables).await;
+    let url = format!("ws://{}/ws", simulator.simulator());
+    let mut folder = Folder::new();
+    for _ in 0..2 {
+        let started = TestPlatform::fed(&url, &[]);
+        let platform = TestPlatform::start_in(folder, &started).await;
+        platform
+            .until_metric(
+                Role::Ingest,
+                "odds_ingest_results_published_total",
+                |count| count >= 2.0,
+            )
+            .await;
+        folder = platform.stop().await;
+    }
+    simulator.stop().await;
+}

@@ -33,6 +33,7 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("HTTP_PORT_GATEWAY", "0"),
     ("METRICS_PORT_GATEWAY", "0"),
     ("HTTP_WORKERS_ODDS", "2"),
+    ("SIMULATOR_MATCH_DURATION", "0s"),
     ("SUPPLIER_RECONNECT_MIN", "10ms"),
     ("SUPPLIER_RECONNECT_MAX", "100ms"),
 ];

@@ -39,6 +39,8 @@ struct WireSettlement<'a> {
     #[serde(default)]
     certainty: Certainty,
     #[serde(default)]
+    bets_from: Option<Timestamp>,
+    #[serde(default)]
     bets_until: Option<Timestamp>,
 }
 
@@ -69,6 +71,8 @@ enum WireOutcome {
 struct WireRollback {
     #[serde(default)]
     selections: Option<Vec<SelectionId>>,
+    #[serde(default)]
+    bets_from: Option<Timestamp>,
 }
 
 #[derive(Deserialize)]
@@ -93,12 +97,18 @@ impl ResultRecord {
                 RecordContent::Settlement(read::<WireSettlement<'_>>(json)?.read()?)
             }
             RecordKind::RollbackSettlement => {
-                let WireRollback { mut selections } = read(json)?;
+                let WireRollback {
+                    mut selections,
+                    bets_from,
+                } = read(json)?;
                 if let Some(selections) = &mut selections {
                     check_selections(selections.iter())?;
                     selections.sort();
                 }
-                RecordContent::RollbackSettlement { selections }
+                RecordContent::RollbackSettlement {
+                    selections,
+                    bets_from,
+                }
             }
             RecordKind::Cancel => {
                 let wire: WireCancel = read(json)?;
@@ -165,9 +175,15 @@ impl WireSettlement<'_> {
         let selections = self.selections.into_iter().map(WireResult::read);
         let mut selections = selections.collect::<Result<Vec<_>, _>>()?;
         selections.sort();
+        if let (Some(from), Some(until)) = (self.bets_from, self.bets_until)
+            && from >= until
+        {
+            return Err(RecordError::EmptyRound { from, until });
+        }
         Ok(Settlement {
             selections,
             certainty: self.certainty,
+            bets_from: self.bets_from,
             bets_until: self.bets_until,
         })
     }
@@ -292,14 +308,19 @@ impl Serialize for ResultRecord {
             RecordContent::Settlement(settlement) => {
                 out.serialize_field("selections", &settlement.selections)?;
                 out.serialize_field("certainty", &settlement.certainty)?;
+                write_bets_from(&mut out, &settlement.bets_from)?;
                 if let Some(until) = &settlement.bets_until {
                     out.serialize_field("bets_until", until)?;
                 }
             }
-            RecordContent::RollbackSettlement { selections } => {
+            RecordContent::RollbackSettlement {
+                selections,
+                bets_from,
+            } => {
                 if let Some(selections) = selections {
                     out.serialize_field("selections", selections)?;
                 }
+                write_bets_from(&mut out, bets_from)?;
             }
             RecordContent::Cancel { window, reason } => {
                 write_window(&mut out, window)?;
@@ -314,6 +335,16 @@ impl Serialize for ResultRecord {
             out.serialize_field("note", note)?;
         }
         out.end()
+    }
+}
+
+fn write_bets_from<S: SerializeStruct>(
+    out: &mut S,
+    bets_from: &Option<Timestamp>,
+) -> Result<(), S::Error> {
+    match bets_from {
+        Some(from) => out.serialize_field("bets_from", from),
+        None => Ok(()),
     }
 }
 

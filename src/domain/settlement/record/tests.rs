@@ -64,6 +64,7 @@ fn defaults_are_whole_win_and_confirmed() {
             outcome: Outcome::Won(Won::WHOLE),
         }],
         certainty: Certainty::Confirmed,
+        bets_from: None,
         bets_until: None,
     };
     assert_eq!(record.content, RecordContent::Settlement(settlement));
@@ -153,6 +154,9 @@ fn unfit_result_is_refused(#[case] fields: Value, #[case] reason: &str) {
 #[case(json!({"type": "cancel", "note": ""}), "bad_note")]
 #[case(json!({"type": "cancel", "note": "x".repeat(501)}), "bad_note")]
 #[case(json!({"type": "cancel", "note": "a\nb"}), "bad_note")]
+#[case(json!({"bets_from": "2026-12-01T20:00:00Z", "bets_until": "2026-12-01T20:00:00Z"}), "empty_round")]
+#[case(json!({"bets_from": "soon"}), "malformed")]
+#[case(json!({"type": "rollback_settlement", "selections": null, "bets_from": 1}), "malformed")]
 #[case(json!({"type": "cancel", "reason": ""}), "bad_reason")]
 #[case(json!({"type": "cancel", "reason": "x".repeat(65)}), "bad_reason")]
 #[case(json!({"type": "cancel", "reason": "a\nb"}), "bad_reason")]
@@ -185,6 +189,30 @@ fn largest_record_is_not_too_large() {
         .map(|id| json!({"id": format!("{}{id:04}", "\"".repeat(124)), "result": "won", "dead_heat": "999/1000"}))
         .collect();
     assert!(read(&with(json!({"selections": selections}))).is_ok());
+}
+
+#[test]
+fn start_of_round_is_read_and_written() {
+    let from = json!({"bets_from": at(1)});
+    for kind in ["settlement", "rollback_settlement"] {
+        let mut json = with(from.clone());
+        json["type"] = json!(kind);
+        if kind == "rollback_settlement" {
+            json["selections"] = json!(["home"]);
+        }
+        let record = read(&json).unwrap();
+        assert_eq!(record.content.bets_from(), Some(at(1)));
+        assert_eq!(
+            read(&serde_json::from_str(&record.to_json()).unwrap()),
+            Ok(record)
+        );
+    }
+    let rest = [("settlement", json!({})), ("cancel", from)];
+    for (kind, fields) in rest {
+        let mut json = with(fields);
+        json["type"] = json!(kind);
+        assert_eq!(read(&json).unwrap().content.bets_from(), None);
+    }
 }
 
 /// The order of the selections is no content.
@@ -230,6 +258,7 @@ proptest! {
         record.content = RecordContent::Settlement(Settlement {
             selections: vec![SelectionResult { id: SelectionId::new("a").unwrap(), outcome }],
             certainty: Certainty::Scouted,
+            bets_from: None,
             bets_until: Some(at(3)),
         });
         prop_assert_eq!(ResultRecord::from_json(record.to_json().as_bytes()).unwrap(), record);
