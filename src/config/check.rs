@@ -6,7 +6,8 @@ use std::collections::BTreeSet;
 
 use super::input::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{
-    GatewaySettings, OddsFeed, PortSettings, Role, Settings, SupplierSettings, TlsSettings,
+    BusSettings, GatewaySettings, OddsFeed, PortSettings, Role, Settings, SupplierSettings,
+    TlsSettings,
 };
 use super::values::supplier_url;
 use super::{Config, DEFAULT_SUPPLIER, Suppliers, engines};

@@ -303,7 +303,7 @@ impl PlatformBuilder<'_> {
             liveness: self.liveness.clone(),
             snapshots: snapshots.clone(),
             restrictions: odds.restrictions.clone(),
-            epoch: self.stream_epoch(store),
+            epoch: self.stream_epoch(&stores.read),
             access: client_bounds.access.clone(),
             limits: session_limits(self.settings),
             max_message: bounds::frames(self.settings).largest,

@@ -2,24 +2,27 @@
 
 use std::collections::BTreeMap;
 
-use super::market_results::MarketResults;
+use super::market_results::{MarketResults, RecordKey};
 use super::record::{Certainty, Outcome, RecordContent, RecordKind, SelectionResult, Window};
 use crate::domain::ids::{SelectionId, Source};
 use crate::domain::timestamp::Timestamp;
 
-/// What a source says about a market now.
+/// Maximum number of rounds of a source that are shown: the present one, and the one before.
+const SHOWN_ROUNDS: usize = 2;
+
+/// What a source says about the bets of a round now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceResult {
     /// The source.
     pub source: Source,
+    /// The start of the round, if the market has rounds.
+    pub bets_from: Option<Timestamp>,
     /// When it said so last.
     pub updated_at: Timestamp,
     /// The least certainty of the results.
     pub certainty: Certainty,
     /// The results, by selection. None if it has taken them back.
     pub selections: Vec<SelectionResult>,
-    /// The cancellations and rollbacks of cancellations, the latest first.
-    pub cancellations: Vec<Cancellation>,
     /// Whether a revision was sent with different contents, so that nothing is paid by it.
     pub is_contradictory: bool,
 }
@@ -27,6 +30,8 @@ pub struct SourceResult {
 /// A cancellation, or its rollback.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cancellation {
+    /// The source.
+    pub source: Source,
     /// Whether it takes a cancellation back.
     pub is_rollback: bool,
     /// When the bets were placed that it concerns.
@@ -37,7 +42,7 @@ pub struct Cancellation {
     pub updated_at: Timestamp,
 }
 
-/// What is known of a source while its records are read, the latest first.
+/// What is known of a source and a round while its records are read, the latest first.
 struct Reading {
     result: SourceResult,
     /// The latest word on each selection; `None` if it was taken back.
@@ -47,37 +52,73 @@ struct Reading {
 }
 
 impl MarketResults {
-    /// What each source says now, by source.
+    /// What each source says now: by source, the latest round first.
     pub fn by_source(&self) -> Vec<SourceResult> {
-        let mut readings: BTreeMap<&Source, Reading> = BTreeMap::new();
+        let mut sources: BTreeMap<&Source, BTreeMap<Option<Timestamp>, Reading>> = BTreeMap::new();
         for (key, contents) in self.latest_first() {
-            let updated_at = key.revision.updated_at;
-            let reading = readings.entry(&key.source).or_insert_with(|| Reading {
-                result: SourceResult {
-                    source: key.source.clone(),
-                    updated_at,
-                    certainty: Certainty::Confirmed,
-                    selections: Vec::new(),
-                    cancellations: Vec::new(),
-                    is_contradictory: false,
-                },
-                latest: BTreeMap::new(),
-                is_rolled_back: false,
-            });
-            reading.result.is_contradictory |= contents.len() > 1;
             for content in contents {
-                reading.read(content, updated_at);
+                let is_result = matches!(
+                    content.kind(),
+                    RecordKind::Settlement | RecordKind::RollbackSettlement
+                );
+                if is_result {
+                    let rounds = sources.entry(&key.source).or_default();
+                    let reading = rounds
+                        .entry(content.bets_from())
+                        .or_insert_with(|| Reading::of(key, content));
+                    reading.result.is_contradictory |= contents.len() > 1;
+                    reading.read(content);
+                }
             }
         }
-        readings.into_values().map(Reading::finish).collect()
+        let shown = sources
+            .into_values()
+            .flat_map(|rounds| rounds.into_values().rev().take(SHOWN_ROUNDS));
+        shown.map(Reading::finish).collect()
+    }
+
+    /// The cancellations and their rollbacks, the latest first.
+    pub fn cancellations(&self) -> Vec<Cancellation> {
+        let records = self
+            .latest_first()
+            .flat_map(|(key, contents)| contents.iter().map(move |content| (key, content)));
+        let cancellations = records.filter_map(|(key, content)| {
+            let (window, reason) = match content {
+                RecordContent::Cancel { window, reason } => (window, Some(reason)),
+                RecordContent::RollbackCancel { window } => (window, None),
+                _ => return None,
+            };
+            Some(Cancellation {
+                source: key.source.clone(),
+                is_rollback: reason.is_none(),
+                window: *window,
+                reason: reason.map(|reason| reason.as_str().to_owned()),
+                updated_at: key.revision.updated_at,
+            })
+        });
+        cancellations.collect()
     }
 }
 
 impl Reading {
-    fn read(&mut self, content: &RecordContent, updated_at: Timestamp) {
+    fn of(key: &RecordKey, content: &RecordContent) -> Reading {
+        Reading {
+            result: SourceResult {
+                source: key.source.clone(),
+                bets_from: content.bets_from(),
+                updated_at: key.revision.updated_at,
+                certainty: Certainty::Confirmed,
+                selections: Vec::new(),
+                is_contradictory: false,
+            },
+            latest: BTreeMap::new(),
+            is_rolled_back: false,
+        }
+    }
+
+    fn read(&mut self, content: &RecordContent) {
         match content {
-            RecordContent::Settlement(_) if self.is_rolled_back => {}
-            RecordContent::Settlement(settlement) => {
+            RecordContent::Settlement(settlement) if !self.is_rolled_back => {
                 for result in &settlement.selections {
                     if !self.latest.contains_key(&result.id) {
                         self.latest.insert(result.id.clone(), Some(result.outcome));
@@ -85,37 +126,19 @@ impl Reading {
                     }
                 }
             }
-            RecordContent::RollbackSettlement { selections: None } => self.is_rolled_back = true,
+            RecordContent::RollbackSettlement {
+                selections: None, ..
+            } => self.is_rolled_back = true,
             RecordContent::RollbackSettlement {
                 selections: Some(selections),
+                ..
             } => {
                 for id in selections {
                     self.latest.entry(id.clone()).or_insert(None);
                 }
             }
-            RecordContent::Cancel { window, reason } => {
-                let reason = Some(reason.as_str().to_owned());
-                self.cancellation(*window, reason, updated_at, content.kind());
-            }
-            RecordContent::RollbackCancel { window } => {
-                self.cancellation(*window, None, updated_at, content.kind());
-            }
+            _ => {}
         }
-    }
-
-    fn cancellation(
-        &mut self,
-        window: Window,
-        reason: Option<String>,
-        updated_at: Timestamp,
-        kind: RecordKind,
-    ) {
-        self.result.cancellations.push(Cancellation {
-            is_rollback: kind == RecordKind::RollbackCancel,
-            window,
-            reason,
-            updated_at,
-        });
     }
 
     fn finish(mut self) -> SourceResult {
@@ -200,15 +223,33 @@ mod tests {
         let back = record("rollback_cancel", 2, 2, json!({}));
         let records = [cancel, back, home(3, 3, "won"), home(3, 3, "lost")];
         let results = results(&records);
-        let [source] = &results.by_source()[..] else {
-            panic!("not one source");
-        };
-        let read: Vec<_> = source
-            .cancellations
+        let cancellations = results.cancellations();
+        let read: Vec<_> = cancellations
             .iter()
             .map(|one| (one.is_rollback, one.reason.as_deref()))
             .collect();
         assert_eq!(read, [(true, None), (false, Some("postponed"))]);
-        assert!(source.is_contradictory);
+        assert!(results.by_source()[0].is_contradictory);
+    }
+
+    #[test]
+    fn latest_rounds_are_shown() {
+        let of_round = |start: i64, result: &str| {
+            let selections = json!([{"id": "home", "result": result}]);
+            let fields = json!({"selections": selections, "bets_from": at(start)});
+            record("settlement", start, start, fields)
+        };
+        let records = [
+            of_round(10, "won"),
+            of_round(20, "lost"),
+            of_round(30, "undecided"),
+        ];
+        let results = results(&records);
+        let rounds: Vec<_> = results
+            .by_source()
+            .iter()
+            .map(|one| (one.bets_from, one.selections.len()))
+            .collect();
+        assert_eq!(rounds, [(Some(at(30)), 0), (Some(at(20)), 1)]);
     }
 }

@@ -34,21 +34,23 @@ struct MarketBody<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     line: Option<Line>,
     results: Vec<ResultBody<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    cancellations: Vec<CancellationBody<'a>>,
 }
 
-/// What a source says now.
+/// What a source says now about the bets of a round.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ResultBody<'a> {
     source: &'a Source,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bets_from: Option<Timestamp>,
     updated_at: Timestamp,
     certainty: Certainty,
     winners: Vec<&'a SelectionId>,
     losers: Vec<&'a SelectionId>,
     voids: Vec<&'a SelectionId>,
     selections: &'a [SelectionResult],
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    cancellations: Vec<CancellationBody<'a>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     contradictory: bool,
 }
@@ -57,6 +59,7 @@ struct ResultBody<'a> {
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct CancellationBody<'a> {
+    source: &'a Source,
     #[serde(rename = "type")]
     kind: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,17 +82,13 @@ impl<'a> ResultBody<'a> {
         };
         ResultBody {
             source: &result.source,
+            bets_from: result.bets_from,
             updated_at: result.updated_at,
             certainty: result.certainty,
             winners: with(|outcome| matches!(outcome, Outcome::Won(_))),
             losers: with(|outcome| matches!(outcome, Outcome::Lost { .. })),
             voids: with(|outcome| matches!(outcome, Outcome::Void { .. })),
             selections: &result.selections,
-            cancellations: result
-                .cancellations
-                .iter()
-                .map(CancellationBody::of)
-                .collect(),
             contradictory: result.is_contradictory,
         }
     }
@@ -98,6 +97,7 @@ impl<'a> ResultBody<'a> {
 impl<'a> CancellationBody<'a> {
     fn of(cancellation: &'a Cancellation) -> CancellationBody<'a> {
         CancellationBody {
+            source: &cancellation.source,
             kind: if cancellation.is_rollback {
                 "rollback_cancel"
             } else {
@@ -135,16 +135,17 @@ pub(crate) async fn get_results(
     }
     let markets: Vec<_> = markets
         .into_iter()
-        .map(|(market, results)| (market, results.by_source()))
+        .map(|(market, results)| (market, results.by_source(), results.cancellations()))
         .collect();
     let body = ResultsBody {
         event_id: &event_id,
         markets: markets
             .iter()
-            .map(|(market, results)| MarketBody {
+            .map(|(market, results, cancellations)| MarketBody {
                 market: &market.name,
                 line: market.line,
                 results: results.iter().map(ResultBody::of).collect(),
+                cancellations: cancellations.iter().map(CancellationBody::of).collect(),
             })
             .collect(),
     };

@@ -37,8 +37,8 @@ pub(crate) trait ResultStore: Send + Sync {
     /// The records of a market.
     fn market_results(&self, market: &EventMarket) -> Result<StoredResults, StoreError>;
 
-    /// The records of all markets of an event, by market and then in the order in which they were
-    /// stored; at most `limit`.
+    /// The latest records of the markets of an event, at most `limit`: by market, and then in the order
+    /// in which they were stored.
     fn event_results(
         &self,
         event_id: &EventId,

@@ -39,8 +39,10 @@ statement! {
 statement! {
     /// The records of an event.
     EventRecords<'a> returns (Text, Timestamptz):
-    "SELECT record, received_at FROM market_results WHERE event_id = " { event: &'a str as Text }
-    " ORDER BY market, line, generation LIMIT " { limit: i64 as BigInt } ""
+    "SELECT record, received_at FROM (
+        SELECT * FROM market_results WHERE event_id = " { event: &'a str as Text }
+    " ORDER BY received_at DESC, generation DESC LIMIT " { limit: i64 as BigInt } "
+    ) AS latest ORDER BY market, line, generation"
 }
 
 impl ResultStore for PgStore {

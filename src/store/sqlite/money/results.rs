@@ -52,11 +52,15 @@ impl ResultStore for SqliteStore {
         self.read(|connection| {
             let rows = records::table
                 .filter(records::event_id.eq(event_id.as_str()))
-                .order((records::market, records::line, records::generation))
+                .order((records::received_at.desc(), records::generation.desc()))
                 .limit(row_limit(limit))
                 .select((records::record, records::received_at))
                 .load(connection)?;
-            read_all(rows, RecordRow::read)
+            let mut latest: Vec<StoredRecord> = read_all::<_, _, Failure>(rows, RecordRow::read)?;
+            // Stable: the records of a market stay in their order.
+            latest.reverse();
+            latest.sort_by(|one, other| one.record.market.cmp(&other.record.market));
+            Ok(latest)
         })
     }
 }

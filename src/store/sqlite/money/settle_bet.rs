@@ -133,7 +133,7 @@ fn record(
             bets::payout_cents.eq(payout),
             bets::settled_at.eq(outcome.map(|_| at.micros())),
             bets::settlements.eq(n),
-            bets::settled_by.eq(call.signed(generation)),
+            bets::settled_by.eq(signed(call.generation)),
             bets::held.eq(None::<String>),
         ))
         .execute(connection)?;
@@ -145,7 +145,7 @@ fn record(
             bet_settlements::payout_cents.eq(payout.unwrap_or(0)),
             bet_settlements::difference_cents.eq(payout.unwrap_or(0) - paid),
             bet_settlements::reason.eq(<&str>::from(bet.reason)),
-            bet_settlements::generation.eq(call.signed(generation)),
+            bet_settlements::generation.eq(signed(call.generation)),
             bet_settlements::at.eq(at.micros()),
         ))
         .execute(connection)?;
