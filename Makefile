@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation gateway supplier fmt test test-embedded test-real nextest engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ bets: ## Run only the bets role: accepts bets at the current price (needs real e
 
 confirmation: ## Run only the confirmation role: confirms bets with their supplier (needs real engines)
 	$(SPORTS_BET) --role confirmation
+
+settlement: ## Run only the settlement role: pays bets by the results of their markets (needs real engines)
+	$(SPORTS_BET) --role settlement
 
 gateway: ## Run only the gateway role: forwards to GATEWAY_ODDS_URL, GATEWAY_WALLET_URL and GATEWAY_BETS_URL
 	$(SPORTS_BET) --role gateway

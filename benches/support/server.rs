@@ -41,6 +41,7 @@ impl Server {
             "WALLET",
             "BET",
             "CONFIRMATION",
+            "SETTLEMENT",
             "GATEWAY",
         ] {
             command.env(format!("METRICS_PORT_{port}"), "0");

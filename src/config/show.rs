@@ -242,6 +242,8 @@ BETFAIR_APP_KEY=***                              # environment
 
 # Confirmation
 
+# Settlement
+
 # Gateway
 
 # Summary

@@ -106,7 +106,7 @@ fn all_wrong_values_are_reported_together() {
     insta::assert_snapshot!(stop, @r#"
 LOG_FORMAT (--log-format): got "xml", want one of text, json
 SIMULATOR_RATE (--simulator-rate): got "0", want a number above 0 and up to 1000000
-ROLE (--role): got "bogus", want one of simulator, ingest, processor, odds, wallet, bets, confirmation, gateway
+ROLE (--role): got "bogus", want one of simulator, ingest, processor, odds, wallet, bets, confirmation, settlement, gateway
 HTTP_PORT_ODDS: got "abc", want a port number from 0 to 65535
 SUPPLIER_URLS: got "http://a", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port
 SUPPLIER_URLS: got "betfair://c", want ws://, wss://, betfair:// or betfairs:// with a host; betfair:// also with a port

@@ -78,6 +78,7 @@ fn health_port(role: &str, config: &Config) -> u16 {
         "wallet" => ports.metrics_port_wallet,
         "bets" => ports.metrics_port_bet,
         "confirmation" => ports.metrics_port_confirmation,
+        "settlement" => ports.metrics_port_settlement,
         "gateway" => ports.metrics_port_gateway,
         other => panic!("unknown role {other}"),
     }

@@ -8,7 +8,7 @@ import path from 'node:path';
 
 import { freePorts, until } from './wait.js';
 
-const METRICS = ['SUPPLIER', 'ODDS', 'INGEST', 'PROCESSOR', 'WALLET', 'BET', 'CONFIRMATION', 'GATEWAY'];
+const METRICS = ['SUPPLIER', 'ODDS', 'INGEST', 'PROCESSOR', 'WALLET', 'BET', 'CONFIRMATION', 'SETTLEMENT', 'GATEWAY'];
 
 /** A running platform. It can be killed and started again on the same ports and data. */
 export class Platform {

@@ -5,12 +5,16 @@ use serde_json::{Value, json};
 use sports_bet_platform::bus::dead_letter::{of_record, of_supplier};
 use sports_bet_platform::bus::{NewRecord, Record};
 use sports_bet_platform::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
-use sports_bet_platform::domain::bets::bet_events::{bet_confirmed, bet_placed};
+use sports_bet_platform::domain::bets::bet_events::{
+    SettledBet, bet_confirmed, bet_placed, bet_settled,
+};
 use sports_bet_platform::domain::dead_letter::DeadLetter;
 use sports_bet_platform::domain::ids::MarketKey;
 use sports_bet_platform::domain::odds::update::OddsUpdate;
+use sports_bet_platform::domain::settlement::payout::SettledAs;
 use sports_bet_platform::domain::settlement::record::ResultRecord;
 use sports_bet_platform::domain::timestamp::Timestamp;
+use strum::VariantNames;
 
 use crate::support::documents::{MESSAGES, check_record};
 use crate::support::{TestPlatform, get_json, records, send, until, within};
@@ -126,6 +130,30 @@ fn bets_are_documented() {
 }
 
 #[test]
+fn settlements_are_documented() {
+    let user = "USER_001".parse().unwrap();
+    let mut settled = SettledBet {
+        bet_id: BetId::new(),
+        user_id: &user,
+        outcome: None,
+        payout_cents: 0,
+        difference_cents: -2_345,
+        n: 2,
+    };
+    check_record(
+        "test_settled",
+        &record(bet_settled(&settled, Timestamp::now())),
+    );
+    for outcome in SettledAs::VARIANTS {
+        settled.outcome = Some(outcome.parse().unwrap());
+        settled.payout_cents = i64::MAX;
+        let text = bet_settled(&settled, Timestamp::now());
+        assert!(text.contains(outcome), "{text}");
+        check_record("test_settled", &record(text));
+    }
+}
+
+#[test]
 fn dead_letters_are_documented() {
     let letter = DeadLetter {
         received_at: Timestamp::now(),
@@ -145,6 +173,14 @@ fn dead_letters_are_documented() {
     check_record(
         "test_placed_dlq",
         &of_record(&letter, "test_placed", &source),
+    );
+    check_record(
+        "test_results_dlq",
+        &of_record(&letter, "test_results", &source),
+    );
+    check_record(
+        "test_settled_dlq",
+        &of_record(&letter, "test_settled", &source),
     );
 }
 

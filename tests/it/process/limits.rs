@@ -28,6 +28,7 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
         "WALLET",
         "BET",
         "CONFIRMATION",
+        "SETTLEMENT",
         "GATEWAY",
     ] {
         command.env(format!("METRICS_PORT_{port}"), "0");

@@ -268,14 +268,16 @@ pub fn check_close(frame: &CloseFrame) {
 
 /// The channel of a topic: the tests name their topics like the defaults, after a prefix.
 fn channel_of(topic: &str) -> &'static str {
-    const ENDINGS: [(&str, &str); 9] = [
+    const ENDINGS: [(&str, &str); 11] = [
         ("_results_dlq", "marketResultsDeadLetters"),
         ("_results", "marketResults"),
         ("_placed_dlq", "betPlacedDeadLetters"),
         ("_confirmed_dlq", "betConfirmedDeadLetters"),
+        ("_settled_dlq", "betSettledDeadLetters"),
         ("_dlq", "oddsDeadLetters"),
         ("_placed", "betPlaced"),
         ("_confirmed", "betConfirmed"),
+        ("_settled", "betSettled"),
         ("_suppliers", "supplierUpdates"),
         ("_sources", "sourceStatus"),
     ];

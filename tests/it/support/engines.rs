@@ -141,10 +141,14 @@ impl Sandbox {
             "_suppliers",
             "_sources",
             "_dlq",
+            "_results",
+            "_results_dlq",
             "_placed",
             "_placed_dlq",
             "_confirmed",
             "_confirmed_dlq",
+            "_settled",
+            "_settled_dlq",
         ];
         let topics = topics.map(|ending| format!("{}{ending}", self.name));
         let brokers = address("KAFKA_BROKERS");
