@@ -12,6 +12,7 @@ use crate::domain::ids::SelectionId;
 use crate::domain::settlement::effective::SettlementRules;
 use crate::domain::settlement::market_results::MarketResults;
 use crate::domain::settlement::plan::{Change, Plan, SettleableBet};
+use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
@@ -86,6 +87,21 @@ struct Run<'a> {
     publish: &'a dyn Fn(Vec<OutboxRow>),
     /// Whether a bet has to be tried again.
     is_incomplete: bool,
+}
+
+/// What the due bets of a round will have been paid.
+#[derive(Default)]
+struct RoundPayout {
+    cents: i128,
+    /// Whether a bet gets another settlement.
+    changes: bool,
+}
+
+impl RoundPayout {
+    fn add(&mut self, plan: Plan) {
+        self.cents += i128::from(plan.paid());
+        self.changes |= matches!(plan, Plan::Settle(_));
+    }
 }
 
 /// A bet with the change that it gets.
@@ -210,38 +226,41 @@ impl Run<'_> {
         }
     }
 
-    /// Whether the payout of the market is above the limit, and no operator has decided. The bets
-    /// that are due are few after the first time, so the others are only summed up.
+    /// Whether the payout of a round of bets is above the limit, and no operator has decided. Only
+    /// rounds with a bet that changes count. A bet is due once per generation: those that are not due
+    /// are summed up by the database.
     fn is_above_limit(&mut self) -> Result<bool, StoreError> {
         let settings = &self.settler.settings;
-        let limit = i128::from(settings.max_market.cents());
         if self.results.is_decided_by_operator(&settings.rules.sources) {
             return Ok(false);
         }
-        let mut due = 0;
+        let mut rounds: BTreeMap<Option<Timestamp>, RoundPayout> = BTreeMap::new();
         for state in [BetState::Open, BetState::Settled] {
             self.for_each_page(state, |run, page| {
-                due += page
-                    .iter()
-                    .map(|bet| i128::from(run.plan(bet).paid()))
-                    .sum::<i128>();
+                for bet in page {
+                    let rules = &run.settler.settings.rules;
+                    let round = run.results.round_of(bet.placed_at, rules);
+                    rounds.entry(round).or_default().add(run.plan(bet));
+                }
                 Ok(true)
             })?;
         }
-        if due == 0 {
-            return Ok(false);
-        }
-        let payout = due
-            + self
+        let limit = i128::from(self.settler.settings.max_market.cents());
+        for (round, payout) in rounds.into_iter().filter(|(_, payout)| payout.changes) {
+            let lease = self.lease;
+            let paid = self
                 .store()
-                .paid_by(&self.lease.market, self.lease.generation)?;
-        if payout > limit {
-            warn!(
-                market = self.lease.market.to_string();
-                "market waits for an operator: its payout of {payout} cents is above SETTLEMENT_MAX_MARKET_CENTS"
-            );
+                .paid_by(&lease.market, lease.generation, round)?;
+            let cents = payout.cents + paid;
+            if cents > limit {
+                warn!(
+                    market = lease.market.to_string();
+                    "market waits for an operator: its payout of {cents} cents is above SETTLEMENT_MAX_MARKET_CENTS"
+                );
+                return Ok(true);
+            }
         }
-        Ok(payout > limit)
+        Ok(false)
     }
 
     /// Settles the due bets of one state; false if the lease ended.

@@ -18,7 +18,9 @@ use crate::domain::ids::{EventId, EventMarket, MarketKey, MarketName, SelectionI
 use crate::domain::odds::price::Line;
 use crate::domain::odds::update::Revision;
 use crate::domain::settlement::effective::SettlementRules;
+use crate::domain::settlement::market_results::MarketResults;
 use crate::domain::settlement::operator::{BadDecision, NamedResults, OperatorDecision};
+use crate::domain::settlement::postings::BetPosition;
 use crate::domain::settlement::record::{
     DeadHeat, Note, RecordContent, RecordError, ResultRecord, Window,
 };
@@ -69,6 +71,10 @@ pub struct SettleArgs {
     /// A selection whose bets are void; may be repeated
     #[arg(long, value_name = "SELECTION", conflicts_with_all = WHOLE_MARKET)]
     pub void_selection: Vec<SelectionId>,
+    /// The start of the round of bets that the result concerns, if the market has rounds; by default the
+    /// round of its open bets
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["cancel", "rollback_cancel"])]
+    pub bets_from: Option<Timestamp>,
     /// When the result could be known: bets placed then or later are void
     #[arg(long, value_name = "TIME", conflicts_with_all = WHOLE_MARKET)]
     pub bets_until: Option<Timestamp>,
@@ -118,6 +124,12 @@ pub enum SettleError {
     /// The decision does not fit the market.
     #[error(transparent)]
     Decision(#[from] BadDecision),
+    /// The market has open bets of several rounds.
+    #[error(
+        "the market has open bets of several rounds: name one with --bets-from, of {}",
+        .0.iter().map(Timestamp::to_string).collect::<Vec<_>>().join(", ")
+    )]
+    Rounds(Vec<Timestamp>),
     /// A value cannot be part of a record.
     #[error("{0}")]
     Value(String),
@@ -145,7 +157,9 @@ impl SettleError {
     /// The exit code.
     pub fn exit_code(&self) -> u8 {
         match self {
-            SettleError::Decision(_) | SettleError::Value(_) => exit::FAILED,
+            SettleError::Decision(_) | SettleError::Rounds(_) | SettleError::Value(_) => {
+                exit::FAILED
+            }
             SettleError::Database(_) => exit::UNAVAILABLE,
             SettleError::Output(_) => exit::OUTPUT,
         }
@@ -164,8 +178,12 @@ pub fn run(
     let stored = store.market_results(&market)?;
     let known = known_selections(&*store, &market, &stored)?;
     let now = Timestamp::now();
-    let record = args.record(decision.content(&known)?, now)?;
     let rules = rules(args, engine);
+    let round = match args.bets_from {
+        Some(named) => Some(named),
+        None => round(&*store, &market, &stored.results, &rules)?,
+    };
+    let record = args.record(decision.content(&known, round)?, now)?;
     let mut results = stored.results;
     results.insert(record.clone());
     let mut preview = Preview::default();
@@ -195,6 +213,30 @@ fn known_selections(
     known.extend(open.into_iter().map(|position| position.selection));
     known.extend(stored.results.selections().cloned());
     Ok(known)
+}
+
+/// The round of a market's open bets; of its latest bets if none is open.
+fn round(
+    store: &dyn OperatorStore,
+    market: &EventMarket,
+    results: &MarketResults,
+    rules: &SettlementRules,
+) -> Result<Option<Timestamp>, SettleError> {
+    let mut open = BTreeSet::new();
+    let mut settled = BTreeSet::new();
+    preview::read(store, market, |bet| {
+        let round = results.round_of(bet.placed_at, rules);
+        match bet.position {
+            BetPosition::Open => open.insert(round),
+            BetPosition::Settled { .. } => settled.insert(round),
+        };
+        Ok(())
+    })?;
+    if open.len() > 1 {
+        return Err(SettleError::Rounds(open.into_iter().flatten().collect()));
+    }
+    let round = open.pop_first().or_else(|| settled.pop_last());
+    Ok(round.flatten())
 }
 
 /// The rules of a server with these settings. One on SQLite runs all roles, so it trusts its

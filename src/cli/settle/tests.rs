@@ -4,10 +4,11 @@ use std::io::ErrorKind;
 use pretty_assertions::assert_eq;
 
 use super::*;
-use crate::actors::settlement::testing::{House, home_won};
+use crate::actors::settlement::testing::{House, home_won, other};
 use crate::cli::testing::Failing;
 use crate::cli::{Command, parse};
 use crate::config::input::ConfigExit;
+use crate::domain::settlement::testing::{at, by};
 use crate::store::money::ResultStore;
 
 fn parsed(args: &str) -> Result<SettleArgs, ConfigExit> {
@@ -88,7 +89,7 @@ fn decision_is_paid_whatever_the_sources_said() {
 fn each_decision_does_what_it_says() {
     let house = House::open();
     let bet = house.confirmed("U", "home");
-    let mut state_after = |args: &str| {
+    let state_after = |args: &str| {
         run_on(&house, args).unwrap();
         house.wait(1);
         house.settle();
@@ -111,6 +112,33 @@ fn each_decision_does_what_it_says() {
         "void 1000",
         "the bet was placed later"
     );
+}
+
+/// A result concerns one round: that of the open bets, unless another one is named.
+#[test]
+fn result_concerns_one_round() {
+    let house = House::open();
+    let opens = |start: i64, version| {
+        let selections = serde_json::json!([{"id": "home", "result": "undecided"}]);
+        let fields = serde_json::json!({"selections": selections, "bets_from": at(start)});
+        by("operator:Zoe", other("settlement", version, fields))
+    };
+    house.receive(opens(1, 1));
+    let bet = house.confirmed("U", "home");
+    run_on(&house, "--winner home").unwrap();
+    house.settle();
+    assert_eq!(house.state(bet), "won 2345");
+    // Another round begins at the time of the bet.
+    house.receive(opens(5, 2));
+    house.settle();
+    assert_eq!(house.state(bet), "CONFIRMED");
+    let first = at(1);
+    run_on(&house, &format!("--winner home --bets-from {first}")).unwrap();
+    house.settle();
+    assert_eq!(house.state(bet), "CONFIRMED", "the result of another round");
+    run_on(&house, "--winner home").unwrap();
+    house.settle();
+    assert_eq!(house.state(bet), "won 2345");
 }
 
 #[test]

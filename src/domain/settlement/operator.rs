@@ -62,20 +62,28 @@ fn list(ids: &[SelectionId]) -> String {
 }
 
 impl OperatorDecision {
-    /// The content of the record, for a market with these selections.
-    pub fn content(&self, known: &BTreeSet<SelectionId>) -> Result<RecordContent, BadDecision> {
+    /// The content of the record, for a market with these selections. A result concerns the round of
+    /// bets that starts at `bets_from`; bets before the first round if there is none.
+    pub fn content(
+        &self,
+        known: &BTreeSet<SelectionId>,
+        bets_from: Option<Timestamp>,
+    ) -> Result<RecordContent, BadDecision> {
         if known.is_empty() {
             return Err(BadDecision::UnknownMarket);
         }
         Ok(match self {
-            OperatorDecision::Result(named) => settlement(named.outcomes(known)?, named.bets_until),
+            OperatorDecision::Result(named) => {
+                settlement(named.outcomes(known)?, bets_from, named.bets_until)
+            }
             OperatorDecision::Void => {
                 let void = Outcome::Void { removal: None };
-                settlement(known.iter().map(|id| (id.clone(), void)).collect(), None)
+                let all = known.iter().map(|id| (id.clone(), void));
+                settlement(all.collect(), bets_from, None)
             }
             OperatorDecision::Rollback => RecordContent::RollbackSettlement {
                 selections: None,
-                bets_from: None,
+                bets_from,
             },
             OperatorDecision::Cancel(window) => RecordContent::Cancel {
                 window: *window,
@@ -124,6 +132,7 @@ impl NamedResults {
 
 fn settlement(
     outcomes: BTreeMap<SelectionId, Outcome>,
+    bets_from: Option<Timestamp>,
     bets_until: Option<Timestamp>,
 ) -> RecordContent {
     let selections = outcomes
@@ -132,7 +141,7 @@ fn settlement(
     RecordContent::Settlement(Settlement {
         selections: selections.collect(),
         certainty: Certainty::Confirmed,
-        bets_from: None,
+        bets_from,
         bets_until,
     })
 }
@@ -163,7 +172,7 @@ mod tests {
             bets_until: None,
         });
         let known = ids(&["home", "draw", "away", "other"]);
-        let RecordContent::Settlement(settlement) = decision.content(&known).unwrap() else {
+        let RecordContent::Settlement(settlement) = decision.content(&known, None).unwrap() else {
             panic!("no settlement");
         };
         let read: Vec<_> = settlement
@@ -197,17 +206,20 @@ mod tests {
             })
         };
         let known = ids(&["home", "away"]);
-        let text = result(&["hom"]).content(&known).unwrap_err().to_string();
+        let text = result(&["hom"])
+            .content(&known, None)
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             text,
             "the market has no selection `hom`; it has `away`, `home`"
         );
         assert_eq!(
-            result(&["home", "home"]).content(&known),
+            result(&["home", "home"]).content(&known, None),
             Err(BadDecision::NamedTwice(id("home")))
         );
         assert_eq!(
-            OperatorDecision::Rollback.content(&ids(&[])),
+            OperatorDecision::Rollback.content(&ids(&[]), None),
             Err(BadDecision::UnknownMarket)
         );
     }

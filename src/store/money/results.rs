@@ -8,7 +8,7 @@ use crate::store::StoreError;
 
 /// The records of a market, read at one point in time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct StoredResults {
+pub struct StoredResults {
     /// Grows with each new record of the market. 0 if there is none.
     pub generation: u64,
     /// The records.
@@ -17,7 +17,7 @@ pub(crate) struct StoredResults {
 
 /// A stored record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct StoredRecord {
+pub struct StoredRecord {
     /// The record.
     pub record: ResultRecord,
     /// When it was stored.
@@ -25,7 +25,7 @@ pub(crate) struct StoredRecord {
 }
 
 /// Stores the records of results. They are never changed or deleted.
-pub(crate) trait ResultStore: Send + Sync {
+pub trait ResultStore: Send + Sync {
     /// Stores records in one transaction, and returns what each did, in the same order. A new record
     /// makes its market due for settlement.
     fn store_results(

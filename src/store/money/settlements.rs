@@ -238,8 +238,14 @@ pub(crate) trait SettlementStore: ResultStore {
     /// Bets that are due, in the order of their positions.
     fn due_bets(&self, query: &DueBets<'_>) -> Result<Vec<DueBet>, StoreError>;
 
-    /// What the bets that were settled by this generation have been paid, in cents.
-    fn paid_by(&self, market: &EventMarket, generation: u64) -> Result<i128, StoreError>;
+    /// What the bets that were settled by this generation have been paid, in cents; those placed at
+    /// `placed_from` or later, if it is set.
+    fn paid_by(
+        &self,
+        market: &EventMarket,
+        generation: u64,
+        placed_from: Option<Timestamp>,
+    ) -> Result<i128, StoreError>;
 
     /// Settles bets of different users in one transaction. This call never waits for a wallet lock: a
     /// bet whose wallet is locked at this moment gets no answer and must be settled alone.

@@ -134,6 +134,7 @@ fn serve(
         snapshot_timeout: Duration::from_secs(5),
         feed: Arc::new(feed(metrics.feed_live.clone())),
         restrictions: Arc::default(),
+        results: store.clone(),
         store,
         session_permits: Arc::new(Semaphore::new(10)),
         next_session: AtomicU64::new(1),

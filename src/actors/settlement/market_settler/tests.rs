@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::actors::settlement::testing::{House, home_won, other};
 use crate::domain::settlement::testing::{by, cents};
-use crate::store::money::{OutboxStore, ResultStore};
+use crate::store::money::OutboxStore;
 
 #[test]
 fn every_bet_is_paid_once() {

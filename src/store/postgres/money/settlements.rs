@@ -91,7 +91,8 @@ statement! {
     "SELECT COALESCE(SUM(payout_cents / 1000000000), 0)::BIGINT, COALESCE(SUM(payout_cents % 1000000000), 0)::BIGINT
     FROM bets WHERE status = 'SETTLED' AND event_id = " { event: &'a str as Text } " AND market = "
         { market: &'a str as Text } " AND line = " { line: &'a str as Text } " AND settled_by >= "
-        { generation: i64 as BigInt } ""
+        { generation: i64 as BigInt } " AND placed_at >= COALESCE("
+        { placed_from: Option<PgTimestamp> as Nullable<Timestamptz> } ", '-infinity')"
 }
 
 statement! {
@@ -272,12 +273,18 @@ impl SettlementStore for PgStore {
         }
     }
 
-    fn paid_by(&self, market: &EventMarket, generation: u64) -> Result<i128, StoreError> {
+    fn paid_by(
+        &self,
+        market: &EventMarket,
+        generation: u64,
+        placed_from: Option<Timestamp>,
+    ) -> Result<i128, StoreError> {
         let statement = PaidBy {
             event: market.event_id.as_str(),
             market: market.market.name.as_str(),
             line: &line_text(market.market.line),
             generation: signed(generation),
+            placed_from: placed_from.map(pg_time),
         };
         self.money()?.run(|connection| {
             let (billions, rest) = statement.get_result::<(i64, i64)>(connection)?;

@@ -142,7 +142,12 @@ impl SettlementStore for SqliteStore {
         })
     }
 
-    fn paid_by(&self, market: &EventMarket, generation: u64) -> Result<i128, StoreError> {
+    fn paid_by(
+        &self,
+        market: &EventMarket,
+        generation: u64,
+        placed_from: Option<Timestamp>,
+    ) -> Result<i128, StoreError> {
         let (event_id, name, line) = key(market);
         self.read(|connection| {
             let (billions, rest) = bets::table
@@ -151,6 +156,7 @@ impl SettlementStore for SqliteStore {
                 .filter(bets::market.eq(name))
                 .filter(bets::line.eq(line))
                 .filter(bets::settled_by.ge(signed(generation)))
+                .filter(bets::placed_at.ge(placed_from.map_or(i64::MIN, Timestamp::micros)))
                 .select((
                     sql::<BigInt>("COALESCE(SUM(payout_cents / 1000000000), 0)"),
                     sql::<BigInt>("COALESCE(SUM(payout_cents % 1000000000), 0)"),
