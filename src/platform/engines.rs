@@ -285,6 +285,20 @@ pub(super) struct Stores {
     pub access: Arc<dyn AccessStore>,
 }
 
+impl Stores {
+    /// One database for all roles.
+    fn of_one(store: Arc<SqliteStore>) -> Stores {
+        Stores {
+            main: store.clone(),
+            read: store.clone(),
+            money: store.clone(),
+            holds: store.clone(),
+            results: store.clone(),
+            access: store,
+        }
+    }
+}
+
 /// Opens the stores. A SQLite file is locked and migrated immediately; PostgreSQL is migrated when
 /// it becomes available, by [`crate::platform::startup`].
 pub(super) async fn open_stores(
@@ -304,17 +318,7 @@ pub(super) async fn open_stores(
             let (store, lock) = opened
                 .await
                 .map_err(|cause| StartError::Store { name: shown, cause })?;
-            Ok((
-                Stores {
-                    main: store.clone(),
-                    read: store.clone(),
-                    money: store.clone(),
-                    holds: store.clone(),
-                    results: store.clone(),
-                    access: store,
-                },
-                Some(lock),
-            ))
+            Ok((Stores::of_one(store), Some(lock)))
         }
         StoreEngine::Postgres { url, read_url } => {
             let size = config.settings.store.database_pool_size;

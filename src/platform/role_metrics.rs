@@ -10,6 +10,7 @@ use crate::http::latency;
 use crate::runtime::circuit_breaker::BreakerState;
 use crate::simulator::faults::Fault;
 use crate::store::money::OutboxTopic;
+use crate::supplier::betfair;
 use crate::supplier::confirm::SupplierError;
 use crate::supplier::transport::TransportError;
 use crate::telemetry::metrics::{
@@ -31,6 +32,7 @@ pub(super) fn simulator() -> prometheus::Result<SimulatorMetrics> {
 pub(super) fn ingest() -> prometheus::Result<IngestMetrics> {
     let metrics = IngestMetrics::new()?;
     create_series(&metrics.disconnects, TransportError::VARIANTS);
+    create_series(&metrics.refused, [betfair::AMBIGUOUS]);
     Ok(metrics)
 }
 

@@ -3,17 +3,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use log::{debug, info, warn};
 
+use super::settings::SettlerSettings;
 use crate::domain::bets::bet_events::{SettledBet, bet_settled};
 use crate::domain::ids::SelectionId;
-use crate::domain::settlement::effective::SettlementRules;
 use crate::domain::settlement::market_results::MarketResults;
 use crate::domain::settlement::plan::{Change, Plan, SettleableBet};
 use crate::domain::timestamp::Timestamp;
-use crate::domain::wallet::amount::Amount;
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
 use crate::store::money::{
@@ -26,38 +24,6 @@ use crate::telemetry::metrics::SettlementMetrics;
 const MARKET_LIMIT: &str = "market_limit";
 /// Why a bet waits for an operator: the user's balance would exceed 64 bits.
 const BALANCE_TOO_HIGH: &str = "balance_too_high";
-
-/// How markets are settled.
-#[derive(Clone, Debug)]
-pub(crate) struct SettlerSettings {
-    /// Which results are paid, and how.
-    pub rules: SettlementRules,
-    /// The maximum payout of a market.
-    pub max_market: Amount,
-    /// Maximum number of bets that are read at once.
-    pub page: usize,
-    /// Maximum number of bets that are settled in one call. A call locks their wallets.
-    pub batch: usize,
-    /// How long a market is leased to this process.
-    pub lease: Duration,
-    /// How long a market waits after an attempt that did not settle every bet.
-    pub retry: Duration,
-    /// How long only this process publishes the records of its settlements.
-    pub outbox_lease: Duration,
-}
-
-impl SettlerSettings {
-    /// The rules as a text, which tells markets that were settled by other rules.
-    pub(crate) fn rules_text(&self) -> String {
-        let SettlementRules {
-            sources,
-            settle_on,
-            reductions,
-        } = &self.rules;
-        let limit = self.max_market.cents();
-        format!("sources={sources} settle_on={settle_on} reductions={reductions} max={limit}")
-    }
-}
 
 /// How an attempt at a market ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
 
-use super::market_settler::{Attempt, MarketSettler, SettlerSettings};
+use super::market_settler::{Attempt, MarketSettler};
+use super::settings::SettlerSettings;
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::{EventId, MarketKey, MarketName, Reference, SelectionId, Source, UserId};
 use crate::domain::settlement::record::ResultRecord;

@@ -32,6 +32,12 @@ fn run_on(house: &House, args: &str) -> Result<String, SettleError> {
     Ok(String::from_utf8(out).unwrap())
 }
 
+/// Settles what is due now; the command uses the system's clock.
+fn settle(house: &House) {
+    *house.now.lock() = Timestamp::now().later_by(std::time::Duration::from_secs(1));
+    house.settle();
+}
+
 fn records(house: &House) -> Vec<ResultRecord> {
     let event = EventId::new("MATCH_002").unwrap();
     let stored = house.store.event_results(&event, 100).unwrap();
@@ -66,7 +72,7 @@ fn decision_is_paid_whatever_the_sources_said() {
     let bet = house.confirmed("U", "home");
     let other = house.confirmed("V", "away");
     house.receive(home_won(1));
-    house.settle();
+    settle(&house);
     let printed = run_on(&house, "--winner away --by Ann").unwrap();
     assert!(
         printed.starts_with(
@@ -74,7 +80,7 @@ fn decision_is_paid_whatever_the_sources_said() {
         ),
         "{printed}"
     );
-    house.settle();
+    settle(&house);
     assert_eq!(
         (house.state(bet), house.state(other)),
         ("lost 0".to_owned(), "won 2345".to_owned())
@@ -91,8 +97,7 @@ fn each_decision_does_what_it_says() {
     let bet = house.confirmed("U", "home");
     let state_after = |args: &str| {
         run_on(&house, args).unwrap();
-        house.wait(1);
-        house.settle();
+        settle(&house);
         house.state(bet)
     };
     assert_eq!(state_after("--void"), "void 1000");
@@ -126,18 +131,18 @@ fn result_concerns_one_round() {
     house.receive(opens(1, 1));
     let bet = house.confirmed("U", "home");
     run_on(&house, "--winner home").unwrap();
-    house.settle();
+    settle(&house);
     assert_eq!(house.state(bet), "won 2345");
     // Another round begins at the time of the bet.
     house.receive(opens(5, 2));
-    house.settle();
+    settle(&house);
     assert_eq!(house.state(bet), "CONFIRMED");
     let first = at(1);
     run_on(&house, &format!("--winner home --bets-from {first}")).unwrap();
-    house.settle();
+    settle(&house);
     assert_eq!(house.state(bet), "CONFIRMED", "the result of another round");
     run_on(&house, "--winner home").unwrap();
-    house.settle();
+    settle(&house);
     assert_eq!(house.state(bet), "won 2345");
 }
 
@@ -199,7 +204,7 @@ fn preview_follows_the_rules() {
         dry_run("").contains("0 change, 1 stay"),
         "nobody trusts native-1"
     );
-    house.settle();
+    settle(&house);
     assert!(
         dry_run("--settlement-sources native-1").contains("1 change, 0 stay"),
         "the operator ends what native-1 said"

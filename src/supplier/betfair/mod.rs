@@ -21,6 +21,7 @@ pub(crate) mod wire;
 mod tests;
 
 pub(crate) use decoder::BetfairDecoder;
+pub(crate) use results::AMBIGUOUS;
 
 use crate::domain::ids::Source;
 

@@ -19,7 +19,7 @@ use crate::domain::timestamp::Timestamp;
 use crate::supplier::Refused;
 
 /// The reason for a result that an operator has to give.
-const AMBIGUOUS: &str = "ambiguous_result";
+pub(crate) const AMBIGUOUS: &str = "ambiguous_result";
 
 type Results = BTreeMap<SelectionId, Outcome>;
 

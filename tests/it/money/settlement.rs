@@ -177,7 +177,7 @@ async fn bets_are_listed_by_outcome() {
     let wrong = harness
         .get(harness.platform.bets(), "/bets?userId=u&outcome=win")
         .await;
-    assert_eq!(wrong.code(), "400 BAD_REQUEST");
+    assert_eq!(wrong.code(), "400 BAD_QUERY");
     harness.close().await;
 }
 

@@ -277,6 +277,7 @@ fn odds_rows() -> Vec<Row> {
         read("/v1/events", "/v1/events"),
         read("/v1/events/{id}/markets", "/v1/events/E/markets"),
         read("/v1/events/{id}/odds", "/v1/events/E/odds"),
+        read("/v1/events/{id}/results", "/v1/events/E/results"),
         read(
             "/v1/events/{id}/markets/{market}/history",
             "/v1/events/E/markets/1x2/history",
