@@ -10,6 +10,7 @@ mod ledger;
 mod outbox;
 mod reservations;
 mod results;
+mod settled_bets;
 mod settlements;
 mod wallet_keys;
 mod wallets;
