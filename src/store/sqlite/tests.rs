@@ -21,6 +21,8 @@ mod money {
     impl Raw for TempDir {
         const UNGUARD: &'static str = "PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;
             DROP TRIGGER IF EXISTS ledger_transfers_stay; DROP TRIGGER IF EXISTS ledger_transfers_are_kept;
+            DROP TRIGGER IF EXISTS market_results_stay; DROP TRIGGER IF EXISTS market_results_are_kept;
+            DROP TRIGGER IF EXISTS bet_settlements_stay; DROP TRIGGER IF EXISTS bet_settlements_are_kept;
             DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
