@@ -222,6 +222,7 @@ impl Case<'_> {
                     page,
                     pages,
                     is_single,
+                    ..Settler::default()
                 };
                 settler.settle_due(self.store, self.now);
             }
@@ -387,7 +388,7 @@ pub(crate) fn bets_are_settled_by_their_records(store: &dyn MoneyStore) {
 /// Settlers that overtake each other, because leases expire at once, while records arrive, bets are
 /// placed and decided, and users deposit and withdraw.
 pub(crate) fn concurrent_settlers_settle_each_bet(store: &dyn MoneyStore) {
-    const STEPS: usize = 25;
+    const STEPS: usize = 60;
     const THREADS: usize = 6;
     let now = &AtomicI64::new(100);
     let seed = fastrand::u64(..);
@@ -432,28 +433,31 @@ pub(crate) fn concurrent_settlers_settle_each_bet(store: &dyn MoneyStore) {
 fn work(case: &mut Case<'_>, thread: usize, random: &mut fastrand::Rng) {
     let event = format!("SHARED_{}", random.u8(0..MARKETS));
     let user = random.u8(0..USERS);
-    match (thread % 3, random.u8(0..4)) {
-        (0, _) => {
+    match (thread, random.u8(0..4)) {
+        (0..=2, _) => {
             let settler = Settler {
-                page: random.usize(1..4),
-                pages: random.usize(1..6),
+                page: random.usize(1..20),
+                pages: *random.choice(&[2, usize::MAX, usize::MAX]).unwrap(),
                 is_single: random.bool(),
+                // Slow ones are overtaken.
+                delay: Duration::from_millis(*random.choice(&[0, 0, 30]).unwrap()),
                 ..Settler::default()
             };
             settler.settle_due(case.store, case.now);
         }
-        (1, 0) => {
+        (3, _) => {
             // One source, whose revisions do not conflict.
             let result = random.choice(["won", "lost", "void"]).unwrap();
             let version = case.now;
-            let record = match random.u8(0..4) {
-                0 => rollback(&event, version),
-                1 => record(&event, "cancel", version, json!({"until": results::at(10)})),
-                2 => record(&event, "rollback_cancel", version, json!({})),
+            let record = match random.u8(0..8) {
+                0..=2 => rollback(&event, version),
+                3 => record(&event, "cancel", version, json!({"until": results::at(10)})),
+                4 => record(&event, "rollback_cancel", version, json!({})),
                 _ => home(&event, version, result),
             };
             store_result(case.store, record.clone(), case.now);
             case.records.push(record);
+            std::thread::sleep(Duration::from_millis(random.u64(0..20)));
         }
         (_, 0) => case.deposit(user, random.i64(1..300)),
         (_, 1) => case.withdraw(user, random.i64(1..900)),

@@ -164,6 +164,8 @@ pub(in crate::store) struct Settler {
     pub pages: usize,
     /// Whether bets are settled one by one.
     pub is_single: bool,
+    /// The longest pause between planning and settling a page.
+    pub delay: Duration,
 }
 
 impl Default for Settler {
@@ -173,6 +175,7 @@ impl Default for Settler {
             page: 3,
             pages: usize::MAX,
             is_single: false,
+            delay: Duration::ZERO,
         }
     }
 }
@@ -281,6 +284,7 @@ impl Settler {
                 }),
             }
         }
+        std::thread::sleep(self.delay.mul_f64(fastrand::f64()));
         let mut is_complete = true;
         while !rest.is_empty() {
             let mut seen = HashSet::new();
