@@ -8,7 +8,7 @@ use pretty_assertions::assert_eq;
 use super::support::{Database, column, execute};
 use super::*;
 use crate::store::money::{LedgerAudit, WalletStore};
-use crate::store::money_suite::order;
+use crate::store::money_suite::{assert_clean, order, settling};
 
 /// The last migration before settlement.
 const BEFORE: &str = "20261129050000";
@@ -139,6 +139,26 @@ fn previous_version_works_during_the_migration() {
         .store()
         .verify(Timestamp::now(), Duration::from_secs(60));
     assert_eq!(found.unwrap().violations(), 0);
+}
+
+/// The tables of settlement are not dropped once a bet was settled.
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn settled_bet_keeps_its_tables() {
+    let (store, database) = Database::migrated();
+    store.deposit(&order("A", 1_000, "d")).unwrap();
+    settling::confirmed_bet(&store, "E", ("A", 1, 10));
+    settling::store_result(&store, settling::home("E", 1, "won"), 1);
+    settling::settle_all(&store, 2);
+    let mut connection = database.connection();
+    let refused = connection
+        .revert_all_migrations(migrate::MIGRATIONS)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("violate the new constraint"), "{refused}");
+    store.migrate().unwrap();
+    assert_clean(&store);
+    assert_eq!(column(&mut connection, INDEXES), ALL_INDEXES);
 }
 
 /// An index that an interrupted migration left is not used, and is built again.

@@ -4,7 +4,6 @@ use diesel::connection::SimpleConnection;
 use pretty_assertions::assert_eq;
 
 use super::support::{Database, column, wait_until};
-use super::*;
 use crate::domain::settlement::payout::SettledAs;
 use crate::domain::settlement::plan::SettlementReason;
 use crate::store::money::{SettleBet, SettledNow, SettlementStore, WalletStore};
