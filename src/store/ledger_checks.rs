@@ -4,16 +4,28 @@
 //! checks that it verifies. Sums are split into billions and a remainder, because the cents of all
 //! users may exceed 64 bits, at which SQLite's `sum` fails.
 
+mod settlements;
+
+use std::time::Duration;
+
 use diesel::QueryableByName;
 use diesel::sql_types::{BigInt, Text};
 
 use super::money::{Check, Verification};
+use crate::domain::timestamp::Timestamp;
 
 /// Maximum number of violating rows that are shown for a rule.
 const EXAMPLES: usize = 20;
 
 /// Placeholder in a rule for the time before which the deadline of a pending bet must not lie.
 const TOO_LATE: &str = ":too_late";
+
+/// Placeholder in a rule for the time before which a market with unsettled bets must not be due.
+const SETTLE_BY: &str = ":settle_by";
+
+/// How long a market may be due. A large market takes minutes, and is tried again while bets are
+/// pending or wallets are locked. The metrics raise an alert long before.
+const SETTLEMENT_TIME: Duration = Duration::from_secs(3_600);
 
 /// An invariant.
 struct Rule {
@@ -34,15 +46,22 @@ pub(super) struct Row {
     line: String,
 }
 
-/// Checks every rule. `query` runs a query; all its results must come from one snapshot. `too_late`
-/// is SQL for the time before which the deadline of a pending bet is a violation.
+/// Checks every rule. `query` runs a query; all its results must come from one snapshot. A bet may be
+/// undecided for `grace` after its deadline. `sql_time` writes a time in SQL.
 pub(super) fn run<E>(
-    too_late: &str,
+    at: Timestamp,
+    grace: Duration,
+    sql_time: impl Fn(Timestamp) -> String,
     mut query: impl FnMut(&str) -> Result<Vec<Row>, E>,
 ) -> Result<Verification, E> {
-    let checks = RULES.iter().map(|rule| {
+    let too_late = at.earlier_by(grace);
+    let settle_by = too_late.earlier_by(SETTLEMENT_TIME);
+    let checks = RULES.iter().chain(settlements::RULES).map(|rule| {
         let counted = query(&format!("SELECT COUNT(*) AS number, '' AS line FROM {}", rule.rows))?;
-        let violations = rule.violations.replace(TOO_LATE, too_late);
+        let violations = rule
+            .violations
+            .replace(TOO_LATE, &sql_time(too_late))
+            .replace(SETTLE_BY, &sql_time(settle_by));
         let found = query(&format!(
             "SELECT COUNT(*) OVER () AS number, line FROM ({violations}) AS found ORDER BY line LIMIT {EXAMPLES}"
         ))?;
@@ -73,14 +92,16 @@ const RULES: &[Rule] = &[
             FROM (
                 SELECT COALESCE(SUM(billions), 0) AS billions, COALESCE(SUM(rest), 0) AS rest FROM (
                     SELECT amount_cents / 1000000000 AS billions, amount_cents % 1000000000 AS rest
-                    FROM ledger_transfers WHERE credit_account NOT IN ('available', 'reserved')
+                    FROM ledger_transfers WHERE credit_account NOT IN ('available', 'reserved', 'owed')
                     UNION ALL
                     SELECT -(amount_cents / 1000000000), -(amount_cents % 1000000000)
-                    FROM ledger_transfers WHERE debit_account NOT IN ('available', 'reserved')
+                    FROM ledger_transfers WHERE debit_account NOT IN ('available', 'reserved', 'owed')
                     UNION ALL
                     SELECT available_cents / 1000000000, available_cents % 1000000000 FROM wallets
                     UNION ALL
                     SELECT reserved_cents / 1000000000, reserved_cents % 1000000000 FROM wallets
+                    UNION ALL
+                    SELECT -(owed_cents / 1000000000), -(owed_cents % 1000000000) FROM wallets
                 ) AS entries
             ) AS total
             WHERE rest % 1000000000 <> 0 OR billions <> -(rest / 1000000000)",
@@ -95,16 +116,18 @@ const RULES: &[Rule] = &[
                 SELECT user_id, account, SUM(billions) AS billions, SUM(rest) AS rest FROM (
                     SELECT user_id, credit_account AS account, amount_cents / 1000000000 AS billions,
                         amount_cents % 1000000000 AS rest
-                    FROM ledger_transfers WHERE credit_account IN ('available', 'reserved')
+                    FROM ledger_transfers WHERE credit_account IN ('available', 'reserved', 'owed')
                     UNION ALL
                     SELECT user_id, debit_account, -(amount_cents / 1000000000), -(amount_cents % 1000000000)
-                    FROM ledger_transfers WHERE debit_account IN ('available', 'reserved')
+                    FROM ledger_transfers WHERE debit_account IN ('available', 'reserved', 'owed')
                     UNION ALL
                     SELECT user_id, 'available', -(available_cents / 1000000000), -(available_cents % 1000000000)
                     FROM wallets
                     UNION ALL
                     SELECT user_id, 'reserved', -(reserved_cents / 1000000000), -(reserved_cents % 1000000000)
                     FROM wallets
+                    UNION ALL
+                    SELECT user_id, 'owed', owed_cents / 1000000000, owed_cents % 1000000000 FROM wallets
                 ) AS entries
                 GROUP BY user_id, account
             ) AS sums
@@ -147,8 +170,8 @@ const RULES: &[Rule] = &[
         rows: "(SELECT user_id FROM wallets UNION ALL SELECT user_id FROM ledger_transfers) AS rows_with_amounts",
         violations: "
             SELECT user_id || ': the wallet holds ' || CAST(available_cents AS TEXT) || ' and '
-                || CAST(reserved_cents AS TEXT) AS line
-            FROM wallets WHERE available_cents < 0 OR reserved_cents < 0
+                || CAST(reserved_cents AS TEXT) || ', and owes ' || CAST(owed_cents AS TEXT) AS line
+            FROM wallets WHERE available_cents < 0 OR reserved_cents < 0 OR owed_cents < 0
             UNION ALL
             SELECT user_id || ': transfer ' || CAST(id AS TEXT) || ' moves ' || CAST(amount_cents AS TEXT)
                 || ' and leaves ' || CAST(available_after AS TEXT) || ' and ' || CAST(reserved_after AS TEXT)
@@ -184,7 +207,13 @@ const RULES: &[Rule] = &[
                 OR (kind = 'withdraw' AND debit_account = 'available' AND credit_account = 'cash')
                 OR (kind = 'reserve' AND debit_account = 'available' AND credit_account = 'reserved')
                 OR (kind = 'commit' AND debit_account = 'reserved' AND credit_account = 'stakes')
-                OR (kind IN ('refund', 'expire') AND debit_account = 'reserved' AND credit_account = 'available'))",
+                OR (kind IN ('refund', 'expire') AND debit_account = 'reserved' AND credit_account = 'available')
+                OR (kind = 'settle' AND debit_account = 'stakes' AND credit_account = 'payouts')
+                OR (kind = 'unsettle' AND debit_account = 'payouts' AND credit_account = 'stakes')
+                OR (kind = 'payout' AND debit_account = 'payouts' AND credit_account = 'available')
+                OR (kind = 'clawback' AND debit_account = 'available' AND credit_account = 'payouts')
+                OR (kind = 'owe' AND debit_account = 'owed' AND credit_account = 'payouts')
+                OR (kind = 'recover' AND debit_account = 'available' AND credit_account = 'owed'))",
     },
     Rule {
         text: "each reservation was made by exactly one transfer of its amount",
@@ -262,7 +291,7 @@ const RULES: &[Rule] = &[
             WHERE held.bet_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM bets WHERE bets.id = held.bet_id)",
     },
     Rule {
-        text: "the stake of a pending bet is held, of a confirmed bet committed, of a rejected bet refunded",
+        text: "the stake of a pending bet is held, of a confirmed or settled bet committed, of a rejected bet refunded",
         rows: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status
@@ -271,25 +300,43 @@ const RULES: &[Rule] = &[
             JOIN reservations AS held ON held.bet_id = bets.id
             WHERE NOT (
                 (bets.status = 'PENDING_CONFIRMATION' AND held.status = 'PENDING')
-                OR (bets.status = 'CONFIRMED' AND held.status = 'COMMITTED')
+                OR (bets.status IN ('CONFIRMED', 'SETTLED') AND held.status = 'COMMITTED')
                 OR (bets.status = 'REJECTED' AND held.status = 'REFUNDED'))",
     },
     Rule {
-        text: "each bet's last step led to its status, and exactly one step decided each decided bet",
+        text: "each bet's last step led to its status, exactly one step decided each decided bet, and each settlement is a step",
         rows: "bets",
         violations: "
             SELECT bets.user_id || ': bet ' || CAST(bets.id AS TEXT) || ' is ' || bets.status || ', its last step led to '
                 || COALESCE(final.new_status, 'nothing') || ', and ' || CAST(COALESCE(steps.deciding, 0) AS TEXT)
-                || ' decided it' AS line
+                || ' decided it, ' || CAST(COALESCE(steps.settling, 0) AS TEXT) || ' settled it' AS line
             FROM bets
             LEFT JOIN (
                 SELECT bet_id, MAX(id) AS id,
-                    SUM(CASE WHEN new_status IN ('CONFIRMED', 'REJECTED') THEN 1 ELSE 0 END) AS deciding
+                    SUM(CASE WHEN old_status = 'PENDING_CONFIRMATION' AND new_status IN ('CONFIRMED', 'REJECTED')
+                        THEN 1 ELSE 0 END) AS deciding,
+                    SUM(CASE WHEN old_status IN ('CONFIRMED', 'SETTLED') AND new_status IN ('CONFIRMED', 'SETTLED')
+                        THEN 1 ELSE 0 END) AS settling
                 FROM bet_history GROUP BY bet_id
             ) AS steps ON steps.bet_id = bets.id
             LEFT JOIN bet_history AS final ON final.id = steps.id
             WHERE COALESCE(final.new_status, '') <> bets.status
-                OR steps.deciding <> CASE bets.status WHEN 'PENDING_CONFIRMATION' THEN 0 ELSE 1 END",
+                OR steps.deciding <> CASE bets.status WHEN 'PENDING_CONFIRMATION' THEN 0 ELSE 1 END
+                OR steps.settling <> bets.settlements",
+    },
+    Rule {
+        text: "each step starts at the status that the previous step led to",
+        rows: "bet_history",
+        violations: "
+            SELECT 'step ' || CAST(id AS TEXT) || ' of bet ' || CAST(bet_id AS TEXT) || ' leads from '
+                || COALESCE(old_status, 'nothing') || ' to ' || new_status || ', and the previous one led to '
+                || COALESCE(status_before, 'nothing') AS line
+            FROM (
+                SELECT id, bet_id, old_status, new_status,
+                    LAG(new_status) OVER (PARTITION BY bet_id ORDER BY id) AS status_before
+                FROM bet_history
+            ) AS chain
+            WHERE COALESCE(old_status, '') <> COALESCE(status_before, '')",
     },
     Rule {
         text: "each step refers to an existing bet",

@@ -99,6 +99,11 @@ ALTER DOMAIN outbox_topic DROP CONSTRAINT outbox_topic_check1;
 ALTER DOMAIN outbox_topic ADD CONSTRAINT outbox_topic_check1
     CHECK (VALUE IN ('bet_placed', 'bet_confirmed', 'bet_settled')) NOT VALID;
 
+-- Payouts that were taken back and already spent. Later payouts pay it off. The tables are locked in
+-- the order in which bets_place and bets_decide lock them.
+ALTER TABLE wallets ADD owed_cents BIGINT NOT NULL DEFAULT 0;
+ALTER TABLE wallets ADD CONSTRAINT wallets_owed_cents_check CHECK (owed_cents >= 0) NOT VALID;
+
 ALTER TABLE bets
     -- How the bet was settled; NULL unless its status is SETTLED.
     ADD outcome TEXT,
@@ -111,10 +116,6 @@ ALTER TABLE bets
     ADD settled_by BIGINT NOT NULL DEFAULT 0,
     -- Why the bet waits for an operator.
     ADD held TEXT;
-
--- Payouts that were taken back and already spent. Later payouts pay it off.
-ALTER TABLE wallets ADD owed_cents BIGINT NOT NULL DEFAULT 0;
-ALTER TABLE wallets ADD CONSTRAINT wallets_owed_cents_check CHECK (owed_cents >= 0) NOT VALID;
 
 -- Stores a record of results. Returns NEW, KNOWN, or CONFLICT if the source has sent other contents with
 -- this revision. Records of one market are stored one after the other.
@@ -163,7 +164,10 @@ END $$;
 -- is settled in a call.
 --
 -- p_settlements: the number of settlements that the bet had when the caller decided; if it has more by now,
--- the answer is CHANGED, and nothing is done. BALANCE_TOO_HIGH: the balance would exceed 64 bits.
+-- or this generation or a later one was applied to it, the answer is CHANGED, and nothing is done.
+-- BALANCE_TOO_HIGH: the balance would exceed 64 bits.
+--
+-- The entry in bets_to_settle stays: a later record may have arrived, and its settlement missed the bet.
 CREATE FUNCTION bets_settle(
     p_waits BOOLEAN, p_ids UUID[], p_settlements INTEGER[], p_outcomes TEXT[], p_payouts BIGINT[], p_reasons TEXT[],
     p_payloads TEXT[], p_generation BIGINT, p_leased_until TIMESTAMPTZ, p_now TIMESTAMPTZ
@@ -176,6 +180,7 @@ DECLARE
     v_settled INTEGER[] := '{}';
     v_status TEXT;
     v_settlements INTEGER;
+    v_settled_by BIGINT;
     v_user TEXT;
 BEGIN
     IF p_waits THEN
@@ -187,6 +192,8 @@ BEGIN
             SELECT user_id FROM wallets WHERE user_id IN (SELECT user_id FROM bets WHERE id = ANY (p_ids))
             FOR UPDATE SKIP LOCKED) AS held;
     END IF;
+    -- Examining bets locks no wallets: the rows of the bets must stay as the next statement reads them.
+    PERFORM FROM bets WHERE id = ANY (p_ids) AND user_id = ANY (v_held) ORDER BY id FOR NO KEY UPDATE;
     FOR place, record IN
         WITH asked AS MATERIALIZED (
             SELECT DISTINCT ON (there.user_id) given.*, there.user_id, there.stake_cents AS stake,
@@ -198,7 +205,7 @@ BEGIN
             JOIN bets AS there ON there.id = given.id
             JOIN wallets ON wallets.user_id = there.user_id
             WHERE there.user_id = ANY (v_held) AND there.status IN ('CONFIRMED', 'SETTLED')
-                AND there.settlements = given.settlements
+                AND there.settlements = given.settlements AND there.settled_by < p_generation
             ORDER BY there.user_id, given.place
         ), given AS MATERIALIZED (
             SELECT asked.*,
@@ -206,7 +213,8 @@ BEGIN
                 LEAST(available, GREATEST(-difference, 0)) AS taken,
                 GREATEST(-difference, 0) - LEAST(available, GREATEST(-difference, 0)) AS unpaid
             FROM asked
-            WHERE difference <= 9223372036854775807 - available - reserved AND -difference <= 9223372036854775807 - owed
+            WHERE difference <= 9223372036854775807 - available - reserved
+                AND GREATEST(-difference - available, 0) <= 9223372036854775807 - owed
         ), changed AS (
             UPDATE bets SET status = CASE WHEN given.outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
                 outcome = given.outcome,
@@ -241,8 +249,6 @@ BEGIN
             SELECT id, old_status, CASE WHEN outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
                 COALESCE(outcome, reason), p_now
             FROM given
-        ), queue AS (
-            DELETE FROM bets_to_settle USING given WHERE bets_to_settle.bet_id = given.id
         ), records AS (
             INSERT INTO outbox (topic, key, payload, leased_until, created_at)
             SELECT 'bet_settled', id::TEXT, payload, p_leased_until, p_now FROM given ORDER BY place RETURNING id, key
@@ -257,8 +263,10 @@ BEGIN
     record := NULL;
     FOR place IN SELECT generate_subscripts(p_ids, 1) LOOP
         CONTINUE WHEN place = ANY (v_settled);
-        SELECT status, settlements, user_id INTO v_status, v_settlements, v_user FROM bets WHERE id = p_ids[place];
-        IF NOT FOUND OR v_status NOT IN ('CONFIRMED', 'SETTLED') OR v_settlements <> p_settlements[place] THEN
+        SELECT status, settlements, settled_by, user_id INTO v_status, v_settlements, v_settled_by, v_user
+        FROM bets WHERE id = p_ids[place];
+        IF NOT FOUND OR v_status NOT IN ('CONFIRMED', 'SETTLED') OR v_settlements <> p_settlements[place]
+            OR v_settled_by >= p_generation THEN
             outcome := 'CHANGED';
         ELSIF p_waits AND v_user = ANY (v_held) THEN
             outcome := 'BALANCE_TOO_HIGH';

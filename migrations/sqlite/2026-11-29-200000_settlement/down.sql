@@ -1,4 +1,7 @@
--- Fails if a bet was settled: the ledger is never changed.
+-- Fails if a bet was settled: the ledger is never changed. The changed schema would hide it.
+CREATE TABLE settled (bets INTEGER CONSTRAINT no_bet_was_settled CHECK (bets = 0));
+INSERT INTO settled SELECT count(*) FROM bet_settlements;
+DROP TABLE settled;
 ALTER TABLE wallets DROP owed_cents;
 ALTER TABLE bets DROP held;
 ALTER TABLE bets DROP settled_by;

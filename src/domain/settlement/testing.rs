@@ -1,5 +1,8 @@
 //! Records, and a house with one user, for tests.
 
+pub(crate) mod examples;
+pub(crate) mod random;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};

@@ -45,6 +45,7 @@ pub(crate) trait LedgerAudit: Send + Sync {
 
     /// Checks the ledger, the reservations and the bets for consistency, in one snapshot of the
     /// live database. A pending bet is a violation if its deadline passed more than `grace` before
-    /// `at`.
+    /// `at`, and a bet that is not settled by the latest results if its market was due an hour before
+    /// that.
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError>;
 }

@@ -5,6 +5,7 @@ use crate::domain::settlement::market_results::{Inserted, MarketResults};
 use crate::domain::settlement::record::ResultRecord;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
+use crate::store::rows::line_text;
 
 /// The records of a market, read at one point in time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -46,14 +47,17 @@ pub trait ResultStore: Send + Sync {
     ) -> Result<Vec<StoredRecord>, StoreError>;
 }
 
-/// Stores each record with `store`, market by market in a fixed order, and returns the answers in the
-/// order of the records.
+/// Stores each record with `store`, market by market in the order of their columns, in which all
+/// transactions lock markets. Returns the answers in the order of the records.
 pub(in crate::store) fn in_market_order<E>(
     records: &[ResultRecord],
     mut store: impl FnMut(&ResultRecord) -> Result<Inserted, E>,
 ) -> Result<Vec<Inserted>, E> {
     let mut order: Vec<_> = records.iter().enumerate().collect();
-    order.sort_by_key(|(_, record)| (&record.event_id, &record.market));
+    order.sort_by_cached_key(|(_, record)| {
+        let line = line_text(record.market.line);
+        (&record.event_id, &record.market.name, line)
+    });
     let mut answers = Vec::with_capacity(records.len());
     for (place, record) in order {
         answers.push((place, store(record)?));

@@ -137,7 +137,7 @@ pub(crate) enum SettledNow {
         /// The outbox row of its record.
         outbox: i64,
     },
-    /// It was settled by somebody else meanwhile, or is not confirmed.
+    /// It was settled or examined by somebody else meanwhile, or is not confirmed.
     Changed,
     /// The balance would exceed 64 bits. Nothing was done.
     BalanceTooHigh,
@@ -223,8 +223,9 @@ pub(crate) trait SettlementStore: ResultStore {
     /// worker has the market, or a new record arrived.
     fn extend_lease(&self, lease: &MarketLease, until: Timestamp) -> Result<bool, StoreError>;
 
-    /// Ends a lease: all bets are settled by its generation. False if the lease had ended; the market
-    /// is then due again.
+    /// Ends a lease: all bets are settled by its generation, or the market is held. False if the lease
+    /// had ended, or if a worker whose lease had ended settled bets by an earlier generation: the
+    /// market stays due.
     fn finish_market(
         &self,
         lease: &MarketLease,
@@ -258,7 +259,8 @@ pub(crate) trait SettlementStore: ResultStore {
     /// Settles one bet, and waits for its wallet.
     fn settle_bet(&self, bet: &SettleBet, call: &SettleCall) -> Result<SettledNow, StoreError>;
 
-    /// Marks bets as examined by this generation.
+    /// Marks bets as examined by this generation, except those that another worker settled or
+    /// examined meanwhile.
     fn mark_examined(&self, bets: &[ExaminedBet], generation: u64) -> Result<(), StoreError>;
 
     /// Makes the markets of bets due that were confirmed after a result arrived; at most `limit` bets.

@@ -7,8 +7,12 @@ pub(crate) mod concurrency;
 pub(crate) mod delivery;
 pub(crate) mod holds;
 pub(crate) mod keys;
+pub(crate) mod leases;
 pub(crate) mod model;
 pub(crate) mod rules;
+pub(crate) mod settlement_model;
+pub(crate) mod settlements;
+pub(super) mod settling;
 pub(crate) mod wallets;
 
 use std::time::Duration;
@@ -86,6 +90,25 @@ macro_rules! money_suite {
         #[case::hold_batches($crate::store::money_suite::holds::held_bets_do_not_delay_their_batch)]
         #[case::hold_repeated($crate::store::money_suite::holds::repeated_hold_requests_count_once)]
         #[case::hold_at_once($crate::store::money_suite::holds::no_bet_is_placed_after_a_hold)]
+        #[case::ledger_examples($crate::store::money_suite::settlements::ledger_examples_end_as_described)]
+        #[case::settled_bet($crate::store::money_suite::settlements::settled_bet_has_all_its_records)]
+        #[case::results($crate::store::money_suite::settlements::results_are_stored_once)]
+        #[case::due_pages($crate::store::money_suite::settlements::due_bets_are_read_in_pages)]
+        #[case::settle_batch($crate::store::money_suite::settlements::batched_settlements_get_their_own_answers)]
+        #[case::payout_too_high($crate::store::money_suite::settlements::payout_above_64_bits_is_not_paid)]
+        #[case::positions($crate::store::money_suite::settlements::open_bets_are_summed_up)]
+        #[case::by_outcome($crate::store::money_suite::settlements::bets_are_filtered_by_outcome)]
+        #[case::lease($crate::store::money_suite::leases::market_is_leased_to_one_settler)]
+        #[case::lease_ends($crate::store::money_suite::leases::new_record_ends_a_lease)]
+        #[case::held_and_missing($crate::store::money_suite::leases::held_and_missing_bets_are_counted)]
+        #[case::late_bet($crate::store::money_suite::leases::late_confirmation_reopens_its_market)]
+        #[case::reopened($crate::store::money_suite::leases::reopening_ends_a_lease)]
+        #[case::other_rules($crate::store::money_suite::leases::other_rules_reopen_markets_with_open_bets)]
+        #[case::slow_settler($crate::store::money_suite::leases::earlier_results_do_not_undo_later_ones)]
+        #[case::not_finished($crate::store::money_suite::leases::market_with_due_bets_is_not_finished)]
+        #[case::slow_late_bet($crate::store::money_suite::leases::late_bet_settled_by_earlier_results_is_due)]
+        #[case::settled_like_the_records($crate::store::money_suite::settlement_model::bets_are_settled_by_their_records)]
+        #[case::settlers($crate::store::money_suite::settlement_model::concurrent_settlers_settle_each_bet)]
         #[case::like_the_model($crate::store::money_suite::model::random_operations_follow_the_model)]
         $(#[$attribute])*
         fn every_money_store(#[case] check: fn(&dyn $crate::store::money::MoneyStore)) {
@@ -117,6 +140,20 @@ macro_rules! money_suite {
 
         #[test]
         $(#[$attribute])*
+        fn results_and_settlements_are_immutable() {
+            let (store, raw) = $open;
+            $crate::store::money_suite::settlements::records_stay(&store, &raw);
+        }
+
+        #[test]
+        $(#[$attribute])*
+        fn unsettled_bets_are_reported_in_time() {
+            let (store, raw) = $open;
+            $crate::store::money_suite::leases::unsettled_bets_are_found(&store, &raw);
+        }
+
+        #[test]
+        $(#[$attribute])*
         fn transfers_are_immutable() {
             let (store, raw) = $open;
             $crate::store::money_suite::rules::transfers_stay(&store, &raw);
@@ -128,7 +165,7 @@ pub(crate) use money_suite;
 /// Asserts that no rule is violated, and that the rules were checked.
 pub(super) fn assert_clean(store: &dyn MoneyStore) {
     let found = store.verify(at(0), Duration::ZERO).unwrap();
-    assert!(found.checks.len() >= 14, "{found:?}");
+    assert!(found.checks.len() >= 29, "{found:?}");
     let broken: Vec<_> = found
         .checks
         .iter()

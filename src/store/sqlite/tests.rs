@@ -21,6 +21,8 @@ mod money {
     impl Raw for TempDir {
         const UNGUARD: &'static str = "PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;
             DROP TRIGGER IF EXISTS ledger_transfers_stay; DROP TRIGGER IF EXISTS ledger_transfers_are_kept;
+            DROP TRIGGER IF EXISTS market_results_stay; DROP TRIGGER IF EXISTS market_results_are_kept;
+            DROP TRIGGER IF EXISTS bet_settlements_stay; DROP TRIGGER IF EXISTS bet_settlements_are_kept;
             DROP INDEX IF EXISTS ledger_transfers_by_reference";
 
         fn run(&self, sql: &str) -> Result<(), String> {
@@ -156,6 +158,26 @@ fn migrations_run_revert_and_run_again() {
             .len(),
         1
     );
+}
+
+/// The tables of settlement are not dropped once a bet was settled.
+#[test]
+fn settled_bet_keeps_its_tables() {
+    use crate::store::money::WalletStore;
+    use crate::store::money_suite::{assert_clean, order, settling};
+    let (store, directory) = migrated();
+    store.deposit(&order("A", 1_000, "d")).unwrap();
+    settling::confirmed_bet(&store, "E", ("A", 1, 10));
+    settling::store_result(&store, settling::home("E", 1, "won"), 1);
+    settling::settle_all(&store, 2);
+    let mut connection = other_connection(&directory.path().join("odds.db"));
+    let refused = connection
+        .revert_all_migrations(migrate::MIGRATIONS)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("no_bet_was_settled"), "{refused}");
+    store.migrate().unwrap();
+    assert_clean(&store);
 }
 
 #[test]

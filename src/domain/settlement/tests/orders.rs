@@ -1,11 +1,12 @@
 //! The order of records, and what happens between them, changes no result.
 
 use proptest::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::domain::settlement::payout::Entitlement;
 use crate::domain::settlement::postings::BetPosition;
 use crate::domain::settlement::record::ResultRecord;
+use crate::domain::settlement::testing::random::any_content;
 use crate::domain::settlement::testing::*;
 
 /// What happens beside records.
@@ -13,45 +14,6 @@ use crate::domain::settlement::testing::*;
 enum Between {
     Deposit(i64),
     Withdraw(i64),
-}
-
-fn any_result() -> impl Strategy<Value = Value> {
-    prop_oneof![
-        Just(json!({"result": "won"})),
-        Just(json!({"result": "lost"})),
-        Just(json!({"result": "void"})),
-        Just(json!({"result": "undecided"})),
-        (1_u32..1_000)
-            .prop_map(|void| json!({"result": "won", "void_factor": f64::from(void) / 1_000.0})),
-        (1_u32..1_000)
-            .prop_map(|void| json!({"result": "lost", "void_factor": f64::from(void) / 1_000.0})),
-        (1_u32..20, 20_u32..1_000)
-            .prop_map(|(n, d)| json!({"result": "won", "dead_heat": format!("{n}/{d}")})),
-    ]
-}
-
-/// A record, without its revision.
-fn any_content() -> impl Strategy<Value = (&'static str, Value)> {
-    let settled = (any_result(), proptest::option::of(0_i64..30), any::<bool>());
-    let settled = settled.prop_map(|(mut result, until, is_scouted)| {
-        result["id"] = json!("home");
-        let certainty = if is_scouted { "scouted" } else { "confirmed" };
-        let fields =
-            json!({"selections": [result], "bets_until": until.map(at), "certainty": certainty});
-        ("settlement", fields)
-    });
-    let window = (
-        proptest::option::of(0_i64..15),
-        proptest::option::of(15_i64..30),
-    )
-        .prop_map(|(from, until)| json!({"from": from.map(at), "until": until.map(at)}));
-    prop_oneof![
-        4 => settled,
-        1 => Just(("rollback_settlement", json!({}))),
-        1 => Just(("rollback_settlement", json!({"selections": ["home"]}))),
-        1 => window.clone().prop_map(|window| ("cancel", window)),
-        1 => window.prop_map(|window| ("rollback_cancel", window)),
-    ]
 }
 
 /// Records of one source. Each has its own revision.

@@ -63,12 +63,12 @@ impl LedgerAudit for PgStore {
 
     /// Checks every rule without blocking writers or waiting for them.
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
-        let too_late = format!(
-            "(TIMESTAMPTZ 'epoch' + INTERVAL '{} microseconds')",
-            at.earlier_by(grace).micros()
-        );
+        let sql_time = |time: Timestamp| {
+            let micros = time.micros();
+            format!("(TIMESTAMPTZ 'epoch' + INTERVAL '{micros} microseconds')")
+        };
         self.readers()?.snapshot(|connection| {
-            ledger_checks::run(&too_late, |sql| {
+            ledger_checks::run(at, grace, sql_time, |sql| {
                 sql_query(sql).load(connection).map_err(Failure::from)
             })
         })

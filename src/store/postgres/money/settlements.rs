@@ -46,13 +46,20 @@ statement! {
 }
 
 statement! {
-    /// Ends the settlement of a market.
+    /// Ends the settlement of a market, unless bets are due and the market is not held.
     Finish<'a>:
-    "UPDATE market_settlements SET settled_generation = generation, lease = NULL, rules = " { rules: &'a str as Text }
+    "UPDATE market_settlements AS settlement
+    SET settled_generation = generation, lease = NULL, rules = " { rules: &'a str as Text }
     ", held = " { held: Option<&'a str> as Nullable<Text> } ", missing = " { missing: i64 as BigInt }
     " WHERE event_id = " { event: &'a str as Text } " AND market = " { market: &'a str as Text } " AND line = "
         { line: &'a str as Text } " AND lease = " { id: Uuid as SqlUuid } " AND generation = "
-        { generation: i64 as BigInt } ""
+        { generation: i64 as BigInt }
+    " AND (" { is_held: bool as Bool } " OR NOT EXISTS (
+        SELECT FROM bets WHERE status = 'CONFIRMED' AND bets.event_id = settlement.event_id
+            AND bets.market = settlement.market AND bets.line = settlement.line AND settled_by < generation
+    ) AND NOT EXISTS (
+        SELECT FROM bets WHERE status = 'SETTLED' AND bets.event_id = settlement.event_id
+            AND bets.market = settlement.market AND bets.line = settlement.line AND settled_by < generation))"
 }
 
 statement! {
@@ -106,12 +113,18 @@ statement! {
 }
 
 statement! {
-    /// Marks bets as examined.
+    /// Marks bets as examined. All statements lock bets in the order of their ids.
     Examined<'a>:
-    "UPDATE bets SET settled_by = " { generation: i64 as BigInt } ", held = given.held FROM unnest("
-        { ids: &'a [Uuid] as Array<SqlUuid> } ", " { settlements: &'a [i32] as Array<Integer> } ", "
-        { held: &'a [Option<&'a str>] as Array<Nullable<Text>> } ") AS given (id, settlements, held)
-    WHERE bets.id = given.id AND bets.settlements = given.settlements AND bets.status IN ('CONFIRMED', 'SETTLED')"
+    "WITH given AS (
+        SELECT * FROM unnest(" { ids: &'a [Uuid] as Array<SqlUuid> } ", "
+            { settlements: &'a [i32] as Array<Integer> } ", "
+            { held: &'a [Option<&'a str>] as Array<Nullable<Text>> } ") AS given (id, settlements, held)
+    ), locked AS MATERIALIZED (
+        SELECT id FROM bets WHERE id IN (SELECT id FROM given) ORDER BY id FOR NO KEY UPDATE
+    )
+    UPDATE bets SET settled_by = " { generation: i64 as BigInt } ", held = given.held FROM locked JOIN given USING (id)
+    WHERE bets.id = given.id AND bets.settlements = given.settlements AND bets.settled_by < "
+        { before: i64 as BigInt } " AND bets.status IN ('CONFIRMED', 'SETTLED')"
 }
 
 statement! {
@@ -234,6 +247,7 @@ impl SettlementStore for PgStore {
             line: &line,
             id: lease.id,
             generation: signed(lease.generation),
+            is_held: finished.held.is_some(),
         };
         self.money()?
             .run(|connection| Ok(statement.execute(connection)? == 1))
@@ -309,10 +323,11 @@ impl SettlementStore for PgStore {
 
     fn mark_examined(&self, bets: &[ExaminedBet], generation: u64) -> Result<(), StoreError> {
         let statement = Examined {
-            generation: signed(generation),
             ids: &each(bets, |bet| bet.bet_id.0),
             settlements: &each(bets, |bet| number(bet.settlements)),
             held: &each(bets, |bet| bet.held),
+            generation: signed(generation),
+            before: signed(generation),
         };
         self.money()?.run(|connection| {
             statement.execute(connection)?;

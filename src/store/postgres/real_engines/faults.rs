@@ -265,6 +265,13 @@ fn pooler_in_transaction_mode_works(#[case] settings: &str) {
         },
     );
     let store = store.unwrap();
+    // An index is not built through the pooler. The error says what to do.
+    let refused = store.migrate().unwrap_err().to_string();
+    assert!(
+        refused.contains("run `sports-bet migrate` with the address of the server itself"),
+        "{refused}"
+    );
+    database.store().migrate().unwrap();
     store.migrate().unwrap();
     store.ping().unwrap();
     let reader = PgStore::reader(&String::from(address).into(), &PgOptions::default()).unwrap();

@@ -3,6 +3,8 @@
 
 mod faults;
 mod holds;
+mod migrations;
+mod settlements;
 mod support;
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};

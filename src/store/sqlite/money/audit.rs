@@ -41,10 +41,10 @@ impl LedgerAudit for SqliteStore {
     /// Checks every rule in one snapshot: in WAL mode a transaction sees the file as it was at its
     /// first read, and writers do not wait.
     fn verify(&self, at: Timestamp, grace: Duration) -> Result<Verification, StoreError> {
-        let too_late = at.earlier_by(grace).micros().to_string();
+        let sql_time = |time: Timestamp| time.micros().to_string();
         self.read(|connection| {
             connection.transaction(|connection| {
-                ledger_checks::run(&too_late, |sql| {
+                ledger_checks::run(at, grace, sql_time, |sql| {
                     sql_query(sql).load(connection).map_err(Failure::from)
                 })
             })

@@ -6,7 +6,7 @@ use diesel::sql_types::Bool;
 use diesel::sqlite::SqliteConnection;
 
 use super::bets::{add_step, bet_columns, reference_of};
-use super::{Stop, cancels, contradiction, outbox, reservations, settlements};
+use super::{Stop, cancels, contradiction, outbox, reservations, settled_bets};
 use crate::domain::bets::bet::{Bet, BetId, BetOutcome, BetStatus};
 use crate::domain::ids::UserId;
 use crate::domain::timestamp::Timestamp;
@@ -103,7 +103,7 @@ fn decide(
         at,
     )?;
     if status == BetStatus::Confirmed {
-        settlements::queue_late_bet(connection, bet_id, at)?;
+        settled_bets::queue_late_bet(connection, bet_id, at)?;
     }
     if *outcome == BetOutcome::TimedOut {
         cancels::add(connection, bet_id, at)?;

@@ -11,7 +11,7 @@ mod outbox;
 mod reports;
 mod reservations;
 mod results;
-mod settle_bet;
+mod settled_bets;
 mod settlements;
 mod wallet_keys;
 mod wallets;

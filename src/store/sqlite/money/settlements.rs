@@ -1,4 +1,4 @@
-//! The markets that are due, and their bets.
+//! The markets with results, and their bets.
 
 use diesel::dsl::{count_star, exists, select, sql};
 use diesel::prelude::*;
@@ -7,8 +7,8 @@ use diesel::sql_types::{BigInt, Bool, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 use uuid::Uuid;
 
-use super::settle_bet::settle;
-use crate::domain::bets::bet::{BetId, BetStatus};
+use super::settled_bets::settle;
+use crate::domain::bets::bet::BetStatus;
 use crate::domain::ids::EventMarket;
 use crate::domain::timestamp::Timestamp;
 use crate::store::StoreError;
@@ -74,6 +74,9 @@ impl SettlementStore for SqliteStore {
     ) -> Result<bool, StoreError> {
         use market_settlements as markets;
         self.connections.write(|connection| {
+            if finished.held.is_none() && has_due_bets(connection, lease)? {
+                return Ok(false);
+            }
             let changed = diesel::update(markets::table.find(key(&lease.market)))
                 .filter(markets::lease.eq(lease.id.to_string()))
                 .filter(markets::generation.eq(signed(lease.generation)))
@@ -187,6 +190,7 @@ impl SettlementStore for SqliteStore {
             for bet in examined {
                 diesel::update(bets::table.find(bet.bet_id.to_string()))
                     .filter(bets::settlements.eq(bet.settlements.cast_signed()))
+                    .filter(bets::settled_by.lt(signed(generation)))
                     .filter(
                         bets::status.eq_any(
                             [BetStatus::Confirmed, BetStatus::Settled].map(BetStatus::as_str),
@@ -309,6 +313,24 @@ fn key(market: &EventMarket) -> (&str, &str, String) {
     )
 }
 
+/// Whether bets of a leased market are due: another worker with an earlier generation settled them
+/// meanwhile.
+fn has_due_bets(connection: &mut SqliteConnection, lease: &MarketLease) -> Result<bool, Failure> {
+    let (event_id, name, line) = key(&lease.market);
+    for has_state in ["status = 'CONFIRMED'", "status = 'SETTLED'"] {
+        let due = bets::table
+            .filter(sql::<Bool>(has_state))
+            .filter(bets::event_id.eq(event_id))
+            .filter(bets::market.eq(name))
+            .filter(bets::line.eq(&line))
+            .filter(bets::settled_by.lt(signed(lease.generation)));
+        if select(exists(due)).get_result(connection)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Makes a market due again, for bets that were confirmed after its result arrived.
 fn reopen(
     connection: &mut SqliteConnection,
@@ -326,22 +348,6 @@ fn reopen(
     .bind::<Text, _>(key.0)
     .bind::<Text, _>(key.1)
     .bind::<Text, _>(key.2)
-    .execute(connection)?;
-    Ok(())
-}
-
-/// Queues a bet that was confirmed after a result of its market arrived.
-pub(super) fn queue_late_bet(
-    connection: &mut SqliteConnection,
-    bet_id: BetId,
-    at: Timestamp,
-) -> Result<(), Failure> {
-    sql_query(
-        "INSERT INTO bets_to_settle (bet_id, at)
-        SELECT id, ? FROM bets JOIN market_settlements USING (event_id, market, line) WHERE id = ?",
-    )
-    .bind::<BigInt, _>(at.micros())
-    .bind::<Text, _>(bet_id.to_string())
     .execute(connection)?;
     Ok(())
 }

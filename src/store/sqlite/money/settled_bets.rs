@@ -1,11 +1,13 @@
 //! The settlement of one bet. [`postings`] says what is moved.
 
 use diesel::prelude::*;
+use diesel::sql_query;
+use diesel::sql_types::{BigInt, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::bets::{add_step, reference_of};
 use super::{contradiction, ledger, outbox};
-use crate::domain::bets::bet::BetStatus;
+use crate::domain::bets::bet::{BetId, BetStatus};
 use crate::domain::ids::{Reference, UserId};
 use crate::domain::settlement::payout::Entitlement;
 use crate::domain::settlement::postings::{BetPosition, UserFunds, postings};
@@ -14,7 +16,7 @@ use crate::store::StoreError;
 use crate::store::failure::Failure;
 use crate::store::money::{OutboxMessage, OutboxTopic, SettleBet, SettleCall, SettledNow};
 use crate::store::rows::{amount, parsed, signed};
-use crate::store::sqlite::schema::{bet_settlements, bets, bets_to_settle, wallets};
+use crate::store::sqlite::schema::{bet_settlements, bets, wallets};
 
 /// The columns of a bet that its settlement reads.
 #[derive(Queryable)]
@@ -24,6 +26,7 @@ struct BetFacts {
     status: String,
     payout_cents: Option<i64>,
     settlements: i32,
+    settled_by: i64,
 }
 
 /// Settles a bet, unless somebody else did meanwhile.
@@ -40,10 +43,12 @@ pub(super) fn settle(
             bets::status,
             bets::payout_cents,
             bets::settlements,
+            bets::settled_by,
         ))
         .first::<BetFacts>(connection)
         .optional()?
-        .filter(|facts| facts.settlements == bet.settlements.cast_signed());
+        .filter(|facts| facts.settlements == bet.settlements.cast_signed())
+        .filter(|facts| facts.settled_by < signed(call.generation));
     let Some(facts) = facts else {
         return Ok(SettledNow::Changed);
     };
@@ -157,11 +162,26 @@ fn record(
         (after, Some(reason)),
         at,
     )?;
-    diesel::delete(bets_to_settle::table.find(&id)).execute(connection)?;
     let notice = OutboxMessage {
         payload: bet.payload.clone(),
         leased_until: call.leased_until,
     };
     let outbox = outbox::add(connection, OutboxTopic::BetSettled, bet.bet_id, &notice, at)?;
     Ok(SettledNow::Settled { outbox })
+}
+
+/// Queues a bet that was confirmed after a result of its market arrived.
+pub(super) fn queue_late_bet(
+    connection: &mut SqliteConnection,
+    bet_id: BetId,
+    at: Timestamp,
+) -> Result<(), Failure> {
+    sql_query(
+        "INSERT INTO bets_to_settle (bet_id, at)
+        SELECT id, ? FROM bets JOIN market_settlements USING (event_id, market, line) WHERE id = ?",
+    )
+    .bind::<BigInt, _>(at.micros())
+    .bind::<Text, _>(bet_id.to_string())
+    .execute(connection)?;
+    Ok(())
 }
