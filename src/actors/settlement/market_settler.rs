@@ -139,9 +139,7 @@ impl MarketSettler {
             }
         }
         if run.is_incomplete {
-            let again = self.clock.now().later_by(self.settings.retry);
-            self.store.extend_lease(lease, again)?;
-            return Ok(Attempt::Incomplete);
+            return run.retry();
         }
         run.finish(None)
     }
@@ -387,10 +385,26 @@ impl Run<'_> {
             missing: self.missing()?,
         };
         if !self.store().finish_market(self.lease, &finished)? {
-            return Ok(Attempt::Superseded);
+            // A bet became due meanwhile, or the lease ended.
+            return self.retry();
         }
         debug!(market = self.lease.market.to_string(), generation = self.lease.generation; "market settled");
         Ok(Attempt::Finished)
+    }
+
+    /// Lets the market wait a moment before the next attempt.
+    fn retry(&self) -> Result<Attempt, StoreError> {
+        let again = self
+            .settler
+            .clock
+            .now()
+            .later_by(self.settler.settings.retry);
+        let is_leased = self.store().extend_lease(self.lease, again)?;
+        Ok(if is_leased {
+            Attempt::Incomplete
+        } else {
+            Attempt::Superseded
+        })
     }
 
     /// The number of open bets on selections that no record names.

@@ -100,12 +100,14 @@ fn concurrently(connection: &mut PgConnection) -> Result<Round, Failure> {
     }
 }
 
-/// Drops the indexes that an interrupted migration left: they are not used, and their names are taken.
+/// Drops the indexes that an interrupted migration left, and that nobody is building: they are not used,
+/// and their names are taken.
 fn drop_invalid_indexes(connection: &mut PgConnection) -> Result<(), Failure> {
     let invalid = "
         SELECT quote_ident(index.relname) AS text FROM pg_index
         JOIN pg_class AS index ON index.oid = indexrelid
-        WHERE NOT indisvalid AND index.relnamespace = current_schema()::regnamespace";
+        WHERE NOT indisvalid AND index.relnamespace = current_schema()::regnamespace
+            AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE index_relid = indexrelid)";
     for index in sql_query(invalid).load::<Word>(connection)? {
         let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", index.text);
         connection.batch_execute(&drop)?;
