@@ -114,7 +114,7 @@ impl BetDecisions {
                 debug!(bet = id.to_string(), outcome = outcome.label(); "bet decided");
                 let row = OutboxRow {
                     id: outbox,
-                    topic: OutboxTopic::BetConfirmed,
+                    topic: OutboxTopic::Confirmed,
                     key: id.to_string(),
                     payload,
                 };

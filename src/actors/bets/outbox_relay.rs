@@ -108,9 +108,9 @@ impl OutboxRelay {
 
     fn target(&self, topic: OutboxTopic) -> &OutboxTarget {
         match topic {
-            OutboxTopic::BetPlaced => &self.targets.bet_placed,
-            OutboxTopic::BetConfirmed => &self.targets.bet_confirmed,
-            OutboxTopic::BetSettled => &self.targets.bet_settled,
+            OutboxTopic::Placed => &self.targets.bet_placed,
+            OutboxTopic::Confirmed => &self.targets.bet_confirmed,
+            OutboxTopic::Settled => &self.targets.bet_settled,
         }
     }
 

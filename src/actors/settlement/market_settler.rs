@@ -347,7 +347,7 @@ impl Run<'_> {
                 self.count(&due.change);
                 Ok(Some(OutboxRow {
                     id: outbox,
-                    topic: OutboxTopic::BetSettled,
+                    topic: OutboxTopic::Settled,
                     key: bet.bet_id.to_string(),
                     payload: bet.payload,
                 }))

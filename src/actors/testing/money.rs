@@ -175,7 +175,7 @@ impl DecisionStore for FakeMoney {
             if *outcome == BetOutcome::TimedOut {
                 state.cancels.insert(id, (at, 0));
             }
-            let topic = OutboxTopic::BetConfirmed;
+            let topic = OutboxTopic::Confirmed;
             let row = state.write_outbox(
                 topic,
                 id.to_string(),

@@ -181,7 +181,7 @@ impl PlacementService {
         {
             let row = OutboxRow {
                 id,
-                topic: OutboxTopic::BetPlaced,
+                topic: OutboxTopic::Placed,
                 key: record_key,
                 payload,
             };

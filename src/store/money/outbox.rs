@@ -17,14 +17,16 @@ pub struct OutboxMessage {
 /// A topic that the outbox is published to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[derive(EnumIter, EnumString, IntoStaticStr, VariantNames)]
-#[strum(serialize_all = "snake_case")]
 pub enum OutboxTopic {
     /// Bets that were placed.
-    BetPlaced,
+    #[strum(serialize = "bet_placed")]
+    Placed,
     /// Bets that were decided.
-    BetConfirmed,
+    #[strum(serialize = "bet_confirmed")]
+    Confirmed,
     /// Bets that were settled, or opened again.
-    BetSettled,
+    #[strum(serialize = "bet_settled")]
+    Settled,
 }
 
 impl OutboxTopic {

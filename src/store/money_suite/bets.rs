@@ -71,7 +71,7 @@ pub(crate) fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
     );
     let row = OutboxRow {
         id: outbox.unwrap(),
-        topic: OutboxTopic::BetPlaced,
+        topic: OutboxTopic::Placed,
         key: bet.id.to_string(),
         payload: "{}".to_owned(),
     };
@@ -242,7 +242,7 @@ pub(crate) fn bet_is_decided_once(store: &dyn MoneyStore) {
         let row = store.take_outbox(at(5), at(6), 10).unwrap().pop().unwrap();
         assert_eq!(
             (row.id, row.topic, row.payload.as_str()),
-            (outbox, OutboxTopic::BetConfirmed, "told")
+            (outbox, OutboxTopic::Confirmed, "told")
         );
         let expected = Bet {
             status: outcome.status(),

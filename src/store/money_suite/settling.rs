@@ -359,7 +359,7 @@ pub(in crate::store) fn house(store: &dyn MoneyStore, name: &str) -> (i64, i64) 
 pub(in crate::store) fn settlement_records(store: &dyn MoneyStore) -> Vec<(String, Value)> {
     let rows = store.take_outbox(at(900_000), at(0), 100_000).unwrap();
     rows.into_iter()
-        .filter(|row| row.topic == OutboxTopic::BetSettled)
+        .filter(|row| row.topic == OutboxTopic::Settled)
         .map(|row| (row.key, serde_json::from_str(&row.payload).unwrap()))
         .collect()
 }

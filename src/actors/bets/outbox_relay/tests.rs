@@ -165,12 +165,9 @@ impl Relayed {
     /// Writes rows without a lease, as a dead process leaves them.
     fn leave(&self, payloads: &[&str]) {
         let now = self.clock.now();
-        payloads.iter().for_each(|text| {
-            drop(
-                self.store
-                    .write_outbox(OutboxTopic::BetPlaced, text, now, now),
-            )
-        });
+        payloads
+            .iter()
+            .for_each(|text| drop(self.store.write_outbox(OutboxTopic::Placed, text, now, now)));
     }
 
     async fn publish(&self, rows: Vec<OutboxRow>) {
@@ -190,10 +187,10 @@ impl Relayed {
 #[actix_web::test]
 async fn committed_rows_are_published_in_order() {
     let relayed = start(TopicBehaviour::Takes);
-    let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "b", "c", "d"]);
+    let rows = relayed.write(OutboxTopic::Placed, &["a", "b", "c", "d"]);
     relayed.publish(rows).await;
     relayed
-        .publish(relayed.write(OutboxTopic::BetConfirmed, &["x"]))
+        .publish(relayed.write(OutboxTopic::Confirmed, &["x"]))
         .await;
     relayed.relay.send(Drain).await.unwrap();
     assert_eq!(relayed.placed.payloads(), [vec!["a", "b", "c"], vec!["d"]]);
@@ -213,7 +210,7 @@ async fn committed_rows_are_published_in_order() {
 async fn rows_of_dead_process_are_published() {
     let relayed = start(TopicBehaviour::Takes);
     relayed.leave(&["a", "b", "c", "d", "e", "f", "g", "h"]);
-    let kept = relayed.write(OutboxTopic::BetPlaced, &["from another process"]);
+    let kept = relayed.write(OutboxTopic::Placed, &["from another process"]);
     tokio::time::sleep(2 * SECOND).await;
     assert_eq!(
         relayed.placed.payloads().concat(),
@@ -243,13 +240,13 @@ async fn unavailable_topic_does_not_block_other(#[case] behaviour: TopicBehaviou
     let relayed = start(behaviour);
     let names: Vec<String> = (0..20).map(|number| format!("row {number:02}")).collect();
     let rows = relayed.write(
-        OutboxTopic::BetPlaced,
+        OutboxTopic::Placed,
         &names.iter().map(String::as_str).collect::<Vec<_>>(),
     );
     relayed.publish(rows.clone()).await;
     relayed.publish(rows).await;
     relayed
-        .publish(relayed.write(OutboxTopic::BetConfirmed, &["x"]))
+        .publish(relayed.write(OutboxTopic::Confirmed, &["x"]))
         .await;
     // Longer than a lease: the store returns the rows again, but this process has them already.
     tokio::time::sleep(3 * LEASE).await;
@@ -286,7 +283,7 @@ async fn unavailable_topic_does_not_block_other(#[case] behaviour: TopicBehaviou
 #[actix_web::test]
 async fn rejected_record_is_dead_lettered() {
     let relayed = start(TopicBehaviour::Refuses("bad"));
-    let rows = relayed.write(OutboxTopic::BetPlaced, &["a", "bad one", "b"]);
+    let rows = relayed.write(OutboxTopic::Placed, &["a", "bad one", "b"]);
     let bad = rows[1].clone();
     relayed.publish(rows).await;
     relayed.relay.send(Drain).await.unwrap();
@@ -321,7 +318,7 @@ async fn undeliverable_row_stays_in_outbox() {
         .behaviour
         .send_replace(TopicBehaviour::Refuses(""));
     relayed
-        .publish(relayed.write(OutboxTopic::BetPlaced, &["bad one", "good one"]))
+        .publish(relayed.write(OutboxTopic::Placed, &["bad one", "good one"]))
         .await;
     relayed.relay.send(Drain).await.unwrap();
     assert_eq!(
@@ -334,7 +331,7 @@ async fn undeliverable_row_stays_in_outbox() {
 #[actix_web::test]
 async fn database_outage_delays_mark_only() {
     let relayed = start(TopicBehaviour::Takes);
-    let rows = relayed.write(OutboxTopic::BetPlaced, &["a"]);
+    let rows = relayed.write(OutboxTopic::Placed, &["a"]);
     relayed.store.go_away();
     relayed.publish(rows).await;
     tokio::time::sleep(2 * LEASE).await;
@@ -356,7 +353,7 @@ async fn database_outage_delays_mark_only() {
 async fn drain_is_bounded_during_bus_outage() {
     let relayed = start(TopicBehaviour::Waits);
     relayed
-        .publish(relayed.write(OutboxTopic::BetPlaced, &["a"]))
+        .publish(relayed.write(OutboxTopic::Placed, &["a"]))
         .await;
     let started = tokio::time::Instant::now();
     relayed.relay.send(Drain).await.unwrap();

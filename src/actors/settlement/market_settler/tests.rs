@@ -56,7 +56,7 @@ fn settlements_are_published() {
     );
     // The rows are in the outbox, leased to this process.
     assert_eq!(house.store.outbox_depth().unwrap().rows, 2 + 2);
-    assert!(rows.iter().all(|row| row.topic == OutboxTopic::BetSettled));
+    assert!(rows.iter().all(|row| row.topic == OutboxTopic::Settled));
     assert_eq!(house.metrics.taken_back_cents.get(), 2_345);
 }
 

@@ -239,7 +239,7 @@ async fn bet_is_stored_and_handed_to_relay() {
     assert_eq!(bet.decide_by, bet.placed_at.later_by(10 * SECOND));
     let rows = fixture.rows().await;
     assert_eq!(rows.len(), 1);
-    assert_eq!(rows[0].topic, OutboxTopic::BetPlaced);
+    assert_eq!(rows[0].topic, OutboxTopic::Placed);
     assert_eq!(rows[0].key, placed.bet_id.to_string());
     assert_eq!(rows[0].payload, bet_events::bet_placed(&bet));
     assert_eq!(fixture.outcome("placed"), 1);

@@ -289,7 +289,7 @@ fn insert(
     }
     let outbox = outbox::add(
         connection,
-        OutboxTopic::BetPlaced,
+        OutboxTopic::Placed,
         bet.id,
         notice,
         bet.placed_at,

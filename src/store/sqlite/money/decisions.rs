@@ -109,7 +109,7 @@ fn decide(
         cancels::add(connection, bet_id, at)?;
     }
     Ok(Decided::Now {
-        outbox: outbox::add(connection, OutboxTopic::BetConfirmed, bet_id, notice, at)?,
+        outbox: outbox::add(connection, OutboxTopic::Confirmed, bet_id, notice, at)?,
     })
 }
 

@@ -166,7 +166,7 @@ fn record(
         payload: bet.payload.clone(),
         leased_until: call.leased_until,
     };
-    let outbox = outbox::add(connection, OutboxTopic::BetSettled, bet.bet_id, &notice, at)?;
+    let outbox = outbox::add(connection, OutboxTopic::Settled, bet.bet_id, &notice, at)?;
     Ok(SettledNow::Settled { outbox })
 }
 

@@ -22,7 +22,7 @@ fn now() -> Timestamp {
 fn row(id: i64) -> OutboxRow {
     OutboxRow {
         id,
-        topic: OutboxTopic::BetPlaced,
+        topic: OutboxTopic::Placed,
         key: format!("key {id}"),
         payload: format!("payload {id}"),
     }
@@ -72,7 +72,7 @@ fn too_large() -> Result<(), BusError> {
     Err(BusError::TooLarge("too large".to_owned()))
 }
 
-const TOPIC: OutboxTopic = OutboxTopic::BetPlaced;
+const TOPIC: OutboxTopic = OutboxTopic::Placed;
 
 #[test]
 fn submitted_rows_go_in_batches() {
@@ -94,7 +94,7 @@ fn submitted_rows_go_in_batches() {
 fn topics_do_not_wait_for_each_other() {
     let mut state = RelayState::new(settings());
     let mut confirmed = row(2);
-    confirmed.topic = OutboxTopic::BetConfirmed;
+    confirmed.topic = OutboxTopic::Confirmed;
     let effects = state.submit(vec![row(1), confirmed]);
     assert_eq!(texts(&effects), ["publish 1", "publish 2"]);
 }

@@ -59,10 +59,7 @@ enum Step {
 }
 
 fn topic() -> impl Strategy<Value = OutboxTopic> {
-    prop_oneof![
-        Just(OutboxTopic::BetPlaced),
-        Just(OutboxTopic::BetConfirmed)
-    ]
+    prop_oneof![Just(OutboxTopic::Placed), Just(OutboxTopic::Confirmed)]
 }
 
 fn step(answers: impl Strategy<Value = BusAnswer>) -> impl Strategy<Value = Step> {
