@@ -1,6 +1,7 @@
 //! Failures of production against a platform split over processes, on the real engines.
 
 mod believed;
+mod bettors;
 mod damaged;
 mod failover;
 mod flood;
