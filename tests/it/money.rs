@@ -6,6 +6,7 @@ mod held;
 mod holds;
 mod keys;
 mod lost_source;
+mod races;
 mod settlement;
 mod strict;
 mod unavailable;
@@ -73,6 +74,15 @@ fn market(event: &str, version: i64, change: impl Fn(&mut Value)) -> String {
 
 impl BetsHarness {
     async fn open(simulated: &[(&str, &str)], variables: &[(&str, &str)]) -> BetsHarness {
+        BetsHarness::open_with(&[], simulated, variables).await
+    }
+
+    /// With further suppliers.
+    async fn open_with(
+        suppliers: &[&str],
+        simulated: &[(&str, &str)],
+        variables: &[(&str, &str)],
+    ) -> BetsHarness {
         let simulated: Vec<_> = [
             ("ROLE", "simulator"),
             ("SIMULATOR_CONFIRM_REJECT_SHARE", "0"),
@@ -84,7 +94,9 @@ impl BetsHarness {
         .collect();
         let simulator = TestPlatform::start(&simulated).await;
         let supplier = FakeSupplier::start().await;
-        let (prices, confirms) = (supplier.url(), format!("http://{}", simulator.simulator()));
+        let own = supplier.url();
+        let prices = [&[own.as_str()], suppliers].concat().join(",");
+        let confirms = format!("http://{}", simulator.simulator());
         let mut all = vec![
             (
                 "ROLE",

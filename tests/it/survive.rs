@@ -1,6 +1,7 @@
 //! Failures of production against a platform split over processes, on the real engines.
 
 mod believed;
+mod bettors;
 mod damaged;
 mod failover;
 mod flood;
@@ -18,6 +19,7 @@ mod postgres_away;
 mod redis_away;
 mod replayed;
 mod resumed;
+mod settlement;
 mod stopped;
 mod topic_recreated;
 mod witness;

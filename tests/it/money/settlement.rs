@@ -7,10 +7,13 @@ use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
 use super::{BetsHarness, bet_body};
-use crate::support::{command, metric, until, within};
+use crate::support::{FakeSupplier, command, until, within};
 
 /// The source of the harness's prices.
 const TRUSTED: (&str, &str) = ("SETTLEMENT_SOURCES", "test-supplier");
+
+/// The number of times that all results of a market were examined.
+const EXAMINED: &str = "settlement_market_seconds_count";
 
 /// A record of the market `1x2` of event `E`.
 fn record(kind: &str, version: i64, fields: Value) -> String {
@@ -43,7 +46,7 @@ impl BetsHarness {
     }
 
     /// Waits until a bet stands like this: its status, outcome and payout.
-    async fn until_bet_is(&self, bet: &Value, expected: Value) {
+    pub(super) async fn until_bet_is(&self, bet: &Value, expected: Value) {
         let id = bet["betId"].as_str().unwrap();
         until(&format!("the bet is {expected}"), || async {
             let bet = self
@@ -80,7 +83,14 @@ impl BetsHarness {
         within("the command ends", command.output()).await.unwrap()
     }
 
-    async fn verify(&self) {
+    /// Waits until a metric of the role has a value.
+    async fn until_settlement_metric(&self, name: &str, wanted: impl Fn(f64) -> bool) {
+        self.platform
+            .until_metric(Role::Settlement, name, wanted)
+            .await;
+    }
+
+    pub(super) async fn verify(&self) {
         let output = self.run(&["ledger", "verify", "--grace", "1m"]).await;
         let report = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{report}");
@@ -216,12 +226,9 @@ async fn operator_decides_what_nobody_else_may() {
     harness.deposit("u", 1_000).await;
     let bet = harness.confirmed_bet("u").await;
     harness.link.send(result(1, "away")).await;
-    until("the result is examined", || async {
-        let page = harness.platform.metrics(Role::Settlement).await;
-        let examined = metric(&page, "settlement_market_seconds_count");
-        (examined >= Some(1.0)).then_some(())
-    })
-    .await;
+    harness
+        .until_settlement_metric(EXAMINED, |count| count >= 1.0)
+        .await;
     harness
         .until_bet_is(&bet, json!(["CONFIRMED", null, null]))
         .await;
@@ -260,6 +267,115 @@ async fn pending_bet_is_settled_when_it_is_confirmed() {
     harness.link.send(result(1, "home")).await;
     harness
         .until_bet_is(&placed, json!(["SETTLED", "won", 150]))
+        .await;
+    harness.verify().await;
+    harness.close().await;
+}
+
+/// The result of a winner, as seen live.
+fn scouted(version: i64, winner: &str) -> String {
+    let mut record: Value = serde_json::from_str(&result(version, winner)).unwrap();
+    record["certainty"] = json!("scouted");
+    record.to_string()
+}
+
+#[actix_web::test]
+async fn scouted_result_is_paid_and_corrected() {
+    let mut harness = BetsHarness::open(&[], &[TRUSTED, ("SETTLE_ON", "scouted")]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let bet = harness.confirmed_bet("u").await;
+    harness.link.send(scouted(1, "home")).await;
+    harness
+        .until_bet_is(&bet, json!(["SETTLED", "won", 150]))
+        .await;
+    harness.link.send(result(2, "away")).await;
+    harness
+        .until_bet_is(&bet, json!(["SETTLED", "lost", 0]))
+        .await;
+    assert_eq!(harness.funds("u").await, json!([900, 0, 0]));
+    harness.verify().await;
+    harness.close().await;
+}
+
+/// A scouted result is not paid, and does not take back what a confirmed one has paid.
+#[actix_web::test]
+async fn scouted_result_waits_for_confirmed_one() {
+    let mut harness = BetsHarness::open(&[], &[TRUSTED]).await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let bet = harness.confirmed_bet("u").await;
+    harness.link.send(scouted(1, "away")).await;
+    harness
+        .until_settlement_metric(EXAMINED, |count| count >= 1.0)
+        .await;
+    harness
+        .until_bet_is(&bet, json!(["CONFIRMED", null, null]))
+        .await;
+    harness.link.send(result(2, "home")).await;
+    harness
+        .until_bet_is(&bet, json!(["SETTLED", "won", 150]))
+        .await;
+    harness.link.send(scouted(3, "away")).await;
+    harness
+        .until_settlement_metric(EXAMINED, |count| count >= 3.0)
+        .await;
+    harness
+        .until_bet_is(&bet, json!(["SETTLED", "won", 150]))
+        .await;
+    harness.verify().await;
+    harness.close().await;
+}
+
+/// When two trusted sources disagree, no money moves until an operator decides.
+#[actix_web::test]
+async fn operator_decides_between_disagreeing_sources() {
+    let sources = "test-supplier,second-supplier";
+    let second = FakeSupplier::start().await;
+    let trusted = [("SETTLEMENT_SOURCES", sources)];
+    let mut harness = BetsHarness::open_with(&[&second.url()], &[], &trusted).await;
+    let mut link = second.accept().await;
+    harness.offer("E").await;
+    harness.deposit("u", 1_000).await;
+    let paid = harness.confirmed_bet("u").await;
+    harness.link.send(result(1, "home")).await;
+    harness
+        .until_bet_is(&paid, json!(["SETTLED", "won", 150]))
+        .await;
+
+    let mut other: Value = serde_json::from_str(&result(2, "away")).unwrap();
+    other["source"] = json!("second-supplier");
+    link.send(other.to_string()).await;
+    let held = "settlement_held_bets";
+    harness
+        .until_settlement_metric(held, |count| count == 1.0)
+        .await;
+    // It was paid before, and the other is open.
+    let open = harness.confirmed_bet("u").await;
+    harness
+        .until_settlement_metric(held, |count| count == 2.0)
+        .await;
+    harness
+        .until_bet_is(&paid, json!(["SETTLED", "won", 150]))
+        .await;
+    harness
+        .until_bet_is(&open, json!(["CONFIRMED", null, null]))
+        .await;
+    assert_eq!(harness.funds("u").await, json!([950, 0, 0]));
+
+    let settle = ["settle", "E", "1x2", "--winner", "away", "--reason", "seen"];
+    let settled = harness
+        .run(&[&settle[..], &["--settlement-sources", sources]].concat())
+        .await;
+    assert!(text(&settled).contains("bets: 2 change"), "{settled:?}");
+    for bet in [&paid, &open] {
+        harness
+            .until_bet_is(bet, json!(["SETTLED", "lost", 0]))
+            .await;
+    }
+    assert_eq!(harness.funds("u").await, json!([800, 0, 0]));
+    harness
+        .until_settlement_metric(held, |count| count == 0.0)
         .await;
     harness.verify().await;
     harness.close().await;

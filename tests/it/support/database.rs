@@ -42,6 +42,12 @@ struct Number {
     number: i64,
 }
 
+#[derive(QueryableByName)]
+struct Text {
+    #[diesel(sql_type = sql_types::Text)]
+    text: String,
+}
+
 impl Database {
     /// The database of the platform that runs, or ran, in a folder.
     pub fn of(folder: &Folder) -> Database {
@@ -117,6 +123,19 @@ impl Database {
             }
         };
         answer.number
+    }
+
+    /// The rows of `SELECT … AS text`.
+    pub fn texts(&self, sql: &str) -> Vec<String> {
+        let rows: Vec<Text> = match self.connect() {
+            AnyConnection::Sqlite(mut connection) => {
+                sql_query(sql).get_results(&mut connection).unwrap()
+            }
+            AnyConnection::Postgres(mut connection) => {
+                sql_query(sql).get_results(&mut connection).unwrap()
+            }
+        };
+        rows.into_iter().map(|row| row.text).collect()
     }
 
     /// Blocks all other writers until the lock is dropped.

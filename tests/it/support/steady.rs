@@ -1,4 +1,4 @@
-//! A native supplier that sends at a steady rate and remembers what it sent.
+//! A native supplier that sends prices at a steady rate, and results, and remembers what it sent.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -16,7 +16,8 @@ const TICK: Duration = Duration::from_millis(10);
 const MAX_OWED: Duration = Duration::from_millis(100);
 
 /// A supplier that changes the `1x2` of some events in turn. Each change has the event's next
-/// version. On every connection it first sends the last update of each event, as suppliers do.
+/// version. On every connection it first sends the last update of each event and all results, as
+/// suppliers do.
 pub struct SteadySupplier {
     url: String,
     sent_updates: Arc<Mutex<SentUpdates>>,
@@ -32,6 +33,8 @@ struct SentUpdates {
     connections: Vec<Vec<(usize, i64)>>,
     /// The next event to change.
     turn: usize,
+    /// Every record of results so far, in the order in which they are sent.
+    records: Vec<String>,
 }
 
 impl SteadySupplier {
@@ -66,6 +69,16 @@ impl SteadySupplier {
     /// The value for `SUPPLIER_URLS`.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Sends a record of results. It is sent again on every later connection.
+    pub fn send_record(&self, frame: String) {
+        self.sent_updates.lock().unwrap().records.push(frame);
+    }
+
+    /// Every record of results so far.
+    pub fn records(&self) -> Vec<String> {
+        self.sent_updates.lock().unwrap().records.clone()
     }
 
     /// The name of an event.
@@ -158,6 +171,7 @@ async fn serve(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut owed = 0.0;
     let mut last = Instant::now();
+    let mut records_sent = 0;
     loop {
         tokio::select! {
             received = link.socket.next() => match received {
@@ -166,6 +180,12 @@ async fn serve(
             },
             changed = rates.changed() => if changed.is_err() { return },
             _ = ticks.tick() => {
+                while let Some(frame) = next_record(sent_updates, records_sent) {
+                    records_sent += 1;
+                    if link.socket.send(Message::text(frame)).await.is_err() {
+                        return;
+                    }
+                }
                 // By elapsed time: on a busy machine a tick is late.
                 owed += *rates.borrow() as f64 * last.elapsed().min(MAX_OWED).as_secs_f64();
                 last = Instant::now();
@@ -180,6 +200,10 @@ async fn serve(
             }
         }
     }
+}
+
+fn next_record(sent_updates: &Mutex<SentUpdates>, sent: usize) -> Option<String> {
+    sent_updates.lock().unwrap().records.get(sent).cloned()
 }
 
 fn next_change(sent_updates: &Mutex<SentUpdates>) -> (usize, i64, String) {

@@ -2,172 +2,25 @@
 //! every possible way.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
+use super::bettors::{Addresses, Clients, Habits, verify_ledger};
 use super::outage::eventually;
-use crate::support::{
-    Cluster, Database, PATIENT, PrivateEngine, ServerProcess, SteadySupplier, command, send,
-    try_send, within,
-};
+use crate::support::{Cluster, Database, PATIENT, PrivateEngine, send};
 
 const EVENTS: usize = 4;
-const CLIENTS: usize = 16;
 const KILLS: usize = 20;
-/// The initial balance of every user, in cents.
-const START: i64 = 1_000_000;
+const HABITS: Habits = Habits {
+    events: EVENTS,
+    selections: &["home"],
+    start: 1_000_000,
+    withdrawal: 300,
+    withdraws_after: 11,
+};
 /// The money roles, which are killed.
 const ROLES: [&str; 3] = ["bets", "wallet", "confirmation"];
-
-/// The current addresses of the processes: each start uses another port.
-#[derive(Default)]
-struct Where {
-    bets: Mutex<Option<SocketAddr>>,
-    wallet: Mutex<Option<SocketAddr>>,
-}
-
-impl Where {
-    fn is_now(&self, role: &str, process: &ServerProcess) {
-        match role {
-            "bets" => *self.bets.lock().unwrap() = Some(process.bets()),
-            "wallet" => *self.wallet.lock().unwrap() = Some(process.wallet()),
-            _ => {}
-        }
-    }
-}
-
-/// The combined knowledge of all clients at the end.
-#[derive(Default)]
-struct Account {
-    /// Each bet with the first answer to its key.
-    placed: Mutex<BTreeMap<String, Value>>,
-    deposited: AtomicUsize,
-    withdrawn: AtomicUsize,
-    refused: AtomicUsize,
-    retries: AtomicUsize,
-    gave_up: AtomicBool,
-}
-
-/// A client that retries with the same key until the answer is final.
-struct Client {
-    number: usize,
-    http: reqwest::Client,
-    places: Arc<Where>,
-    account: Arc<Account>,
-}
-
-impl Client {
-    fn user(&self) -> String {
-        // Some clients share a wallet.
-        format!("USER_{:03}", self.number % (CLIENTS - 4))
-    }
-
-    /// Retries until there is a final answer.
-    async fn certain(
-        &self,
-        place: impl Fn() -> Option<SocketAddr>,
-        path: &str,
-        body: &Value,
-        key: &str,
-    ) -> (u16, Value) {
-        let last = Mutex::new(String::from("no request sent: no process had an address"));
-        let asking = async {
-            loop {
-                if let Some(address) = place() {
-                    let request = self
-                        .http
-                        .post(format!("http://{address}{path}"))
-                        .header("Idempotency-Key", key);
-                    let request = request.header("Content-Type", "application/json");
-                    let outcome = match try_send(request.body(body.to_string())).await {
-                        Ok(answer) => {
-                            let (status, text) = (answer.status, answer.text());
-                            if status < 500
-                                && !text.contains("REQUEST_IN_FLIGHT")
-                                && !text.is_empty()
-                            {
-                                return (status, answer.json());
-                            }
-                            format!("{status} {text}")
-                        }
-                        Err(error) => format!("{error:?}"),
-                    };
-                    *last.lock().unwrap() = format!("{address}: {outcome}");
-                }
-                self.account.retries.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        let answer = tokio::time::timeout(Duration::from_secs(120), asking).await;
-        answer.unwrap_or_else(|_| {
-            panic!(
-                "{key}, {path}: no final answer in two minutes, the last: {}",
-                last.lock().unwrap()
-            )
-        })
-    }
-
-    async fn deposit(&self, cents: i64, reference: &str) {
-        let body = json!({"userId": self.user(), "amount_cents": cents, "external_ref": reference});
-        let wallet = || *self.places.wallet.lock().unwrap();
-        let (status, answer) = self
-            .certain(wallet, "/wallet/deposit", &body, reference)
-            .await;
-        assert_eq!(status, 200, "{answer}");
-        self.account
-            .deposited
-            .fetch_add(cents as usize, Ordering::Relaxed);
-    }
-
-    async fn run(self, is_over: Arc<AtomicBool>) {
-        self.deposit(START, &format!("start-{}", self.number)).await;
-        let bets = || *self.places.bets.lock().unwrap();
-        let wallet = || *self.places.wallet.lock().unwrap();
-        let mut turn = 0;
-        while !is_over.load(Ordering::Relaxed) {
-            turn += 1;
-            let key = format!("client-{}-{turn}", self.number);
-            let body = json!({
-                "userId": self.user(), "eventId": SteadySupplier::event(turn % EVENTS), "market": "1x2",
-                "selection": "home", "stake_cents": 100 + turn, "odd_value": 1.5, "oddsChange": "any",
-            });
-            let (status, answer) = self.certain(bets, "/bets", &body, &key).await;
-            match status {
-                200 => {
-                    let again = self.certain(bets, "/bets", &body, &key).await;
-                    assert_eq!(
-                        again,
-                        (200, answer.clone()),
-                        "the first answer is the answer"
-                    );
-                    self.account
-                        .placed
-                        .lock()
-                        .unwrap()
-                        .insert(key.clone(), answer);
-                }
-                409 => _ = self.account.refused.fetch_add(1, Ordering::Relaxed),
-                _ => panic!("{status} {answer}"),
-            }
-            if turn % 7 == 0 {
-                self.deposit(500, &format!("more-{key}")).await;
-            }
-            if turn % 11 == 0 {
-                let body = json!({"userId": self.user(), "amount_cents": 300, "external_ref": format!("out-{key}")});
-                let (status, _) = self.certain(wallet, "/wallet/withdraw", &body, &key).await;
-                if status == 200 {
-                    self.account.withdrawn.fetch_add(300, Ordering::Relaxed);
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..40))).await;
-        }
-        self.account.gave_up.fetch_or(turn < 5, Ordering::Relaxed);
-    }
-}
 
 /// No money is lost or created and every bet is decided, whatever fails.
 #[actix_web::test]
@@ -194,38 +47,25 @@ async fn failures_keep_money_and_bets_consistent() {
     cluster.supplier.send_at(20);
     let _processor = cluster.start("processor").await;
     let _ingest = cluster.start("ingest").await;
-    let places = Arc::new(Where::default());
+    let addresses = Arc::new(Addresses::default());
     let mut processes = BTreeMap::new();
     for role in ROLES {
         let process = cluster.start_at_once(role).await;
-        places.is_now(role, &process);
+        addresses.set(role, &process);
         processes.insert(role, process);
     }
     for process in processes.values() {
         process.until_ready().await;
     }
 
-    let account = Arc::new(Account::default());
-    let is_over = Arc::new(AtomicBool::new(false));
-    let client = |number| Client {
-        number,
-        http: reqwest::Client::builder()
-            .timeout(Duration::from_secs(10))
-            .build()
-            .unwrap(),
-        places: places.clone(),
-        account: account.clone(),
-    };
-    let clients: Vec<_> = (0..CLIENTS)
-        .map(|number| actix_web::rt::spawn(client(number).run(is_over.clone())))
-        .collect();
+    let mut clients = Clients::start(HABITS, &addresses);
     let began = Instant::now();
     for kill in 0..KILLS {
         tokio::time::sleep(Duration::from_millis(fastrand::u64(200..1_200))).await;
         let role = ROLES[fastrand::usize(..ROLES.len())];
         processes.get_mut(role).unwrap().kill().await;
         let process = cluster.start_at_once(role).await;
-        places.is_now(role, &process);
+        addresses.set(role, &process);
         processes.insert(role, process);
         match kill {
             5 => kafka.stop().await,
@@ -235,21 +75,14 @@ async fn failures_keep_money_and_bets_consistent() {
             _ => {}
         }
     }
-    let placed = || account.placed.lock().unwrap().len();
-    let before = placed();
+    let before = clients.placed();
     eventually("bets are accepted again", async || {
-        (placed() > before + 50).then_some(())
+        (clients.placed() > before + 50).then_some(())
     })
     .await;
-    is_over.store(true, Ordering::Relaxed);
-    for client in clients {
-        within("a client ends", client).await.unwrap();
-    }
+    clients.end().await;
     let took = began.elapsed();
-    assert!(
-        !account.gave_up.load(Ordering::Relaxed),
-        "a client was starved"
-    );
+    let account = clients.account;
 
     let database = Database::of_cluster(&cluster);
     let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
@@ -263,22 +96,7 @@ async fn failures_keep_money_and_bets_consistent() {
     })
     .await;
 
-    let variables: Vec<_> = cluster
-        .variables()
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let verify = command(cluster.folder.path(), &variables)
-        .args(["ledger", "verify"])
-        .output();
-    let verified = within("ledger verify", verify).await.unwrap();
-    let report = String::from_utf8_lossy(&verified.stdout).into_owned();
-    println!("{report}");
-    assert!(
-        verified.status.success(),
-        "{report}{}",
-        String::from_utf8_lossy(&verified.stderr)
-    );
+    verify_ledger(&cluster).await;
 
     // The database agrees with the clients: no more bets, and no fewer.
     let number =
@@ -298,7 +116,7 @@ async fn failures_keep_money_and_bets_consistent() {
     // The supplier's register agrees with ours on each bet.
     let mut ends = BTreeMap::new();
     let http = reqwest::Client::new();
-    let bets = *places.bets.lock().unwrap();
+    let bets = *addresses.bets.lock().unwrap();
     for answer in placed.values() {
         let id = answer["betId"].as_str().unwrap();
         let get = |url: String| {
