@@ -103,7 +103,7 @@ compose-secrets: ## Write random passwords for docker/compose.yaml into docker/.
 	@scripts/compose-secrets
 
 # Run in this order, one at a time. If one fails, the others still run.
-BENCHES = fanout idle latency drain rest slow storm start scale money pure
+BENCHES = fanout idle latency drain rest slow storm start scale money settlement pure
 
 bench: ## Run all benches and print one table (about 20 minutes; `cargo bench --bench NAME` runs one)
 	@$(CARGO) bench --locked --no-run

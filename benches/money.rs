@@ -11,21 +11,20 @@
 
 mod support;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use diesel::Connection as _;
 use diesel::prelude::*;
 use diesel::sql_types::{BigInt, Double};
-use hdrhistogram::Histogram;
 use sports_bet_platform::domain::access::Scope;
 use sports_bet_platform::domain::timestamp::Timestamp;
 
+use support::database::{Number, connect, number, until_decided};
 use support::engines::Folder;
 use support::http::{Connection, Post};
+use support::load::{Answers, Pick, Step, ask_all, bet, during, uniform};
 use support::server::Server;
 use support::supplier::{Supplier, update};
 use support::table::{Row, median, print};
@@ -51,12 +50,7 @@ fn main() -> Outcome<()> {
     let mut feed = supplier.accept()?;
     server.until_ready()?;
     feed.send([update("MATCH_001", "1x2", 1, Timestamp::now())])?;
-    let mut database = PgConnection::establish(
-        folder
-            .sandbox()
-            .value("DATABASE_URL")
-            .ok_or("no database")?,
-    )?;
+    let mut database = connect(&folder)?;
     fill_wallets(&mut database, users)?;
     let bets = server.bets()?;
     until("a bet is accepted", || {
@@ -76,14 +70,7 @@ fn main() -> Outcome<()> {
         rows.push(wallet_row(&server, &folder, &pgbench, clients, &load)?);
     }
     rows.push(token_row(&folder, &mut database, clients)?);
-    rows.push(
-        Row::new(
-            "violations that `ledger verify` found",
-            violations(&folder)?,
-            "",
-        )
-        .at_most(0.0),
-    );
+    rows.push(support::ledger::row(&folder)?);
     print("money", &rows)
 }
 
@@ -101,19 +88,6 @@ fn fill_wallets(database: &mut PgConnection, users: u64) -> Outcome<()> {
     } else {
         Err("not every wallet was filled".into())
     }
-}
-
-#[derive(QueryableByName)]
-struct Number {
-    #[diesel(sql_type = BigInt)]
-    number: i64,
-}
-
-fn bet(user: u64) -> Post {
-    let body = format!(
-        r#"{{"userId":"user-{user}","eventId":"MATCH_001","market":"1x2","selection":"home","stake_cents":100,"odd_value":1.5,"oddsChange":"any"}}"#
-    );
-    Post::new("/bets", body)
 }
 
 /// The outcome of the placed bets.
@@ -137,7 +111,14 @@ fn place(
     let busy = machine::busy()?;
     let cpu = server.cpu()?;
     let step: Step = Arc::new(move |user| vec![bet(user)]);
-    let answers = ask_all(server.bets()?, clients, time, pause, step, uniform(users))?;
+    let answers = ask_all(
+        server.bets()?,
+        clients,
+        during(time),
+        pause,
+        step,
+        uniform(users),
+    )?;
     let elapsed = began.elapsed().as_secs_f64();
     let own_share = (server.cpu()? - cpu).as_secs_f64() / elapsed;
     let machine_share = (machine::busy()? - busy).as_secs_f64() / elapsed / machine::cores() as f64;
@@ -267,13 +248,30 @@ fn token_row(folder: &Folder, database: &mut PgConnection, clients: usize) -> Ou
             let post = step(1).pop().ok_or("no bet")?;
             Ok(Connection::open(address)?.post(&post).ok())
         })?;
-        ask_all(address, clients, time, None, step.clone(), uniform(TOKENS))?;
+        ask_all(
+            address,
+            clients,
+            during(time),
+            None,
+            step.clone(),
+            uniform(TOKENS),
+        )?;
     }
     for _ in 0..rounds {
         for (server, step, rates) in &mut sides {
             let before = latest_bet(database)?;
             let pick = uniform(TOKENS);
-            rates.push(ask_all(server.bets()?, clients, time, None, step.clone(), pick)?.rate);
+            rates.push(
+                ask_all(
+                    server.bets()?,
+                    clients,
+                    during(time),
+                    None,
+                    step.clone(),
+                    pick,
+                )?
+                .rate,
+            );
             Decisions::since(before, database)?;
         }
     }
@@ -304,9 +302,7 @@ SELECT place, outcome, status, record FROM bets_decide(true, ARRAY[{bet}], '{{CO
 
 fn latest_bet(database: &mut PgConnection) -> Outcome<i64> {
     let query = "SELECT COALESCE(max(extract(epoch FROM placed_at) * 1000000), 0)::bigint AS number FROM bets";
-    Ok(diesel::sql_query(query)
-        .get_result::<Number>(database)?
-        .number)
+    number(database, query)
 }
 
 /// How the bets were decided.
@@ -325,14 +321,7 @@ struct Decisions {
 impl Decisions {
     /// Waits until all bets placed after this time are decided.
     fn since(micros: i64, database: &mut PgConnection) -> Outcome<Decisions> {
-        let pending = "SELECT count(*) AS number FROM bets WHERE status = 'PENDING_CONFIRMATION'";
-        until("every bet is decided", || {
-            let pending = diesel::sql_query(pending)
-                .get_result::<Number>(database)?
-                .number;
-            std::thread::sleep(Duration::from_millis(50));
-            Ok((pending == 0).then_some(()))
-        })?;
+        until_decided(database)?;
         let query = "WITH decided AS (
                 SELECT extract(epoch FROM decided_at - placed_at)::float8 * 1000 AS took, reason FROM bets
                 WHERE extract(epoch FROM placed_at) * 1000000 > $1
@@ -353,14 +342,6 @@ struct Load {
     pick: Pick,
     /// The same distribution as a `pgbench` expression.
     expression: String,
-}
-
-type Pick = Arc<dyn Fn() -> u64 + Send + Sync>;
-/// The requests of one step, for one user.
-type Step = Arc<dyn Fn(u64) -> Vec<Post> + Send + Sync>;
-
-fn uniform(users: u64) -> Pick {
-    Arc::new(move || fastrand::u64(1..=users))
 }
 
 impl Load {
@@ -447,7 +428,7 @@ fn wallet_row(
         let answers = ask_all(
             server.wallet()?,
             clients,
-            time,
+            during(time),
             None,
             step.clone(),
             load.pick.clone(),
@@ -545,79 +526,4 @@ fn pgbench() -> Outcome<PathBuf> {
     found.ok_or_else(|| {
         "pgbench is neither in `pg_config --bindir` nor on the path: install PostgreSQL's programs".into()
     })
-}
-
-/// The answers to the requests of a run.
-struct Answers {
-    rate: f64,
-    times: Histogram<u64>,
-}
-
-impl Answers {
-    fn milliseconds(&self, quantile: f64) -> f64 {
-        self.times.value_at_quantile(quantile) as f64 / 1_000.0
-    }
-}
-
-/// Runs this many clients, each on its own connection with one request at a time; with a pause per
-/// step for clients that are on schedule.
-fn ask_all(
-    address: SocketAddr,
-    clients: usize,
-    time: Duration,
-    pause: Option<Duration>,
-    step: Step,
-    pick: Pick,
-) -> Outcome<Answers> {
-    let began = Instant::now();
-    let client = |place: usize| {
-        let step = step.clone();
-        let pick = pick.clone();
-        std::thread::spawn(move || -> Outcome<Histogram<u64>> {
-            let mut connection = Connection::open(address)?;
-            let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-            let mut due = began
-                + pause
-                    .unwrap_or_default()
-                    .mul_f64(place as f64 / clients as f64);
-            while began.elapsed() < time {
-                if let Some(pause) = pause {
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    due += pause;
-                }
-                for post in step(pick()) {
-                    let sent = Instant::now();
-                    connection.post(&post)?;
-                    times.saturating_record(u64::try_from(sent.elapsed().as_micros())?);
-                }
-            }
-            Ok(times)
-        })
-    };
-    let threads: Vec<_> = (0..clients).map(client).collect();
-    let mut times = Histogram::new_with_bounds(1, 60_000_000, 3)?;
-    for thread in threads {
-        times.add(thread.join().map_err(|_| "a client panicked")??)?;
-    }
-    Ok(Answers {
-        rate: times.len() as f64 / began.elapsed().as_secs_f64(),
-        times,
-    })
-}
-
-/// The number of violations that `ledger verify` reports for the resulting database.
-fn violations(folder: &Folder) -> Outcome<f64> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
-    let output = command
-        .args(["ledger", "verify"])
-        .current_dir(folder.path())
-        .envs(folder.variables())
-        .output()?;
-    if output.status.success() {
-        return Ok(0.0);
-    }
-    let text = String::from_utf8_lossy(&output.stdout);
-    let errors = String::from_utf8_lossy(&output.stderr);
-    eprintln!("{text}{errors}");
-    Ok(text.lines().count().max(1) as f64)
 }

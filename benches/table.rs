@@ -3,8 +3,18 @@
 mod support;
 
 /// In the order in which they are run.
-const BENCHES: [&str; 11] = [
-    "fanout", "idle", "latency", "drain", "rest", "slow", "storm", "start", "scale", "money",
+const BENCHES: [&str; 12] = [
+    "fanout",
+    "idle",
+    "latency",
+    "drain",
+    "rest",
+    "slow",
+    "storm",
+    "start",
+    "scale",
+    "money",
+    "settlement",
     "pure",
 ];
 

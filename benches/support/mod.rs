@@ -5,7 +5,10 @@
 pub mod authority;
 pub mod client;
 pub mod client_pool;
+pub mod database;
 pub mod http;
+pub mod ledger;
+pub mod load;
 pub mod machine;
 pub mod observers;
 pub mod server;
@@ -51,14 +54,23 @@ pub fn need_engines(bench: &str) -> Outcome<()> {
 }
 
 /// Polls until there is a value.
-pub fn until<T>(what: &str, mut ask: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+pub fn until<T>(what: &str, ask: impl FnMut() -> Outcome<Option<T>>) -> Outcome<T> {
+    until_within(WAIT_LIMIT, what, ask)
+}
+
+/// Polls until there is a value, for at most this long.
+pub fn until_within<T>(
+    limit: Duration,
+    what: &str,
+    mut ask: impl FnMut() -> Outcome<Option<T>>,
+) -> Outcome<T> {
     let began = Instant::now();
     loop {
         if let Some(answer) = ask()? {
             return Ok(answer);
         }
-        if began.elapsed() > WAIT_LIMIT {
-            return Err(format!("timed out after {WAIT_LIMIT:?}: {what}").into());
+        if began.elapsed() > limit {
+            return Err(format!("timed out after {limit:?}: {what}").into());
         }
         std::thread::sleep(Duration::from_millis(2));
     }

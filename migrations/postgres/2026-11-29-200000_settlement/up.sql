@@ -176,99 +176,97 @@ LANGUAGE plpgsql SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 #variable_conflict use_column
 DECLARE
-    v_held TEXT[];
-    v_settled INTEGER[] := '{}';
+    v_held BIGINT[];
+    v_settled INTEGER[];
+    v_records BIGINT[];
     v_status TEXT;
     v_settlements INTEGER;
     v_settled_by BIGINT;
-    v_user TEXT;
 BEGIN
+    -- The bets whose wallets this call has locked, by their place. Places are cheap to compare: no statement
+    -- here joins the bets of a call to themselves, or looks for each user in a list of users.
     IF p_waits THEN
-        SELECT array_agg(user_id) INTO v_held FROM (
-            SELECT user_id FROM wallets WHERE user_id IN (SELECT user_id FROM bets WHERE id = ANY (p_ids))
-            ORDER BY user_id FOR UPDATE) AS held;
+        SELECT array_agg(place) INTO v_held FROM (
+            SELECT given.place FROM unnest(p_ids) WITH ORDINALITY AS given (id, place)
+            JOIN bets ON bets.id = given.id JOIN wallets ON wallets.user_id = bets.user_id
+            ORDER BY wallets.user_id FOR UPDATE OF wallets) AS held;
     ELSE
-        SELECT array_agg(user_id) INTO v_held FROM (
-            SELECT user_id FROM wallets WHERE user_id IN (SELECT user_id FROM bets WHERE id = ANY (p_ids))
-            FOR UPDATE SKIP LOCKED) AS held;
+        SELECT array_agg(place) INTO v_held FROM (
+            SELECT given.place FROM unnest(p_ids) WITH ORDINALITY AS given (id, place)
+            JOIN bets ON bets.id = given.id JOIN wallets ON wallets.user_id = bets.user_id
+            FOR UPDATE OF wallets SKIP LOCKED) AS held;
     END IF;
     -- Examining bets locks no wallets: the rows of the bets must stay as the next statement reads them.
-    PERFORM FROM bets WHERE id = ANY (p_ids) AND user_id = ANY (v_held) ORDER BY id FOR NO KEY UPDATE;
-    FOR place, record IN
-        WITH asked AS MATERIALIZED (
-            SELECT DISTINCT ON (there.user_id) given.*, there.user_id, there.stake_cents AS stake,
-                there.status AS old_status, there.settlements + 1 AS n,
-                given.payout - COALESCE(there.payout_cents, 0) AS difference,
-                available_cents AS available, reserved_cents AS reserved, owed_cents AS owed
-            FROM unnest(p_ids, p_settlements, p_outcomes, p_payouts, p_reasons, p_payloads)
-                WITH ORDINALITY AS given (id, settlements, outcome, payout, reason, payload, place)
-            JOIN bets AS there ON there.id = given.id
-            JOIN wallets ON wallets.user_id = there.user_id
-            WHERE there.user_id = ANY (v_held) AND there.status IN ('CONFIRMED', 'SETTLED')
-                AND there.settlements = given.settlements AND there.settled_by < p_generation
-            ORDER BY there.user_id, given.place
-        ), given AS MATERIALIZED (
-            SELECT asked.*,
-                GREATEST(difference, 0) AS paid, LEAST(owed, GREATEST(difference, 0)) AS recovered,
-                LEAST(available, GREATEST(-difference, 0)) AS taken,
-                GREATEST(-difference, 0) - LEAST(available, GREATEST(-difference, 0)) AS unpaid
-            FROM asked
-            WHERE difference <= 9223372036854775807 - available - reserved
-                AND GREATEST(-difference - available, 0) <= 9223372036854775807 - owed
-        ), changed AS (
-            UPDATE bets SET status = CASE WHEN given.outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
-                outcome = given.outcome,
-                payout_cents = CASE WHEN given.outcome IS NULL THEN NULL ELSE given.payout END,
-                settled_at = CASE WHEN given.outcome IS NULL THEN NULL ELSE p_now END,
-                settlements = given.n, settled_by = p_generation, held = NULL
-            FROM given WHERE bets.id = given.id
-        ), moved AS (
-            UPDATE wallets SET available_cents = given.available + given.paid - given.recovered - given.taken,
-                owed_cents = given.owed - given.recovered + given.unpaid
-            FROM given WHERE wallets.user_id = given.user_id AND given.difference <> 0
-        ), transfers AS (
-            INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
-                available_after, reserved_after, at)
-            SELECT user_id, kind, debit, credit, amount, id::TEXT || '#' || n, after, reserved, p_now
-            FROM given CROSS JOIN LATERAL (VALUES
-                (1, 'settle', 'stakes', 'payouts',
-                    CASE WHEN old_status = 'CONFIRMED' AND given.outcome IS NOT NULL THEN stake ELSE 0 END, available),
-                (2, 'unsettle', 'payouts', 'stakes',
-                    CASE WHEN old_status = 'SETTLED' AND given.outcome IS NULL THEN stake ELSE 0 END, available),
-                (3, 'payout', 'payouts', 'available', paid, available + paid),
-                (4, 'recover', 'available', 'owed', recovered, available + paid - recovered),
-                (5, 'clawback', 'available', 'payouts', taken, available - taken),
-                (6, 'owe', 'owed', 'payouts', unpaid, available - taken)
-            ) AS transfer (step, kind, debit, credit, amount, after)
-            WHERE amount > 0 ORDER BY place, step
-        ), settlements AS (
-            INSERT INTO bet_settlements (bet_id, n, outcome, payout_cents, difference_cents, reason, generation, at)
-            SELECT id, n, outcome, payout, difference, reason, p_generation, p_now FROM given
-        ), steps AS (
-            INSERT INTO bet_history (bet_id, old_status, new_status, reason, at)
-            SELECT id, old_status, CASE WHEN outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
-                COALESCE(outcome, reason), p_now
-            FROM given
-        ), records AS (
-            INSERT INTO outbox (topic, key, payload, leased_until, created_at)
-            SELECT 'bet_settled', id::TEXT, payload, p_leased_until, p_now FROM given ORDER BY place RETURNING id, key
-        )
-        SELECT given.place, records.id FROM given JOIN records ON records.key = given.id::TEXT
-    LOOP
-        outcome := 'SETTLED';
-        v_settled := v_settled || place;
-        RETURN NEXT;
-    END LOOP;
+    PERFORM FROM bets WHERE id IN (SELECT p_ids[place] FROM unnest(v_held) AS place) ORDER BY id FOR NO KEY UPDATE;
+    WITH asked AS MATERIALIZED (
+        SELECT DISTINCT ON (there.user_id) given.*, there.user_id, there.stake_cents AS stake,
+            there.status AS old_status, there.settlements + 1 AS n,
+            given.payout - COALESCE(there.payout_cents, 0) AS difference,
+            available_cents AS available, reserved_cents AS reserved, owed_cents AS owed
+        FROM unnest(p_ids, p_settlements, p_outcomes, p_payouts, p_reasons, p_payloads)
+            WITH ORDINALITY AS given (id, settlements, outcome, payout, reason, payload, place)
+        JOIN bets AS there ON there.id = given.id
+        JOIN wallets ON wallets.user_id = there.user_id
+        WHERE given.place = ANY (v_held) AND there.status IN ('CONFIRMED', 'SETTLED')
+            AND there.settlements = given.settlements AND there.settled_by < p_generation
+        ORDER BY there.user_id, given.place
+    ), given AS MATERIALIZED (
+        SELECT asked.*,
+            GREATEST(difference, 0) AS paid, LEAST(owed, GREATEST(difference, 0)) AS recovered,
+            LEAST(available, GREATEST(-difference, 0)) AS taken,
+            GREATEST(-difference, 0) - LEAST(available, GREATEST(-difference, 0)) AS unpaid
+        FROM asked
+        WHERE difference <= 9223372036854775807 - available - reserved
+            AND GREATEST(-difference - available, 0) <= 9223372036854775807 - owed
+    ), changed AS (
+        UPDATE bets SET status = CASE WHEN given.outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
+            outcome = given.outcome,
+            payout_cents = CASE WHEN given.outcome IS NULL THEN NULL ELSE given.payout END,
+            settled_at = CASE WHEN given.outcome IS NULL THEN NULL ELSE p_now END,
+            settlements = given.n, settled_by = p_generation, held = NULL
+        FROM given WHERE bets.id = given.id
+    ), moved AS (
+        UPDATE wallets SET available_cents = given.available + given.paid - given.recovered - given.taken,
+            owed_cents = given.owed - given.recovered + given.unpaid
+        FROM given WHERE wallets.user_id = given.user_id AND given.difference <> 0
+    ), transfers AS (
+        INSERT INTO ledger_transfers (user_id, kind, debit_account, credit_account, amount_cents, reference,
+            available_after, reserved_after, at)
+        SELECT user_id, kind, debit, credit, amount, id::TEXT || '#' || n, after, reserved, p_now
+        FROM given CROSS JOIN LATERAL (VALUES
+            (1, 'settle', 'stakes', 'payouts',
+                CASE WHEN old_status = 'CONFIRMED' AND given.outcome IS NOT NULL THEN stake ELSE 0 END, available),
+            (2, 'unsettle', 'payouts', 'stakes',
+                CASE WHEN old_status = 'SETTLED' AND given.outcome IS NULL THEN stake ELSE 0 END, available),
+            (3, 'payout', 'payouts', 'available', paid, available + paid),
+            (4, 'recover', 'available', 'owed', recovered, available + paid - recovered),
+            (5, 'clawback', 'available', 'payouts', taken, available - taken),
+            (6, 'owe', 'owed', 'payouts', unpaid, available - taken)
+        ) AS transfer (step, kind, debit, credit, amount, after)
+        WHERE amount > 0 ORDER BY place, step
+    ), settlements AS (
+        INSERT INTO bet_settlements (bet_id, n, outcome, payout_cents, difference_cents, reason, generation, at)
+        SELECT id, n, outcome, payout, difference, reason, p_generation, p_now FROM given
+    ), steps AS (
+        INSERT INTO bet_history (bet_id, old_status, new_status, reason, at)
+        SELECT id, old_status, CASE WHEN outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
+            COALESCE(outcome, reason), p_now
+        FROM given
+    ), records AS (
+        INSERT INTO outbox (topic, key, payload, leased_until, created_at)
+        SELECT 'bet_settled', id::TEXT, payload, p_leased_until, p_now FROM given ORDER BY place RETURNING id
+    )
+    SELECT (SELECT array_agg(place ORDER BY place) FROM given), (SELECT array_agg(id ORDER BY id) FROM records)
+    INTO v_settled, v_records;
+    RETURN QUERY SELECT settled.place, 'SETTLED', settled.record FROM unnest(v_settled, v_records) AS settled (place, record);
 
     record := NULL;
-    FOR place IN SELECT generate_subscripts(p_ids, 1) LOOP
-        CONTINUE WHEN place = ANY (v_settled);
-        SELECT status, settlements, settled_by, user_id INTO v_status, v_settlements, v_settled_by, v_user
-        FROM bets WHERE id = p_ids[place];
+    FOR place IN SELECT generate_subscripts(p_ids, 1) EXCEPT SELECT unnest(v_settled) LOOP
+        SELECT status, settlements, settled_by INTO v_status, v_settlements, v_settled_by FROM bets WHERE id = p_ids[place];
         IF NOT FOUND OR v_status NOT IN ('CONFIRMED', 'SETTLED') OR v_settlements <> p_settlements[place]
             OR v_settled_by >= p_generation THEN
             outcome := 'CHANGED';
-        ELSIF p_waits AND v_user = ANY (v_held) THEN
+        ELSIF p_waits AND place = ANY (v_held) THEN
             outcome := 'BALANCE_TOO_HIGH';
         ELSE
             -- Also a second bet of the user, or a balance that is too high: settled by itself it gets its answer.
