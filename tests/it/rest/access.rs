@@ -417,6 +417,7 @@ async fn each_route_answers_each_caller() {
     | `GET /v1/events` | `odds:read` | 200 | 200 | 200 | 200 | 200 | 200 |
     | `GET /v1/events/{id}/markets` | `odds:read` | 200 | 200 | 200 | 200 | 200 | 200 |
     | `GET /v1/events/{id}/odds` | `odds:read` | 200 | 200 | 200 | 200 | 200 | 200 |
+    | `GET /v1/events/{id}/results` | `odds:read` | 200 | 200 | 200 | 200 | 200 | 200 |
     | `GET /v1/events/{id}/markets/{market}/history` | `odds:read` | 200 | 200 | 200 | 200 | 200 | 200 |
     | `GET /ws/odds` | `odds:read` | 101 | 101 | 101 | 101 | 101 | 101 |
     | `GET /wallet` | `wallet:read` | 401 UNAUTHENTICATED | 200 | 403 OTHER_USER | 403 SCOPE_REQUIRED | 200 | 200 |
@@ -458,6 +459,7 @@ async fn odds_need_a_scope_unless_public() {
     | `GET /v1/events` | `odds:read` | 401 UNAUTHENTICATED | 200 | 200 | 403 SCOPE_REQUIRED | 200 | 200 |
     | `GET /v1/events/{id}/markets` | `odds:read` | 401 UNAUTHENTICATED | 200 | 200 | 403 SCOPE_REQUIRED | 200 | 200 |
     | `GET /v1/events/{id}/odds` | `odds:read` | 401 UNAUTHENTICATED | 200 | 200 | 403 SCOPE_REQUIRED | 200 | 200 |
+    | `GET /v1/events/{id}/results` | `odds:read` | 401 UNAUTHENTICATED | 200 | 200 | 403 SCOPE_REQUIRED | 200 | 200 |
     | `GET /v1/events/{id}/markets/{market}/history` | `odds:read` | 401 UNAUTHENTICATED | 200 | 200 | 403 SCOPE_REQUIRED | 200 | 200 |
     | `GET /ws/odds` | `odds:read` | 101 | 101 | 101 | 403 SCOPE_REQUIRED | 101 | 101 |
     ");
