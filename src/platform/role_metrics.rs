@@ -153,7 +153,7 @@ mod tests {
             "BAD_JSON UNKNOWN_TYPE BAD_EVENT_ID BAD_SINCE BAD_CONFLATE_MS BAD_HEARTBEAT_MS TOO_MANY_SUBSCRIPTIONS RATE_LIMITED RATE_LIMITED RATE_LIMITED SNAPSHOT_UNAVAILABLE \
              BAD_TOKEN UNAUTHENTICATED INVALID_CREDENTIAL AUTHENTICATION_UNAVAILABLE SCOPE_REQUIRED OTHER_CALLER TOO_MANY_SESSIONS_OF_CALLER",
             "take publish mark refused",
-            "bet_placed bet_confirmed",
+            "bet_placed bet_confirmed bet_settled",
             "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",
             "timeout unreachable status too_large unreadable unknown_word",
             "silent garbage error",

@@ -250,7 +250,7 @@ BEGIN
     ), steps AS (
         INSERT INTO bet_history (bet_id, old_status, new_status, reason, at)
         SELECT id, old_status, CASE WHEN outcome IS NULL THEN 'CONFIRMED' ELSE 'SETTLED' END,
-            COALESCE(outcome, reason), p_now
+            CASE WHEN reason IN ('cancelled', 'late_bet') THEN reason ELSE COALESCE(outcome, reason) END, p_now
         FROM given
     ), records AS (
         INSERT INTO outbox (topic, key, payload, leased_until, created_at)

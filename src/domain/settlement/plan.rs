@@ -128,6 +128,15 @@ impl Plan {
 }
 
 impl SettlementReason {
+    /// The reason of the step in the bet's history: why the bet is void whatever its result, else its
+    /// outcome. `bets_settle` of PostgreSQL does the same.
+    pub fn in_history(self, outcome: Option<SettledAs>) -> &'static str {
+        match (self, outcome) {
+            (SettlementReason::Result, Some(outcome)) => outcome.into(),
+            _ => self.into(),
+        }
+    }
+
     fn of(state: &LegState) -> SettlementReason {
         match state {
             LegState::Open | LegState::Held(_) => SettlementReason::Withdrawn,

@@ -92,6 +92,7 @@ macro_rules! money_suite {
         #[case::hold_at_once($crate::store::money_suite::holds::no_bet_is_placed_after_a_hold)]
         #[case::ledger_examples($crate::store::money_suite::settlements::ledger_examples_end_as_described)]
         #[case::settled_bet($crate::store::money_suite::settlements::settled_bet_has_all_its_records)]
+        #[case::void_reasons($crate::store::money_suite::settlements::history_says_why_a_bet_is_void)]
         #[case::results($crate::store::money_suite::settlements::results_are_stored_once)]
         #[case::due_pages($crate::store::money_suite::settlements::due_bets_are_read_in_pages)]
         #[case::settle_batch($crate::store::money_suite::settlements::batched_settlements_get_their_own_answers)]

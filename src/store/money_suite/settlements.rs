@@ -260,6 +260,38 @@ pub(crate) fn settled_bet_has_all_its_records(store: &dyn MoneyStore) {
     );
 }
 
+/// A bet may be void whatever the result of its selection.
+pub(crate) fn history_says_why_a_bet_is_void(store: &dyn MoneyStore) {
+    store.deposit(&order("A", 5_000, "d")).unwrap();
+    let id = confirmed_bet(store, "E", ("A", 1, 1_000));
+    let late = json!({"selections": [{"id": "home", "result": "won"}], "bets_until": at(0)});
+    for (version, kind, fields) in [
+        (1, "settlement", late),
+        (2, "cancel", json!({})),
+        (3, "rollback_cancel", json!({})),
+    ] {
+        store_result(store, record("E", kind, version, fields), 10);
+        settle_all(store, 10 + version);
+    }
+    let history = store.bet_history(id).unwrap();
+    let reasons: Vec<_> = history
+        .iter()
+        .filter_map(|step| step.reason.as_deref())
+        .collect();
+    // Void by the cancellation as by the time: nothing changes.
+    assert_eq!(reasons, ["late_bet"]);
+    store_result(store, home("E", 4, "won"), 10);
+    settle_all(store, 20);
+    store_result(store, record("E", "cancel", 5, json!({})), 10);
+    settle_all(store, 21);
+    let history = store.bet_history(id).unwrap();
+    let reasons: Vec<_> = history
+        .iter()
+        .filter_map(|step| step.reason.as_deref())
+        .collect();
+    assert_eq!(reasons, ["late_bet", "won", "cancelled"]);
+}
+
 pub(crate) fn results_are_stored_once(store: &dyn MoneyStore) {
     let conflicting = home("B", 1, "lost");
     let batch = [
@@ -322,7 +354,8 @@ pub(crate) fn results_are_stored_once(store: &dyn MoneyStore) {
         (line, at(4)),
     ];
     assert_eq!(of_event(100), all);
-    assert_eq!(of_event(2), all[..2]);
+    // The latest ones.
+    assert_eq!(of_event(2), all[4..]);
     let backlog = store.settlement_backlog().unwrap();
     assert_eq!((backlog.conflicts, backlog.due_markets), (1, 5));
     assert_eq!(backlog.due_since, Some(at(1)));

@@ -158,7 +158,7 @@ async fn bet_follows_the_results_of_its_market() {
             json!(["SETTLED", "won"]),
             json!(["SETTLED", "lost"]),
             json!(["CONFIRMED", "withdrawn"]),
-            json!(["SETTLED", "void"]),
+            json!(["SETTLED", "cancelled"]),
         ]
     );
     harness.verify().await;

@@ -3,7 +3,7 @@
 use diesel::prelude::*;
 use diesel::sqlite::SqliteConnection;
 
-use crate::domain::ids::{EventId, EventMarket};
+use crate::domain::ids::{EventId, EventMarket, MarketKey};
 use crate::domain::settlement::market_results::Inserted;
 use crate::domain::settlement::record::ResultRecord;
 use crate::domain::timestamp::Timestamp;
@@ -59,7 +59,10 @@ impl ResultStore for SqliteStore {
             let mut latest: Vec<StoredRecord> = read_all::<_, _, Failure>(rows, RecordRow::read)?;
             // Stable: the records of a market stay in their order.
             latest.reverse();
-            latest.sort_by(|one, other| one.record.market.cmp(&other.record.market));
+            latest.sort_by_cached_key(|stored| {
+                let MarketKey { name, line } = &stored.record.market;
+                (name.clone(), line_text(*line))
+            });
             Ok(latest)
         })
     }

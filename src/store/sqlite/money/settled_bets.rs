@@ -154,7 +154,9 @@ fn record(
             bet_settlements::at.eq(at.micros()),
         ))
         .execute(connection)?;
-    let reason = outcome.unwrap_or(bet.reason.into());
+    let reason = bet
+        .reason
+        .in_history(bet.becomes.map(|(outcome, _)| outcome));
     add_step(
         connection,
         bet.bet_id,
