@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check, check_bus, check_group, check_store};
 use super::engines::{BetTopics, ResultTopics, Stores};
-use super::money::{MAX_STORE_BATCH, OUTBOX_LEASE};
+use super::money::OUTBOX_LEASE;
 use super::{StartError, role_metrics};
 use crate::actors::consumers::ConsumerSettings;
 use crate::actors::settlement::market_settler::MarketSettler;
@@ -19,8 +19,14 @@ use crate::runtime::clock::Clock;
 use crate::simulator::market_maker::SOURCE;
 use crate::telemetry::metrics::SettlementMetrics;
 
-/// Maximum number of bets that are read at once: bounds the memory of a market.
+/// Maximum number of bets that are read at once: bounds the memory of a market. Of 100,000 bets, pages
+/// of 500, 2,000 and 8,000 took 10.1, 9.1 and 9.2 s of CPU in this process and in PostgreSQL, and 2, 3
+/// and 8 MiB.
 const PAGE: usize = 2_000;
+/// Maximum number of bets that are settled in one call. Of 100,000 bets, calls of 16, 32, 64, 128 and
+/// 256 took 18.5, 12.1, 10.2, 9.1 and 8.0 s of CPU. A larger call locks more wallets for longer: who
+/// bets meanwhile waits for it.
+const BATCH: usize = 128;
 /// How long a market is leased; extended with each page.
 const MARKET_LEASE: Duration = Duration::from_secs(30);
 /// How long a market waits after an attempt that did not settle every bet.
@@ -86,7 +92,7 @@ impl PlatformBuilder<'_> {
             rules: settings.rules(simulator),
             max_market: settings.settlement_max_market_cents,
             page: PAGE,
-            batch: MAX_STORE_BATCH,
+            batch: BATCH,
             lease: MARKET_LEASE,
             retry: RETRY,
             outbox_lease: OUTBOX_LEASE,
