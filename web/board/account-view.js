@@ -10,6 +10,15 @@ const STATUSES = new Map([
   ['CONFIRMED', 'Confirmed'],
   ['REJECTED', 'Rejected'],
 ]);
+const OUTCOMES = new Map([
+  ['won', 'Won'],
+  ['lost', 'Lost'],
+  ['void', 'Void'],
+  ['half_won', 'Half won'],
+  ['half_lost', 'Half lost'],
+  ['dead_heat', 'Dead heat'],
+  ['partial', 'Part returned'],
+]);
 const KINDS = new Map([
   ['deposit', 'Deposit'],
   ['withdraw', 'Withdrawal'],
@@ -17,6 +26,12 @@ const KINDS = new Map([
   ['commit', 'Stake paid'],
   ['refund', 'Stake given back'],
   ['expire', 'Hold expired'],
+  ['settle', 'Bet settled'],
+  ['unsettle', 'Bet open again'],
+  ['payout', 'Payout'],
+  ['clawback', 'Payout taken back'],
+  ['owe', 'Payout owed back'],
+  ['recover', 'Debt paid off'],
 ]);
 
 /** The panels of the user's bets and wallet. */
@@ -67,7 +82,7 @@ export class AccountView {
     if (userId !== this.#userId) return;
     if (status === 200) {
       this.#currency = body.currency;
-      this.#showBalances(body, '');
+      this.#showBalances(body, debtNote(body));
     } else {
       this.#showBalances(null, walletNote(status, body));
     }
@@ -91,6 +106,12 @@ async function page(answer) {
   return status === 200 ? body : null;
 }
 
+/** What the user owes; empty if nothing. */
+function debtNote(wallet) {
+  const owed = cents(wallet.owed_cents ?? '0');
+  return owed ? `You owe ${formatCents(owed, wallet.currency)}: later payouts pay it off` : '';
+}
+
 function walletNote(status, body) {
   if (status === 404) return 'No wallet yet: the first deposit creates it';
   return body?.message ?? 'The wallet cannot be read now';
@@ -101,13 +122,23 @@ function betItem(bet, names, currency) {
   return element('li', { 'data-bet': bet.betId, 'data-status': bet.status },
     element('div', { class: 'line' },
       element('strong', {}, names.selection),
-      element('span', { class: 'badge', 'data-status': bet.status }, STATUSES.get(bet.status) ?? bet.status)),
+      element('span', { class: 'badge', 'data-status': bet.status, 'data-outcome': bet.outcome ?? '' }, stateName(bet))),
     element('p', { class: 'note' }, `${marketName(bet.market, bet.line)} · ${names.event}`),
     element('div', { class: 'line numbers' },
       element('span', {}, `${formatCents(cents(bet.stake_cents), currency)} at ${formatPrice(bet.odd_value)}`),
-      element('span', {}, `pays ${formatCents(cents(bet.potential_payout_cents))}`)),
+      element('span', {}, payout(bet))),
     reason,
     element('p', { class: 'note' }, formatDay(bet.placedAt)));
+}
+
+function stateName(bet) {
+  return OUTCOMES.get(bet.outcome) ?? STATUSES.get(bet.status) ?? bet.status;
+}
+
+function payout(bet) {
+  return bet.status === 'SETTLED'
+    ? `paid ${formatCents(cents(bet.payout_cents))}`
+    : `pays ${formatCents(cents(bet.potential_payout_cents))}`;
 }
 
 function transferItem(transfer, currency) {

@@ -118,7 +118,8 @@ export function resultText(slip) {
     case 'unknown':
       return 'No answer yet. The bet may have been placed. The same request is sent again, which never places it twice.';
     case 'decided':
-      return slip.status === 'CONFIRMED'
+      // It may be settled already.
+      return slip.status !== 'REJECTED'
         ? `Confirmed at ${formatPrice(slip.price)}`
         : `Rejected: ${formatReason(slip.reason)}. The stake was given back.`;
     default:

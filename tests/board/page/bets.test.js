@@ -68,6 +68,30 @@ test('a bet goes from click to confirmed, and the balance follows', async () => 
   assert.deepEqual(page.faults, []);
 });
 
+test('a settled bet shows what it was paid, and a debt is shown', async () => {
+  await fill('10');
+  await page.locator('#place').click();
+  await result('Confirmed at 2.168');
+  const settle = (...decision) => platform.command('settle', 'E1', '1x2', ...decision, '--reason', 'test');
+  const shown = (name, paid) => until(`the bet is ${name}`, async () => {
+    const bet = page.locator('#bets li').first();
+    return (await bet.locator('.badge').textContent()) === name && (await bet.textContent()).includes(paid);
+  });
+  settle('--winner', 'home');
+  await page.getByRole('button', { name: 'My bets' }).click();
+  await shown('Won', 'paid 21.68');
+  await until('the balance', async () => (await page.locator('#balance').textContent()) === '311.68 BRL');
+  await platform.withdraw(user, 31_000);
+  settle('--winner', 'away');
+  await shown('Lost', 'paid 0.00');
+  await page.getByRole('button', { name: 'Wallet' }).click();
+  await until('the debt', async () => (await page.locator('#wallet-note').textContent()).includes('You owe 20.00 BRL'));
+  settle('--rollback');
+  await page.getByRole('button', { name: 'My bets' }).click();
+  await shown('Confirmed', 'pays 21.68');
+  assert.deepEqual(page.faults, []);
+});
+
 test('a rejected bet gives the stake back', async () => {
   supplier.decision = { status: 'REJECTED', reason: 'limit_exceeded' };
   await fill('10');

@@ -90,12 +90,21 @@ export class Platform {
 
   /** Credits a user. `headers` may have the credential of a service. */
   async deposit(userId, cents, headers = {}) {
-    const answer = await fetch(`http://127.0.0.1:${this.ports.wallet}/wallet/deposit`, {
+    await this.#move('deposit', userId, cents, headers);
+  }
+
+  /** Takes money out of a wallet. */
+  async withdraw(userId, cents, headers = {}) {
+    await this.#move('withdraw', userId, cents, headers);
+  }
+
+  async #move(kind, userId, cents, headers) {
+    const answer = await fetch(`http://127.0.0.1:${this.ports.wallet}/wallet/${kind}`, {
       method: 'POST',
       headers: { 'Content-Type': 'application/json', ...headers },
       body: JSON.stringify({ userId, amount_cents: cents, external_ref: `test-${userId}-${cents}` }),
     });
-    if (answer.status !== 200) throw new Error(`deposit: ${answer.status} ${await answer.text()}`);
+    if (answer.status !== 200) throw new Error(`${kind}: ${answer.status} ${await answer.text()}`);
   }
 
   /** The bets of a user, newest first. */
