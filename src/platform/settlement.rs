@@ -97,7 +97,7 @@ impl PlatformBuilder<'_> {
             retry: RETRY,
             outbox_lease: OUTBOX_LEASE,
         };
-        log::info!("bets are settled by these rules: {}", settings.rules_text());
+        log::debug!("bets are settled by these rules: {}", settings.rules_text());
         MarketSettler::new(
             stores.money.clone(),
             settings,

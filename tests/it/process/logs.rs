@@ -138,10 +138,11 @@ async fn embedded_lines_name_their_roles() {
     let failures = [
         (
             "the outbox cannot be read or written",
-            &["bets", "confirmation"][..],
+            &["bets", "confirmation", "settlement"][..],
         ),
         ("expiring reservations failed", &["wallet"]),
         ("overdue bets cannot be decided", &["confirmation"]),
+        ("bets cannot be settled", &["settlement"]),
     ];
     for (message, expected) in failures {
         let expected: BTreeSet<_> = expected.iter().map(|role| (*role).to_owned()).collect();

@@ -245,7 +245,8 @@ async fn verification_result_has_own_exit_code() {
     use diesel::connection::SimpleConnection;
     // Money without a transfer.
     let wallet =
-        "INSERT INTO wallets VALUES ('u', '00000000-0000-7000-8000-000000000000', 5, 0, 0)";
+        "INSERT INTO wallets (user_id, wallet_id, available_cents, reserved_cents, created_at)
+        VALUES ('u', '00000000-0000-7000-8000-000000000000', 5, 0, 0)";
     database(folder.path()).batch_execute(wallet).unwrap();
     assert_eq!(
         run(folder.path(), &["ledger", "verify"], &[])
