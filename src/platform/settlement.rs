@@ -24,9 +24,11 @@ use crate::telemetry::metrics::SettlementMetrics;
 /// and 8 MiB.
 const PAGE: usize = 2_000;
 /// Maximum number of bets that are settled in one call. Of 100,000 bets, calls of 16, 32, 64, 128 and
-/// 256 took 18.5, 12.1, 10.2, 9.1 and 8.0 s of CPU. A larger call locks more wallets for longer: who
-/// bets meanwhile waits for it.
-const BATCH: usize = 128;
+/// 256 took 18.5, 12.1, 10.2, 9.1 and 8.0 s of CPU. A larger call locks more wallets for longer, and
+/// who bets meanwhile waits for it: see "Settlement" in docs/performance.md.
+const BATCH: usize = 32;
+/// The pause after each call, in percent of its time.
+const PAUSE_PERCENT: u32 = 50;
 /// How long a market is leased; extended with each page.
 const MARKET_LEASE: Duration = Duration::from_secs(30);
 /// How long a market waits after an attempt that did not settle every bet.
@@ -93,6 +95,7 @@ impl PlatformBuilder<'_> {
             max_market: settings.settlement_max_market_cents,
             page: PAGE,
             batch: BATCH,
+            pause_percent: PAUSE_PERCENT,
             lease: MARKET_LEASE,
             retry: RETRY,
             outbox_lease: OUTBOX_LEASE,

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use log::{debug, info, warn};
 
@@ -280,6 +281,7 @@ impl Run<'_> {
                 .iter()
                 .map(|due| self.settlement(due, &call))
                 .collect();
+            let began = Instant::now();
             let answers = self.store().settle_bets(&bets, &call)?;
             let mut rows = Vec::new();
             for ((due, bet), answer) in batch.iter().zip(bets).zip(answers) {
@@ -290,6 +292,7 @@ impl Run<'_> {
                 rows.extend(self.record(due, bet, answer)?);
             }
             (self.publish)(rows);
+            std::thread::sleep(began.elapsed() * self.settler.settings.pause_percent / 100);
         }
         Ok(rest)
     }

@@ -16,6 +16,9 @@ pub(crate) struct SettlerSettings {
     pub page: usize,
     /// Maximum number of bets that are settled in one call. A call locks their wallets.
     pub batch: usize,
+    /// How long the settler pauses after each call, in percent of the time that the call took: a large
+    /// market leaves this time of the database to those who bet meanwhile.
+    pub pause_percent: u32,
     /// How long a market is leased to this process.
     pub lease: Duration,
     /// How long a market waits after an attempt that did not settle every bet.

@@ -54,6 +54,7 @@ impl House {
                 max_market: cents(1_000_000),
                 page: 3,
                 batch: 2,
+                pause_percent: 1,
                 lease: Duration::from_secs(30),
                 retry: Duration::from_secs(1),
                 outbox_lease: Duration::from_secs(10),
