@@ -78,6 +78,7 @@ async fn startup_message_commands_work() {
             "ingest",
             "odds",
             "processor",
+            "settlement",
             "simulator",
             "wallet"
         ]
