@@ -105,7 +105,7 @@ compose-secrets: ## Write random passwords for docker/compose.yaml into docker/.
 # Run in this order, one at a time. If one fails, the others still run.
 BENCHES = fanout idle latency drain rest slow storm start scale money settlement pure
 
-bench: ## Run all benches and print one table (about 20 minutes; `cargo bench --bench NAME` runs one)
+bench: ## Run all benches and print one table (about 25 minutes; `cargo bench --bench NAME` runs one)
 	@$(CARGO) bench --locked --no-run
 	@rm -rf "$${CARGO_TARGET_DIR:-target}/tmp/bench"
 	@scripts/engines with sh -c 'failed=""; for bench in $(BENCHES); do \
