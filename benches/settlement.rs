@@ -178,13 +178,13 @@ impl Bench {
         }
         let took = began.elapsed();
         self.store_settled(event)?;
-        // Nobody publishes these rows; their long lease identifies them.
+        // No process publishes these rows. Their long lease identifies them.
         diesel::sql_query("DELETE FROM outbox WHERE leased_until > now() + interval '30 min'")
             .execute(&mut self.database)?;
         Ok(took)
     }
 
-    /// Stores the result by which the baseline settled a market, so that nobody settles it again.
+    /// Stores the result by which the baseline settled a market, so that it is not settled again.
     fn store_settled(&mut self, event: &str) -> Outcome<()> {
         let stored = self.database.transaction(|database| {
             let store = "SELECT result_store($1, '1x2', '', 'bench', 'settlement', now(), 1,

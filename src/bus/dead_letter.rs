@@ -42,6 +42,23 @@ pub fn of_supplier(letter: &DeadLetter) -> NewRecord {
     }
 }
 
+/// The dead letter of a record that was read from a topic.
+pub fn letter_of(
+    record: &Record,
+    topic: &str,
+    reason: &str,
+    detail: &str,
+    received_at: Timestamp,
+) -> DeadLetter {
+    DeadLetter {
+        received_at,
+        origin: format!("{topic}/{}/{}", record.partition, record.offset),
+        reason: reason.to_owned(),
+        detail: detail.to_owned(),
+        raw: record.record.payload.clone(),
+    }
+}
+
 /// The record of a dead letter that was read from a topic. It keeps the key of the source record.
 pub fn of_record(letter: &DeadLetter, topic: &str, record: &Record) -> NewRecord {
     let mut headers = headers(letter);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 use actix_web::web;
@@ -13,7 +14,9 @@ use super::{Parts, Platform, StartError, bounds, role_metrics};
 use crate::access::Access;
 use crate::access::key_source::KeySource;
 use crate::actors::access::messages::RevocationsChanged;
+use crate::actors::consumers::ConsumerSettings;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
+use crate::bus::Topic;
 use crate::config::settings::{Role, Settings};
 use crate::domain::odds::plausible::Plausibility;
 use crate::http::gateway::{Routes, Service};
@@ -114,6 +117,22 @@ impl<'a> PlatformBuilder<'a> {
     /// Limits for the timestamps and sequence numbers that this process accepts.
     pub(super) fn limits(&self) -> Plausibility {
         Plausibility::within(self.settings.suppliers.supplier_max_clock_skew)
+    }
+
+    /// The settings of a consumer of `topic`; a batch waits for `linger` to fill up.
+    pub(super) fn consumer_settings(
+        &self,
+        group: String,
+        topic: &Arc<dyn Topic>,
+        linger: Duration,
+    ) -> ConsumerSettings {
+        ConsumerSettings {
+            group,
+            topic: topic.name().to_owned(),
+            batch_size: self.settings.bus.bus_batch_size,
+            linger,
+            limits: self.limits(),
+        }
     }
 
     /// Registers the checks and metrics that a role's health port serves.

@@ -37,7 +37,9 @@ impl ProcessorBuilder<'_, '_> {
             return Ok(None);
         };
         let group = self.platform.settings.bus.kafka_group_selector.clone();
-        let settings = self.consumer_settings(group, topic, Duration::ZERO);
+        let settings = self
+            .platform
+            .consumer_settings(group, topic, Duration::ZERO);
         let rules = self.selector_rules();
         let window = rules.failover.max_age.saturating_add(REPLAY_MARGIN);
         let subscription = topic.subscribe_with_replay(&settings.group, window)?;

@@ -12,7 +12,6 @@ use super::checks::{check_bus, check_group, check_writes, check_written_cache};
 use super::engines::OddsTopics;
 use super::failover::StartedSelector;
 use super::odds::{OddsRuntime, ShownBooks};
-use crate::actors::consumers::ConsumerSettings;
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::cache_writer::CacheWriter;
@@ -26,7 +25,6 @@ use crate::actors::odds::odds_book::{BookEdges, BusFeed, ChangeSubscriber};
 use crate::actors::odds::published_sources::PublishedSources;
 use crate::actors::odds::source_monitor::SourceMonitor;
 use crate::actors::odds::store_writer::{Retention, StoreWriter};
-use crate::bus::Topic;
 use crate::bus::health::SubscriptionHealth;
 use crate::cache::OddsCache;
 use crate::config::settings::Role;
@@ -239,7 +237,9 @@ impl ProcessorBuilder<'_, '_> {
     ) -> Result<(ConsumerSigns, SubscriptionHealth), StartError> {
         let topic = &self.bus.updates;
         let group = self.platform.settings.bus.kafka_group_live.clone();
-        let settings = self.consumer_settings(group, topic, Duration::ZERO);
+        let settings = self
+            .platform
+            .consumer_settings(group, topic, Duration::ZERO);
         let subscription = topic.subscribe(&settings.group)?;
         let health = subscription.health();
         let consumer = LiveConsumer::new(settings, subscription, edges, self.metrics.clone())
@@ -287,7 +287,9 @@ impl ProcessorBuilder<'_, '_> {
     ) -> Result<SubscriptionHealth, StartError> {
         let topic = &self.bus.updates;
         let group = self.platform.settings.bus.kafka_group_store.clone();
-        let settings = self.consumer_settings(group, topic, self.batch_wait());
+        let settings = self
+            .platform
+            .consumer_settings(group, topic, self.batch_wait());
         let subscription = topic.subscribe_in_bulk(&settings.group)?;
         let health = subscription.health();
         let dead_letters = self.bus.dead_letters.clone();
@@ -305,7 +307,9 @@ impl ProcessorBuilder<'_, '_> {
     ) -> Result<(), StartError> {
         let topic = &self.bus.dead_letters;
         let group = DEAD_LETTER_GROUP.to_owned();
-        let settings = self.consumer_settings(group, topic, self.batch_wait());
+        let settings = self
+            .platform
+            .consumer_settings(group, topic, self.batch_wait());
         let subscription = topic.subscribe(&settings.group)?;
         let task = DeadLetterConsumer::task(settings, subscription, store, self.metrics.clone());
         let storing = self.storing.clone();
@@ -325,20 +329,5 @@ impl ProcessorBuilder<'_, '_> {
 
     fn batch_wait(&self) -> Duration {
         self.platform.settings.store.store_batch_wait
-    }
-
-    pub(super) fn consumer_settings(
-        &self,
-        group: String,
-        topic: &Arc<dyn Topic>,
-        linger: Duration,
-    ) -> ConsumerSettings {
-        ConsumerSettings {
-            group,
-            topic: topic.name().to_owned(),
-            batch_size: self.platform.settings.bus.bus_batch_size,
-            linger,
-            limits: self.platform.limits(),
-        }
     }
 }

@@ -7,16 +7,14 @@ use super::checks::{check, check_bus, check_group, check_store};
 use super::engines::{BetTopics, ResultTopics, Stores};
 use super::money::OUTBOX_LEASE;
 use super::{StartError, role_metrics};
-use crate::actors::consumers::ConsumerSettings;
 use crate::actors::settlement::market_settler::MarketSettler;
 use crate::actors::settlement::result_consumer::{ResultConsumer, ResultTargets};
 use crate::actors::settlement::settings::SettlerSettings;
 use crate::actors::settlement::settler::{Settler, SettlerLimits};
 use crate::bus::health::SubscriptionHealth;
 use crate::config::settings::Role;
-use crate::domain::ids::Source;
 use crate::runtime::clock::Clock;
-use crate::simulator::market_maker::SOURCE;
+use crate::simulator::market_maker::source as simulator_source;
 use crate::telemetry::metrics::SettlementMetrics;
 
 /// Maximum number of bets that are read at once: bounds the memory of a market. Of 100,000 bets, pages
@@ -89,7 +87,7 @@ impl PlatformBuilder<'_> {
         metrics: &SettlementMetrics,
     ) -> MarketSettler {
         let settings = &self.settings.settlement;
-        let simulator = runs_simulator.then(|| Source::new(SOURCE).ok()).flatten();
+        let simulator = runs_simulator.then(simulator_source).flatten();
         let settings = SettlerSettings {
             rules: settings.rules(simulator),
             max_market: settings.settlement_max_market_cents,
@@ -115,14 +113,8 @@ impl PlatformBuilder<'_> {
         targets: ResultTargets,
         metrics: &SettlementMetrics,
     ) -> Result<SubscriptionHealth, StartError> {
-        let bus = &self.settings.bus;
-        let settings = ConsumerSettings {
-            group: bus.kafka_group_settlement.clone(),
-            topic: results.results.name().to_owned(),
-            batch_size: bus.bus_batch_size,
-            linger: Duration::ZERO,
-            limits: self.limits(),
-        };
+        let group = self.settings.bus.kafka_group_settlement.clone();
+        let settings = self.consumer_settings(group, &results.results, Duration::ZERO);
         let subscription = results.results.subscribe(&settings.group)?;
         let health = subscription.health();
         let task = ResultConsumer::task(

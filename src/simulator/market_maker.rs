@@ -13,12 +13,18 @@ use super::catalogue;
 use super::score::Question;
 use super::walk::{self, Situation, Truth, Walk};
 use crate::config::settings::SimulatedMarket;
+use crate::domain::ids::Source;
 use crate::domain::odds::status::MarketStatus;
 use crate::domain::odds::update::{OddsUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
 /// The source name of the simulator's updates.
 pub(crate) const SOURCE: &str = "supplier-simulator";
+
+/// The source of the simulator's updates and results.
+pub(crate) fn source() -> Option<Source> {
+    Source::new(SOURCE).ok()
+}
 
 /// A market is suspended about once in this many of its updates.
 const SUSPENDED_ONCE_IN: u32 = 80;

@@ -13,10 +13,11 @@ mod unavailable;
 mod wallet;
 
 use std::net::SocketAddr;
+use std::process::Output;
 
 use serde_json::{Value, json};
 
-use super::support::{FakeSupplier, SupplierLink, TestPlatform, send, until};
+use super::support::{FakeSupplier, SupplierLink, TestPlatform, command, send, until, within};
 
 /// A platform with every money role, and the supplier of its prices. Bets are confirmed by a
 /// separate simulator.
@@ -191,6 +192,19 @@ impl BetsHarness {
             (bet["status"] != "PENDING_CONFIRMATION").then_some(bet)
         })
         .await
+    }
+
+    /// Runs a command of the program on the platform's database.
+    async fn command(&self, arguments: &[&str]) -> Output {
+        let folder = &self.platform.folder;
+        let variables = folder.variables();
+        let variables: Vec<_> = variables
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        let mut command = command(folder.path(), &variables);
+        command.args(arguments);
+        within("the command ends", command.output()).await.unwrap()
     }
 
     async fn close(self) {

@@ -158,13 +158,7 @@ impl BetConfirmation {
 
     async fn send_to_dead_letters(&self, record: &Record, reason: &str, detail: &str) {
         let topic = &self.settings.topic;
-        let letter = DeadLetter {
-            received_at: self.clock.now(),
-            origin: format!("{topic}/{}/{}", record.partition, record.offset),
-            reason: reason.to_owned(),
-            detail: detail.to_owned(),
-            raw: record.record.payload.clone(),
-        };
+        let letter = dead_letter::letter_of(record, topic, reason, detail, self.clock.now());
         self.log_dead_letter(&letter);
         // Consecutive unknown bets probably belong to another deployment. Dead-letter them slowly,
         // so that an operator may notice.

@@ -4,11 +4,13 @@
 
 mod batch_consumer;
 mod batch_retry;
+mod dead_letters;
 mod group_reader;
 mod shutdown_policy;
 
 pub(in crate::actors) use self::batch_consumer::{BatchConsumer, BatchHandler};
 pub(in crate::actors) use self::batch_retry::{BatchError, BatchRetry};
+pub(in crate::actors) use self::dead_letters::publish_dead_letters;
 pub(crate) use self::group_reader::ConsumerSettings;
 #[cfg(test)]
 pub(in crate::actors) use self::group_reader::IDLE_POLL;

@@ -11,7 +11,7 @@ use super::settings::SettlerSettings;
 use crate::domain::bets::bet_events::{SettledBet, bet_settled};
 use crate::domain::ids::SelectionId;
 use crate::domain::settlement::market_results::MarketResults;
-use crate::domain::settlement::plan::{Change, Plan, SettleableBet};
+use crate::domain::settlement::plan::{Change, Plan};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
@@ -31,7 +31,7 @@ const BALANCE_TOO_HIGH: &str = "balance_too_high";
 pub(crate) enum Attempt {
     /// Every bet of the market is settled, or waits for an operator.
     Finished,
-    /// Some bets are pending or their wallets were locked. The market is tried again.
+    /// Some bets are pending, were locked, or became due meanwhile. The market is tried again.
     Incomplete,
     /// Another record arrived, or another process has the market.
     Superseded,
@@ -152,15 +152,7 @@ impl Run<'_> {
     }
 
     fn plan(&self, bet: &DueBet) -> Plan {
-        let bet = SettleableBet {
-            market: &self.lease.market.market.name,
-            selection: &bet.selection,
-            stake: bet.stake,
-            price: bet.price,
-            placed_at: bet.placed_at,
-            position: bet.position,
-            outcome: bet.outcome,
-        };
+        let bet = bet.on(&self.lease.market);
         Plan::of(&bet, &self.results, &self.settler.settings.rules)
     }
 
@@ -170,25 +162,15 @@ impl Run<'_> {
         state: BetState,
         mut work: impl FnMut(&mut Self, &[DueBet]) -> Result<bool, StoreError>,
     ) -> Result<bool, StoreError> {
-        let limit = self.settler.settings.page;
-        let mut after = None;
-        loop {
-            let query = DueBets {
-                market: &self.lease.market,
-                generation: self.lease.generation,
-                state,
-                after,
-                limit,
-            };
-            let page = self.store().due_bets(&query)?;
-            if !page.is_empty() && !work(self, &page)? {
-                return Ok(false);
-            }
-            after = page.last().map(DueBet::cursor);
-            if page.len() < limit {
-                return Ok(true);
-            }
-        }
+        let due = DueBets {
+            market: &self.lease.market,
+            generation: self.lease.generation,
+            state,
+            after: None,
+            limit: self.settler.settings.page,
+        };
+        let store = &*self.settler.store;
+        due.for_each_page(store, |page| work(self, page))
     }
 
     /// Whether the payout of a round of bets is above the limit, and no operator has decided. Only

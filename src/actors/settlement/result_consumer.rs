@@ -8,10 +8,9 @@ use log::{error, warn};
 
 use super::messages::ResultsStored;
 use crate::actors::consumers::{
-    BatchConsumer, BatchError, BatchHandler, ConsumerSettings, GroupReader,
+    BatchConsumer, BatchError, BatchHandler, ConsumerSettings, GroupReader, publish_dead_letters,
 };
 use crate::bus::{NewRecord, Record, Subscription, Topic, dead_letter};
-use crate::domain::dead_letter::DeadLetter;
 use crate::domain::settlement::market_results::Inserted;
 use crate::domain::settlement::record::{RecordError, ResultRecord};
 use crate::domain::settlement::trust::is_operator;
@@ -97,13 +96,9 @@ impl ResultConsumer {
     }
 
     fn dead_letter(&self, record: &Record, bad: &BadResult) -> NewRecord {
-        let letter = DeadLetter {
-            received_at: self.clock.now(),
-            origin: format!("{}/{}/{}", self.topic, record.partition, record.offset),
-            reason: bad.reason().to_owned(),
-            detail: bad.detail(),
-            raw: record.record.payload.clone(),
-        };
+        let (reason, detail) = (bad.reason(), bad.detail());
+        let now = self.clock.now();
+        let letter = dead_letter::letter_of(record, &self.topic, reason, &detail, now);
         dead_letter::of_record(&letter, &self.topic, record)
     }
 
@@ -115,12 +110,7 @@ impl ResultConsumer {
             .iter()
             .map(|(record, why)| self.dead_letter(record, why))
             .collect();
-        let topic = &*self.dead_letters;
-        dead_letter::publish(topic, letters)
-            .await
-            .map_err(|error| {
-                BatchError::new("dead_letter", format!("{}: {error}", topic.name()))
-            })?;
+        publish_dead_letters(&*self.dead_letters, letters).await?;
         for (_, why) in bad {
             let reason = why.reason();
             self.metrics.dead_letters.with_label_values(&[reason]).inc();

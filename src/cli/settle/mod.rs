@@ -26,7 +26,7 @@ use crate::domain::settlement::record::{
 };
 use crate::domain::settlement::trust::OPERATOR_PREFIX;
 use crate::domain::timestamp::Timestamp;
-use crate::simulator::market_maker::SOURCE as SIMULATOR;
+use crate::simulator::market_maker::source as simulator_source;
 use crate::store::StoreError;
 use crate::store::money::{PositionScope, StoredResults};
 
@@ -242,9 +242,8 @@ fn round(
 /// The rules of a server with these settings. One on SQLite runs all roles, so it trusts its
 /// simulator unless it is told otherwise.
 fn rules(args: &SettleArgs, engine: &StoreEngine) -> SettlementRules {
-    let simulator = matches!(engine, StoreEngine::Sqlite(_))
-        .then(|| Source::new(SIMULATOR).ok())
-        .flatten();
+    let is_sqlite = matches!(engine, StoreEngine::Sqlite(_));
+    let simulator = is_sqlite.then(simulator_source).flatten();
     args.settlement.rules(simulator)
 }
 

@@ -4,7 +4,7 @@ use super::SettleError;
 use crate::domain::ids::EventMarket;
 use crate::domain::settlement::effective::SettlementRules;
 use crate::domain::settlement::market_results::MarketResults;
-use crate::domain::settlement::plan::{Plan, SettleableBet};
+use crate::domain::settlement::plan::Plan;
 use crate::store::money::{BetState, DueBet, DueBets, SettlementStore};
 
 /// How many bets are read at once.
@@ -34,16 +34,7 @@ impl Preview {
         results: &MarketResults,
         rules: &SettlementRules,
     ) -> Plan {
-        let settleable = SettleableBet {
-            market: &market.market.name,
-            selection: &bet.selection,
-            stake: bet.stake,
-            price: bet.price,
-            placed_at: bet.placed_at,
-            position: bet.position,
-            outcome: bet.outcome,
-        };
-        let plan = Plan::of(&settleable, results, rules);
+        let plan = Plan::of(&bet.on(market), results, rules);
         match plan {
             Plan::Nothing { .. } => self.unchanged += 1,
             Plan::Hold(_) => self.held += 1,
@@ -65,23 +56,16 @@ pub(super) fn read<S: SettlementStore + ?Sized>(
     mut each: impl FnMut(&DueBet) -> Result<(), SettleError>,
 ) -> Result<(), SettleError> {
     for state in [BetState::Open, BetState::Settled] {
-        let mut after = None;
-        loop {
-            let page = store.due_bets(&DueBets {
-                market,
-                generation: u64::MAX,
-                state,
-                after,
-                limit: PAGE,
-            })?;
-            for bet in &page {
-                each(bet)?;
-            }
-            after = page.last().map(DueBet::cursor);
-            if page.len() < PAGE {
-                break;
-            }
-        }
+        let all = DueBets {
+            market,
+            generation: u64::MAX,
+            state,
+            after: None,
+            limit: PAGE,
+        };
+        all.for_each_page(store, |page| {
+            page.iter().try_for_each(&mut each).map(|()| true)
+        })?;
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use fastrand::Rng;
 
-use super::{QuotedMarket, SOURCE};
+use super::{QuotedMarket, source};
 use crate::config::settings::SimulatedMarket;
-use crate::domain::ids::{MarketKey, MarketName, SelectionId, Source};
+use crate::domain::ids::{MarketKey, MarketName, SelectionId};
 use crate::domain::odds::price::Line;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::odds::update::{OddsUpdate, Revision, Selection};
@@ -106,7 +106,7 @@ pub(super) fn open(
             updated_at: now,
             version: 1,
         },
-        source: Source::new(SOURCE).ok()?,
+        source: source()?,
     };
     Some(QuotedMarket {
         event,

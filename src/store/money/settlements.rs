@@ -7,7 +7,7 @@ use crate::domain::bets::bet::BetId;
 use crate::domain::ids::{EventId, EventMarket, SelectionId, UserId};
 use crate::domain::odds::price::Price;
 use crate::domain::settlement::payout::SettledAs;
-use crate::domain::settlement::plan::SettlementReason;
+use crate::domain::settlement::plan::{SettleableBet, SettlementReason};
 use crate::domain::settlement::postings::BetPosition;
 use crate::domain::timestamp::Timestamp;
 use crate::domain::wallet::amount::Amount;
@@ -78,6 +78,19 @@ pub(crate) struct DueBet {
 }
 
 impl DueBet {
+    /// The bet, as a bet on this market.
+    pub(crate) fn on<'a>(&'a self, market: &'a EventMarket) -> SettleableBet<'a> {
+        SettleableBet {
+            market: &market.market.name,
+            selection: &self.selection,
+            stake: self.stake,
+            price: self.price,
+            placed_at: self.placed_at,
+            position: self.position,
+            outcome: self.outcome,
+        }
+    }
+
     /// The position behind this bet.
     pub(crate) fn cursor(&self) -> DueCursor {
         DueCursor {
@@ -100,6 +113,26 @@ pub(crate) struct DueBets<'a> {
     pub after: Option<DueCursor>,
     /// Maximum number.
     pub limit: usize,
+}
+
+impl DueBets<'_> {
+    /// Calls `work` with the bets, page by page, until it returns false. Returns whether it never did.
+    pub(crate) fn for_each_page<S: SettlementStore + ?Sized, E: From<StoreError>>(
+        mut self,
+        store: &S,
+        mut work: impl FnMut(&[DueBet]) -> Result<bool, E>,
+    ) -> Result<bool, E> {
+        loop {
+            let page = store.due_bets(&self)?;
+            if !page.is_empty() && !work(&page)? {
+                return Ok(false);
+            }
+            self.after = page.last().map(DueBet::cursor);
+            if page.len() < self.limit {
+                return Ok(true);
+            }
+        }
+    }
 }
 
 /// A settlement of one bet.

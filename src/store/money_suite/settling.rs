@@ -8,7 +8,7 @@ use super::*;
 use crate::domain::ids::EventMarket;
 use crate::domain::settlement::effective::SettlementRules;
 use crate::domain::settlement::market_results::{Inserted, MarketResults};
-use crate::domain::settlement::plan::{Plan, SettleableBet};
+use crate::domain::settlement::plan::Plan;
 use crate::domain::settlement::record::ResultRecord;
 use crate::domain::settlement::testing as results;
 
@@ -245,16 +245,7 @@ impl Settler {
     }
 
     fn plan(&self, bet: &DueBet, results: &MarketResults, lease: &MarketLease) -> Plan {
-        let bet = SettleableBet {
-            market: &lease.market.market.name,
-            selection: &bet.selection,
-            stake: bet.stake,
-            price: bet.price,
-            placed_at: bet.placed_at,
-            position: bet.position,
-            outcome: bet.outcome,
-        };
-        Plan::of(&bet, results, &self.rules)
+        Plan::of(&bet.on(&lease.market), results, &self.rules)
     }
 
     /// Whether somebody else settled none of the bets.

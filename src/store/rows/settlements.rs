@@ -195,7 +195,7 @@ impl PositionRow {
 }
 
 /// A sum of cents, as billions and a rest: the sum may exceed 64 bits.
-fn cents(billions: i64, rest: i64) -> i128 {
+pub(in crate::store) fn cents(billions: i64, rest: i64) -> i128 {
     i128::from(billions) * 1_000_000_000 + i128::from(rest)
 }
 

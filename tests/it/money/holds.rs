@@ -4,19 +4,11 @@ use pretty_assertions::assert_eq;
 use serde_json::{Value, json};
 
 use super::{Answer, BetsHarness, bet_body};
-use crate::support::{Database, command, until, within};
+use crate::support::{Database, until};
 
 /// Runs `sports-bet hold` on the platform's database.
 async fn hold(harness: &BetsHarness, arguments: &[&str]) -> String {
-    let folder = &harness.platform.folder;
-    let variables = folder.variables();
-    let variables: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| (name.as_str(), value.as_str()))
-        .collect();
-    let mut command = command(folder.path(), &variables);
-    command.arg("hold").args(arguments);
-    let output = within("the command ends", command.output()).await.unwrap();
+    let output = harness.command(&[&["hold"], arguments].concat()).await;
     let text = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {text}{errors}");

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use sports_bet_platform::config::settings::Role;
 
 use super::{BetsHarness, bet_body};
-use crate::support::{Database, FakeSupplier, command, until, within};
+use crate::support::{Database, FakeSupplier, until};
 
 /// The source of the harness's prices.
 const TRUSTED: (&str, &str) = ("SETTLEMENT_SOURCES", "test-supplier");
@@ -67,19 +67,6 @@ impl BetsHarness {
         ])
     }
 
-    /// Runs a command on the platform's database.
-    async fn run(&self, arguments: &[&str]) -> Output {
-        let folder = &self.platform.folder;
-        let variables = folder.variables();
-        let variables: Vec<_> = variables
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        let mut command = command(folder.path(), &variables);
-        command.args(arguments);
-        within("the command ends", command.output()).await.unwrap()
-    }
-
     /// Waits until this many records are stored, and no market is due. A market that gets a record while
     /// it is settled is finished once, so the number of finished markets does not tell.
     async fn until_examined(&self, records: i64) {
@@ -101,7 +88,7 @@ impl BetsHarness {
     }
 
     pub(super) async fn verify(&self) {
-        let output = self.run(&["ledger", "verify", "--grace", "1m"]).await;
+        let output = self.command(&["ledger", "verify", "--grace", "1m"]).await;
         let report = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{report}");
     }
@@ -241,23 +228,29 @@ async fn operator_decides_what_nobody_else_may() {
         .until_bet_is(&bet, json!(["CONFIRMED", null, null]))
         .await;
 
-    let open = text(&harness.run(&["report", "liability", "--event", "E"]).await);
+    let open = text(
+        &harness
+            .command(&["report", "liability", "--event", "E"])
+            .await,
+    );
     assert!(
         open.contains("home wins: 1 bets with stakes 100 pay 150, result -50"),
         "{open}"
     );
     let settle = ["settle", "E", "1x2", "--winner", "home", "--reason", "seen"];
-    let dry_run = harness.run(&[&settle[..], &["--dry-run"]].concat()).await;
+    let dry_run = harness
+        .command(&[&settle[..], &["--dry-run"]].concat())
+        .await;
     assert!(
         text(&dry_run).contains("becomes won 150  +150"),
         "{dry_run:?}"
     );
-    let settled = harness.run(&settle).await;
+    let settled = harness.command(&settle).await;
     assert!(text(&settled).contains("bets: 1 change"), "{settled:?}");
     harness
         .until_bet_is(&bet, json!(["SETTLED", "won", 150]))
         .await;
-    let open = text(&harness.run(&["report", "liability"]).await);
+    let open = text(&harness.command(&["report", "liability"]).await);
     assert_eq!(open, "no open bets\n");
     harness.verify().await;
     harness.close().await;
@@ -369,7 +362,7 @@ async fn operator_decides_between_disagreeing_sources() {
 
     let settle = ["settle", "E", "1x2", "--winner", "away", "--reason", "seen"];
     let settled = harness
-        .run(&[&settle[..], &["--settlement-sources", sources]].concat())
+        .command(&[&settle[..], &["--settlement-sources", sources]].concat())
         .await;
     assert!(text(&settled).contains("bets: 2 change"), "{settled:?}");
     for bet in [&paid, &open] {

@@ -3,10 +3,8 @@
 use std::sync::Arc;
 
 use super::update_reader::BadRecord;
-use crate::actors::consumers::BatchError;
-use crate::actors::consumers::ConsumerSettings;
+use crate::actors::consumers::{BatchError, ConsumerSettings, publish_dead_letters};
 use crate::bus::{NewRecord, Record, Subscription, Topic, dead_letter};
-use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 use crate::telemetry::metrics::ProcessorMetrics;
 
@@ -44,15 +42,10 @@ impl DeadLetters {
     }
 
     fn dead_letter(&self, record: &Record, error: &BadRecord) -> NewRecord {
-        let topic = &self.source;
-        let letter = DeadLetter {
-            received_at: Timestamp::now(),
-            origin: format!("{topic}/{}/{}", record.partition, record.offset),
-            reason: error.reason().to_owned(),
-            detail: error.to_string(),
-            raw: record.record.payload.clone(),
-        };
-        dead_letter::of_record(&letter, topic, record)
+        let (reason, detail) = (error.reason(), error.to_string());
+        let now = Timestamp::now();
+        let letter = dead_letter::letter_of(record, &self.source, reason, &detail, now);
+        dead_letter::of_record(&letter, &self.source, record)
     }
 
     /// Publishes dead letters, if there are any.
@@ -61,12 +54,7 @@ impl DeadLetters {
             return Ok(());
         }
         let count = letters.len() as u64;
-        let topic = &*self.dead_letters;
-        dead_letter::publish(topic, letters)
-            .await
-            .map_err(|error| {
-                BatchError::new("dead_letter", format!("{}: {error}", topic.name()))
-            })?;
+        publish_dead_letters(&*self.dead_letters, letters).await?;
         self.metrics
             .errors
             .with_label_values(&["decode"])

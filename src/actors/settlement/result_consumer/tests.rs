@@ -8,6 +8,7 @@ use serde_json::json;
 use super::*;
 use crate::actors::settlement::testing::{House, home_won, other};
 use crate::bus::embedded::EmbeddedTopic;
+use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::settlement::testing::by;
 use crate::runtime::drain::Drain;

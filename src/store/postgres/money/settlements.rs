@@ -19,7 +19,7 @@ use crate::store::money::{
 };
 use crate::store::postgres::PgStore;
 use crate::store::postgres::statement::statement;
-use crate::store::rows::settlements::{BacklogRow, DueBetRow, LeasedRow, PositionRow};
+use crate::store::rows::settlements::{BacklogRow, DueBetRow, LeasedRow, PositionRow, cents};
 use crate::store::rows::{line_text, pg_time, read_all, row_limit, signed, unreadable};
 
 statement! {
@@ -302,7 +302,7 @@ impl SettlementStore for PgStore {
         };
         self.money()?.run(|connection| {
             let (billions, rest) = statement.get_result::<(i64, i64)>(connection)?;
-            Ok(i128::from(billions) * 1_000_000_000 + i128::from(rest))
+            Ok(cents(billions, rest))
         })
     }
 

@@ -17,7 +17,7 @@ use crate::store::money::{
     BetState, DueBet, DueBets, DueCursor, ExaminedBet, FinishedMarket, MarketLease, OpenPosition,
     PositionScope, SettleBet, SettleCall, SettledNow, SettlementBacklog, SettlementStore,
 };
-use crate::store::rows::settlements::{BacklogRow, DueBetRow, LeasedRow, PositionRow};
+use crate::store::rows::settlements::{BacklogRow, DueBetRow, LeasedRow, PositionRow, cents};
 use crate::store::rows::{line_text, read_all, row_limit, signed};
 use crate::store::sqlite::SqliteStore;
 use crate::store::sqlite::schema::{bets, bets_to_settle, market_settlements};
@@ -165,7 +165,7 @@ impl SettlementStore for SqliteStore {
                     sql::<BigInt>("COALESCE(SUM(payout_cents % 1000000000), 0)"),
                 ))
                 .first::<(i64, i64)>(connection)?;
-            Ok(i128::from(billions) * 1_000_000_000 + i128::from(rest))
+            Ok(cents(billions, rest))
         })
     }
 
