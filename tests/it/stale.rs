@@ -48,7 +48,7 @@ async fn lost_supplier_suspends_its_markets() {
     for _ in 0..2 {
         let mut link = supplier.accept().await;
         link.send(frame.clone()).await;
-        until_update(&mut client, "open").await;
+        link.live_until(until_update(&mut client, "open")).await;
         drop(link);
         until_update(&mut client, "suspended").await;
         assert_eq!(rest_status(&platform, "E").await, "suspended");
@@ -56,7 +56,7 @@ async fn lost_supplier_suspends_its_markets() {
     let mut link = supplier.accept().await;
     link.send(original_frame("E", "2026-01-01T00:00:01Z", 8))
         .await;
-    until_update(&mut client, "open").await;
+    link.live_until(until_update(&mut client, "open")).await;
     platform.stop().await;
 }
 
@@ -76,7 +76,8 @@ async fn silent_supplier_suspends_its_markets() {
     silent_link
         .send(original_frame("SILENT", "2026-01-01T00:00:00Z", 1))
         .await;
-    assert_eq!(status(&mut client).await, "open");
+    let first = silent_link.live_until(status(&mut client)).await;
+    assert_eq!(first, "open");
     assert_eq!(status(&mut client).await, "suspended");
     platform
         .until_metric(
@@ -155,7 +156,7 @@ async fn unreadable_supplier_suspends_its_markets() {
     let mut link = supplier.accept().await;
     link.send(original_frame("E", "2026-01-01T00:00:00Z", 1))
         .await;
-    until_status(&platform, "E", "open").await;
+    link.live_until(until_status(&platform, "E", "open")).await;
     let unreadable = r#"{"event_id":"OTHER","market":"1x2","status":"halted"}"#;
     tokio::select! {
         () = repeat(&mut link, unreadable) => {}
@@ -178,10 +179,7 @@ async fn quiet_markets_reopen_after_silence() {
     link.send(original_frame("E", "2026-01-01T00:00:00Z", 1))
         .await;
     until_status(&platform, "E", "suspended").await;
-    tokio::select! {
-        () = link.serve_pings() => panic!("the feed has disconnected"),
-        () = until_status(&platform, "E", "open") => {}
-    }
+    link.live_until(until_status(&platform, "E", "open")).await;
     platform.stop().await;
 }
 
@@ -236,7 +234,7 @@ async fn recovery_reopens_unchanged_markets() {
     assert_eq!(request["after"], Value::Null, "nothing is known yet");
     link.send(original_frame("E", "2026-01-01T00:01:00Z", 1))
         .await;
-    until_status(&platform, "E", "open").await;
+    link.live_until(until_status(&platform, "E", "open")).await;
     drop(link);
     until_status(&platform, "E", "suspended").await;
     let mut link = supplier.accept().await;
@@ -244,10 +242,7 @@ async fn recovery_reopens_unchanged_markets() {
     assert_eq!(request["after"], "2026-01-01T00:00:50Z");
     let recovered = json!({"type": "recovered", "request": request["request"]});
     link.send(recovered.to_string()).await;
-    tokio::select! {
-        () = link.serve_pings() => panic!("the feed has disconnected"),
-        () = until_status(&platform, "E", "open") => {}
-    }
+    link.live_until(until_status(&platform, "E", "open")).await;
     platform.stop().await;
 }
 

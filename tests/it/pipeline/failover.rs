@@ -62,11 +62,13 @@ async fn silent_source_is_replaced_until_it_is_back() {
         ("FAILBACK_AFTER", "1s"),
     ];
     let platform = TestPlatform::fed_by(&[first.url(), second.url()], &variables).await;
-    // Nobody answers the pings to the first one.
     let mut silent = first.accept().await;
     let b = LiveLink::accept(&second).await;
     silent.send(frame("a", 1)).await;
-    until_shown(&platform, 1, "a", "open").await;
+    silent
+        .live_until(until_shown(&platform, 1, "a", "open"))
+        .await;
+    // From here on nobody answers the pings to the first one.
     b.send(frame("b", 2));
     until_shown(&platform, 2, "b", "open").await;
     let a = LiveLink::over(silent);

@@ -190,8 +190,8 @@ async fn unchanged_market_opens_after_restart() {
     let frame = original_frame("M", &at(1), 1);
     let mut link = supplier.accept().await;
     link.send(frame.clone()).await;
-    is_shown(&platform, "open").await;
-    // The supplier answers no ping.
+    link.live_until(is_shown(&platform, "open")).await;
+    // From here on the supplier answers no ping.
     let suspended = "odds_ingest_suspended_as_stale_total";
     platform
         .until_metric(Role::Ingest, suspended, |count| count == 1.0)

@@ -78,6 +78,14 @@ impl SupplierLink {
         .unwrap();
     }
 
+    /// Answers pings until the future is ready: the source stays live however slow the machine is.
+    pub async fn live_until<T>(&mut self, condition: impl Future<Output = T>) -> T {
+        tokio::select! {
+            () = self.serve_pings() => panic!("the feed has disconnected"),
+            value = condition => value,
+        }
+    }
+
     /// Answers pings until the feed disconnects. For long tests: spawn it, or select on it.
     pub async fn serve_pings(&mut self) {
         while let Some(Ok(_)) = self.socket.next().await {}
