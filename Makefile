@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -58,7 +58,7 @@ test-embedded: nextest ## Like test, but without real engines; nothing else has 
 # engines as well, except the tests of the binary's defaults (process::) and the tests with
 # `embedded` in their name. The engines start before the build, so that a missing engine fails at
 # once. Engines that this target starts are stopped at its end.
-test-real: nextest ## Run the integration suite and the ignored tests on Kafka, Redis and PostgreSQL, which are started if needed
+test-real: nextest haproxy ## Run the integration suite and the ignored tests on Kafka, Redis and PostgreSQL, which are started if needed
 	@TEST_ENGINES=real scripts/engines with sh -xc ' \
 		failed=0; \
 		$(CARGO) nextest run --locked --no-fail-fast --test it -E "not test(/embedded/) and not test(/^process::|^architecture::/)" || failed=1; \
@@ -75,6 +75,9 @@ test-board: ## Test the board: its modules, and the page in a real Chromium, whi
 nextest:
 	@$(CARGO) nextest --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) cargo-nextest@0.9.151 \
 		--no-default-features --features default-no-update
+
+haproxy:
+	@scripts/install-haproxy
 
 engines-up: ## Start Kafka, Redis and PostgreSQL for development and tests (scripts/engines help)
 	@scripts/engines up

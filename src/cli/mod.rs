@@ -28,6 +28,7 @@ use crate::config::load::{self, Environment};
 use crate::config::names::Doubtful;
 use crate::config::settings::Settings;
 use crate::config::{Config, show};
+use crate::telemetry::version;
 
 /// First arguments that belong to the program rather than to a command.
 const PROGRAM_FLAGS: [&str; 4] = ["-h", "--help", "-V", "--version"];
@@ -49,7 +50,7 @@ pub mod exit {
 #[derive(Parser, Debug)]
 #[command(
     name = "sports-bet",
-    version,
+    version = version::LINE,
     subcommand_required = true,
     override_usage = "sports-bet [COMMAND] [OPTIONS]",
     after_help = "Without a command, serve is run: `sports-bet` is `sports-bet serve`, and `sports-bet --role odds` is \

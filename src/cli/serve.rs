@@ -1,15 +1,16 @@
 //! The command `serve`: starts the platform, prints its addresses, and stops it on a signal.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::select_all;
 use log::{error, info, warn};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::Config;
+use crate::config::input::EffectiveSetting;
 use crate::config::settings::Role;
 use crate::platform::{Addresses, Platform, StartError};
-use crate::telemetry::logging;
+use crate::telemetry::{logging, version};
 
 /// The odds port that `watch` connects to by default.
 const DEFAULT_ODDS_PORT: u16 = 8080;
@@ -51,6 +52,10 @@ const STOP_SIGNALS: [(SignalKind, &str); 4] = [
     (SignalKind::quit(), "SIGQUIT"),
 ];
 
+/// The signal of orchestrators and supervisors. It gives clients time to move to another process; a
+/// person at a terminal does not wait for that.
+const DRAIN_SIGNAL: &str = "SIGTERM";
+
 /// Listens for [`STOP_SIGNALS`].
 struct StopSignals(Vec<(Signal, &'static str)>);
 
@@ -73,13 +78,12 @@ impl StopSignals {
         received.unwrap_or("a signal")
     }
 
-    /// Waits for a forced stop: a second SIGINT or SIGQUIT, which only a person at a terminal
-    /// sends, ends the process immediately. A repeated SIGTERM or SIGHUP is ignored: supervisors
-    /// may repeat SIGTERM, and a closing terminal sends several signals.
+    /// Waits for a forced stop: a second signal ends the process immediately. SIGHUP does not count:
+    /// a closing terminal and some supervisors send it together with another signal.
     async fn forced_stop(&mut self) {
         loop {
             let name = self.next().await;
-            if ["SIGINT", "SIGQUIT"].contains(&name) {
+            if name != "SIGHUP" {
                 warn!(signal = name; "stopping immediately; unfinished work is cut off");
                 return;
             }
@@ -89,6 +93,9 @@ impl StopSignals {
 
 /// Serves until a signal stops it. Must be called within an actix system.
 pub async fn run(config: Config) -> Result<(), ServeError> {
+    let started = Instant::now();
+    let about = About::of(&config);
+    about.log_start();
     check_open_files(&config)?;
     let mut signals = StopSignals::listen()?;
     let platform = Platform::start(&config).await?;
@@ -103,27 +110,78 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
             logging::report_left_out();
         }
     });
-    let ended = tokio::select! {
+    let (ended, drains) = tokio::select! {
         name = signals.next() => {
             info!(signal = name; "stopping");
-            None
+            (None, name == DRAIN_SIGNAL)
         }
         actor = platform.ended() => {
             error!(actor = actor; "actor ended unexpectedly");
-            Some(actor)
+            (Some(actor), false)
         }
     };
+    let stopping = async {
+        if drains {
+            platform.drain().await;
+        }
+        platform.stop().await
+    };
     let stopped_in_time = tokio::select! {
-        in_time = platform.stop() => in_time,
+        in_time = stopping => in_time,
         () = signals.forced_stop() => false,
     };
     match ended {
         Some(actor) => Err(ServeError::ActorEnded(actor)),
         None if !stopped_in_time => Err(ServeError::CutOff),
         None => {
-            info!("stopped");
+            about.log_stop(started.elapsed());
             Ok(())
         }
+    }
+}
+
+/// What runs: logged at the start and at the end.
+struct About {
+    role: String,
+    /// The settings that differ from the defaults, secrets masked.
+    settings: String,
+}
+
+impl About {
+    fn of(config: &Config) -> About {
+        let defaults = Config::from_variables(&[]).map(|config| config.shown);
+        let defaults = defaults.unwrap_or_default();
+        let is_default = |setting: &EffectiveSetting| {
+            let mut defaults = defaults.iter();
+            defaults.any(|it| it.variable == setting.variable && it.value == setting.value)
+        };
+        let changed = config.shown.iter().filter(|setting| !is_default(setting));
+        let settings: Vec<String> = changed
+            .map(|setting| format!("{}={}", setting.variable, shell_word(&setting.value)))
+            .collect();
+        About {
+            role: config.role_names(),
+            settings: settings.join(" "),
+        }
+    }
+
+    fn log_start(&self) {
+        let About { role, settings } = self;
+        info!(
+            version = version::VERSION, commit = version::COMMIT, tls = version::TLS,
+            roles = role, settings = settings;
+            "starting"
+        );
+    }
+
+    fn log_stop(&self, uptime: Duration) {
+        let About { role, settings } = self;
+        let uptime = humantime::format_duration(Duration::from_secs(uptime.as_secs()));
+        info!(
+            version = version::VERSION, commit = version::COMMIT, tls = version::TLS,
+            roles = role, settings = settings, uptime:%;
+            "stopped"
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! `/healthz`, `/livez` and `/metrics` of one role.
+//! `/healthz`, `/readyz`, `/livez` and `/metrics` of one role.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,15 +17,19 @@ use super::routes::open_resource;
 
 /// Timeout of a check, after which its component counts as down.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often the readiness gauges are updated: as often as Prometheus reads them.
+/// How often the gauges of the checks are updated: as often as Prometheus reads them.
 const READY_INTERVAL: Duration = Duration::from_secs(5);
 /// The component that is not ready while the process is stopping.
 const PROCESS: &str = "process";
+/// Why it is not ready then.
+const STOPPING: &str = "stopping";
 
 /// A dependency that a role needs in order to work.
 pub(crate) struct Check {
     name: String,
     run: Box<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>,
+    /// For a check of what a role loads at its start: whether it has passed once.
+    has_passed: Option<AtomicBool>,
 }
 
 impl Check {
@@ -37,17 +41,48 @@ impl Check {
         Check {
             name: name.into(),
             run: Box::new(run),
+            has_passed: None,
         }
+    }
+
+    /// Also keeps the role from getting clients until the check has passed once. A later failure does
+    /// not: it may concern every process of the role.
+    pub(crate) fn needed_at_start(mut self) -> Check {
+        self.has_passed = Some(AtomicBool::new(false));
+        self
+    }
+
+    /// Runs the check. An error says what is wrong.
+    async fn result(&self) -> Result<(), String> {
+        let result = tokio::time::timeout(CHECK_TIMEOUT, (self.run)()).await;
+        let result = result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
+        if let (Ok(()), Some(has_passed)) = (&result, &self.has_passed) {
+            has_passed.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Why the role has not started, if it needs this check for that and it has never passed.
+    async fn missing_at_start(&self) -> Option<Down> {
+        let has_passed = self.has_passed.as_ref()?;
+        if has_passed.load(Ordering::Relaxed) {
+            return None;
+        }
+        self.result().await.err().map(|reason| Down {
+            name: self.name.clone(),
+            reason,
+        })
     }
 }
 
 /// An actor's name, and whether it runs.
 type Watched = (&'static str, Box<dyn Fn() -> bool + Send + Sync>);
 
-/// The actors that the process cannot work without.
+/// The actors that the process cannot work without, and whether it has started and is stopping.
 #[derive(Default)]
 pub(crate) struct Liveness {
     actors: Mutex<Vec<Watched>>,
+    started: AtomicBool,
     stopping: AtomicBool,
 }
 
@@ -71,6 +106,11 @@ impl Liveness {
             .collect()
     }
 
+    /// Marks the process as started: every port is open.
+    pub(crate) fn start(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
+
     /// Marks the process as stopping, and so as not ready.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
@@ -79,6 +119,28 @@ impl Liveness {
     /// Whether the process is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// Why the process takes no clients, apart from its actors.
+    fn phase_problem(&self) -> Option<&'static str> {
+        if self.is_stopping() {
+            Some(STOPPING)
+        } else if self.started.load(Ordering::Relaxed) {
+            None
+        } else {
+            Some("starting")
+        }
+    }
+
+    /// The actors that have stopped, as failures.
+    fn down(&self) -> Vec<Down> {
+        let ended = self.ended().into_iter();
+        ended
+            .map(|actor| Down {
+                name: actor.to_owned(),
+                reason: "the actor has stopped".to_owned(),
+            })
+            .collect()
     }
 }
 
@@ -122,12 +184,9 @@ impl RoleHealth {
     /// Runs all checks concurrently and updates the gauges.
     async fn down(&self) -> Vec<Down> {
         let runs = self.checks.iter().map(|check| async {
-            let result = tokio::time::timeout(CHECK_TIMEOUT, (check.run)()).await;
-            let result =
-                result.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
-            (check.name.as_str(), result)
+            (check.name.as_str(), check.result().await)
         });
-        let stopping = self.liveness.is_stopping().then(|| "stopping".to_owned());
+        let stopping = self.liveness.is_stopping().then(|| STOPPING.to_owned());
         let process = (PROCESS, stopping.map_or(Ok(()), Err));
         let results = join_all(runs).await.into_iter().chain([process]);
         results
@@ -141,6 +200,19 @@ impl RoleHealth {
                 })
             })
             .collect()
+    }
+
+    /// Why the role should get no new clients. Nothing that all processes of a role share counts: the
+    /// loss of the database would take every one of them out of service.
+    async fn unready(&self) -> Vec<Down> {
+        let mut down = self.liveness.down();
+        down.extend(self.liveness.phase_problem().map(|reason| Down {
+            name: PROCESS.to_owned(),
+            reason: reason.to_owned(),
+        }));
+        let checks = self.checks.iter().map(Check::missing_at_start);
+        down.extend(join_all(checks).await.into_iter().flatten());
+        down
     }
 
     /// Keeps the gauges up to date, so that an alert does not depend on requests to /healthz, and a
@@ -170,27 +242,25 @@ struct Down {
 /// Routes of a role's health and metrics port.
 pub(crate) fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(open_resource("/healthz", readiness))
+        .service(open_resource("/healthz", health))
+        .service(open_resource("/readyz", readiness))
         .service(open_resource("/livez", liveness))
         .service(open_resource("/metrics", metrics));
 }
 
-/// 200 `ok`, or 503 with what is down.
-async fn readiness(health: web::Data<RoleHealth>) -> HttpResponse {
+/// 200 `ok`, or 503 with what is down: for people and alerts.
+async fn health(health: web::Data<RoleHealth>) -> HttpResponse {
     answer(health.down().await)
+}
+
+/// 200 `ok`, or 503 with why the role should get no clients: for load balancers.
+async fn readiness(health: web::Data<RoleHealth>) -> HttpResponse {
+    answer(health.unready().await)
 }
 
 /// 200 `ok` while the actors run; 503 if only a restart helps.
 async fn liveness(health: web::Data<RoleHealth>) -> HttpResponse {
-    let ended = health.liveness.ended().into_iter();
-    answer(
-        ended
-            .map(|actor| Down {
-                name: actor.to_owned(),
-                reason: "the actor has stopped".to_owned(),
-            })
-            .collect(),
-    )
+    answer(health.liveness.down())
 }
 
 fn no_store() -> header::CacheControl {
@@ -230,3 +300,6 @@ async fn metrics(health: web::Data<RoleHealth>) -> HttpResponse {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

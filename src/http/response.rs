@@ -1,8 +1,9 @@
 //! Completes each response before it is sent: headers, CORS, and the form of errors.
 
-use actix_http::{Request, Response};
+use actix_http::{ConnectionType, Request, Response};
 use actix_web::body::{BoxBody, MessageBody};
 use actix_web::dev::ServiceResponse;
+use actix_web::http::StatusCode;
 use actix_web::{Error, HttpResponse};
 
 use super::cors::Sharing;
@@ -17,6 +18,9 @@ pub(super) struct Completion {
     /// Whether browsers have to use TLS for this host name from now on.
     requires_tls: bool,
     wants_problem: bool,
+    /// Whether the client has to send its next request on another connection, perhaps to another
+    /// process.
+    ends_connection: bool,
 }
 
 impl Completion {
@@ -24,10 +28,17 @@ impl Completion {
     /// may read it.
     pub(super) fn of(request: &Request, allowed: &[String], is_tls: bool) -> Completion {
         Completion {
+            ends_connection: false,
             requires_tls: is_tls && !headers::is_localhost(&request.head().headers),
             sharing: Sharing::of(&request.head().headers, allowed),
             wants_problem: wants_problem(&request.head().headers),
         }
+    }
+
+    /// Ends the connection after the response if the process is stopping.
+    pub(super) fn ending_connection(mut self, is_stopping: bool) -> Completion {
+        self.ends_connection = is_stopping;
+        self
     }
 
     /// The response that is sent.
@@ -55,6 +66,11 @@ impl Completion {
             headers::require_tls(response.headers_mut());
         }
         self.sharing.add_to(response.headers_mut());
+        let is_upgrade = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        if self.ends_connection && !is_upgrade {
+            let head = response.head_mut();
+            head.set_connection_type(ConnectionType::Close);
+        }
         response.into()
     }
 }

@@ -28,6 +28,7 @@ use super::addresses::{AddressLimit, Addresses};
 use super::connections::{Connection, ConnectionLimits, Ended};
 use super::cors;
 use super::errors::{ApiError, not_found};
+use super::health::Liveness;
 use super::limits::RequestLimits;
 use super::origin::RequestGuard;
 use super::response::Completion;
@@ -81,6 +82,8 @@ pub struct Bounds {
     pub limits: RequestLimits,
     /// Authenticates the callers of routes that require a scope.
     pub access: Access,
+    /// Whether the process is stopping: then a response ends its connection.
+    pub(crate) liveness: Arc<Liveness>,
 }
 
 impl Bounds {
@@ -140,6 +143,7 @@ where
         certificate: None,
         limits: RequestLimits::off(),
         access: Access::off(),
+        liveness: Arc::default(),
     };
     start_within(bounds, listen, routes)
 }
@@ -240,6 +244,7 @@ where
         limits,
         access,
         certificate,
+        liveness,
         ..
     } = bounds;
     let is_tls = certificate.is_some();
@@ -261,7 +266,8 @@ where
         let allowed = origins
             .as_deref()
             .map_or(&[][..], |guard| guard.origins.as_slice());
-        let completion = Completion::of(&request, allowed, is_tls);
+        let completion = Completion::of(&request, allowed, is_tls)
+            .ending_connection(liveness.is_stopping());
         track(request, app, completion)
     })
 }

@@ -111,7 +111,7 @@ impl PlatformBuilder<'_> {
     /// Not ready while credentials cannot be checked. `None` if they are not.
     pub(super) fn access_check(&self) -> Option<Check> {
         let rules = self.access.rules()?.clone();
-        Some(check("access", move || rules.problem()))
+        Some(check("access", move || rules.problem()).needed_at_start())
     }
 
     /// Starts the poller of API keys and revocations, if callers are checked.

@@ -114,6 +114,7 @@ pub(super) fn rest(
         guard: Some(guard),
         certificate,
         access,
+        liveness: Arc::default(),
     })
 }
 
@@ -165,6 +166,7 @@ pub(super) fn admin(
         certificate: None,
         limits: RequestLimits::off(),
         access: Access::off(),
+        liveness: Arc::default(),
     })
 }
 

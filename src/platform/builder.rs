@@ -10,6 +10,7 @@ use actix_web::web;
 use prometheus::IntCounterVec;
 
 use super::tls::ClientTls;
+use super::stop::StopLimits;
 use super::{Parts, Platform, StartError, bounds, role_metrics};
 use crate::access::Access;
 use crate::access::key_source::KeySource;
@@ -55,6 +56,8 @@ pub(super) struct PlatformBuilder<'a> {
     /// The routes of this process that the gateway mounts.
     pub mounts: BTreeMap<Service, Routes>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
+    /// Whether a role has a port for clients.
+    has_clients: bool,
 }
 
 impl<'a> PlatformBuilder<'a> {
@@ -78,6 +81,7 @@ impl<'a> PlatformBuilder<'a> {
             revocation_subscribers: Vec::new(),
             mounts: BTreeMap::new(),
             health: Vec::new(),
+            has_clients: false,
         })
     }
 
@@ -190,14 +194,19 @@ impl<'a> PlatformBuilder<'a> {
 
     /// Limits of a role's port for clients.
     pub(super) fn client_bounds(
-        &self,
+        &mut self,
         role: Role,
         registry: &prometheus::Registry,
         guard: Arc<RequestGuard>,
     ) -> Result<Bounds, StartError> {
+        self.has_clients = true;
         let certificate = self.tls.for_port(registry)?;
         let access = self.access_of_role(registry)?;
-        bounds::rest(self.settings, role, registry, guard, certificate, access)
+        let bounds = bounds::rest(self.settings, role, registry, guard, certificate, access)?;
+        Ok(Bounds {
+            liveness: self.liveness.clone(),
+            ..bounds
+        })
     }
 
     /// Request checks of a public port. `is_public` means that anybody may read everything the port
@@ -260,11 +269,17 @@ impl<'a> PlatformBuilder<'a> {
         if let Some(watching) = self.tls.watch() {
             self.parts.tasks.spawn(watching);
         }
-        let shutdown_timeout = self.settings.process.shutdown_timeout;
+        self.liveness.start();
+        let process = &self.settings.process;
         Platform {
             parts: self.parts,
             liveness: self.liveness,
-            shutdown_timeout,
+            has_clients: self.has_clients,
+            limits: StopLimits {
+                drain_delay: process.drain_delay,
+                drain_spread: process.drain_spread,
+                shutdown_timeout: process.shutdown_timeout,
+            },
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::config::settings::{GatewaySettings, Role, Settings};
 use crate::http::addresses::Addresses;
 use crate::http::documents;
 use crate::http::gateway::{
-    self, Backend, GatewayState, Routes, Service, Upstream, UpstreamOptions,
+    self, Backend, GatewayState, Routes, Service, SocketsEnd, Upstream, UpstreamOptions,
 };
 use crate::http::health::Check;
 use crate::http::server::{self, Bounds, Listen};
@@ -73,7 +73,8 @@ impl PlatformBuilder<'_> {
         let backends = self.backends(&metrics)?;
         let guard = self.request_guard(false, &metrics.refused);
         let limits = self.client_bounds(Role::Gateway, &metrics.registry, guard)?;
-        let (stop, stopping) = watch::channel(false);
+        let (stop, stopping) = watch::channel(SocketsEnd::Open);
+        self.parts.open_sockets.push(metrics.sockets.clone());
         self.parts.gateway_sockets = Some(stop);
         let addresses = limits.addresses.clone();
         let state = gateway_state(self.settings, addresses, stopping, &metrics);
@@ -164,7 +165,7 @@ fn upstream(
 fn gateway_state(
     settings: &Settings,
     addresses: Addresses,
-    stopping: watch::Receiver<bool>,
+    stopping: watch::Receiver<SocketsEnd>,
     metrics: &GatewayMetrics,
 ) -> GatewayState {
     let clients = &settings.clients;

@@ -19,6 +19,7 @@ mod reasons;
 mod role_metrics;
 mod settlement;
 mod startup;
+mod stop;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -27,8 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::future::join_all;
-use log::warn;
+use prometheus::IntGauge;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -36,17 +36,16 @@ use self::builder::PlatformBuilder;
 use self::engines::{Bus, MIGRATING, Stores, open_cache, open_ingest_store, open_stores};
 pub use self::gateway::GatewayError;
 pub use self::ports::BusyPorts;
+use self::stop::StopLimits;
 use self::tls::ClientTls;
-use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::ingest::supplier_feed::SupplierFeed;
-use crate::actors::streaming::messages::EndAllSessions;
 use crate::actors::streaming::registry::Registry;
 use crate::bus::BusError;
 use crate::cache::CacheError;
 use crate::config::Config;
 use crate::config::endpoint::EndpointError;
 use crate::config::settings::Role;
-use crate::domain::streaming::protocol::CloseReason;
+use crate::http::gateway::SocketsEnd;
 use crate::http::health::Liveness;
 use crate::http::server::{BindError, RunningServer};
 use crate::runtime::drain::{Drain, DrainableTask};
@@ -143,7 +142,9 @@ pub struct Addresses {
 pub struct Platform {
     parts: Parts,
     liveness: Arc<Liveness>,
-    shutdown_timeout: Duration,
+    /// Whether a role has a port for clients.
+    has_clients: bool,
+    limits: StopLimits,
 }
 
 /// The running components, to be stopped on shutdown.
@@ -160,7 +161,9 @@ struct Parts {
     money_drains: Vec<Recipient<Drain>>,
     simulator: Option<SimulatorHandle>,
     /// Tells the sockets that the gateway forwards to end.
-    gateway_sockets: Option<watch::Sender<bool>>,
+    gateway_sockets: Option<watch::Sender<SocketsEnd>>,
+    /// The sessions of this process, and the sockets that its gateway forwards.
+    open_sockets: Vec<IntGauge>,
     servers: Vec<RunningServer>,
     arbiters: Vec<Arbiter>,
     /// Tasks that end with the platform: they monitor the readiness of each role, and the files of
@@ -254,59 +257,6 @@ impl Platform {
             }
             tokio::time::sleep(WATCH_INTERVAL).await;
         }
-    }
-
-    /// Shuts down: disconnects from the suppliers, drains the bus, closes all sessions, then the
-    /// ports. Returns `false` if the shutdown timeout expires first; the remaining work is aborted.
-    pub async fn stop(self) -> bool {
-        self.liveness.stop();
-        // Half of the timeout for work in flight, so that sessions are closed in any case.
-        let finishing = async {
-            join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
-            for drain in &self.parts.money_drains {
-                let _ = drain.send(Drain).await;
-            }
-            if let Some(simulator) = &self.parts.simulator {
-                simulator.stop().await;
-            }
-            if let Some(selector) = &self.parts.selector {
-                let _ = selector.send(Drain).await;
-            }
-            join_all(
-                self.parts
-                    .consumers
-                    .iter()
-                    .map(|consumer| consumer.send(Drain)),
-            )
-            .await;
-            // After the others, which may still produce dead letters.
-            if let Some(dead_letters) = &self.parts.dead_letter_consumer {
-                let _ = dead_letters.send(Drain).await;
-            }
-        };
-        let half = self.shutdown_timeout / 2;
-        let finished = tokio::time::timeout(half, finishing).await.is_ok();
-        if !finished {
-            warn!(
-                "work in flight was not finished within {half:?}, half of SHUTDOWN_TIMEOUT; it is aborted"
-            );
-        }
-        let closing = async {
-            if let Some(sockets) = &self.parts.gateway_sockets {
-                sockets.send_replace(true);
-            }
-            if let Some(registry) = &self.parts.registry {
-                let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
-            }
-            join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
-        };
-        let closed = tokio::time::timeout(half, closing).await.is_ok();
-        if !closed {
-            warn!(
-                "connections of clients did not end within {half:?}, half of SHUTDOWN_TIMEOUT; they are cut off"
-            );
-        }
-        finished && closed
     }
 }
 

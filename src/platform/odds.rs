@@ -90,6 +90,7 @@ impl PlatformBuilder<'_> {
             Registry::new(metrics.clone(), restrictions.clone()),
         );
         self.parts.registry = Some(registry.clone());
+        self.parts.open_sockets.push(metrics.sessions.clone());
         let reads = self.client_reads(metrics.client_reads_refused.clone());
         Ok(OddsRuntime {
             registry,
@@ -178,7 +179,7 @@ impl PlatformBuilder<'_> {
             // not broadcast.
             return Ok(None);
         };
-        checks.push(check_feed(&odds.feed));
+        checks.push(check_feed(&odds.feed).needed_at_start());
         checks.push(self.for_role(reader, |builder| {
             builder.start_hold_poller(&odds, &stores.holds, &books)
         }));

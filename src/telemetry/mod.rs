@@ -8,3 +8,4 @@ pub mod logging;
 pub mod metrics;
 pub(crate) mod redact;
 pub(crate) mod role;
+pub mod version;

@@ -2,6 +2,7 @@
 
 mod access;
 mod commands;
+mod drain;
 mod holds;
 mod keyed;
 mod killed;

@@ -19,6 +19,7 @@ mod postgres_away;
 mod redis_away;
 mod replayed;
 mod resumed;
+mod rolling;
 mod settlement;
 mod stopped;
 mod topic_recreated;

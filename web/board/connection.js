@@ -75,6 +75,7 @@ export class Connection {
     this.reconnecting = new Timer(environment);
     this.ticking = new Timer(environment);
     this.hiding = new Timer(environment);
+    this.moving = new Timer(environment);
   }
 
   /** Connects now, unless there is a connection or the page is hidden. */
@@ -138,7 +139,12 @@ export class Connection {
 
   #received(socket, text) {
     if (socket !== this.#socket) return;
-    const { changed, problem, isFeed } = this.#protocol.frame(text, this.environment.now());
+    const now = this.environment.now();
+    const { changed, problem, isFeed, reconnectMs } = this.#protocol.frame(text, now);
+    // The server stops. Pages connect to another one at random times, not all at once.
+    if (reconnectMs !== undefined) {
+      this.moving.start(() => this.restart(), this.environment.random() * reconnectMs);
+    }
     if (problem) this.events.problem(problem);
     if (isFeed) this.events.state('open');
     if (changed.length > 0) this.events.changed(changed);
@@ -193,6 +199,7 @@ export class Connection {
     this.#socket = null;
     this.#openedAt = 0;
     this.ticking.stop();
+    this.moving.stop();
     this.#protocol.closed();
   }
 }

@@ -115,6 +115,8 @@ export class OddsProtocol {
         if (message.source !== undefined) return { changed: [] };
         this.books.setFeed(message.status);
         return { changed: this.books.keys(), isFeed: true };
+      case 'reconnect':
+        return { changed: [], reconnectMs: message.withinMs };
       case 'error':
         return this.#refused(message, now);
       default:

@@ -5,6 +5,7 @@
 //! actor, and the timers of a frozen actor do not fire.
 
 mod credentials;
+mod drain;
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
@@ -416,9 +417,13 @@ impl Handler<FeedChanged> for Distributor {
 impl Handler<EndAllSessions> for Distributor {
     type Result = ();
 
-    fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) {
-        self.ending = Some(end.0);
-        self.fanout.sinks().for_each(|handle| handle.end(end.0));
+    fn handle(&mut self, end: EndAllSessions, context: &mut Context<Self>) {
+        self.ending = Some(end.reason);
+        if end.spread.is_zero() {
+            self.fanout.sinks().for_each(|handle| handle.end(end.reason));
+        } else {
+            self.start_drain(end.reason, end.spread, context);
+        }
     }
 }
 

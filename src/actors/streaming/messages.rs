@@ -147,10 +147,16 @@ pub struct Unsubscribe {
 #[rtype(result = "()")]
 pub struct Disconnect(pub SessionId);
 
-/// To the registry, and registry to distributors: close all sessions, current and future.
+/// To the registry, and registry to distributors: close all sessions, and future ones at once.
 #[derive(Message, Debug, Clone, Copy)]
 #[rtype(result = "()")]
-pub struct EndAllSessions(pub CloseReason);
+pub struct EndAllSessions {
+    /// The reason.
+    pub reason: CloseReason,
+    /// The sessions are told to reconnect and closed evenly over this time; if it is zero, they are
+    /// closed at once.
+    pub spread: Duration,
+}
 
 /// Distributor to registry: answered once every earlier change was passed on to the distributors.
 #[derive(Message, Debug, Clone, Copy)]

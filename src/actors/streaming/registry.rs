@@ -237,7 +237,7 @@ impl Handler<EndAllSessions> for Registry {
     type Result = ResponseFuture<()>;
 
     fn handle(&mut self, end: EndAllSessions, _: &mut Context<Self>) -> Self::Result {
-        self.ending = Some(end.0);
+        self.ending = Some(end.reason);
         let sends: Vec<_> = self
             .distributors
             .values()

@@ -36,6 +36,7 @@ use crate::domain::streaming::fanout::{Delivery, SessionId};
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
     CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, heartbeat_message,
+    reconnect_message,
 };
 use crate::domain::streaming::session::{Effect, SessionLimits, SessionState};
 use crate::domain::timestamp::Timestamp;
@@ -342,6 +343,7 @@ impl Handler<SessionMessage> for Session {
                 self.act([effect], context);
             }
             SessionMessage::Heartbeat(as_of) => self.send(&heartbeat_message(as_of)),
+            SessionMessage::Reconnect(within) => self.send(&reconnect_message(within)),
             SessionMessage::End(reason) => self.close(reason, context),
         }
     }

@@ -1,6 +1,7 @@
 //! A distributor's handle to one session.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::prelude::*;
 
@@ -20,6 +21,8 @@ pub enum SessionMessage {
     Ping,
     /// Send a heartbeat: every change until this time has been sent.
     Heartbeat(Timestamp),
+    /// Tell the client that the session is closed after this time.
+    Reconnect(Duration),
     /// Close the session for this reason. Sent once.
     End(CloseReason),
 }
@@ -45,6 +48,12 @@ impl SessionHandle {
     /// else to send.
     pub fn heartbeat(&self, as_of: Timestamp) {
         let _ = self.session.try_send(SessionMessage::Heartbeat(as_of));
+    }
+
+    /// Makes the session tell its client to connect elsewhere. Sent once per session and must arrive,
+    /// so it bypasses the mailbox limit.
+    pub fn reconnect(&self, within: Duration) {
+        self.session.do_send(SessionMessage::Reconnect(within));
     }
 
     /// Makes the session close. Sent once per session and must arrive, so it bypasses the mailbox

@@ -72,6 +72,17 @@ enum Ending {
     Done,
     /// The connection was lost; reconnect.
     Lost(ConnectionLoss),
+    /// The server stops; connect elsewhere at once.
+    Moving,
+}
+
+/// What a message of the server asks for.
+#[derive(Default)]
+struct Requests {
+    /// The events whose snapshot must be requested again.
+    again: Vec<EventId>,
+    /// Within which time the client has to connect elsewhere.
+    reconnect: Option<Duration>,
 }
 
 /// A client that prints changes to `O` and notices to `N`.
@@ -135,8 +146,10 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 }
                 Err(loss) => Ending::Lost(loss),
             };
-            let Ending::Lost(loss) = ending else {
-                return Ok(());
+            let loss = match ending {
+                Ending::Done => return Ok(()),
+                Ending::Moving => continue,
+                Ending::Lost(loss) => loss,
             };
             if !self.loss_reported {
                 self.loss_reported = true;
@@ -192,11 +205,15 @@ impl<O: Write, N: Write> Watcher<O, N> {
         let mut silent_at = Instant::now() + limit;
         // Events whose snapshot was unavailable or not allowed yet, and when to request it again.
         let mut retry: Option<(Instant, Vec<EventId>)> = None;
+        let mut moving_at: Option<Instant> = None;
         loop {
             let retry_at = retry.as_ref().map_or(silent_at, |(at, _)| *at);
             let message = tokio::select! {
                 // Biased: a server that never pauses must not prevent the new request.
                 biased;
+                () = sleep_until(moving_at.unwrap_or(silent_at)), if moving_at.is_some() => {
+                    return Ok(Ending::Moving);
+                }
                 () = sleep_until(retry_at), if retry.is_some() => {
                     let events = retry.take().map(|(_, events)| events).unwrap_or_default();
                     for message in self.subscribe(&events) {
@@ -220,8 +237,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
             silent_at = Instant::now() + limit;
             let Some(text) = text else { continue };
             self.on_message();
-            let refused = match self.show(text.as_str()) {
-                Ok(refused) => refused,
+            let Requests { again, reconnect } = match self.show(text.as_str()) {
+                Ok(requests) => requests,
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ending::Done),
                 Err(error) => return Err(WatchError::Output(error)),
             };
@@ -234,11 +251,15 @@ impl<O: Write, N: Write> Watcher<O, N> {
             {
                 return Ok(Ending::Done);
             }
-            if !refused.is_empty() {
+            // At a random time, so that not all clients of the server move at once.
+            if let Some(within) = reconnect {
+                moving_at = Some(Instant::now() + within.mul_f64(fastrand::f64()));
+            }
+            if !again.is_empty() {
                 let retry_at = Instant::now() + self.options.retry_after;
                 let (_, events) = retry.get_or_insert((retry_at, Vec::new()));
                 let wanted = |event: &EventId| self.options.events.contains(event);
-                events.extend(refused.into_iter().filter(wanted));
+                events.extend(again.into_iter().filter(wanted));
                 // Without duplicates, so the list is never longer than the events.
                 events.sort();
                 events.dedup();
@@ -258,8 +279,8 @@ impl<O: Write, N: Write> Watcher<O, N> {
         }
     }
 
-    /// Prints the changes in a message. Returns the events whose snapshot must be requested again.
-    fn show(&mut self, text: &str) -> io::Result<Vec<EventId>> {
+    /// Prints the changes in a message. Returns what the client has to do.
+    fn show(&mut self, text: &str) -> io::Result<Requests> {
         if self.options.json {
             let text = self.options.style.json(text).into_owned();
             self.print(&text)?;
@@ -268,8 +289,11 @@ impl<O: Write, N: Write> Watcher<O, N> {
             self.notice(&error.to_string());
             Vec::new()
         });
-        let mut retry = Vec::new();
+        let mut requests = Requests::default();
         for view_event in view_events {
+            if let ViewEvent::Reconnect(within) = &view_event {
+                requests.reconnect = Some(*within);
+            }
             match view_event {
                 ViewEvent::Refused {
                     code,
@@ -280,9 +304,9 @@ impl<O: Write, N: Write> Watcher<O, N> {
                         self.notice(&format!("{code}: {message}"));
                     }
                     match code.as_str() {
-                        "SNAPSHOT_UNAVAILABLE" => retry.extend(event_id),
+                        "SNAPSHOT_UNAVAILABLE" => requests.again.extend(event_id),
                         // It may concern many events, and names at most one of them.
-                        "RATE_LIMITED" => retry.extend(self.view.awaited().cloned()),
+                        "RATE_LIMITED" => requests.again.extend(self.view.awaited().cloned()),
                         _ => {}
                     }
                 }
@@ -299,13 +323,16 @@ impl<O: Write, N: Write> Watcher<O, N> {
                 _ => {}
             }
         }
-        Ok(retry)
+        Ok(requests)
     }
 
     /// The notice of an event that is not printed as a line.
     fn notice_of(&self, view_event: &ViewEvent) -> Option<String> {
         let notice = match view_event {
             ViewEvent::Change(_) | ViewEvent::Refused { .. } => return None,
+            ViewEvent::Reconnect(_) => {
+                format!("{}: the server stops; connecting again", self.options.url)
+            }
             ViewEvent::NothingKnown(event) => {
                 format!("{event}: unknown so far; its odds are shown when they arrive")
             }

@@ -214,6 +214,34 @@ async fn lost_connection_is_retried_and_reported_once() {
     ");
 }
 
+/// A server that stops says so first: the client does not wait for the end of the connection, nor
+/// for its delay after a loss.
+#[tokio::test]
+async fn stopping_server_is_left_at_once() {
+    let mut server = Server::start().await;
+    let plan = WatchOptions {
+        count: Some(2),
+        backoff: BackoffPolicy {
+            first: DEADLINE * 10,
+            most: DEADLINE * 10,
+        },
+        ..server.plan()
+    };
+    let name = plan.url.to_string();
+    let (ended, out, notices) = watch(plan);
+    server.change(1);
+    let mut old = server.client().await;
+    old.send(server.snapshot()).await.unwrap();
+    let reconnect = Message::text(r#"{"type":"reconnect","withinMs":50}"#);
+    old.send(reconnect).await.unwrap();
+    let mut client = server.client().await;
+    server.change(2);
+    client.send(server.snapshot()).await.unwrap();
+    within(ended).await.unwrap().unwrap();
+    assert_eq!(out.text().lines().count(), 2, "{}", out.text());
+    insta::assert_snapshot!(notices.text().replace(&name, "URL"), @"watch: URL: the server stops; connecting again");
+}
+
 /// What was stale belongs to a connection: the next one is told again.
 #[tokio::test]
 async fn new_connection_starts_without_stale_sources() {

@@ -27,6 +27,8 @@ pub(crate) enum ViewEvent {
     Stale(bool),
     /// A source is lost (`true`), or live again (`false`).
     SourceStale(String, bool),
+    /// The server stops: the client has to connect elsewhere within this time.
+    Reconnect(Duration),
     /// The server rejected a request.
     Refused {
         /// The error code.
@@ -77,6 +79,8 @@ struct WireMessage<'a> {
     stale: Option<bool>,
     #[serde(default)]
     resumable: Option<bool>,
+    #[serde(default)]
+    within_ms: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -181,6 +185,10 @@ impl View {
                 message: wire.message.unwrap_or_default(),
                 event_id: wire.event_id,
             }]),
+            Some("reconnect") => {
+                let within = Duration::from_millis(wire.within_ms.unwrap_or(0));
+                Ok(vec![ViewEvent::Reconnect(within)])
+            }
             // `pong`, `unsubscribed`, and types that later servers may add.
             Some(_) => Ok(Vec::new()),
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::config::values::{
-    duration_above_zero, exact_origin, host_name, ip_address, log_filter, port,
+    duration, duration_above_zero, exact_origin, host_name, ip_address, log_filter, port,
 };
 use crate::telemetry::log_format::LogFormat;
 
@@ -35,6 +35,13 @@ pub struct ProcessSettings {
     /// info,sports_bet_platform::bus=debug
     #[arg(long, env, default_value = "info", value_parser = log_filter)]
     pub rust_log: String,
+    /// How long a process that gets SIGTERM still serves new clients, so that load balancers see
+    /// /readyz fail first; only roles with ports for clients wait
+    #[arg(long, env, value_parser = duration, default_value = "5s")]
+    pub drain_delay: Duration,
+    /// Over how long the sessions are then told to reconnect and closed, evenly
+    #[arg(long, env, value_parser = duration, default_value = "20s")]
+    pub drain_spread: Duration,
     /// How long a graceful shutdown may take before unfinished work is cut off
     #[arg(long, env, value_parser = duration_above_zero, default_value = "8s")]
     pub shutdown_timeout: Duration,

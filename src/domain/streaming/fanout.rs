@@ -379,6 +379,11 @@ impl<O: DeliverySink> Fanout<O> {
         self.sessions.values().map(|entry| &entry.sink)
     }
 
+    /// The ids of all sessions.
+    pub fn ids(&self) -> impl Iterator<Item = SessionId> {
+        self.sessions.keys().copied()
+    }
+
     /// How many sessions there are.
     pub fn sessions(&self) -> usize {
         self.sessions.len()

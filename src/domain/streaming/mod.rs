@@ -3,6 +3,7 @@
 mod by_event;
 pub mod conflation_step;
 pub mod credential_watch;
+pub mod drain_plan;
 pub mod epoch;
 pub mod fanout;
 pub mod heartbeats;

@@ -11,6 +11,8 @@ mod encoding_count;
 mod snapshot;
 mod update_frame;
 
+use std::time::Duration;
+
 use actix_http::ws::{OpCode, Parser};
 use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
@@ -211,6 +213,9 @@ enum WireServerMessage<'a> {
     Heartbeat {
         as_of: Timestamp,
     },
+    Reconnect {
+        within_ms: u64,
+    },
     Error {
         code: &'static str,
         message: String,
@@ -267,6 +272,12 @@ pub fn source_message(status: FeedStatus, source: &Source, event_id: &EventId) -
 /// The `heartbeat` message: everything that was known at this time has been sent.
 pub fn heartbeat_message(as_of: Timestamp) -> ByteString {
     WireServerMessage::Heartbeat { as_of }.encode()
+}
+
+/// The `reconnect` message: the server stops, and closes the session after this time.
+pub fn reconnect_message(within: Duration) -> ByteString {
+    let within_ms = u64::try_from(within.as_millis()).unwrap_or(u64::MAX);
+    WireServerMessage::Reconnect { within_ms }.encode()
 }
 
 /// The `error` message of a refusal.

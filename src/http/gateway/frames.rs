@@ -1,5 +1,5 @@
 //! The frames of a WebSocket server (RFC 6455), followed through a byte stream that may be split
-//! anywhere. Shows where a close frame can be added to the stream.
+//! anywhere. Shows where a frame can be added to the stream.
 
 /// The length of the longest head: two bytes, and eight of an extended length.
 const MAX_HEAD: usize = 10;
@@ -17,6 +17,8 @@ pub(super) struct ServerFrames {
     head_length: usize,
     /// Bytes before the next head.
     to_pass: u64,
+    /// Whether the last data frame was not the last of its message.
+    is_fragmented: bool,
     has_close: bool,
 }
 
@@ -34,7 +36,11 @@ impl ServerFrames {
             self.head_length += 1;
             bytes = rest;
             if let Some(length) = announced(&self.head[..self.head_length]) {
-                self.has_close |= self.head[0] & 0x0f == CLOSE;
+                let opcode = self.head[0] & 0x0f;
+                self.has_close |= opcode == CLOSE;
+                if opcode < CLOSE {
+                    self.is_fragmented = self.head[0] & FIN == 0;
+                }
                 self.head_length = 0;
                 self.to_pass = length;
             }
@@ -49,6 +55,11 @@ impl ServerFrames {
     /// Whether a control frame can follow.
     pub(super) fn is_between_frames(&self) -> bool {
         self.head_length == 0 && self.to_pass == 0
+    }
+
+    /// Whether a message can follow.
+    pub(super) fn is_between_messages(&self) -> bool {
+        self.is_between_frames() && !self.is_fragmented && !self.has_close
     }
 }
 
@@ -107,10 +118,13 @@ mod tests {
             closes in any::<bool>(),
         ) {
             let mut stream = Vec::new();
-            let mut ends = vec![];
+            let (mut ends, mut ends_of_messages) = (vec![], vec![]);
             for (size, is_last_fragment) in sizes {
                 stream.extend(frame(if is_last_fragment { 0x81 } else { 0x01 }, size));
                 ends.push(stream.len());
+                if is_last_fragment {
+                    ends_of_messages.push(stream.len());
+                }
             }
             let before_close = stream.len();
             if closes {
@@ -124,6 +138,7 @@ mod tests {
                 frames.feed(part);
                 fed += part.len();
                 prop_assert_eq!(frames.is_between_frames(), ends.contains(&fed), "{}", fed);
+                prop_assert_eq!(frames.is_between_messages(), ends_of_messages.contains(&fed), "{}", fed);
                 if fed <= before_close {
                     prop_assert!(!frames.has_close());
                 }

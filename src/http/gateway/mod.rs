@@ -28,7 +28,7 @@ use actix_web::middleware::{Next, from_fn};
 use actix_web::{HttpRequest, HttpResponse, web};
 use tokio::sync::{Semaphore, watch};
 
-pub(crate) use self::relay::Ended;
+pub(crate) use self::relay::{Ended, SocketsEnd};
 pub(crate) use self::service::Service;
 pub(crate) use self::upstream::{Failure, Upstream, UpstreamOptions};
 use super::addresses::Addresses;
@@ -76,8 +76,8 @@ pub(crate) struct GatewayState {
     pub slow_client_limit: Duration,
     /// How long a service may take nothing of a forwarded socket.
     pub answer_timeout: Duration,
-    /// Becomes true when the gateway stops.
-    pub stopping: watch::Receiver<bool>,
+    /// How the forwarded sockets end when the gateway stops.
+    pub stopping: watch::Receiver<SocketsEnd>,
     /// The metrics.
     pub metrics: GatewayMetrics,
 }

@@ -11,10 +11,12 @@ use futures_util::{Stream, StreamExt};
 use strum::{IntoStaticStr, VariantNames};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{sleep, timeout};
 
 use super::frames::{ServerFrames, close_frame};
+use crate::domain::streaming::drain_plan::notice_of;
+use crate::domain::streaming::protocol::{reconnect_message, text_frame};
 
 /// Bytes read from the service at once.
 const READ: usize = 8 * 1024;
@@ -42,6 +44,17 @@ pub(crate) enum Ended {
     Stopping,
 }
 
+/// How the forwarded sockets end when the gateway stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum SocketsEnd {
+    /// They stay open.
+    Open,
+    /// Each ends at a random moment of this time, and its client is told before.
+    Within(Duration),
+    /// All end now.
+    Now,
+}
+
 /// The end of a forwarded socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
@@ -63,8 +76,8 @@ pub(super) struct Relay<C, S> {
     pub slow_client: Duration,
     /// How long the service may take nothing.
     pub slow_service: Duration,
-    /// Becomes true when the gateway stops.
-    pub stopping: watch::Receiver<bool>,
+    /// How the socket ends when the gateway stops.
+    pub stopping: watch::Receiver<SocketsEnd>,
 }
 
 impl<C, S> Relay<C, S>
@@ -80,16 +93,17 @@ where
             service,
             slow_client,
             slow_service,
-            mut stopping,
+            stopping,
         } = self;
         let mut frames = ServerFrames::default();
         let is_client_gone = Cell::new(false);
+        let notice = Notice::default();
         let (from_service, to_service) = tokio::io::split(service);
         let reason = tokio::select! {
-            reason = copy_to_client(from_service, &to_client, &mut frames, slow_client) => reason,
+            reason = copy_to_client(from_service, &to_client, &mut frames, slow_client, &notice) => reason,
             reason = copy_to_service(client, to_service, slow_service, &is_client_gone) => reason,
             () = to_client.closed() => Ended::Client,
-            _ = stopping.wait_for(|stopping| *stopping) => Ended::Stopping,
+            () = end_due(stopping, &notice) => Ended::Stopping,
         };
         let reason = match reason {
             // After a close frame both sides end their connections.
@@ -115,17 +129,68 @@ fn close(to_client: &mpsc::Sender<Bytes>, frames: &ServerFrames, reason: &'stati
     frames.has_close() || frames.is_between_frames() && to_client.try_send(frame()).is_ok()
 }
 
+/// A message of the gateway to the client, sent between two of the service's.
+#[derive(Default)]
+struct Notice {
+    /// The frame, until it is sent.
+    frame: Cell<Option<Bytes>>,
+    added: Notify,
+}
+
+impl Notice {
+    fn send_reconnect(&self, within: Duration) {
+        let frame = text_frame(&reconnect_message(within));
+        self.frame.set(Some(frame));
+        self.added.notify_one();
+    }
+
+    /// Sends the message if it fits between those of the service. A client that is behind is not
+    /// told: it is closed like the others.
+    fn pass_on(&self, to_client: &mpsc::Sender<Bytes>, frames: &ServerFrames) {
+        if frames.is_between_messages()
+            && let Some(frame) = self.frame.take()
+        {
+            let _ = to_client.try_send(frame);
+        }
+    }
+}
+
+/// Waits until the socket must end because the gateway stops. Its client is told before, if there is
+/// time.
+async fn end_due(mut stopping: watch::Receiver<SocketsEnd>, notice: &Notice) {
+    let end = stopping.wait_for(|end| *end != SocketsEnd::Open).await;
+    let Ok(SocketsEnd::Within(spread)) = end.map(|end| *end) else {
+        return;
+    };
+    let last = notice_of(spread);
+    let spread_out = async {
+        sleep((spread - last).mul_f64(fastrand::f64())).await;
+        notice.send_reconnect(last);
+        sleep(last).await;
+    };
+    tokio::select! {
+        () = spread_out => {}
+        _ = stopping.wait_for(|end| *end == SocketsEnd::Now) => {}
+    }
+}
+
 /// Copies what the service sends.
 async fn copy_to_client(
     mut service: impl AsyncRead + Unpin,
     to_client: &mpsc::Sender<Bytes>,
     frames: &mut ServerFrames,
     limit: Duration,
+    notice: &Notice,
 ) -> Ended {
     let mut buffer = BytesMut::new();
     loop {
+        notice.pass_on(to_client, frames);
         buffer.reserve(READ);
-        if !matches!(service.read_buf(&mut buffer).await, Ok(1..)) {
+        let read = tokio::select! {
+            read = service.read_buf(&mut buffer) => read,
+            () = notice.added.notified() => continue,
+        };
+        if !matches!(read, Ok(1..)) {
             return Ended::Service;
         }
         let bytes = buffer.split().freeze();

@@ -6,6 +6,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use crate::telemetry::version;
+
 /// Buckets from a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -128,9 +130,11 @@ pub(super) fn registry_of_process() -> prometheus::Result<Registry> {
     ))?;
     let build = IntGaugeVec::new(
         Opts::new("sports_bet_build_info", "The running version; always 1"),
-        &["version"],
+        &["version", "commit", "tls"],
     )?;
-    build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    build
+        .with_label_values(&[version::VERSION, version::COMMIT, version::TLS])
+        .set(1);
     registry.register(Box::new(build))?;
     Ok(registry)
 }

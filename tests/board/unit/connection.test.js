@@ -111,6 +111,33 @@ test('only a connection that lasted begins from the first delay', () => {
   assert.equal(nextAttempt(0, 60_000, 1008), 3);
 });
 
+test('a server that stops is left at a random time before it closes', () => {
+  const browser = new Browser();
+  browser.connection.connect();
+  browser.socket.open();
+  browser.socket.onmessage({ data: '{"type":"reconnect","withinMs":2000}' });
+  browser.pass(999);
+  assert.equal(browser.sockets.length, 1);
+  browser.pass(1);
+  assert.equal(browser.sockets.length, 2);
+  assert.equal(browser.sockets[0].closedWith, 1000);
+  browser.socket.open();
+  assert.deepEqual(browser.states.at(-1), ['open', undefined]);
+});
+
+test('a connection that was closed before is not left again', () => {
+  const browser = new Browser();
+  browser.random = 0.1;
+  browser.connection.connect();
+  browser.socket.open();
+  browser.socket.onmessage({ data: '{"type":"reconnect","withinMs":2000}' });
+  browser.socket.end(1001);
+  browser.pass(100);
+  browser.socket.open();
+  browser.live(3);
+  assert.equal(browser.sockets.length, 2);
+});
+
 test('a lost connection is opened again and resumes', () => {
   const browser = new Browser();
   browser.connection.follow(['E']);

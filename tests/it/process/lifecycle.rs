@@ -24,10 +24,13 @@ async fn startup_message_commands_work() {
             .split_whitespace()
             .collect::<Vec<_>>()
     };
-    let first = log.lines().next().unwrap();
+    let mut lines = log.lines();
+    let first = lines.next().unwrap();
+    assert!(first.contains(" starting version="), "{first}");
+    let second = lines.next().unwrap();
     assert!(
-        first.contains("REST at "),
-        "the first line is the startup message: {first}"
+        second.contains("REST at "),
+        "the next line is the startup message: {second}"
     );
     let odds = until("the odds of the startup message", || async {
         let (status, odds) = get_json(copied("curl ")[0]).await;
@@ -233,11 +236,12 @@ async fn stops_cleanly_on(signal: &str) {
     );
     drop(stalled);
     assert_eq!(versions(folder.path(), "E"), (1..=900).collect::<Vec<_>>());
-    assert!(
-        server.log().trim_end().ends_with("stopped"),
-        "{}",
-        server.log()
-    );
+    until("the last line", || async {
+        let log = server.log();
+        let last = log.trim_end().lines().last()?;
+        last.contains(" stopped ").then_some(())
+    })
+    .await;
 
     // A second start continues where the first ended.
     let seq = |odds: &Value| odds[0]["seq"].as_u64().unwrap();
@@ -319,10 +323,9 @@ async fn log_names_every_stop_signal() {
     }
 }
 
-/// A supervisor may repeat SIGTERM, and a closing terminal sends SIGHUP as well; only a second
-/// Ctrl-C stops at once.
+/// A closing terminal sends SIGHUP as well; any other second signal stops at once.
 #[tokio::test]
-async fn second_interrupt_stops_at_once() {
+async fn second_signal_stops_at_once() {
     let folder = TempDir::new().unwrap();
     // The database does not answer, so a stop takes as long as it may.
     let variables = [
@@ -358,12 +361,11 @@ async fn second_interrupt_stops_at_once() {
         (get_text(&format!("http://{address}/healthz")).await.0 == 503).then_some(())
     })
     .await;
-    server.signal("TERM").await;
     server.signal("HUP").await;
     // Still running: it answers.
     assert_eq!(get_text(&format!("http://{address}/healthz")).await.0, 503);
     let interrupted_again = Instant::now();
-    server.signal("INT").await;
+    server.signal("TERM").await;
     assert_eq!(server.ended().await.code(), Some(1), "{}", server.log());
     assert!(
         interrupted_again.elapsed() < Duration::from_secs(10),

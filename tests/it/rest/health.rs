@@ -47,6 +47,8 @@ async fn every_role_is_healthy_on_own_port() {
         .await;
         let alive = Answer::get(&format!("http://{}/livez", platform.health(role))).await;
         assert_eq!((alive.status, alive.text()), (200, "ok"));
+        let ready = Answer::get(&format!("http://{}/readyz", platform.health(role))).await;
+        assert_eq!((ready.status, ready.text()), (200, "ok"), "{}", role.name());
     }
     let ports: std::collections::BTreeSet<_> = Role::ALL
         .iter()

@@ -22,7 +22,7 @@ const PROBLEM: &str = "application/problem+json";
 /// The prefixes of the gateway.
 const PREFIXES: [&str; 3] = ["/api/odds", "/api/wallet", "/api/bets"];
 /// Served to operators, and by the simulator.
-const UNDOCUMENTED: [&str; 4] = ["/healthz", "/livez", "/metrics", "/supplier/"];
+const UNDOCUMENTED: [&str; 5] = ["/healthz", "/readyz", "/livez", "/metrics", "/supplier/"];
 
 /// A document, and the validators of its schemas.
 pub struct Document {

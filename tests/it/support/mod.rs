@@ -1,6 +1,7 @@
 //! Helpers of the integration tests.
 
 mod authority;
+mod balancer;
 mod client;
 mod cluster;
 mod database;
@@ -21,6 +22,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use authority::{Authority, borrowed};
+pub use balancer::LoadBalancer;
 pub use client::{HttpAnswer, OddsClient, get_json, get_text, send, try_send};
 pub use cluster::Cluster;
 pub use database::{Database, records};

@@ -175,6 +175,8 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         command.env(format!("METRICS_PORT_{port}"), "0");
     }
     command.env("NO_COLOR", "1");
+    // Only tests of the drain wait for it.
+    command.env("DRAIN_DELAY", "0s").env("DRAIN_SPREAD", "0s");
     // Markets stay open.
     command.env("SIMULATOR_MATCH_DURATION", "0s");
     command.envs(variables.iter().copied());

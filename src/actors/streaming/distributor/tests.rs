@@ -25,6 +25,7 @@ struct ProbeSession {
     ended: Arc<Mutex<Vec<CloseReason>>>,
     pings: Arc<Mutex<usize>>,
     heartbeats: Arc<Mutex<Vec<Timestamp>>>,
+    reconnects: Arc<Mutex<Vec<Duration>>>,
     stalls: bool,
 }
 
@@ -54,6 +55,7 @@ impl Handler<SessionMessage> for ProbeSession {
             }
             SessionMessage::Heartbeat(as_of) => self.heartbeats.lock().unwrap().push(as_of),
             SessionMessage::Ping => *self.pings.lock().unwrap() += 1,
+            SessionMessage::Reconnect(within) => self.reconnects.lock().unwrap().push(within),
             SessionMessage::End(reason) => self.ended.lock().unwrap().push(reason),
         }
     }
@@ -65,6 +67,7 @@ struct Probe {
     ended: Arc<Mutex<Vec<CloseReason>>>,
     pings: Arc<Mutex<usize>>,
     heartbeats: Arc<Mutex<Vec<Timestamp>>>,
+    reconnects: Arc<Mutex<Vec<Duration>>>,
     life: Arc<LivenessProbe>,
 }
 
@@ -108,6 +111,7 @@ async fn session_with(
         ended: session.ended.clone(),
         pings: session.pings.clone(),
         heartbeats: session.heartbeats.clone(),
+        reconnects: session.reconnects.clone(),
         life: life.clone(),
     };
     let handle = SessionHandle {
@@ -281,7 +285,10 @@ async fn shutdown_closes_current_and_later_sessions() {
     let Fixture { registry, here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
     let early = session(&here, 1, false).await;
     registry
-        .send(EndAllSessions(CloseReason::GoingAway))
+        .send(EndAllSessions {
+            reason: CloseReason::GoingAway,
+            spread: Duration::ZERO,
+        })
         .await
         .unwrap();
     let late = session(&here, 2, false).await;
@@ -291,6 +298,43 @@ async fn shutdown_closes_current_and_later_sessions() {
         })
         .await;
     }
+}
+
+/// A session that drains is told before it is closed; the others go on until it is their turn.
+#[actix_web::test]
+async fn draining_sessions_are_told_and_closed_in_turn() {
+    let Fixture { registry, here, .. } = fixture(Duration::from_secs(60), Duration::from_secs(60));
+    let mut probes = Vec::new();
+    for id in 1..=10 {
+        probes.push(session(&here, id, false).await);
+    }
+    let spread = Duration::from_secs(2);
+    let drain = EndAllSessions {
+        reason: CloseReason::GoingAway,
+        spread,
+    };
+    registry.send(drain).await.unwrap();
+    let closed = || {
+        let is_closed = |probe: &&Probe| !probe.ended.lock().unwrap().is_empty();
+        let is_told = |probe: &Probe| *probe.reconnects.lock().unwrap() == [spread / 10];
+        assert!(probes.iter().filter(is_closed).all(is_told));
+        probes.iter().filter(is_closed).count()
+    };
+    let seen = Mutex::new(std::collections::BTreeSet::new());
+    until("every session is closed", || {
+        seen.lock().unwrap().insert(closed());
+        closed() == probes.len()
+    })
+    .await;
+    let steps = seen.lock().unwrap().len();
+    assert!(steps > 2, "closed in {steps} steps");
+    let ended = probes.iter().map(|probe| probe.ended.lock().unwrap().clone());
+    assert!(ended.eq(vec![vec![CloseReason::GoingAway]; 10]));
+    let late = session(&here, 11, false).await;
+    until("a later session is closed", || {
+        *late.ended.lock().unwrap() == [CloseReason::GoingAway]
+    })
+    .await;
 }
 
 /// An event without subscribers is unfollowed, and followed again by the next subscriber.

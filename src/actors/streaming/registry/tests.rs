@@ -175,7 +175,10 @@ async fn stopped_thread_is_removed() {
     follow(&registry, &gone, "A").await;
     follow(&registry, &other, "A").await;
     gone.address
-        .send(EndAllSessions(CloseReason::GoingAway))
+        .send(EndAllSessions {
+            reason: CloseReason::GoingAway,
+            spread: Duration::ZERO,
+        })
         .await
         .unwrap();
     for seq in 1..=3 {

@@ -15,7 +15,7 @@ struct Ends {
     client: mpsc::UnboundedSender<Bytes>,
     at_client: mpsc::Receiver<Bytes>,
     service: DuplexStream,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<SocketsEnd>,
     relay: JoinHandle<End>,
 }
 
@@ -23,7 +23,7 @@ fn start() -> Ends {
     let (client, mut from_client) = mpsc::unbounded_channel();
     let (to_client, at_client) = mpsc::channel(4);
     let (service, own) = tokio::io::duplex(CONNECTION);
-    let (stop, stopping) = watch::channel(false);
+    let (stop, stopping) = watch::channel(SocketsEnd::Open);
     let relay = Relay {
         client: stream::poll_fn(move |context| from_client.poll_recv(context)).map(Ok),
         to_client,
@@ -157,7 +157,42 @@ async fn dropped_answer_ends_the_service() {
 #[actix_web::test]
 async fn stopping_closes_with_going_away() {
     let ends = start();
-    ends.stop.send_replace(true);
+    ends.stop.send_replace(SocketsEnd::Now);
+    let close = close_frame(1_001, "the gateway stops");
+    assert_eq!(ends.end().await, (close, end(Ended::Stopping, true)));
+}
+
+#[actix_web::test]
+async fn draining_tells_the_client_to_reconnect() {
+    let mut ends = start();
+    ends.service.write_all(&text(b"a")).await.unwrap();
+    ends.received(3).await;
+    ends.stop
+        .send_replace(SocketsEnd::Within(Duration::from_millis(100)));
+    let told = text_frame(r#"{"type":"reconnect","withinMs":10}"#);
+    let close = close_frame(1_001, "the gateway stops");
+    let rest = [&told[..], &close].concat();
+    assert_eq!(ends.end().await, (rest, end(Ended::Stopping, true)));
+}
+
+/// Nothing may stand between the fragments of a message but control frames.
+#[actix_web::test]
+async fn draining_does_not_split_a_message() {
+    let mut ends = start();
+    let first_fragment = [0x01, 2, b'a', b'b'];
+    ends.service.write_all(&first_fragment).await.unwrap();
+    ends.received(first_fragment.len()).await;
+    ends.stop
+        .send_replace(SocketsEnd::Within(Duration::from_millis(100)));
+    let close = close_frame(1_001, "the gateway stops");
+    assert_eq!(ends.end().await, (close, end(Ended::Stopping, true)));
+}
+
+#[actix_web::test]
+async fn stop_ends_draining_sockets_at_once() {
+    let ends = start();
+    ends.stop.send_replace(SocketsEnd::Within(Duration::from_secs(3_600)));
+    ends.stop.send_replace(SocketsEnd::Now);
     let close = close_frame(1_001, "the gateway stops");
     assert_eq!(ends.end().await, (close, end(Ended::Stopping, true)));
 }

@@ -173,6 +173,7 @@ fn bounds(access: Access, limits: RequestLimits) -> Bounds {
         certificate: None,
         limits,
         access,
+        liveness: Arc::default(),
     }
 }
 
