@@ -80,6 +80,35 @@ async fn client_resumes_after_connection_loss_and_restart() {
     .await;
 }
 
+/// A process that is behind another one does not show a client older prices: it waits for the changes
+/// that the client has already got.
+#[actix_web::test]
+async fn process_behind_its_client_waits() {
+    let (platform, mut supplier) = start(&[]).await;
+    let (follower, mut client) = resumable(&platform).await;
+    let mut follower = follower;
+    let mut version = 1;
+    supplier.send(change(version)).await;
+    follower.receive(&client.next_of("update").await);
+    // On a busy machine the change may take longer than the process waits.
+    for _ in 0..20 {
+        let since = follower.since + 1;
+        let mut ahead = OddsClient::connect(platform.odds()).await;
+        let subscribe = json!({"type": "subscribe", "eventId": EVENT, "since": since, "epoch": follower.epoch});
+        ahead.send(subscribe.to_string()).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        version += 1;
+        supplier.send(change(version)).await;
+        let snapshot = ahead.next_of("snapshot").await;
+        follower.receive(&client.next_of("update").await);
+        if snapshot["seq"].as_u64() >= Some(since) {
+            platform.stop().await;
+            return;
+        }
+    }
+    panic!("the process shows older prices than its client has");
+}
+
 /// R4: a client that resumes after SIGKILL shows what a new client is shown.
 #[tokio::test]
 async fn embedded_kill_leaves_no_hole() {

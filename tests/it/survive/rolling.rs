@@ -23,6 +23,8 @@ use crate::support::{
 const SOCKETS: usize = 2_000;
 /// Each event changes once a second: 500 updates a second.
 const EVENTS: usize = 500;
+/// How many clients connect at a time before the first roll.
+const BATCH: usize = 200;
 const INTERVAL: Duration = Duration::from_millis(2);
 const DRAIN_DELAY: &str = "1s";
 const DRAIN_SPREAD: &str = "14s";
@@ -274,7 +276,13 @@ async fn poll(address: SocketAddr, counts: Arc<Counts>, is_ended: Arc<AtomicBool
             .get(format!("http://{address}/v1/events/E{event}/odds"))
             .send()
             .await;
-        if !answer.is_ok_and(|answer| answer.status().is_success()) {
+        let outcome = match answer {
+            Ok(answer) if answer.status().is_success() => answer.bytes().await.map(|_| ()),
+            Ok(answer) => Err(answer.error_for_status().unwrap_err()),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = outcome {
+            println!("read failed: {error:?}");
             counts.server_errors.fetch_add(1, Ordering::Relaxed);
         }
         reads += 1;
@@ -318,20 +326,24 @@ async fn rolled_processes_lose_no_client() {
     let counts = Arc::new(Counts::default());
     let shown: Vec<_> = (0..SOCKETS).map(|_| Arc::new(Mutex::new(0))).collect();
     let mut clients = JoinSet::new();
-    for (number, shown) in shown.iter().enumerate() {
+    for (number, own) in shown.iter().enumerate() {
         let client = Client {
             event: number % EVENTS,
             url: format!("ws://{}/ws/odds", balancer.address),
             counts: counts.clone(),
-            shown: shown.clone(),
+            shown: own.clone(),
             resume: None,
         };
         clients.spawn(client.follow());
+        // A part of them at a time: each event is loaded by three processes.
+        if (number + 1).is_multiple_of(BATCH) {
+            until("the clients show their events", || async {
+                let mut first = shown[..=number].iter();
+                first.all(|it| *it.lock() > 0).then_some(())
+            })
+            .await;
+        }
     }
-    until("every client shows its event", || async {
-        shown.iter().all(|it| *it.lock() > 0).then_some(())
-    })
-    .await;
     let is_ended = Arc::new(AtomicBool::new(false));
     let polling = tokio::spawn(poll(balancer.address, counts.clone(), is_ended.clone()));
     let start = Instant::now();

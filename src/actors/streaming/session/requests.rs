@@ -29,6 +29,13 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// much and reads slowly.
 const MAX_SNAPSHOTS_IN_FLIGHT: u8 = 4;
 
+/// How long to wait before the snapshot for a client that is ahead of the book is requested again;
+/// doubles each time.
+const CATCH_UP_DELAY: Duration = Duration::from_millis(20);
+/// How often it is requested again, about a second in all. Then the client gets what there is: its
+/// number may never have been given.
+const CATCH_UP_TRIES: u32 = 6;
+
 /// A request to the distributor.
 pub(super) enum Request {
     Subscribe(EventId, Attempt, Option<ConflationStep>),
@@ -100,7 +107,7 @@ impl Session {
             session.is_requesting = false;
             match subscribed {
                 Some((event_id, attempt, true)) => {
-                    session.request_snapshot(event_id, attempt, context);
+                    session.request_snapshot(event_id, attempt, 0, context);
                 }
                 Some((event_id, attempt, false)) => {
                     let effects = session.state.on_snapshot(event_id, attempt, None);
@@ -116,6 +123,7 @@ impl Session {
         &mut self,
         event_id: EventId,
         attempt: Attempt,
+        tries: u32,
         context: &mut WebsocketContext<Self>,
     ) {
         // A later request has replaced or ended the subscription.
@@ -135,6 +143,16 @@ impl Session {
         };
         context.spawn(call.into_actor(self).map(move |answer, session, context| {
             session.snapshots_in_flight -= 1;
+            let is_early = |snapshot: &Snapshot| {
+                let view = session.snapshot_view(snapshot, attempt);
+                tries < CATCH_UP_TRIES && view.is_behind_client(snapshot)
+            };
+            if answer.as_ref().is_ok_and(is_early) {
+                context.run_later(CATCH_UP_DELAY * 2_u32.pow(tries), move |session, context| {
+                    session.request_snapshot(event_id, attempt, tries + 1, context);
+                });
+                return;
+            }
             let snapshot = match answer {
                 Ok(snapshot) => Some(session.encode(&snapshot, attempt)),
                 Err(error) => {
@@ -149,10 +167,10 @@ impl Session {
         }));
     }
 
-    /// Encodes the snapshot of a subscription under the current restrictions.
-    fn encode(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotFrame {
+    /// How a snapshot is shown to the client, under the current restrictions.
+    fn snapshot_view(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotView<'_> {
         let extension = self.state.snapshot_extension(&snapshot.event_id, attempt);
-        let view = SnapshotView {
+        SnapshotView {
             // Use the status last sent to the client, not the current one: `live` is sent after the
             // missed changes, and those follow this snapshot.
             is_stale: snapshot.is_stale || self.feed == FeedStatus::Stale,
@@ -161,7 +179,12 @@ impl Session {
                 epoch: self.edges.epoch.get(),
                 ..extension
             }),
-        };
+        }
+    }
+
+    /// Encodes the snapshot of a subscription.
+    fn encode(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotFrame {
+        let view = self.snapshot_view(snapshot, attempt);
         if let Some(recovers) = view.recovers(snapshot) {
             let result = if recovers { "recovered" } else { "replaced" };
             let resumes = &self.edges.metrics.resumes;

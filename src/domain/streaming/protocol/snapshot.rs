@@ -129,6 +129,18 @@ impl<'a> SnapshotView<'a> {
         Some(since.is_some())
     }
 
+    /// Whether the client has changes that the book has not got yet. Another process has sent them, so
+    /// they are on their way here.
+    pub fn is_behind_client(&self, snapshot: &Snapshot) -> bool {
+        let Some(extension) = &self.extension else {
+            return false;
+        };
+        let is_ahead = |resume: &ResumePoint| {
+            resume.epoch.as_deref() == extension.epoch && resume.since > snapshot.seq
+        };
+        !self.is_stale && extension.epoch.is_some() && extension.resume.as_ref().is_some_and(is_ahead)
+    }
+
     /// The epoch, if a client can resume from this snapshot: it is current, every process gives its
     /// last change the same number, and it shows no restriction, which has no number.
     fn epoch_of(&self, snapshot: &Snapshot) -> Option<&'a str> {

@@ -157,7 +157,7 @@ fn five() -> Book {
     book
 }
 
-fn resumed(book: &Book, since: u64, epoch: &str, restrictions: Restrictions) -> Value {
+fn view_of(since: u64, epoch: &str, restrictions: Restrictions) -> SnapshotView<'static> {
     let extension = SnapshotExtension {
         epoch: Some("3f9c"),
         resume: Some(ResumePoint {
@@ -167,12 +167,34 @@ fn resumed(book: &Book, since: u64, epoch: &str, restrictions: Restrictions) -> 
         conflate_ms: 250,
         heartbeat_ms: Some(5_000),
     };
-    let view = SnapshotView {
+    SnapshotView {
         is_stale: false,
         restrictions: Arc::new(restrictions),
         extension: Some(extension),
-    };
+    }
+}
+
+fn resumed(book: &Book, since: u64, epoch: &str, restrictions: Restrictions) -> Value {
+    let view = view_of(since, epoch, restrictions);
     serde_json::from_str(&snapshot_message(&book.snapshot(), &view)).unwrap()
+}
+
+/// Numbers of another epoch say nothing about this book, and a book that is stale may stay behind.
+#[test]
+fn only_same_epoch_puts_client_ahead() {
+    let snapshot = five().snapshot();
+    let is_ahead = |since, epoch: &str, is_stale| {
+        let view = SnapshotView {
+            is_stale,
+            ..view_of(since, epoch, Restrictions::default())
+        };
+        view.is_behind_client(&snapshot)
+    };
+    assert!(is_ahead(6, "3f9c", false));
+    assert!(!is_ahead(5, "3f9c", false));
+    assert!(!is_ahead(6, "other", false));
+    assert!(!is_ahead(6, "3f9c", true));
+    assert!(!SnapshotView::default().is_behind_client(&snapshot));
 }
 
 fn seqs(snapshot: &Value) -> Vec<u64> {
