@@ -183,9 +183,10 @@ impl RoleHealth {
 
     /// Runs all checks concurrently and updates the gauges.
     async fn down(&self) -> Vec<Down> {
-        let runs = self.checks.iter().map(|check| async {
-            (check.name.as_str(), check.result().await)
-        });
+        let runs = self
+            .checks
+            .iter()
+            .map(|check| async { (check.name.as_str(), check.result().await) });
         let stopping = self.liveness.is_stopping().then(|| STOPPING.to_owned());
         let process = (PROCESS, stopping.map_or(Ok(()), Err));
         let results = join_all(runs).await.into_iter().chain([process]);

@@ -266,8 +266,8 @@ where
         let allowed = origins
             .as_deref()
             .map_or(&[][..], |guard| guard.origins.as_slice());
-        let completion = Completion::of(&request, allowed, is_tls)
-            .ending_connection(liveness.is_stopping());
+        let completion =
+            Completion::of(&request, allowed, is_tls).ending_connection(liveness.is_stopping());
         track(request, app, completion)
     })
 }

@@ -9,8 +9,8 @@ use actix::prelude::*;
 use actix_web::web;
 use prometheus::IntCounterVec;
 
-use super::tls::ClientTls;
 use super::stop::StopLimits;
+use super::tls::ClientTls;
 use super::{Parts, Platform, StartError, bounds, role_metrics};
 use crate::access::Access;
 use crate::access::key_source::KeySource;

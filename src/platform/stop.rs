@@ -66,7 +66,11 @@ impl Platform {
 
     /// How many sessions and forwarded sockets are open.
     fn open_sockets(&self) -> i64 {
-        self.parts.open_sockets.iter().map(|gauge| gauge.get()).sum()
+        self.parts
+            .open_sockets
+            .iter()
+            .map(|gauge| gauge.get())
+            .sum()
     }
 
     /// Shuts down: disconnects from the suppliers, drains the bus, closes all sessions, then the

@@ -420,7 +420,9 @@ impl Handler<EndAllSessions> for Distributor {
     fn handle(&mut self, end: EndAllSessions, context: &mut Context<Self>) {
         self.ending = Some(end.reason);
         if end.spread.is_zero() {
-            self.fanout.sinks().for_each(|handle| handle.end(end.reason));
+            self.fanout
+                .sinks()
+                .for_each(|handle| handle.end(end.reason));
         } else {
             self.start_drain(end.reason, end.spread, context);
         }

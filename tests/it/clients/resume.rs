@@ -94,7 +94,8 @@ async fn process_behind_its_client_waits() {
     for _ in 0..20 {
         let since = follower.since + 1;
         let mut ahead = OddsClient::connect(platform.odds()).await;
-        let subscribe = json!({"type": "subscribe", "eventId": EVENT, "since": since, "epoch": follower.epoch});
+        let subscribe =
+            json!({"type": "subscribe", "eventId": EVENT, "since": since, "epoch": follower.epoch});
         ahead.send(subscribe.to_string()).await;
         tokio::time::sleep(Duration::from_millis(50)).await;
         version += 1;

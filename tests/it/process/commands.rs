@@ -202,7 +202,10 @@ async fn help_and_version_exit_successfully() {
     };
     assert_eq!(
         printed(&["--version"]).await.trim(),
-        format!("sports-bet {}", sports_bet_platform::telemetry::version::LINE)
+        format!(
+            "sports-bet {}",
+            sports_bet_platform::telemetry::version::LINE
+        )
     );
     let help = printed(&["--help"]).await;
     for word in ["serve", "replay", "watch", "dlq", "hold", "check-config"] {

@@ -138,7 +138,12 @@ async fn log_says_what_starts_and_stops() {
     .await;
     for line in [&started, &stopped] {
         let version = concat!(" version=", env!("CARGO_PKG_VERSION"), " commit=");
-        for expected in [version, " roles=simulator ", "SIMULATOR_EVENTS=3", "AUTH_JWT_SECRET="] {
+        for expected in [
+            version,
+            " roles=simulator ",
+            "SIMULATOR_EVENTS=3",
+            "AUTH_JWT_SECRET=",
+        ] {
             assert!(line.contains(expected), "{expected}: {line}");
         }
         assert!(!line.contains("0123456789abcdef"), "{line}");

@@ -31,23 +31,29 @@ impl LoadBalancer {
             .iter()
             .enumerate()
             .map(|(number, (clients, health))| {
-                format!("  server odds{number} {clients} check port {}\n", health.port())
+                format!(
+                    "  server odds{number} {clients} check port {}\n",
+                    health.port()
+                )
             })
             .collect();
         let config = format!(
             "global\n  maxconn 5000\n  stats socket {} mode 600\n\
              defaults\n  mode http\n  timeout connect 5s\n  timeout client 60s\n  timeout server 60s\n  \
-             timeout tunnel 1h\n  option redispatch\n\
+             timeout tunnel 1h\n  timeout check 10s\n  option redispatch\n\
              frontend clients\n  bind {}\n  default_backend odds\n\
              backend odds\n  balance leastconn\n  option httpchk GET /readyz\n  \
-             default-server inter 200ms fall 1 rise 1\n{servers}",
+             default-server inter 300ms fall 3 rise 1\n{servers}",
             control.display(),
             port.address,
         );
         std::fs::write(&file, config).unwrap();
         let child = Command::new("haproxy")
             // Debian's folder for it is not on the path of every user.
-            .env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()))
+            .env(
+                "PATH",
+                format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()),
+            )
             .arg("-f")
             .arg(&file)
             .stdin(Stdio::null())

@@ -328,7 +328,9 @@ async fn draining_sessions_are_told_and_closed_in_turn() {
     .await;
     let steps = seen.lock().unwrap().len();
     assert!(steps > 2, "closed in {steps} steps");
-    let ended = probes.iter().map(|probe| probe.ended.lock().unwrap().clone());
+    let ended = probes
+        .iter()
+        .map(|probe| probe.ended.lock().unwrap().clone());
     assert!(ended.eq(vec![vec![CloseReason::GoingAway]; 10]));
     let late = session(&here, 11, false).await;
     until("a later session is closed", || {

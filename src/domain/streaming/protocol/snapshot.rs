@@ -138,7 +138,9 @@ impl<'a> SnapshotView<'a> {
         let is_ahead = |resume: &ResumePoint| {
             resume.epoch.as_deref() == extension.epoch && resume.since > snapshot.seq
         };
-        !self.is_stale && extension.epoch.is_some() && extension.resume.as_ref().is_some_and(is_ahead)
+        !self.is_stale
+            && extension.epoch.is_some()
+            && extension.resume.as_ref().is_some_and(is_ahead)
     }
 
     /// The epoch, if a client can resume from this snapshot: it is current, every process gives its

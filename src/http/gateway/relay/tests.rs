@@ -191,7 +191,8 @@ async fn draining_does_not_split_a_message() {
 #[actix_web::test]
 async fn stop_ends_draining_sockets_at_once() {
     let ends = start();
-    ends.stop.send_replace(SocketsEnd::Within(Duration::from_secs(3_600)));
+    ends.stop
+        .send_replace(SocketsEnd::Within(Duration::from_secs(3_600)));
     ends.stop.send_replace(SocketsEnd::Now);
     let close = close_frame(1_001, "the gateway stops");
     assert_eq!(ends.end().await, (close, end(Ended::Stopping, true)));
