@@ -2,6 +2,7 @@
 //! `/metrics`.
 
 mod compose;
+mod image;
 mod logins;
 mod measured;
 mod promql;
