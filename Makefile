@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations check-k8s check-k8s-api check-image compose-secrets bench faults audit audit-tools
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -101,6 +101,16 @@ check-documents: ## Hold openapi.yaml and asyncapi.yaml against the running bina
 
 check-migrations: ## Run the commands of migrations/README.md with the real diesel CLI, on SQLite and PostgreSQL
 	@TOOLS=$(TOOLS) scripts/engines with scripts/check-migrations
+
+check-k8s: ## Check deploy/k8s without a cluster: renderings, strict schemas, kube-score, settings, ports and probes (needs Go)
+	@$(CARGO) build --locked --bin sports-bet --test it
+	@TOOLS=$(TOOLS) SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-k8s
+
+check-k8s-api: ## Check deploy/k8s against a real kube-apiserver, which is built if needed (about 12 minutes)
+	@TOOLS=$(TOOLS) scripts/check-k8s --api-server
+
+check-image: ## Check docker/Dockerfile without Docker, and compile what it copies as it does
+	@scripts/check-image
 
 compose-secrets: ## Write random passwords for docker/compose.yaml into docker/.env
 	@scripts/compose-secrets
