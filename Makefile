@@ -10,7 +10,7 @@ export PATH := $(TOOLS)/bin:$(PATH)
 .PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations check-k8s check-k8s-api check-image compose-secrets bench faults audit audit-tools
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Run all roles in one process; needs nothing else
 	$(SPORTS_BET)
@@ -153,7 +153,7 @@ ifeq ($(ADVISORIES),off)
 	@echo 'audit: advisories were NOT checked: ADVISORIES=off' >&2
 else
 	@if $(CARGO) deny --locked fetch db; then \
-		$(CARGO) deny --locked --log-level error check --disable-fetch advisories; \
+		$(CARGO) deny --locked --offline --log-level error check advisories; \
 	elif [ '$(ADVISORIES)' = if-reachable ]; then \
 		echo 'audit: advisories were NOT checked: their database could not be fetched' >&2; \
 	else \
