@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations check-k8s check-k8s-api check-image compose-secrets bench faults audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations check-k8s check-k8s-api check-image compose-secrets bench faults audit audit-tools sbom
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -160,6 +160,9 @@ else
 		echo 'audit: the advisory database could not be fetched; ADVISORIES=off skips it' >&2; exit 1; \
 	fi
 endif
+
+sbom: ## Write the dependencies of the binary as CycloneDX into target/sbom
+	@TOOLS=$(TOOLS) scripts/sbom
 
 audit-tools:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) --no-default-features cargo-deny@0.20.2
