@@ -17,6 +17,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The names of roles in the settings of ports, where they differ.
 PORT_NAMES = {"simulator": "SUPPLIER", "bets": "BET"}
 SASL = {"plain": "plaintext", "scram-sha-256": "scram_sha256", "scram-sha-512": "scram_sha512"}
+# Used by the values of other variables only.
+HELPERS = {"POD_NAME"}
 NO_TLS = "built without the feature"
 
 
@@ -67,7 +69,7 @@ class Checker:
         # Kafka without a login refuses one.
         if not variables.get("KAFKA_SECURITY_PROTOCOL", "plaintext").startswith("sasl"):
             variables.pop("KAFKA_SASL_PASSWORD", None)
-        unknown = sorted(set(variables) - self.settings)
+        unknown = sorted(set(variables) - self.settings - HELPERS)
         require(not unknown, f"{name}: not settings: {', '.join(unknown)}")
         role = role_of(container)
         if workload["kind"] == "Job":

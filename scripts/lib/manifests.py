@@ -1,6 +1,8 @@
 """Rendered manifests: their objects, and the environment of each container."""
 
+import base64
 import copy
+import re
 
 import yaml
 
@@ -69,7 +71,9 @@ class Manifests:
         for entry in container.get("env", []):
             value = self.value(entry)
             if value is not None:
-                variables[entry["name"]] = value
+                variables[entry["name"]] = re.sub(
+                    r"\$\((\w+)\)", lambda match: variables.get(match[1], match[0]), value
+                )
         return variables
 
     def value(self, entry):
@@ -85,8 +89,6 @@ class Manifests:
     def secret(self, name, key, optional=False):
         for item in self.of("Secret"):
             if item["metadata"]["name"] == name:
-                import base64
-
                 value = item.get("data", {}).get(key)
                 if value is not None:
                     return base64.b64decode(value).decode()
