@@ -22,6 +22,11 @@ def settings(manifests, prefix):
     raise Wrong(f"there is no ConfigMap {prefix}")
 
 
+def secret(manifests, role):
+    sources = [entry["valueFrom"] for entry in container(manifests, role)["env"] if "valueFrom" in entry]
+    return next(source["secretKeyRef"] for source in sources if "secretKeyRef" in source)
+
+
 def trigger(manifests, role):
     return manifests.get("ScaledObject", role)["spec"]["triggers"][0]["metadata"]
 
@@ -45,7 +50,7 @@ MISTAKES = [
     ("setting with a wrong value", "checks", lambda m: settings(m, "settings").update(LOG_FORMAT="xml")),
     ("settings that contradict each other", "checks", lambda m: settings(m, "kafka").update(KAFKA_SECURITY_PROTOCOL="plaintext")),
     ("AUTH is missing", "checks", lambda m: remove(settings(m, "settings"), "AUTH")),
-    ("secret that is not documented", "checks", lambda m: container(m, "odds")["env"][0]["valueFrom"]["secretKeyRef"].update(key="DB")),
+    ("secret that is not documented", "checks", lambda m: secret(m, "odds").update(key="DB")),
     ("role that does not exist", "checks", lambda m: container(m, "odds").update(args=["serve", "--role", "odd"])),
     ("budget with both limits", "checks", lambda m: m.get("PodDisruptionBudget", "odds")["spec"].update(minAvailable=1)),
     ("budget that selects nothing", "checks",
