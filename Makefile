@@ -7,10 +7,10 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations compose-secrets bench faults audit audit-tools
+.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations check-k8s check-k8s-api check-image compose-secrets bench faults audit audit-tools sbom
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 run: ## Run all roles in one process; needs nothing else
 	$(SPORTS_BET)
@@ -102,6 +102,16 @@ check-documents: ## Hold openapi.yaml and asyncapi.yaml against the running bina
 check-migrations: ## Run the commands of migrations/README.md with the real diesel CLI, on SQLite and PostgreSQL
 	@TOOLS=$(TOOLS) scripts/engines with scripts/check-migrations
 
+check-k8s: ## Check deploy/k8s without a cluster: renderings, strict schemas, kube-score, settings, ports and probes (needs Go)
+	@$(CARGO) build --locked --bin sports-bet --test it
+	@TOOLS=$(TOOLS) SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-k8s
+
+check-k8s-api: ## Check deploy/k8s against a real kube-apiserver, which is built if needed (about 12 minutes)
+	@TOOLS=$(TOOLS) scripts/check-k8s --api-server
+
+check-image: ## Check docker/Dockerfile without Docker, and compile what it copies as it does
+	@scripts/check-image
+
 compose-secrets: ## Write random passwords for docker/compose.yaml into docker/.env
 	@scripts/compose-secrets
 
@@ -143,13 +153,16 @@ ifeq ($(ADVISORIES),off)
 	@echo 'audit: advisories were NOT checked: ADVISORIES=off' >&2
 else
 	@if $(CARGO) deny --locked fetch db; then \
-		$(CARGO) deny --locked --log-level error check --disable-fetch advisories; \
+		$(CARGO) deny --locked --offline --log-level error check advisories; \
 	elif [ '$(ADVISORIES)' = if-reachable ]; then \
 		echo 'audit: advisories were NOT checked: their database could not be fetched' >&2; \
 	else \
 		echo 'audit: the advisory database could not be fetched; ADVISORIES=off skips it' >&2; exit 1; \
 	fi
 endif
+
+sbom: ## Write the dependencies of the binary as CycloneDX into target/sbom
+	@TOOLS=$(TOOLS) scripts/sbom
 
 audit-tools:
 	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --debug --locked --root $(TOOLS) --no-default-features cargo-deny@0.20.2

@@ -2,6 +2,8 @@
 //! `/metrics`.
 
 mod compose;
+mod image;
+mod kubernetes;
 mod logins;
 mod measured;
 mod promql;
