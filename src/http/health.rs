@@ -11,6 +11,7 @@ use log::error;
 use parking_lot::Mutex;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::routes::open_resource;
@@ -88,6 +89,8 @@ pub(crate) struct RoleHealth {
     liveness: Arc<Liveness>,
     registry: Registry,
     ready: IntGaugeVec,
+    /// Whether everything is ready, for others.
+    is_ready: Option<watch::Sender<bool>>,
 }
 
 impl RoleHealth {
@@ -116,7 +119,13 @@ impl RoleHealth {
             liveness,
             registry,
             ready,
+            is_ready: None,
         })
+    }
+
+    /// Also reports whether everything is ready, whenever that is checked.
+    pub(crate) fn reporting_to(self, is_ready: Option<watch::Sender<bool>>) -> RoleHealth {
+        RoleHealth { is_ready, ..self }
     }
 
     /// Runs all checks concurrently and updates the gauges.
@@ -130,7 +139,7 @@ impl RoleHealth {
         let stopping = self.liveness.is_stopping().then(|| "stopping".to_owned());
         let process = (PROCESS, stopping.map_or(Ok(()), Err));
         let results = join_all(runs).await.into_iter().chain([process]);
-        results
+        let down: Vec<Down> = results
             .filter_map(|(name, result)| {
                 self.ready
                     .with_label_values(&[name])
@@ -140,7 +149,13 @@ impl RoleHealth {
                     reason,
                 })
             })
-            .collect()
+            .collect();
+        if let Some(is_ready) = &self.is_ready {
+            // A check that was running when the process began to stop must not undo it.
+            let now = down.is_empty() && !self.liveness.is_stopping();
+            is_ready.send_if_modified(|before| std::mem::replace(before, now) != now);
+        }
+        down
     }
 
     /// Keeps the gauges up to date, so that an alert does not depend on requests to /healthz, and a

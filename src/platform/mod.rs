@@ -9,6 +9,7 @@ mod engines;
 mod failover;
 mod follower;
 mod gateway;
+mod grpc;
 mod holds;
 mod ingest;
 mod money;
@@ -17,6 +18,7 @@ mod ports;
 mod processor;
 mod reasons;
 mod role_metrics;
+mod session_workers;
 mod settlement;
 mod startup;
 mod tls;
@@ -27,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use log::warn;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -47,6 +49,7 @@ use crate::config::Config;
 use crate::config::endpoint::EndpointError;
 use crate::config::settings::Role;
 use crate::domain::streaming::protocol::CloseReason;
+use crate::grpc::server::RunningGrpc;
 use crate::http::health::Liveness;
 use crate::http::server::{BindError, RunningServer};
 use crate::runtime::drain::{Drain, DrainableTask};
@@ -135,6 +138,8 @@ pub struct Addresses {
     pub bets: Option<SocketAddr>,
     /// All public APIs under `/api`.
     pub gateway: Option<SocketAddr>,
+    /// gRPC port of each role that has one.
+    pub grpc: BTreeMap<Role, SocketAddr>,
     /// Health and metrics port of each role.
     pub health: BTreeMap<Role, SocketAddr>,
 }
@@ -162,6 +167,9 @@ struct Parts {
     /// Tells the sockets that the gateway forwards to end.
     gateway_sockets: Option<watch::Sender<bool>>,
     servers: Vec<RunningServer>,
+    grpc_servers: Vec<RunningGrpc>,
+    /// Whether each role with gRPC is ready, for its health service.
+    ready: BTreeMap<Role, watch::Sender<bool>>,
     arbiters: Vec<Arbiter>,
     /// Tasks that end with the platform: they monitor the readiness of each role, and the files of
     /// the certificate.
@@ -201,9 +209,10 @@ impl Platform {
     /// Starts the configured roles. Must be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         install_provider();
-        ports::check(&config.roles, &config.settings)?;
+        ports::check(config)?;
         let tls = ClientTls::load(config)?;
         let mut builder = PlatformBuilder::new(&config.settings, tls)?;
+        builder.optional_ports = ports::optional_ports(config);
         if config.runs_any(&Role::WITH_CALLERS) {
             builder.set_access().await?;
         }
@@ -260,6 +269,9 @@ impl Platform {
     /// ports. Returns `false` if the shutdown timeout expires first; the remaining work is aborted.
     pub async fn stop(self) -> bool {
         self.liveness.stop();
+        for ready in self.parts.ready.values() {
+            ready.send_replace(false);
+        }
         // Half of the timeout for work in flight, so that sessions are closed in any case.
         let finishing = async {
             join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
@@ -298,7 +310,12 @@ impl Platform {
             if let Some(registry) = &self.parts.registry {
                 let _ = registry.send(EndAllSessions(CloseReason::GoingAway)).await;
             }
-            join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
+            let grpc = join_all(self.parts.grpc_servers.iter().map(RunningGrpc::stop));
+            join(
+                join_all(self.parts.servers.iter().map(RunningServer::stop)),
+                grpc,
+            )
+            .await;
         };
         let closed = tokio::time::timeout(half, closing).await.is_ok();
         if !closed {
