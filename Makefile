@@ -7,7 +7,7 @@ TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-migrations check-k8s check-k8s-api check-image compose-secrets bench faults audit audit-tools sbom
+.PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-grpc check-migrations check-k8s check-k8s-api check-image compose-secrets proto bench faults audit audit-tools sbom
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,7 +45,7 @@ supplier: ## Run only the simulator role: a supplier for development
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
-test: test-embedded test-real test-board check-operation check-examples check-documents ## Check format, lints and docs, then run all tests, on embedded and on real engines
+test: test-embedded test-real test-board check-operation check-examples check-documents check-grpc ## Check format, lints and docs, then run all tests, on embedded and on real engines
 
 test-embedded: nextest ## Like test, but without real engines; nothing else has to be installed
 	$(CARGO) fmt --all --check
@@ -98,6 +98,14 @@ check-examples: ## Paste the shell examples of README.md and docs into a shell, 
 check-documents: ## Hold openapi.yaml and asyncapi.yaml against the running binary (schemathesis, AsyncAPI parser)
 	@$(CARGO) build --locked --bin sports-bet --test it
 	@TOOLS=$(TOOLS) SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-documents
+
+check-grpc: ## Call the gRPC APIs of the running binary with grpcurl, or with Python's grpcio
+	@$(CARGO) build --locked --bin sports-bet --test it
+	@TOOLS=$(TOOLS) SPORTS_BET="$${CARGO_TARGET_DIR:-target}/debug/sports-bet" scripts/check-grpc
+
+# The test compares the code with the files; here it writes it.
+proto: nextest ## Generate the gRPC code from proto/
+	@WRITE_GENERATED=1 $(CARGO) nextest run --locked --test it -E 'test(grpc::generated)'
 
 check-migrations: ## Run the commands of migrations/README.md with the real diesel CLI, on SQLite and PostgreSQL
 	@TOOLS=$(TOOLS) scripts/engines with scripts/check-migrations

@@ -7,6 +7,8 @@
 //! write), and actix-web-actors sessions that receive the frames by `try_send` from the thread they
 //! run on.
 //!
+//! The same is measured with 1,000 gRPC streams of 10 connections.
+//!
 //! Run with `cargo bench --bench fanout`. Settings: `BENCH_SECONDS` per run, `BENCH_ROUNDS`,
 //! `BENCH_SOCKETS` to measure a single number of sockets.
 
@@ -31,6 +33,7 @@ use support::client::Client;
 use support::client_pool::ClientPool;
 use support::engines::Folder;
 use support::server::Server;
+use support::streams::Streams;
 use support::supplier::{Supplier, update};
 use support::table::{Row, median, print};
 use support::{Outcome, machine, setting};
@@ -69,6 +72,7 @@ fn main() -> Outcome<()> {
         }
         rows.extend(measured);
     }
+    rows.extend(measure_streams(setting("BENCH_STREAMS", 1_000)?)?);
     print("fanout", &rows)
 }
 
@@ -103,6 +107,33 @@ fn measure(sockets: usize) -> Outcome<Vec<Row>> {
         row("CPU a frame, 16 a round", writer_16.ours.cost(), "µs")
             .beside(joined, writer_16.bare.cost())
             .remark(writer_16.limits()),
+    ])
+}
+
+/// gRPC streams beside as many sockets of the same server.
+fn measure_streams(streams: u64) -> Outcome<Vec<Row>> {
+    let streams = usize::try_from(streams)?;
+    let (mut sockets, _) = Side::ours(streams)?;
+    let [one, burst] = pairs(&mut Side::streams(streams)?, &mut sockets)?;
+    let row = |what: &str, pairs: &Pairs| {
+        Row::new(
+            format!("{streams} gRPC streams, {what}"),
+            pairs.ours.cost(),
+            "µs",
+        )
+        .beside("WebSocket", pairs.bare.cost())
+    };
+    let limits = |pairs: &Pairs| {
+        let share = |share: f64| share * 100.0;
+        format!(
+            "CPU of the server {:.0} % of its core, of the client {:.0} %",
+            share(pairs.ours.of(|run| run.server_share)),
+            share(pairs.ours.of(|run| run.own_share)),
+        )
+    };
+    Ok(vec![
+        row("CPU a message, 1 a round", &one).remark(limits(&one)),
+        row("CPU a message, 16 a round", &burst).remark(limits(&burst)),
     ])
 }
 
@@ -184,19 +215,51 @@ impl Runs {
     }
 }
 
-/// A server, its sockets, and the command that makes it write a given number of frames to each.
+/// The clients of a server.
+enum Clients {
+    Sockets(ClientPool),
+    Streams(Streams),
+}
+
+impl Clients {
+    fn len(&self) -> usize {
+        match self {
+            Clients::Sockets(sockets) => sockets.len(),
+            Clients::Streams(streams) => streams.len(),
+        }
+    }
+
+    /// Reads this many messages from each.
+    fn take(&mut self, messages: usize) -> Outcome<()> {
+        match self {
+            Clients::Sockets(sockets) => sockets.take(messages),
+            Clients::Streams(streams) => streams.take(messages),
+        }
+    }
+}
+
+/// A server, its clients, and the command that makes it write a given number of frames to each.
 struct Side {
     process: String,
-    sockets: ClientPool,
+    clients: Clients,
     tell: Box<dyn FnMut(usize) -> Outcome<()>>,
 }
 
 impl Side {
     /// The real server, and the length of its frames.
     fn ours(sockets: usize) -> Outcome<(Side, usize)> {
+        Side::real(sockets, false)
+    }
+
+    /// The real server with gRPC streams.
+    fn streams(streams: usize) -> Outcome<Side> {
+        Ok(Side::real(streams, true)?.0)
+    }
+
+    fn real(clients: usize, are_streams: bool) -> Outcome<(Side, usize)> {
         let folder = Folder::embedded();
         let supplier = Supplier::listen()?;
-        let most = (sockets + 10).to_string();
+        let most = (clients + 10).to_string();
         // Pings are disabled: the baselines send none either, and another bench measures their
         // cost.
         let variables = [
@@ -218,12 +281,18 @@ impl Side {
         first.subscribe(EVENT)?;
         feed.send([update(EVENT, "m00", 1_000_000, Timestamp::now())])?;
         let length = first.next()?.len();
-        let mut all = vec![first.stream];
-        while all.len() < sockets {
-            let mut client = Client::connect(server.odds()?)?;
-            client.subscribe(EVENT)?;
-            all.push(client.stream);
-        }
+        let clients = if are_streams {
+            drop(first);
+            Clients::Streams(Streams::open(server.grpc()?, EVENT, clients)?)
+        } else {
+            let mut all = vec![first.stream];
+            while all.len() < clients {
+                let mut client = Client::connect(server.odds()?)?;
+                client.subscribe(EVENT)?;
+                all.push(client.stream);
+            }
+            Clients::Sockets(ClientPool::new(all)?)
+        };
         let process = server.id();
         let mut version = 1_000_000;
         let tell = move |burst| {
@@ -238,7 +307,7 @@ impl Side {
         Ok((
             Side {
                 process,
-                sockets: ClientPool::new(all)?,
+                clients,
                 tell: Box::new(tell),
             },
             length,
@@ -258,7 +327,7 @@ impl Side {
         };
         Ok(Side {
             process,
-            sockets: ClientPool::new(all)?,
+            clients: Clients::Sockets(ClientPool::new(all)?),
             tell: Box::new(tell),
         })
     }
@@ -272,8 +341,8 @@ impl Side {
         let mut frames = 0;
         while began.elapsed() < time {
             (self.tell)(burst)?;
-            self.sockets.take(burst)?;
-            frames += burst * self.sockets.len();
+            self.clients.take(burst)?;
+            frames += burst * self.clients.len();
         }
         let elapsed = began.elapsed().as_secs_f64();
         let (cpu, own) = (

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod domain;
+mod grpc;
 pub mod http;
 pub mod platform;
 pub mod runtime;

@@ -12,6 +12,7 @@ pub mod load;
 pub mod machine;
 pub mod observers;
 pub mod server;
+pub mod streams;
 pub mod supplier;
 pub mod table;
 pub mod tokens;

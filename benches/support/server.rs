@@ -30,6 +30,9 @@ impl Server {
     ) -> Outcome<Server> {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sports-bet"));
         command.current_dir(folder.path()).env("NO_COLOR", "1");
+        for port in ["ODDS", "WALLET", "BETS"] {
+            command.env(format!("GRPC_PORT_{port}"), "0");
+        }
         for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
             command.env(format!("HTTP_PORT_{port}"), "0");
         }
@@ -129,6 +132,16 @@ impl Server {
     /// The address of REST and `/ws/odds`.
     pub fn odds(&self) -> Outcome<SocketAddr> {
         self.address("REST at ")
+    }
+
+    /// The address of the gRPC API of odds.
+    pub fn grpc(&self) -> Outcome<SocketAddr> {
+        let (_, rest) = self
+            .log
+            .split_once("gRPC: odds at ")
+            .ok_or("no gRPC in the log")?;
+        let end = rest.find([',', '\n']).unwrap_or(rest.len());
+        Ok(rest[..end].parse()?)
     }
 
     /// The simulator's address.

@@ -256,6 +256,13 @@ fn startup_lines(addresses: &Addresses, has_tls: bool, program: &str) -> Vec<Str
             "gateway at {http}://{gateway}: /api/odds, /api/wallet and /api/bets"
         ));
     }
+    let grpc = addresses.grpc.iter();
+    let grpc: Vec<_> = grpc
+        .map(|(role, address)| format!("{} at {address}", role.name()))
+        .collect();
+    if !grpc.is_empty() {
+        lines.push(format!("gRPC: {}", grpc.join(", ")));
+    }
     let health = Role::ALL
         .iter()
         .filter_map(|role| Some((role, addresses.health.get(role)?)));
@@ -308,10 +315,16 @@ fn needed_files(config: &Config, cores: u64) -> u64 {
         Role::Simulator => 1,
         Role::Ingest | Role::Processor | Role::Confirmation | Role::Settlement => 0,
     };
+    let grpc_workers = |role: Role| match role {
+        _ if !config.settings.grpc.grpc => 0,
+        Role::Odds => workers(role),
+        Role::Wallet | Role::Bets => 1,
+        _ => 0,
+    };
     let roles = config
         .roles
         .iter()
-        .map(|role| ROLE + WORKER * workers(*role));
+        .map(|role| ROLE + WORKER * (workers(*role) + grpc_workers(*role)));
     PROCESS + 2 * u64::from(config.settings.store.database_pool_size) + roles.sum::<u64>()
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::input::{ConfigError, ConfigExit, ConfigInput};
 use super::settings::{
-    BusSettings, GatewaySettings, OddsFeed, PortSettings, Role, Settings, SupplierSettings,
+    BusSettings, GatewaySettings, GrpcSettings, OddsFeed, Role, Settings, SupplierSettings,
     TlsSettings,
 };
 use super::values::supplier_url;
@@ -26,7 +26,7 @@ pub(super) fn check(settings: Settings, input: ConfigInput) -> Result<Config, Co
     if settings.cache.odds_feed == OddsFeed::Kafka && settings.bus.kafka_brokers.is_none() {
         wrong.push(input.error("ODDS_FEED", "auto or redis, or KAFKA_BROKERS"));
     }
-    wrong.extend(equal_ports(&roles, &settings.ports, &input));
+    wrong.extend(equal_ports(&roles, &settings, &input));
     wrong.extend(access::access(&roles, &settings, &input));
     wrong.extend(gateway(&roles, &settings.gateway, &input));
     let engines = engines::choose(&settings, &input)
@@ -278,7 +278,8 @@ fn topics<'a>(bus: &'a BusSettings, dead_letters: &'a str) -> [(&'static str, &'
 }
 
 /// The ports that the roles of this process listen on.
-pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'static str, u16)> {
+pub(crate) fn ports_of(roles: &BTreeSet<Role>, settings: &Settings) -> Vec<(&'static str, u16)> {
+    let ports = &settings.ports;
     let all = [
         (Role::Odds, "HTTP_PORT_ODDS", ports.http_port_odds),
         (
@@ -327,10 +328,23 @@ pub(crate) fn ports_of(roles: &BTreeSet<Role>, ports: &PortSettings) -> Vec<(&'s
             ports.metrics_port_gateway,
         ),
     ];
-    all.iter()
+    let grpc = grpc_ports(&settings.grpc)
+        .into_iter()
+        .filter(|_| settings.grpc.grpc);
+    all.into_iter()
+        .chain(grpc)
         .filter(|(role, ..)| roles.contains(role))
-        .map(|(_, variable, port)| (*variable, *port))
+        .map(|(_, variable, port)| (variable, port))
         .collect()
+}
+
+/// The gRPC port of each role that has one.
+pub(crate) fn grpc_ports(grpc: &GrpcSettings) -> [(Role, &'static str, u16); 3] {
+    [
+        (Role::Odds, "GRPC_PORT_ODDS", grpc.grpc_port_odds),
+        (Role::Wallet, "GRPC_PORT_WALLET", grpc.grpc_port_wallet),
+        (Role::Bets, "GRPC_PORT_BETS", grpc.grpc_port_bets),
+    ]
 }
 
 /// Checks the addresses that the gateway forwards to, and its timeouts.
@@ -370,10 +384,10 @@ fn gateway(
 
 fn equal_ports(
     roles: &BTreeSet<Role>,
-    ports: &PortSettings,
+    settings: &Settings,
     input: &ConfigInput,
 ) -> Vec<ConfigError> {
-    let ports = ports_of(roles, ports);
+    let ports = ports_of(roles, settings);
     let mut wrong = Vec::new();
     for (place, (later, port)) in ports.iter().enumerate() {
         let earlier = ports

@@ -5,6 +5,7 @@ mod access;
 mod bus;
 mod clients;
 mod gateway;
+mod grpc;
 mod limits;
 mod money;
 mod process;
@@ -21,6 +22,7 @@ pub use self::access::{AccessSettings, AuthMode};
 pub use self::bus::{BusSettings, KafkaMechanism, KafkaSecurity};
 pub use self::clients::ClientSettings;
 pub use self::gateway::GatewaySettings;
+pub use self::grpc::GrpcSettings;
 pub use self::limits::{RateLimitSettings, RequestRate};
 pub use self::money::{ConfirmationSettings, MoneySettings};
 pub use self::process::{PortSettings, ProcessSettings};
@@ -100,6 +102,9 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub ports: PortSettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub grpc: GrpcSettings,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub access: AccessSettings,

@@ -217,6 +217,8 @@ ROLE=ingest,processor                            # environment
 
 # Ports (0 picks a free one)
 
+# gRPC
+
 # Access
 
 # Bus

@@ -147,7 +147,7 @@ fn head(error: &ApiError) -> HttpResponse {
 }
 
 /// In how many seconds a request may succeed, if that is a matter of time.
-fn retry_after(error: &ApiError) -> Option<u64> {
+pub(crate) fn retry_after(error: &ApiError) -> Option<u64> {
     match (error, error.status_code()) {
         (ApiError::TooManyRequests(exceeded), _) => Some(exceeded.retry_after),
         (ApiError::RequestInFlight, _)

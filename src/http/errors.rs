@@ -13,7 +13,9 @@ use crate::domain::access::AccessDenied;
 use crate::domain::bets::bet::BetRefusal;
 use crate::domain::wallet::ledger::ReservationStatus;
 use crate::services::bets::placement::PlacementError;
+use crate::services::odds::OddsError;
 use crate::services::wallet::executor::TurnError;
+use crate::services::wallet::operations::MovementError;
 use crate::store::StoreError;
 use crate::store::money::WalletError;
 use crate::telemetry::log_limit::LogLimit;
@@ -310,6 +312,30 @@ impl From<PlacementError> for ApiError {
             PlacementError::WalletBusy => ApiError::WalletBusy,
             PlacementError::WalletLocked => ApiError::WalletLocked,
             PlacementError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<OddsError> for ApiError {
+    fn from(error: OddsError) -> ApiError {
+        match error {
+            OddsError::EventNotFound(event) => ApiError::EventNotFound(event),
+            OddsError::MarketNotFound { event, market } => {
+                ApiError::MarketNotFound { event, market }
+            }
+            OddsError::Unavailable(_) | OddsError::Busy => {
+                ApiError::BooksUnavailable(error.to_string())
+            }
+            OddsError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<MovementError> for ApiError {
+    fn from(error: MovementError) -> ApiError {
+        match error {
+            MovementError::RequestInFlight => ApiError::RequestInFlight,
+            MovementError::Turn(error) => error.into(),
         }
     }
 }

@@ -11,6 +11,7 @@ use log::error;
 use parking_lot::Mutex;
 use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use serde::Serialize;
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::routes::open_resource;
@@ -19,6 +20,8 @@ use super::routes::open_resource;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the gauges of the checks are updated: as often as Prometheus reads them.
 const READY_INTERVAL: Duration = Duration::from_secs(5);
+/// How often readiness is reported to others than HTTP clients.
+const REPORT_INTERVAL: Duration = Duration::from_millis(500);
 /// The component that is not ready while the process is stopping.
 const PROCESS: &str = "process";
 /// Why it is not ready then.
@@ -150,6 +153,8 @@ pub(crate) struct RoleHealth {
     liveness: Arc<Liveness>,
     registry: Registry,
     ready: IntGaugeVec,
+    /// Whether the role is ready, for others.
+    is_ready: Option<watch::Sender<bool>>,
 }
 
 impl RoleHealth {
@@ -178,7 +183,13 @@ impl RoleHealth {
             liveness,
             registry,
             ready,
+            is_ready: None,
         })
+    }
+
+    /// Also reports whether the role is ready, as `/readyz` says, while [`RoleHealth::report`] runs.
+    pub(crate) fn reporting_to(self, is_ready: Option<watch::Sender<bool>>) -> RoleHealth {
+        RoleHealth { is_ready, ..self }
     }
 
     /// Runs all checks concurrently and updates the gauges.
@@ -214,6 +225,19 @@ impl RoleHealth {
         let checks = self.checks.iter().map(Check::missing_at_start);
         down.extend(join_all(checks).await.into_iter().flatten());
         down
+    }
+
+    /// Reports whether the role is ready, if somebody wants to know.
+    pub(crate) async fn report(&self) {
+        let Some(is_ready) = &self.is_ready else {
+            return;
+        };
+        loop {
+            // Checks that were running when the process began to stop must not undo that.
+            let now = self.unready().await.is_empty() && !self.liveness.is_stopping();
+            is_ready.send_if_modified(|before| std::mem::replace(before, now) != now);
+            tokio::time::sleep(REPORT_INTERVAL).await;
+        }
     }
 
     /// Keeps the gauges up to date, so that an alert does not depend on requests to /healthz, and a

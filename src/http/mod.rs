@@ -2,14 +2,14 @@
 
 mod accept;
 pub mod addresses;
-mod authorization;
+pub(crate) mod authorization;
 pub mod bets;
 pub(crate) mod body;
 pub(crate) mod connections;
 pub(crate) mod content;
 mod cors;
 pub mod documents;
-mod error_response;
+pub(crate) mod error_response;
 pub(crate) mod errors;
 pub mod gateway;
 mod headers;

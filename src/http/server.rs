@@ -65,6 +65,22 @@ pub struct Listen {
     pub max_connections: usize,
 }
 
+impl Listen {
+    /// Listens.
+    pub(crate) fn bind(&self) -> std::io::Result<std::net::TcpListener> {
+        bind(SocketAddr::new(self.ip, self.port))
+    }
+
+    /// The error of a port that could not be bound.
+    pub(crate) fn error(&self, cause: std::io::Error) -> BindError {
+        BindError {
+            variable: self.variable,
+            address: SocketAddr::new(self.ip, self.port),
+            cause,
+        }
+    }
+}
+
 /// The limits on a server's clients before a request is handled.
 #[derive(Clone)]
 pub struct Bounds {

@@ -48,7 +48,7 @@ const ADMIN_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const FRAMES_PER_MESSAGE: u32 = 20;
 
 /// Prefix of a role's metric names.
-fn prefix(role: Role) -> &'static str {
+pub(super) fn prefix(role: Role) -> &'static str {
     match role {
         Role::Simulator => "supplier",
         Role::Ingest => "odds_ingest",

@@ -1,7 +1,7 @@
 //! Starts components with the addresses of those already running, and provides what all roles need.
 //! Each role has its own file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,6 +55,8 @@ pub(super) struct PlatformBuilder<'a> {
     pub revocation_subscribers: Vec<Recipient<RevocationsChanged>>,
     /// The routes of this process that the gateway mounts.
     pub mounts: BTreeMap<Service, Routes>,
+    /// Ports that may be busy.
+    pub optional_ports: BTreeSet<&'static str>,
     health: Vec<(Role, Vec<Check>, prometheus::Registry)>,
     /// Whether a role has a port for clients.
     has_clients: bool,
@@ -80,6 +82,7 @@ impl<'a> PlatformBuilder<'a> {
             access_metrics: AccessMetrics::new(&KeySource::READ_AGAIN)?,
             revocation_subscribers: Vec::new(),
             mounts: BTreeMap::new(),
+            optional_ports: BTreeSet::new(),
             health: Vec::new(),
             has_clients: false,
         })
@@ -244,7 +247,9 @@ impl<'a> PlatformBuilder<'a> {
         registry: prometheus::Registry,
     ) -> Result<(), StartError> {
         let limits = bounds::admin(self.settings, role, &registry)?;
-        let health = web::Data::new(RoleHealth::new(checks, self.liveness.clone(), registry)?);
+        let ready = self.parts.ready.get(&role).cloned();
+        let health = RoleHealth::new(checks, self.liveness.clone(), registry)?;
+        let health = web::Data::new(health.reporting_to(ready));
         let watched = health.clone();
         let (variable, port) = health_port(role, self.settings);
         let listen = Listen {
@@ -258,7 +263,9 @@ impl<'a> PlatformBuilder<'a> {
             config.app_data(health.clone());
             crate::http::health::routes(config);
         })?;
-        let watching = async move { watched.watch().await };
+        let watching = async move {
+            tokio::join!(watched.watch(), watched.report());
+        };
         self.parts.tasks.spawn(role::inherit(watching));
         self.parts.addresses.health.insert(role, server.address);
         self.parts.servers.push(server);

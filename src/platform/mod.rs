@@ -9,6 +9,7 @@ mod engines;
 mod failover;
 mod follower;
 mod gateway;
+mod grpc;
 mod holds;
 mod ingest;
 mod money;
@@ -17,6 +18,7 @@ mod ports;
 mod processor;
 mod reasons;
 mod role_metrics;
+mod session_workers;
 mod settlement;
 mod startup;
 mod stop;
@@ -45,6 +47,7 @@ use crate::cache::CacheError;
 use crate::config::Config;
 use crate::config::endpoint::EndpointError;
 use crate::config::settings::Role;
+use crate::grpc::server::RunningGrpc;
 use crate::http::gateway::SocketsEnd;
 use crate::http::health::Liveness;
 use crate::http::server::{BindError, RunningServer};
@@ -134,6 +137,8 @@ pub struct Addresses {
     pub bets: Option<SocketAddr>,
     /// All public APIs under `/api`.
     pub gateway: Option<SocketAddr>,
+    /// gRPC port of each role that has one.
+    pub grpc: BTreeMap<Role, SocketAddr>,
     /// Health and metrics port of each role.
     pub health: BTreeMap<Role, SocketAddr>,
 }
@@ -165,6 +170,9 @@ struct Parts {
     /// The sessions of this process, and the sockets that its gateway forwards.
     open_sockets: Vec<IntGauge>,
     servers: Vec<RunningServer>,
+    grpc_servers: Vec<RunningGrpc>,
+    /// Whether each role with gRPC is ready, for its health service.
+    ready: BTreeMap<Role, watch::Sender<bool>>,
     arbiters: Vec<Arbiter>,
     /// Tasks that end with the platform: they monitor the readiness of each role, and the files of
     /// the certificate.
@@ -204,9 +212,10 @@ impl Platform {
     /// Starts the configured roles. Must be called within an actix system.
     pub async fn start(config: &Config) -> Result<Platform, StartError> {
         install_provider();
-        ports::check(&config.roles, &config.settings)?;
+        ports::check(config)?;
         let tls = ClientTls::load(config)?;
         let mut builder = PlatformBuilder::new(&config.settings, tls)?;
+        builder.optional_ports = ports::optional_ports(config);
         if config.runs_any(&Role::WITH_CALLERS) {
             builder.set_access().await?;
         }

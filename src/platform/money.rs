@@ -27,6 +27,7 @@ use crate::services::bets::placement::{PlacementService, PlacementSettings};
 use crate::services::bets::prices::Prices;
 use crate::services::bets::queries::BetQueries;
 use crate::services::wallet::executor::WalletExecutor;
+use crate::services::wallet::operations::WalletOperations;
 use crate::store::money::{BetPlacement, BetStore};
 use crate::store::request_batcher::RequestBatcher;
 use crate::telemetry::metrics::OutboxMetrics;
@@ -131,10 +132,13 @@ impl PlatformBuilder<'_> {
         let auditor = LedgerAuditor::new(stores.money.clone(), settings, metrics.clone());
         let arbiter = self.arbiter();
         self.start("ledger auditor", &arbiter, AUDITOR_MAILBOX, auditor);
-        let currency = money.currency.clone();
+        let operations = Arc::new(WalletOperations::new(
+            WalletExecutor::new(stores.money.clone(), self.user_turns.clone()),
+            money.currency.clone(),
+            metrics.operations.clone(),
+        ));
         let state = web::Data::new(WalletState {
-            executor: WalletExecutor::new(stores.money.clone(), self.user_turns.clone()),
-            currency,
+            operations: operations.clone(),
             metrics: metrics.clone(),
         });
         let listen = Listen {
@@ -150,6 +154,7 @@ impl PlatformBuilder<'_> {
             config.app_data(state.clone());
             wallet::routes(config);
         };
+        self.start_grpc_wallet(&limits, &metrics.registry, operations)?;
         let address = self.start_service(Service::Wallet, limits, listen, routes)?;
         self.parts.addresses.wallet = Some(address);
         self.serve_health_of_callers(
@@ -179,7 +184,7 @@ impl PlatformBuilder<'_> {
         let place = move |placements: &[BetPlacement]| store.place_bets(placements);
         let bets: Arc<dyn BetStore> = stores.money.clone();
         let executor = Arc::new(WalletExecutor::new(bets, self.user_turns.clone()));
-        let placements = PlacementService::new(
+        let placements = Arc::new(PlacementService::new(
             executor.clone(),
             RequestBatcher::new(&self.turns, MAX_STORE_BATCH, place),
             prices,
@@ -187,12 +192,13 @@ impl PlatformBuilder<'_> {
             relay.recipient(),
             Clock::system(),
             metrics.bets.clone(),
-        );
-        let state = web::Data::from(Arc::new(BetsState {
-            placements,
-            queries: BetQueries::new(executor),
+        ));
+        let queries = Arc::new(BetQueries::new(executor));
+        let state = web::Data::new(BetsState {
+            placements: placements.clone(),
+            queries: queries.clone(),
             metrics: metrics.clone(),
-        }));
+        });
         let listen = Listen {
             variable: "HTTP_PORT_BET",
             ip: self.settings.process.bind_address,
@@ -206,6 +212,7 @@ impl PlatformBuilder<'_> {
             config.app_data(state.clone());
             bets::routes(config);
         };
+        self.start_grpc_bets(&limits, &metrics.registry, placements, queries)?;
         let address = self.start_service(Service::Bets, limits, listen, routes)?;
         self.parts.addresses.bets = Some(address);
         self.serve_health_of_callers(Role::Bets, checks, metrics.registry);

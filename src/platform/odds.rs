@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 use super::builder::{HUB_MAILBOX, PlatformBuilder};
 use super::checks::{check_cache, check_feed, check_store};
 use super::engines::{Bus, Stores};
+use super::session_workers::{SessionWorkers, distributor_settings, session_limits};
 use super::{StartError, bounds, role_metrics, startup};
-use crate::access::Access;
 use crate::actors::odds::book_router::BookRouter;
 use crate::actors::odds::book_source::{BookSource, MergePolicy};
 use crate::actors::odds::broadcast_listener::{BroadcastListener, ListenerEdges, SilenceLimits};
@@ -21,25 +21,23 @@ use crate::actors::odds::client_reads::{ClientReads, ReadLimits};
 use crate::actors::odds::messages::{GetSnapshot, RestateBook};
 use crate::actors::odds::odds_book::{BookEdges, ChangeSubscriber, MirrorFeed};
 use crate::actors::odds::restriction_keeper::{KeeperEdges, RestrictionKeeper};
-use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
-use crate::actors::streaming::session::SessionEdges;
 use crate::bus::Topic;
 use crate::cache::{BroadcastStream, OddsCache};
 use crate::config::Config;
-use crate::config::settings::{Role, Settings};
+use crate::config::settings::Role;
 use crate::domain::odds::restrictions::CurrentRestrictions;
-use crate::domain::streaming::credential_watch::CredentialLimits;
 use crate::domain::streaming::epoch::CurrentEpoch;
-use crate::domain::streaming::session::SessionLimits;
+use crate::grpc::WatchLimits;
 use crate::http::addresses::Addresses;
 use crate::http::gateway::Service;
-use crate::http::health::{Check, Liveness};
+use crate::http::health::Check;
 use crate::http::odds::routes::odds_routes;
 use crate::http::odds::state::OddsState;
 use crate::http::server::Listen;
 use crate::runtime::feed_health::FeedState;
 use crate::services::bets::prices::Prices;
+use crate::services::odds::OddsQueries;
 use crate::store::Store;
 use crate::telemetry::log_limit::LogLimit;
 use crate::telemetry::metrics::OddsMetrics;
@@ -316,6 +314,9 @@ impl PlatformBuilder<'_> {
             .push(odds.registry.clone().recipient());
         let addresses = client_bounds.addresses.clone();
         let state = web::Data::new(self.odds_state(odds, snapshots, stores, addresses));
+        let watches = watch_limits(&state);
+        let queries = state.queries.clone();
+        self.start_grpc_odds(&client_bounds, queries, workers.clone(), watches)?;
         // Runs on each server thread, which starts its own distributor.
         let routes = move |config: &mut web::ServiceConfig| {
             config
@@ -362,15 +363,17 @@ impl PlatformBuilder<'_> {
         let clients = &self.settings.clients;
         OddsState {
             frames: bounds::frames(self.settings),
-            snapshots,
-            snapshot_timeout: SNAPSHOT_TIMEOUT,
-            feed: odds.feed,
-            restrictions: odds.restrictions,
-            store: stores.read.clone(),
+            queries: Arc::new(OddsQueries {
+                snapshots,
+                snapshot_timeout: SNAPSHOT_TIMEOUT,
+                feed: odds.feed,
+                restrictions: odds.restrictions,
+                store: stores.read.clone(),
+                reads: odds.reads,
+            }),
             results: stores.results.clone(),
-            reads: odds.reads,
             session_permits: Arc::new(Semaphore::new(clients.ws_max_sessions)),
-            next_session: AtomicU64::new(1),
+            next_session: Arc::new(AtomicU64::new(1)),
             max_sessions: clients.ws_max_sessions,
             allowed_origins: [
                 clients.ws_allowed_origins.as_slice(),
@@ -383,64 +386,13 @@ impl PlatformBuilder<'_> {
     }
 }
 
-/// What each server thread needs to serve its sessions.
-#[derive(Clone)]
-struct SessionWorkers {
-    distributor: DistributorSettings,
-    registry: Addr<Registry>,
-    feed: Arc<FeedState>,
-    liveness: Arc<Liveness>,
-    snapshots: Recipient<GetSnapshot>,
-    restrictions: Arc<CurrentRestrictions>,
-    epoch: Arc<CurrentEpoch>,
-    access: Access,
-    limits: SessionLimits,
-    max_message: usize,
-    queue: usize,
-    failures: Arc<LogLimit>,
-    metrics: OddsMetrics,
-}
-
-impl SessionWorkers {
-    /// Starts and monitors the distributor of this thread, and returns the edges of its sessions.
-    fn start_here(&self) -> SessionEdges {
-        let (registry, feed) = (self.registry.clone(), self.feed.clone());
-        let metrics = self.metrics.clone();
-        let distributor = Distributor::start_here(self.distributor, registry, feed, metrics);
-        let watched = distributor.clone();
-        self.liveness
-            .watch("distributor", move || watched.connected());
-        SessionEdges {
-            distributor,
-            snapshots: self.snapshots.clone(),
-            restrictions: self.restrictions.clone(),
-            epoch: self.epoch.clone(),
-            access: self.access.clone(),
-            limits: self.limits,
-            max_message: self.max_message,
-            queue: self.queue,
-            failures: self.failures.clone(),
-            metrics: self.metrics.clone(),
-        }
-    }
-}
-
-fn distributor_settings(settings: &Settings) -> DistributorSettings {
-    let clients = &settings.clients;
-    DistributorSettings {
-        slow_client_limit: clients.slow_client_limit,
-        ping_interval: clients.ws_ping_interval,
-        frozen_limit: clients.ws_ping_interval * 2 + clients.slow_client_limit,
-        credentials: CredentialLimits::with_timeout(clients.session_auth_timeout),
-    }
-}
-
-fn session_limits(settings: &Settings) -> SessionLimits {
-    SessionLimits {
-        max_subscriptions: settings.clients.ws_max_subscriptions,
-        max_messages_per_second: settings.clients.ws_max_messages_per_second,
-        max_snapshot_bytes_per_second: settings.limits.ws_max_snapshot_bytes_per_second.as_u64(),
-        silence_limit: settings.clients.ws_silence_limit,
+/// Streams and sessions have their limits in common.
+fn watch_limits(state: &OddsState) -> WatchLimits {
+    WatchLimits {
+        session_permits: state.session_permits.clone(),
+        max_sessions: state.max_sessions,
+        next_session: state.next_session.clone(),
+        addresses: state.addresses.clone(),
     }
 }
 

@@ -5,8 +5,9 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use crate::config::check::ports_of;
-use crate::config::settings::{Role, Settings};
+use crate::config::Config;
+use crate::config::check::{grpc_ports, ports_of};
+use crate::config::input::Source;
 
 /// The ports that cannot be bound; at least one.
 #[derive(Debug)]
@@ -27,13 +28,15 @@ impl fmt::Display for BusyPorts {
 
 impl std::error::Error for BusyPorts {}
 
-/// Tries to bind every port of these roles. A port that is taken after this check is reported by
-/// its server.
-pub(super) fn check(roles: &BTreeSet<Role>, settings: &Settings) -> Result<(), BusyPorts> {
+/// Tries to bind every port of these roles, except the default ports of gRPC, which may be busy. A
+/// port that is taken after this check is reported by its server.
+pub(super) fn check(config: &Config) -> Result<(), BusyPorts> {
+    let (roles, settings) = (&config.roles, &config.settings);
     let ip = settings.process.bind_address;
-    let wanted = ports_of(roles, &settings.ports)
+    let optional = optional_ports(config);
+    let wanted = ports_of(roles, settings)
         .into_iter()
-        .filter(|(_, port)| *port != 0);
+        .filter(|(variable, port)| *port != 0 && !optional.contains(variable));
     let busy: Vec<_> = wanted
         .filter_map(|(variable, port)| {
             let address = SocketAddr::new(ip, port);
@@ -49,10 +52,23 @@ pub(super) fn check(roles: &BTreeSet<Role>, settings: &Settings) -> Result<(), B
     }
 }
 
+/// The ports of gRPC that are not set. Another program often has one of these numbers, and a process
+/// that nobody told to use gRPC starts without it.
+pub(super) fn optional_ports(config: &Config) -> BTreeSet<&'static str> {
+    let is_default = |variable: &str| {
+        let mut shown = config.shown.iter();
+        shown.any(|it| it.variable == variable && it.source == Source::Default)
+    };
+    grpc_ports(&config.settings.grpc)
+        .into_iter()
+        .map(|(_, variable, _)| variable)
+        .filter(|variable| is_default(variable))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
 
     #[test]
     fn every_busy_port_is_named() {
@@ -74,9 +90,7 @@ mod tests {
             .map(|(name, value)| (name.as_str(), value.as_str()))
             .collect();
         let config = Config::from_variables(&variables).unwrap();
-        let busy = check(&config.roles, &config.settings)
-            .unwrap_err()
-            .to_string();
+        let busy = check(&config).unwrap_err().to_string();
         assert!(
             busy.starts_with(&format!(
                 "HTTP_PORT_ODDS: cannot listen on 127.0.0.1:{odds}: "
@@ -90,6 +104,6 @@ mod tests {
             "{busy}"
         );
         drop(taken);
-        assert!(check(&config.roles, &config.settings).is_ok());
+        assert!(check(&config).is_ok());
     }
 }

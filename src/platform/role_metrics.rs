@@ -157,7 +157,7 @@ mod tests {
             "connect_timeout connect tls tls handshake frame_too_large read write write_timeout",
             "timeout unreachable status too_large unreadable unknown_word",
             "silent garbage error",
-            "handshake_timeout handshake_failed plain_http head_timeout head_too_large body_timeout idle write_timeout crowded address_limit",
+            "handshake_timeout handshake_failed plain_http preface_timeout head_timeout head_too_large body_timeout idle write_timeout crowded address_limit",
             "closed client service slow_client slow_service stopping",
             "connect timeout broken",
         ];

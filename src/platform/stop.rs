@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use log::{info, warn};
 
 use super::Platform;
 use crate::actors::ingest::messages::LeaveSupplier;
 use crate::actors::streaming::messages::EndAllSessions;
 use crate::domain::streaming::protocol::CloseReason;
+use crate::grpc::server::RunningGrpc;
 use crate::http::gateway::SocketsEnd;
 use crate::http::server::RunningServer;
 use crate::runtime::drain::Drain;
@@ -42,7 +43,7 @@ impl Platform {
     /// on. Returns early if no client is left; at once if no role has clients. Without a spread the
     /// sessions stay until the process stops.
     pub async fn drain(&self) {
-        self.liveness.stop();
+        self.become_unready();
         if !self.has_clients {
             return;
         }
@@ -64,6 +65,14 @@ impl Platform {
         }
     }
 
+    /// Lets load balancers and gRPC clients see that the process stops.
+    fn become_unready(&self) {
+        self.liveness.stop();
+        for ready in self.parts.ready.values() {
+            ready.send_replace(false);
+        }
+    }
+
     /// How many sessions and forwarded sockets are open.
     fn open_sockets(&self) -> i64 {
         self.parts
@@ -76,7 +85,7 @@ impl Platform {
     /// Shuts down: disconnects from the suppliers, drains the bus, closes all sessions, then the
     /// ports. Returns `false` if the shutdown timeout expires first; the remaining work is aborted.
     pub async fn stop(self) -> bool {
-        self.liveness.stop();
+        self.become_unready();
         // Half of the timeout for work in flight, so that sessions are closed in any case.
         let finishing = async {
             join_all(self.parts.feeds.iter().map(|feed| feed.send(LeaveSupplier))).await;
@@ -115,7 +124,11 @@ impl Platform {
             if let Some(registry) = &self.parts.registry {
                 let _ = registry.send(end_all(Duration::ZERO)).await;
             }
-            join_all(self.parts.servers.iter().map(RunningServer::stop)).await;
+            join(
+                join_all(self.parts.servers.iter().map(RunningServer::stop)),
+                join_all(self.parts.grpc_servers.iter().map(RunningGrpc::stop)),
+            )
+            .await;
         };
         let closed = tokio::time::timeout(half, closing).await.is_ok();
         if !closed {

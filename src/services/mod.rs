@@ -2,4 +2,5 @@
 //! knows HTTP.
 
 pub(crate) mod bets;
+pub mod odds;
 pub(crate) mod wallet;

@@ -9,6 +9,7 @@ mod betfair;
 mod clients;
 mod documents;
 mod gateway;
+mod grpc;
 mod money;
 mod operation;
 mod original;

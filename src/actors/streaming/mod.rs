@@ -6,3 +6,5 @@ pub mod messages;
 pub mod registry;
 pub mod session;
 pub(crate) mod session_handle;
+pub mod stream_end;
+pub mod stream_session;

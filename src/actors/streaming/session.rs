@@ -26,7 +26,7 @@ use self::requests::Request;
 use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
 use super::messages::{Connect, Disconnect};
-use super::session_handle::{SessionHandle, SessionMessage};
+use super::session_handle::{Cutter, SessionHandle, SessionMessage};
 use crate::access::Access;
 use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::access::Caller;
@@ -71,6 +71,16 @@ pub struct SessionEdges {
     pub failures: Arc<LogLimit>,
     /// The metrics.
     pub metrics: OddsMetrics,
+}
+
+impl SessionEdges {
+    /// Records the age of a change at the time it is sent.
+    pub(super) fn measure(&self, frame: &UpdateFrame) {
+        let age = Timestamp::now().seconds_since(frame.updated_at);
+        if age < RECORDING_AGE {
+            self.metrics.latency.observe(age.max(0.0));
+        }
+    }
 }
 
 /// The actor of one client.
@@ -224,19 +234,11 @@ impl Session {
             delivery
                 .frames()
                 .iter()
-                .for_each(|frame| self.measure(frame));
+                .for_each(|frame| self.edges.measure(frame));
         }
         if let Some(status) = delivery.feed {
             self.feed = status;
             self.send(&feed_message(status));
-        }
-    }
-
-    /// Records the age of a change at the time it is sent.
-    fn measure(&self, frame: &UpdateFrame) {
-        let age = Timestamp::now().seconds_since(frame.updated_at);
-        if age < RECORDING_AGE {
-            self.edges.metrics.latency.observe(age.max(0.0));
         }
     }
 
@@ -292,7 +294,7 @@ impl Actor for Session {
         self.edges.metrics.sessions.inc();
         let handle = SessionHandle {
             session: context.address().recipient(),
-            connection: self.connection.take(),
+            connection: self.connection.take().map(Cutter::Connection),
             life: self.life.clone(),
         };
         let edges = self.edges.clone();

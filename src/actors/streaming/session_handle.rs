@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
+use super::stream_end::StreamEnd;
 use crate::domain::streaming::fanout::{Delivery, DeliverySink, PushError};
 use crate::domain::streaming::protocol::CloseReason;
 use crate::domain::timestamp::Timestamp;
@@ -27,12 +28,30 @@ pub enum SessionMessage {
     End(CloseReason),
 }
 
+/// Ends a session that handles no message any more.
+pub enum Cutter {
+    /// Closes its socket.
+    Connection(ConnectionHandle),
+    /// Ends its stream, but not the connection, which may have others.
+    Stream(Arc<StreamEnd>),
+}
+
+impl Cutter {
+    /// Ends the session.
+    pub fn cut(&self) {
+        match self {
+            Cutter::Connection(connection) => connection.close(),
+            Cutter::Stream(end) => end.cut(),
+        }
+    }
+}
+
 /// A distributor's handle to one session.
 pub struct SessionHandle {
     /// The session's address.
     pub session: Recipient<SessionMessage>,
-    /// Closes the connection from outside.
-    pub connection: Option<ConnectionHandle>,
+    /// Ends the session from outside.
+    pub connection: Option<Cutter>,
     /// The session's liveness probe.
     pub life: Arc<LivenessProbe>,
 }

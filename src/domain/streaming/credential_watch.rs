@@ -39,7 +39,11 @@ impl CredentialLimits {
 /// The caller of a session: anonymous until the client authenticates. Written by the session, read
 /// by its distributor, so that a refresh counts at once.
 #[derive(Debug)]
-pub struct SessionCaller(Mutex<Caller>);
+pub struct SessionCaller {
+    caller: Mutex<Caller>,
+    /// Whether the client can present a later credential.
+    can_refresh: bool,
+}
 
 /// Whom a caller has replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,17 +59,28 @@ pub enum Replaced {
 impl SessionCaller {
     /// The caller of a new session.
     pub fn new(caller: Caller) -> SessionCaller {
-        SessionCaller(Mutex::new(caller))
+        SessionCaller {
+            caller: Mutex::new(caller),
+            can_refresh: true,
+        }
+    }
+
+    /// The caller of a session whose client cannot present a later credential.
+    pub fn fixed(caller: Caller) -> SessionCaller {
+        SessionCaller {
+            can_refresh: false,
+            ..SessionCaller::new(caller)
+        }
     }
 
     /// Whether the client has presented a credential.
     pub fn is_authenticated(&self) -> bool {
-        *self.0.lock() != Caller::Anonymous
+        *self.caller.lock() != Caller::Anonymous
     }
 
     /// When the credential expires, if it does.
     pub fn expires_at(&self) -> Option<Timestamp> {
-        match &*self.0.lock() {
+        match &*self.caller.lock() {
             Caller::Unchecked | Caller::Anonymous => None,
             Caller::User { expires_at, .. } => Some(*expires_at),
             Caller::Service { expires_at, .. } => *expires_at,
@@ -74,7 +89,7 @@ impl SessionCaller {
 
     /// Replaces the credential by a later one of the same caller.
     pub fn replace(&self, caller: Caller) -> Replaced {
-        let mut current = self.0.lock();
+        let mut current = self.caller.lock();
         let replaced = match (&*current, &caller) {
             (Caller::Anonymous, _) => Replaced::Anonymous,
             (Caller::User { id, .. }, Caller::User { id: new, .. }) if id == new => Replaced::Same,
@@ -88,7 +103,7 @@ impl SessionCaller {
     }
 
     fn is_revoked(&self, revocations: &Revocations) -> bool {
-        revocations.concern(&self.0.lock())
+        revocations.concern(&self.caller.lock())
     }
 }
 
@@ -113,8 +128,13 @@ struct Watched {
 impl Watched {
     fn ends_at(&self, expiry_grace: Duration) -> Option<Timestamp> {
         if self.caller.is_authenticated() {
+            let grace = if self.caller.can_refresh {
+                expiry_grace
+            } else {
+                Duration::ZERO
+            };
             let expiry = self.caller.expires_at();
-            expiry.map(|expiry| expiry.later_by(expiry_grace))
+            expiry.map(|expiry| expiry.later_by(grace))
         } else {
             Some(self.authenticate_by)
         }

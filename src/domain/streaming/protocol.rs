@@ -21,7 +21,9 @@ use strum::{IntoStaticStr, VariantNames};
 
 pub use self::client_message::{ClientMessage, Credential, ResumePoint, SubscribeRequest};
 pub use self::encoding_count::EncodingCount;
-pub use self::snapshot::{SnapshotExtension, SnapshotView, snapshot_message};
+pub use self::snapshot::{
+    ShownSnapshot, SnapshotExtension, SnapshotMarket, SnapshotView, snapshot_message,
+};
 pub(super) use self::update_frame::Openness;
 pub use self::update_frame::{Form, UpdateFrame};
 use crate::domain::access::Scope;

@@ -2,6 +2,7 @@
 //! are elsewhere.
 
 mod authentication;
+mod stream;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -233,13 +234,9 @@ impl SessionState {
     /// Handles changes of subscribed events. Passes the frames to send to `send`, in order.
     pub fn on_delivery(&mut self, delivery: &Delivery, mut send: impl FnMut(Bytes)) {
         let is_extended = self.extension.is_some();
-        for notice in delivery.notices() {
-            let subscription = self.subscriptions.get(&notice.event_id);
-            // A pending snapshot shows the status of each market.
-            if let Some(Subscription::Live { .. }) = subscription {
-                send(notice.wire.clone());
-            }
-        }
+        // A pending snapshot shows the status of each market.
+        self.notices(delivery)
+            .for_each(|notice| send(notice.wire.clone()));
         if let (Some(joined), [first, rest @ ..]) =
             (delivery.joined(is_extended), delivery.frames())
             && let Some(Subscription::Live { last_seq }) =

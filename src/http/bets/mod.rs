@@ -5,6 +5,8 @@ mod handlers;
 mod request;
 mod view;
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::web;
@@ -22,9 +24,9 @@ use crate::telemetry::metrics::BetsMetrics;
 /// Shared by every worker.
 pub struct BetsState {
     /// Places bets.
-    pub placements: PlacementService,
+    pub placements: Arc<PlacementService>,
     /// Reads bets.
-    pub queries: BetQueries,
+    pub queries: Arc<BetQueries>,
     /// The metrics.
     pub metrics: BetsMetrics,
 }

@@ -15,6 +15,9 @@ pub enum Ended {
     HandshakeFailed,
     /// The client does not speak TLS.
     PlainHttp,
+    /// The client of a gRPC port has not begun HTTP/2 in time.
+    #[strum(to_string = "preface_timeout")]
+    Preface,
     /// The head of a request did not arrive in time.
     #[strum(to_string = "head_timeout")]
     Head,
@@ -71,6 +74,7 @@ impl Ended {
             ),
             Ended::Handshake
             | Ended::HandshakeFailed
+            | Ended::Preface
             | Ended::Idle
             | Ended::Write
             | Ended::Crowded => return None,

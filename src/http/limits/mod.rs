@@ -5,11 +5,13 @@ mod buckets;
 mod rate_limit;
 
 use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::dev::RequestHead;
 use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
 use log::warn;
 use prometheus::{IntCounterVec, Opts, Registry};
 use strum::VariantNames;
@@ -168,9 +170,14 @@ impl RequestLimits {
     /// The client that sends a request. `None` if it is unknown, which happens only
     /// in tests.
     pub(crate) fn client(&self, request: &RequestHead) -> Option<Client> {
+        self.client_of(request.peer_addr?.ip(), &request.headers)
+    }
+
+    /// The client behind the other side of a connection, by the headers of a request. `None` if
+    /// nothing is limited.
+    pub(crate) fn client_of(&self, peer: IpAddr, headers: &HeaderMap) -> Option<Client> {
         let limits = self.0.as_ref()?;
-        let peer = request.peer_addr?.ip().to_canonical();
-        Some(limits.addresses.client(peer, &request.headers))
+        Some(limits.addresses.client(peer.to_canonical(), headers))
     }
 
     /// Counts a request of a client, before it is authenticated.

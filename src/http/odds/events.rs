@@ -6,7 +6,6 @@ use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
 use super::response_cache::{CachedResponse, ResponseCache};
-use super::shown_book::{ShownBook, ShownMarket};
 use super::state::OddsState;
 use crate::domain::ids::{EventId, MarketKey, MarketName, Source};
 use crate::domain::odds::price::{Line, Price};
@@ -16,9 +15,9 @@ use crate::domain::timestamp::Timestamp;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
 use crate::http::revalidation::revalidate;
-use crate::store::blocking::blocking;
+use crate::services::odds::ShownMarket;
 use crate::store::events::{EventQuery, EventSummary};
-use crate::store::{HistoryCursor, HistoryEntry, HistoryQuery};
+use crate::store::{HistoryCursor, HistoryQuery};
 
 /// Maximum and default number of events in one response.
 const MAX_EVENTS: usize = 10_000;
@@ -142,10 +141,8 @@ pub(crate) async fn list_events(
         to: query.parsed("to")?,
         name: query.parsed("q")?,
     };
-    let store = state.store.clone();
     let limit = event_query.limit;
-    let _turn = state.reads.enter()?.turn().await?;
-    let page = blocking(move || store.list_events(&event_query)).await?;
+    let page = state.queries.events(event_query).await?;
     let mut response = HttpResponse::Ok();
     response.insert_header(revalidate());
     if let Some(after) = &page.next {
@@ -172,7 +169,7 @@ pub(crate) async fn list_markets(
     state: web::Data<OddsState>,
     path: web::Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let book = ShownBook::of(&state, &path).await?;
+    let book = state.queries.book(&path).await?;
     let body: Vec<_> = book.markets.iter().map(MarketBody::of).collect();
     let mut response = HttpResponse::Ok();
     mark(&mut response, book.is_stale);
@@ -188,13 +185,13 @@ pub(crate) async fn get_odds(
     known: Option<web::Header<IfNoneMatch>>,
 ) -> Result<HttpResponse, ApiError> {
     let known = known.map(|header| header.0);
-    if state.feed.is_live()
+    if state.queries.feed.is_live()
         && let Some(ready) = answers.get(&path)
     {
         state.metrics.ready_answers.inc();
         return Ok(ready.answer(known.as_ref(), |_| ()));
     }
-    let book = ShownBook::of(&state, &path).await?;
+    let book = state.queries.book(&path).await?;
     let odds = book.markets.iter().map(|shown| OddsBody {
         stale: shown.is_stale,
         as_of: shown.as_of,
@@ -240,14 +237,13 @@ pub(crate) async fn get_history(
         from: query.parsed("from")?,
         to: query.parsed("to")?,
         after: query.parsed("cursor")?,
-        limit: limit + 1,
+        limit,
     };
-    let mut rows = read_history(&state, history_query).await?;
-    let more = rows.len() > limit;
-    rows.truncate(limit);
+    let page = state.queries.history(history_query).await?;
+    let rows = &page.entries;
     let next_cursor = rows
         .last()
-        .filter(|_| more)
+        .filter(|_| page.has_more)
         .map(|row| row.cursor.to_string());
     let entries = rows.iter().map(|row| odds_of(&row.update, None)).collect();
     Ok(HttpResponse::Ok()
@@ -256,46 +252,6 @@ pub(crate) async fn get_history(
             entries,
             next_cursor,
         }))
-}
-
-/// The rows; an error if there are none because the event or the market does not exist.
-async fn read_history(
-    state: &OddsState,
-    history_query: HistoryQuery,
-) -> Result<Vec<HistoryEntry>, ApiError> {
-    if state.reads.is_unknown(&history_query.event_id) {
-        return Err(ApiError::EventNotFound(history_query.event_id.to_string()));
-    }
-    let _turn = state.reads.enter()?.turn().await?;
-    let store = state.store.clone();
-    let query = history_query.clone();
-    let (rows, markets) = blocking(move || {
-        let rows = store.history(&query)?;
-        let markets = if rows.is_empty() {
-            store.load_event(&query.event_id)?
-        } else {
-            Vec::new()
-        };
-        Ok((rows, markets))
-    })
-    .await?;
-    if rows.is_empty() {
-        let event = history_query.event_id.to_string();
-        if markets.is_empty() {
-            state.reads.remember_not_stored(&history_query.event_id);
-            return Err(ApiError::EventNotFound(event));
-        }
-        if !markets
-            .iter()
-            .any(|state| state.update.market == history_query.market)
-        {
-            return Err(ApiError::MarketNotFound {
-                event,
-                market: history_query.market.to_string(),
-            });
-        }
-    }
-    Ok(rows)
 }
 
 fn odds_of(update: &crate::domain::odds::update::OddsUpdate, seq: Option<u64>) -> OddsBody<'_> {

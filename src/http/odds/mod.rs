@@ -4,5 +4,4 @@ pub(crate) mod events;
 pub(crate) mod response_cache;
 pub(crate) mod results;
 pub mod routes;
-mod shown_book;
 pub mod state;

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
 
-use super::shown_book::ShownBook;
 use super::state::OddsState;
 use crate::domain::ids::{EventId, MarketKey, MarketName, SelectionId, Source};
 use crate::domain::odds::price::Line;
@@ -121,12 +120,12 @@ pub(crate) async fn get_results(
     let stored = {
         let store = state.results.clone();
         let id = event_id.clone();
-        let _turn = state.reads.enter()?.turn().await?;
+        let _turn = state.queries.reads.enter()?.turn().await?;
         blocking(move || store.event_results(&id, MAX_RECORDS)).await?
     };
     if stored.is_empty() {
         // An unknown event is an error.
-        ShownBook::of(&state, &path).await?;
+        state.queries.book(&path).await?;
     }
     let mut markets: BTreeMap<MarketKey, MarketResults> = BTreeMap::new();
     for stored in stored {

@@ -13,7 +13,6 @@ use crate::http::body;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
 use crate::http::routes::PageBody;
-use crate::services::wallet::executor::TurnError;
 use crate::store::money::{Page, Wallet, WalletError};
 use crate::store::movements::Moved;
 
@@ -29,11 +28,7 @@ pub(super) async fn get_wallet(
     query: Query,
 ) -> Result<HttpResponse, ApiError> {
     let user_id = user_to_read(&caller, &query.only(&["userId"])?)?;
-    let id = user_id.clone();
-    let wallet = state
-        .executor
-        .read(move |store| store.wallet_and_debt(&id))
-        .await?;
+    let wallet = state.operations.wallet(user_id.clone()).await?;
     let (wallet, owed) = wallet.ok_or(ApiError::Wallet(WalletError::WalletNotFound))?;
     Ok(HttpResponse::Ok().json(state.view(&user_id, &wallet).with_debt(owed)))
 }
@@ -97,10 +92,7 @@ pub(super) async fn get_ledger(
         before: query.parsed("cursor")?,
         limit,
     };
-    let transfers = state
-        .executor
-        .read(move |store| store.transfers(&user_id, page))
-        .await?;
+    let transfers = state.operations.transfers(user_id, page).await?;
     let page = PageBody::new(&transfers, limit, TransferView::new, |last| {
         last.id.to_string()
     });
@@ -121,10 +113,7 @@ pub(super) async fn get_reservations(
         before: query.parsed("cursor")?,
         limit,
     };
-    let reservations = state
-        .executor
-        .read(move |store| store.reservations(&user_id, status, page))
-        .await?;
+    let reservations = state.operations.reservations(user_id, status, page).await?;
     let page = PageBody::new(&reservations, limit, ReservationView::new, |last| {
         last.id.to_string()
     });
@@ -141,21 +130,9 @@ impl WalletState {
         payload: web::Payload,
     ) -> Result<HttpResponse, ApiError> {
         let body: MovementBody = body::read(request, payload).await?;
-        let movement = body.movement(kind, Uuid::now_v7())?;
-        let key = body.key(request, &movement)?;
-        let user_id = movement.user_id().clone();
-        let has_key = key.is_some();
-        let applied = self.executor.for_user(&user_id, move |store| match &key {
-            Some(key) => store.apply_once(&movement, key),
-            None => store.apply(&movement),
-        });
-        let moved = applied.await.map_err(|error| match error {
-            // Another request of this user locks the wallet; it may be a duplicate of this one.
-            TurnError::WalletLocked if has_key => ApiError::RequestInFlight,
-            other => other.into(),
-        });
-        self.count(kind.into(), &moved);
-        Ok(match moved? {
+        let command = body.command(kind, Uuid::now_v7(), request)?;
+        let user_id = command.movement.user_id().clone();
+        Ok(match self.operations.apply(command).await? {
             Moved::Wallet(wallet) => HttpResponse::Ok().json(self.view(&user_id, &wallet)),
             Moved::Reservation(reservation) => {
                 HttpResponse::Ok().json(ReservationView::new(&reservation))
@@ -164,18 +141,6 @@ impl WalletState {
     }
 
     fn view<'a>(&'a self, user_id: &'a UserId, wallet: &Wallet) -> WalletView<'a> {
-        WalletView::new(user_id, wallet, &self.currency)
-    }
-
-    fn count<T>(&self, operation: &str, done: &Result<T, ApiError>) {
-        let outcome = match done {
-            Ok(_) => "done",
-            Err(ApiError::Wallet(_) | ApiError::KeyReused) => "refused",
-            Err(_) => "failed",
-        };
-        self.metrics
-            .operations
-            .with_label_values(&[operation, outcome])
-            .inc();
+        WalletView::new(user_id, wallet, &self.operations.currency)
     }
 }

@@ -4,6 +4,8 @@ mod handlers;
 mod request;
 mod view;
 
+use std::sync::Arc;
+
 use actix_web::http::StatusCode;
 use actix_web::middleware::from_fn;
 use actix_web::web;
@@ -14,16 +16,13 @@ use super::index::{self, Link, index};
 use super::latency::{Route, RouteLabels, Timed, time_requests};
 use super::routes::{CountsRequests, count_requests, post_resource, read_resource};
 use crate::domain::access::Scope;
-use crate::services::wallet::executor::WalletExecutor;
-use crate::store::money::WalletStore;
+use crate::services::wallet::operations::WalletOperations;
 use crate::telemetry::metrics::WalletMetrics;
 
 /// Shared by every worker.
 pub struct WalletState {
-    /// Runs wallet operations.
-    pub executor: WalletExecutor<dyn WalletStore>,
-    /// The currency of the amounts.
-    pub currency: String,
+    /// Reads wallets and moves money.
+    pub operations: Arc<WalletOperations>,
     /// The metrics.
     pub metrics: WalletMetrics,
 }

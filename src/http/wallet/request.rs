@@ -2,7 +2,6 @@
 
 use actix_web::HttpRequest;
 use serde::Deserialize;
-use strum::IntoStaticStr;
 use uuid::Uuid;
 
 use crate::domain::ids::{IdError, Reference, UserId};
@@ -11,12 +10,12 @@ use crate::domain::wallet::ledger::HoldResolution;
 use crate::http::body::{self, Field};
 use crate::http::errors::ApiError;
 use crate::http::idempotency;
-use crate::store::money::{RequestKey, TransferRequest};
+use crate::services::wallet::operations::MoveMoney;
+use crate::store::money::TransferRequest;
 use crate::store::movements::Movement;
 
 /// The kind of a requested transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
-#[strum(serialize_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum MovementKind {
     Deposit,
     Withdraw,
@@ -57,14 +56,24 @@ impl MovementBody {
         })
     }
 
-    /// Reads the transfer. `new_reference` is used for a deposit or a withdrawal that names no
-    /// reference: without one, and without a key, each request is a separate transfer, as in the
-    /// original.
-    pub(super) fn movement(
+    /// Reads the command. `request` may have the idempotency key in a header.
+    pub(super) fn command(
         &self,
         kind: MovementKind,
         new_reference: Uuid,
-    ) -> Result<Movement, ApiError> {
+        request: &HttpRequest,
+    ) -> Result<MoveMoney, ApiError> {
+        Ok(MoveMoney {
+            movement: self.movement(kind, new_reference)?,
+            named: self.reference()?,
+            key: idempotency::key(request.headers(), &self.request_id)?,
+        })
+    }
+
+    /// Reads the transfer. `new_reference` is used for a deposit or a withdrawal that names no
+    /// reference: without one, and without a key, each request is a separate transfer, as in the
+    /// original.
+    fn movement(&self, kind: MovementKind, new_reference: Uuid) -> Result<Movement, ApiError> {
         let named = self.reference()?;
         let required_reference = || named.clone().ok_or_else(|| body::missing("external_ref"));
         let settle = |settlement| -> Result<Movement, ApiError> {
@@ -88,21 +97,6 @@ impl MovementBody {
             MovementKind::Commit => settle(HoldResolution::Commit),
             MovementKind::Refund => settle(HoldResolution::Refund),
         }
-    }
-
-    /// The idempotency key, with the request in canonical form, independent of how the body is
-    /// written. A generated reference is not part of it.
-    pub(super) fn key(
-        &self,
-        request: &HttpRequest,
-        movement: &Movement,
-    ) -> Result<Option<RequestKey>, ApiError> {
-        let key = idempotency::key(request.headers(), &self.request_id)?;
-        let canonical = serde_json::json!([movement.amount(), self.reference()?]);
-        Ok(key.map(|key| RequestKey {
-            key,
-            fingerprint: canonical.to_string(),
-        }))
     }
 }
 

@@ -23,8 +23,10 @@ const CERTIFICATE: &str = "TLS_CERT_FILE";
 const KEY: &str = "TLS_KEY_FILE";
 const CLIENT_CA: &str = "TLS_CLIENT_CA_FILE";
 
-/// The one protocol that the servers speak.
+/// The one protocol that the HTTP servers speak.
 const PROTOCOL: &[u8] = b"http/1.1";
+/// The one protocol that the gRPC servers speak.
+const GRPC_PROTOCOL: &[u8] = b"h2";
 /// The first second after every date that a certificate can name.
 const END_OF_TIME: Duration = Duration::from_secs(253_402_300_800);
 
@@ -100,8 +102,11 @@ impl CertificateFiles {
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // Sessions that are resumed need no signature and no memory of the server.
         config.ticketer = Ticketer::new().map_err(failed)?;
+        let mut grpc = config.clone();
+        grpc.alpn_protocols = vec![GRPC_PROTOCOL.to_vec()];
         Ok(InUse {
             config: Arc::new(config),
+            grpc: Arc::new(grpc),
             not_after: not_after.map(|end| end.as_secs()),
             fingerprint: contents.fingerprint(),
         })
@@ -162,6 +167,7 @@ impl Contents {
 /// What new connections use.
 struct InUse {
     config: Arc<ServerConfig>,
+    grpc: Arc<ServerConfig>,
     not_after: Option<u64>,
     fingerprint: u64,
 }
@@ -195,7 +201,12 @@ impl ServerCertificate {
         Ok(true)
     }
 
-    /// The configuration of new connections.
+    /// The configuration of new connections of gRPC.
+    pub(crate) fn grpc_config(&self) -> Arc<ServerConfig> {
+        self.in_use.read().grpc.clone()
+    }
+
+    /// The configuration of new connections of HTTP.
     pub(crate) fn config(&self) -> Arc<ServerConfig> {
         self.in_use.read().config.clone()
     }

@@ -1,3 +1,4 @@
 //! Users' money.
 
 pub(crate) mod executor;
+pub(crate) mod operations;

@@ -30,6 +30,7 @@ export class Platform {
       SUPPLIER_URLS: `ws://127.0.0.1:${supplier}/ws`,
       SUPPLIER_URL: `http://127.0.0.1:${supplier}`,
       SIMULATOR_MATCH_DURATION: '0s',
+      GRPC: false,
       ...Object.fromEntries(METRICS.map((role) => [`METRICS_PORT_${role}`, 0])),
       ...settings,
     };

@@ -29,6 +29,7 @@ use sports_bet_platform::http::server::{self, Listen};
 use sports_bet_platform::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
 use sports_bet_platform::runtime::feed_health::FeedState;
 use sports_bet_platform::runtime::tls::install_provider;
+use sports_bet_platform::services::odds::OddsQueries;
 use sports_bet_platform::store::sqlite::SqliteStore;
 use sports_bet_platform::telemetry::log_limit::LogLimit;
 use sports_bet_platform::telemetry::metrics::OddsMetrics;
@@ -129,15 +130,17 @@ fn serve(
     });
     let state = web::Data::new(OddsState {
         frames,
-        reads,
-        snapshots: snapshots.clone(),
-        snapshot_timeout: Duration::from_secs(5),
-        feed: Arc::new(feed(metrics.feed_live.clone())),
-        restrictions: Arc::default(),
         results: store.clone(),
-        store,
+        queries: Arc::new(OddsQueries {
+            reads,
+            snapshots: snapshots.clone(),
+            snapshot_timeout: Duration::from_secs(5),
+            feed: Arc::new(feed(metrics.feed_live.clone())),
+            restrictions: Arc::default(),
+            store,
+        }),
         session_permits: Arc::new(Semaphore::new(10)),
-        next_session: AtomicU64::new(1),
+        next_session: Arc::new(AtomicU64::new(1)),
         max_sessions: 10,
         addresses: Addresses::new(&[], AddressLimit::Set(0), AddressLimit::Set(0)),
         allowed_origins: Vec::new(),
@@ -159,7 +162,7 @@ fn serve(
         let distributor = Distributor::start_here(
             settings,
             joined.clone(),
-            state.feed.clone(),
+            state.queries.feed.clone(),
             metrics.clone(),
         );
         let sessions = SessionEdges {

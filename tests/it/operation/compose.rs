@@ -22,7 +22,7 @@ pub const PASSWORDS: [&str; 6] = [
     "GRAFANA_PASSWORD",
 ];
 /// Fixed by compose: published ports, health checks and Prometheus rely on these.
-const FIXED: [&str; 3] = ["BIND_ADDRESS", "HTTP_PORT_", "METRICS_PORT_"];
+const FIXED: [&str; 4] = ["BIND_ADDRESS", "HTTP_PORT_", "METRICS_PORT_", "GRPC_PORT_"];
 
 pub type Variables = BTreeMap<String, String>;
 

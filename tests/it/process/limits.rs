@@ -17,6 +17,9 @@ async fn with_open_files(folder: &Path, roles: &str, files: u32) -> Output {
         .current_dir(folder)
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    for port in ["ODDS", "WALLET", "BETS"] {
+        command.env(format!("GRPC_PORT_{port}"), "0");
+    }
     for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }

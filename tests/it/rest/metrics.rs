@@ -103,6 +103,7 @@ async fn roles_serve_own_and_process_metrics() {
             Role::Odds => &[
                 "odds_ws_",
                 "odds_http_",
+                "odds_grpc_",
                 "odds_registry_",
                 "odds_end_to_end_",
                 "odds_feed_",

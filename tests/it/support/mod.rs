@@ -8,6 +8,7 @@ mod database;
 pub mod documents;
 mod engines;
 mod follower;
+pub mod grpc;
 mod platform;
 mod port;
 mod private;

@@ -5,7 +5,7 @@ use super::{Folder, OddsClient, PATIENT, get_text, positions, until};
 use serde_json::Value;
 use sports_bet_platform::config::Config;
 use sports_bet_platform::config::settings::Role;
-use sports_bet_platform::platform::Platform;
+use sports_bet_platform::platform::{Addresses, Platform};
 use std::net::SocketAddr;
 
 /// A platform running in this process. Use it within `#[actix_web::test]`.
@@ -30,6 +30,9 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("METRICS_PORT_BET", "0"),
     ("METRICS_PORT_CONFIRMATION", "0"),
     ("METRICS_PORT_SETTLEMENT", "0"),
+    ("GRPC_PORT_ODDS", "0"),
+    ("GRPC_PORT_WALLET", "0"),
+    ("GRPC_PORT_BETS", "0"),
     ("HTTP_PORT_GATEWAY", "0"),
     ("METRICS_PORT_GATEWAY", "0"),
     ("HTTP_WORKERS_ODDS", "2"),
@@ -115,6 +118,11 @@ impl TestPlatform {
         } else {
             self.folder
         }
+    }
+
+    /// The addresses it listens on.
+    pub fn addresses(&self) -> &Addresses {
+        self.platform.addresses()
     }
 
     /// The address of REST and `/ws/odds`.

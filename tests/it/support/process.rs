@@ -158,6 +158,9 @@ pub fn command(folder: &Path, variables: &[(&str, &str)]) -> Command {
         .stderr(Stdio::piped())
         .stdin(Stdio::null())
         .kill_on_drop(true);
+    for port in ["ODDS", "WALLET", "BETS"] {
+        command.env(format!("GRPC_PORT_{port}"), "0");
+    }
     for port in ["ODDS", "SUPPLIER", "WALLET", "BET", "GATEWAY"] {
         command.env(format!("HTTP_PORT_{port}"), "0");
     }

@@ -29,13 +29,6 @@ const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// much and reads slowly.
 const MAX_SNAPSHOTS_IN_FLIGHT: u8 = 4;
 
-/// How long to wait before the snapshot for a client that is ahead of the book is requested again;
-/// doubles each time.
-const CATCH_UP_DELAY: Duration = Duration::from_millis(20);
-/// How often it is requested again, about a second in all. Then the client gets what there is: its
-/// number may never have been given.
-const CATCH_UP_TRIES: u32 = 6;
-
 /// A request to the distributor.
 pub(super) enum Request {
     Subscribe(EventId, Attempt, Option<ConflationStep>),
@@ -143,12 +136,12 @@ impl Session {
         };
         context.spawn(call.into_actor(self).map(move |answer, session, context| {
             session.snapshots_in_flight -= 1;
-            let is_early = |snapshot: &Snapshot| {
+            let delay = |snapshot: &Snapshot| {
                 let view = session.snapshot_view(snapshot, attempt);
-                tries < CATCH_UP_TRIES && view.is_behind_client(snapshot)
+                view.catch_up_delay(snapshot, tries)
             };
-            if answer.as_ref().is_ok_and(is_early) {
-                context.run_later(CATCH_UP_DELAY * 2_u32.pow(tries), move |session, context| {
+            if let Some(delay) = answer.as_ref().ok().and_then(delay) {
+                context.run_later(delay, move |session, context| {
                     session.request_snapshot(event_id, attempt, tries + 1, context);
                 });
                 return;

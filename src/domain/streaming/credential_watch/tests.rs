@@ -137,3 +137,14 @@ fn caller_is_never_exchanged() {
     assert_eq!(caller.replace(key("u", Some(7))), Replaced::Same);
     assert_eq!(caller.expires_at(), Some(at(7)));
 }
+
+/// A stream cannot present a later token, so nobody waits for one.
+#[test]
+fn fixed_caller_has_no_grace() {
+    let mut watch = CredentialWatch::new(LIMITS);
+    let caller = Arc::new(SessionCaller::fixed(user("u", 0, 60)));
+    assert_eq!(watch.watch(ID, caller, at(0)), None);
+    assert_eq!(watch.take_overdue(at(59)), []);
+    let expired = Overdue::Close(ID, CloseReason::CredentialExpired);
+    assert_eq!(watch.take_overdue(at(60)), [expired]);
+}

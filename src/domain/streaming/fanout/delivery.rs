@@ -46,6 +46,8 @@ pub struct SourceNotice {
     pub event_id: EventId,
     /// The source.
     pub source: Source,
+    /// Its status.
+    pub status: FeedStatus,
     /// The message as a WebSocket frame.
     pub wire: Bytes,
 }
@@ -56,6 +58,7 @@ impl SourceNotice {
         SourceNotice {
             event_id: event_id.clone(),
             source: source.clone(),
+            status,
             wire: text_frame(&source_message(status, source, event_id)),
         }
     }

@@ -55,6 +55,20 @@ pub struct SubscribeRequest {
     pub heartbeat: Option<Duration>,
 }
 
+impl SubscribeRequest {
+    /// How long changes are held back, from a number of milliseconds.
+    pub fn conflation_of(millis: u32) -> Result<Option<ConflationStep>, Refusal> {
+        let bad = || Refusal::BadConflateMs(millis.to_string());
+        step_of(millis.into()).ok_or_else(bad)
+    }
+
+    /// The interval of heartbeats, from a number of milliseconds.
+    pub fn heartbeat_of(millis: u32) -> Result<Option<Duration>, Refusal> {
+        let bad = || Refusal::BadHeartbeatMs(millis.to_string());
+        interval_of(millis.into()).ok_or_else(bad)
+    }
+}
+
 /// From where a client resumes an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ResumePoint {
@@ -228,19 +242,30 @@ fn epoch(value: &Value) -> Result<String, Refusal> {
 }
 
 fn conflation(value: &Value) -> Result<Option<ConflationStep>, Refusal> {
-    match value.as_u64() {
-        Some(0) => Ok(None),
-        Some(millis) if let Some(step) = ConflationStep::of(millis) => Ok(Some(step)),
-        _ => Err(Refusal::BadConflateMs(short(value))),
+    let bad = || Refusal::BadConflateMs(short(value));
+    step_of(value.as_u64().ok_or_else(bad)?).ok_or_else(bad)
+}
+
+/// 0 is no conflation. `None` if the time is out of range.
+fn step_of(millis: u64) -> Option<Option<ConflationStep>> {
+    match millis {
+        0 => Some(None),
+        millis => ConflationStep::of(millis).map(Some),
     }
 }
 
 /// 0 leaves the setting of the session.
 fn heartbeat(value: &Value) -> Result<Option<Duration>, Refusal> {
-    match value.as_u64() {
-        Some(0) => Ok(None),
-        Some(millis) if HEARTBEAT_MS.contains(&millis) => Ok(Some(Duration::from_millis(millis))),
-        _ => Err(Refusal::BadHeartbeatMs(short(value))),
+    let bad = || Refusal::BadHeartbeatMs(short(value));
+    interval_of(value.as_u64().ok_or_else(bad)?).ok_or_else(bad)
+}
+
+/// 0 is no heartbeat. `None` if the time is out of range.
+fn interval_of(millis: u64) -> Option<Option<Duration>> {
+    match millis {
+        0 => Some(None),
+        millis if HEARTBEAT_MS.contains(&millis) => Some(Some(Duration::from_millis(millis))),
+        _ => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The `snapshot` message.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytestring::ByteString;
 use serde::Serialize;
@@ -11,6 +12,12 @@ use crate::domain::odds::book::{MarketState, Snapshot, number_of};
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::timestamp::Timestamp;
+
+/// The first delay before a snapshot for a client that is ahead of the book is requested again; it
+/// doubles each time.
+const CATCH_UP_DELAY: Duration = Duration::from_millis(20);
+/// How often it is requested again.
+const CATCH_UP_TRIES: u32 = 6;
 
 /// How a book is shown in a snapshot.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +41,38 @@ pub struct SnapshotExtension<'a> {
     pub conflate_ms: u32,
     /// The heartbeat of the session, in milliseconds.
     pub heartbeat_ms: Option<u32>,
+}
+
+/// A snapshot as a client is shown it, in no format yet.
+#[derive(Clone, Debug)]
+pub struct ShownSnapshot {
+    /// The event.
+    pub event_id: EventId,
+    /// The sequence number of its last change.
+    pub seq: u64,
+    /// The epoch of the numbers, if a client can resume from here.
+    pub epoch: Option<String>,
+    /// The number from which the client resumes: there are only the markets that changed since.
+    pub since: Option<u64>,
+    /// Whether changes cannot arrive at the moment.
+    pub is_stale: bool,
+    /// The conflation of the subscription, in milliseconds.
+    pub conflate_ms: u32,
+    /// The heartbeat of the session, in milliseconds.
+    pub heartbeat_ms: Option<u32>,
+    /// The markets, ordered by key.
+    pub markets: Vec<SnapshotMarket>,
+}
+
+/// A market of a snapshot.
+#[derive(Clone, Debug)]
+pub struct SnapshotMarket {
+    /// The state as it is shown.
+    pub state: Arc<MarketState>,
+    /// Whether its prices may be stale.
+    pub is_stale: bool,
+    /// Until when its source has confirmed it, if the source is lost.
+    pub as_of: Option<Timestamp>,
 }
 
 #[derive(Serialize)]
@@ -122,6 +161,29 @@ pub fn snapshot_message(snapshot: &Snapshot, view: &SnapshotView<'_>) -> ByteStr
 }
 
 impl<'a> SnapshotView<'a> {
+    /// The snapshot of a book as the client is shown it.
+    pub fn show(&self, snapshot: &Snapshot) -> ShownSnapshot {
+        let epoch = self.epoch_of(snapshot);
+        let since = self.since(snapshot, epoch);
+        let shown = snapshot.markets.iter().map(|state| SnapshotMarket {
+            state: self.restrictions.shown(state).into_owned(),
+            is_stale: self.restrictions.is_stale(state),
+            as_of: self.restrictions.confirmed_until(&state.update.source),
+        });
+        let is_missed = |market: &SnapshotMarket| since.is_none_or(|it| market.state.seq > it);
+        let extension = self.extension.as_ref();
+        ShownSnapshot {
+            event_id: snapshot.event_id.clone(),
+            seq: snapshot.seq,
+            epoch: epoch.map(str::to_owned),
+            since,
+            is_stale: self.is_stale,
+            conflate_ms: extension.map_or(0, |it| it.conflate_ms),
+            heartbeat_ms: extension.and_then(|it| it.heartbeat_ms),
+            markets: shown.filter(is_missed).collect(),
+        }
+    }
+
     /// Whether the client gets only what it missed; `None` if it does not resume.
     pub fn recovers(&self, snapshot: &Snapshot) -> Option<bool> {
         self.extension.as_ref()?.resume.as_ref()?;
@@ -129,9 +191,17 @@ impl<'a> SnapshotView<'a> {
         Some(since.is_some())
     }
 
+    /// How long to wait before the snapshot is requested again because the book is behind the client;
+    /// `None` if it is not, or after the last of `tries`: the client's number may never have been
+    /// given. About a second in all.
+    pub fn catch_up_delay(&self, snapshot: &Snapshot, tries: u32) -> Option<Duration> {
+        let waits = tries < CATCH_UP_TRIES && self.is_behind_client(snapshot);
+        waits.then(|| CATCH_UP_DELAY * 2_u32.pow(tries))
+    }
+
     /// Whether the client has changes that the book has not got yet. Another process has sent them, so
     /// they are on their way here.
-    pub fn is_behind_client(&self, snapshot: &Snapshot) -> bool {
+    fn is_behind_client(&self, snapshot: &Snapshot) -> bool {
         let Some(extension) = &self.extension else {
             return false;
         };

@@ -188,13 +188,17 @@ fn only_same_epoch_puts_client_ahead() {
             is_stale,
             ..view_of(since, epoch, Restrictions::default())
         };
-        view.is_behind_client(&snapshot)
+        view.catch_up_delay(&snapshot, 0).is_some()
     };
     assert!(is_ahead(6, "3f9c", false));
     assert!(!is_ahead(5, "3f9c", false));
     assert!(!is_ahead(6, "other", false));
     assert!(!is_ahead(6, "3f9c", true));
-    assert!(!SnapshotView::default().is_behind_client(&snapshot));
+    assert_eq!(SnapshotView::default().catch_up_delay(&snapshot, 0), None);
+    let view = view_of(6, "3f9c", Restrictions::default());
+    let delays = (0..10).map_while(|tries| view.catch_up_delay(&snapshot, tries));
+    let all: Duration = delays.sum();
+    assert_eq!(all, Duration::from_millis(1_260));
 }
 
 fn seqs(snapshot: &Value) -> Vec<u64> {

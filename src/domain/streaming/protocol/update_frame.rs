@@ -125,6 +125,8 @@ pub struct UpdateFrame {
     plain: Encoded,
     /// The other forms, in the order of [`Form`]. Most changes need none.
     others: [OnceLock<Box<Encoded>>; 4],
+    /// The forms of streams, which have a format of their own. Made when a stream needs them.
+    otherwise: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
     count: Option<EncodingCount>,
 }
 
@@ -176,6 +178,7 @@ impl UpdateFrame {
             display,
             plain: Encoded::new(message.encode(&update.to_json())),
             others: Default::default(),
+            otherwise: OnceLock::new(),
             count: None,
             state,
         }
@@ -195,6 +198,21 @@ impl UpdateFrame {
         Openness::of(&self.state)
     }
 
+    /// The state as it is shown.
+    pub(crate) fn state(&self) -> &Arc<MarketState> {
+        &self.state
+    }
+
+    /// Whether the prices may be stale; `None` to say nothing about it.
+    pub(crate) fn stale(&self) -> Option<bool> {
+        self.display.stale
+    }
+
+    /// Whether a client that has this change can resume from it.
+    pub(crate) fn is_resumable(&self) -> bool {
+        self.display.is_resumable
+    }
+
     /// For a state that was sent before: the last sequence number of the event at that time.
     pub fn restated_at(&self) -> Option<u64> {
         self.display.restated_at
@@ -203,6 +221,20 @@ impl UpdateFrame {
     /// Whether every client that misses no change gets the same bytes.
     pub(in crate::domain::streaming) fn is_same_for_all(&self) -> bool {
         self.display.is_resumable
+    }
+
+    /// The message in the format of streams, which `encode` makes for the first one in this form.
+    pub(crate) fn encoded_otherwise(&self, form: Form, encode: impl FnOnce() -> Bytes) -> &Bytes {
+        let place = match form {
+            Form::Plain | Form::Extended => 0,
+            Form::Conflated | Form::Slow => 1,
+            Form::Requested => 2,
+        };
+        let forms = self.otherwise.get_or_init(Default::default);
+        forms[place].get_or_init(|| {
+            self.count.iter().for_each(EncodingCount::add);
+            encode()
+        })
     }
 
     /// The message in this form.

@@ -41,6 +41,7 @@ use crate::http::odds::state::OddsState;
 use crate::http::server::{self, Bounds, Listen};
 use crate::http::streaming::frame_limit::{FrameLimits, UnfinishedBytes};
 use crate::runtime::feed_health::FeedState;
+use crate::services::odds::OddsQueries;
 use crate::store::access::AccessRecords;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::log_limit::LogLimit;
@@ -186,18 +187,20 @@ fn state(folder: &TempDir, snapshots: Recipient<GetSnapshot>, metrics: &OddsMetr
     let file = folder.path().join("test.db");
     let store = Arc::new(SqliteStore::open(&file.to_string_lossy()).unwrap());
     OddsState {
-        snapshots,
-        snapshot_timeout: HOUR,
-        feed: Arc::new(FeedState::in_process(metrics.feed_live.clone())),
-        restrictions: Arc::default(),
-        store: store.clone(),
+        queries: Arc::new(OddsQueries {
+            snapshots,
+            snapshot_timeout: HOUR,
+            feed: Arc::new(FeedState::in_process(metrics.feed_live.clone())),
+            restrictions: Arc::default(),
+            store: store.clone(),
+            reads: Arc::new(ClientReads::new(
+                limits,
+                metrics.client_reads_refused.clone(),
+            )),
+        }),
         results: store,
-        reads: Arc::new(ClientReads::new(
-            limits,
-            metrics.client_reads_refused.clone(),
-        )),
         session_permits: Arc::new(Semaphore::new(100)),
-        next_session: AtomicU64::new(1),
+        next_session: Arc::new(AtomicU64::new(1)),
         max_sessions: 100,
         frames: Arc::new(FrameLimits {
             largest: 16_384,

@@ -2,17 +2,17 @@
 
 use std::sync::Arc;
 
-use super::state::OddsState;
+use super::{OddsError, OddsQueries};
 use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{MarketState, Snapshot};
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::version_stamp::VersionStamp;
 use crate::domain::timestamp::Timestamp;
-use crate::http::errors::ApiError;
 
 /// A market as it is shown.
-pub(super) struct ShownMarket {
+pub(crate) struct ShownMarket {
+    /// Its state.
     pub state: Arc<MarketState>,
     /// Whether its price may be stale.
     pub is_stale: bool,
@@ -35,8 +35,12 @@ impl ShownMarket {
 }
 
 /// The markets of an event as they are shown.
-pub(super) struct ShownBook {
+pub(crate) struct ShownBook {
+    /// The event.
+    pub event_id: EventId,
+    /// The sequence number of the last change.
     pub seq: u64,
+    /// The markets, ordered by key.
     pub markets: Vec<ShownMarket>,
     /// Whether every price may be stale.
     pub is_stale: bool,
@@ -46,28 +50,29 @@ pub(super) struct ShownBook {
 
 impl ShownBook {
     /// The book of an event; fails if the event is unknown.
-    pub(super) async fn of(state: &OddsState, id: &str) -> Result<ShownBook, ApiError> {
-        let not_found = || ApiError::EventNotFound(id.to_owned());
+    pub(super) async fn of(odds: &OddsQueries, id: &str) -> Result<ShownBook, OddsError> {
+        let not_found = || OddsError::EventNotFound(id.to_owned());
         let event_id = EventId::new(id).map_err(|_| not_found())?;
-        let was_live = state.feed.is_live();
-        let answer = state
+        let was_live = odds.feed.is_live();
+        let answer = odds
             .snapshots
             .send(GetSnapshot(event_id))
-            .timeout(state.snapshot_timeout)
+            .timeout(odds.snapshot_timeout)
             .await;
-        let book = answer.map_err(|error| ApiError::BooksUnavailable(error.to_string()))??;
+        let book = answer.map_err(|error| OddsError::Unavailable(error.to_string()))??;
         if book.markets.is_empty() {
             return Err(not_found());
         }
-        let is_stale = book.is_stale || !(was_live && state.feed.is_live());
-        Ok(ShownBook::new(book, state, is_stale))
+        let is_stale = book.is_stale || !(was_live && odds.feed.is_live());
+        Ok(ShownBook::new(book, odds, is_stale))
     }
 
-    fn new(book: Snapshot, state: &OddsState, is_stale: bool) -> ShownBook {
-        let restricted = state.restrictions.stamp();
-        let restrictions = state.restrictions.get();
+    fn new(book: Snapshot, odds: &OddsQueries, is_stale: bool) -> ShownBook {
+        let restricted = odds.restrictions.stamp();
+        let restrictions = odds.restrictions.get();
         let markets = book.markets.iter();
         ShownBook {
+            event_id: book.event_id,
             seq: book.seq,
             markets: markets
                 .map(|state| ShownMarket::new(state, &restrictions, is_stale))
