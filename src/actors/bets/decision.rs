@@ -19,6 +19,7 @@ use crate::store::money::{
 use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
+use crate::telemetry::trace::{self, Span, SpanKind};
 
 /// How decisions are written to the database.
 #[derive(Clone, Debug)]
@@ -86,11 +87,16 @@ impl BetDecisions {
     ) -> Result<Decided, StoreError> {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, outcome, now);
+        let id = bet.id;
+        let mut span = Span::child(trace::current(), SpanKind::Internal, "decide bet");
+        span.set("outcome", outcome.label());
+        let span = span.with_bet(&id);
+        let trace = span.context();
         let notice = OutboxMessage {
             payload: payload.clone(),
             leased_until: now.later_by(self.lease),
+            trace,
         };
-        let id = bet.id;
         let decided = self
             .write(
                 &bet.user_id,
@@ -102,6 +108,7 @@ impl BetDecisions {
                 },
             )
             .await?;
+        drop(span);
         match decided {
             Decided::Now { outbox } => {
                 self.metrics
@@ -117,6 +124,7 @@ impl BetDecisions {
                     topic: OutboxTopic::Confirmed,
                     key: id.to_string(),
                     payload,
+                    trace,
                 };
                 // If the mailbox is full, the lease expires and the relay finds the row in the
                 // outbox.

@@ -7,7 +7,8 @@
 //!   handles them
 //! - the channels (see [`crate::cache::redis::channels`]):
 //!   `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true` if earlier
-//!   changes may have been conflated; the original's messages have neither `seq` nor `deployment`
+//!   changes may have been conflated, and `"traceparent":…` if the change is traced; the original's
+//!   messages have neither `seq` nor `deployment`
 
 use std::borrow::Cow;
 
@@ -22,6 +23,7 @@ use crate::domain::json;
 use crate::domain::odds::book::{MarketState, number_of};
 use crate::domain::odds::update::{OddsUpdate, Revision, check_kind};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::{TRACEPARENT, TraceParent};
 
 /// Stores one state and broadcasts it if it is newer than the held one, atomically.
 ///
@@ -110,7 +112,11 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
         latest,
         largest_seq,
     } = writing;
-    let Change { state, conflated } = change;
+    let Change {
+        state,
+        conflated,
+        trace,
+    } = change;
     let update = &state.update;
     let event = serde_json::to_string(&update.event_id).unwrap_or_default();
     let mut command = redis::cmd("EVALSHA");
@@ -133,15 +139,18 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
     } else {
         "0"
     });
-    command.arg(format!(
-        "{}{}",
-        if *conflated {
-            r#","conflated":true"#
-        } else {
-            ""
-        },
-        channels.ending
-    ));
+    let conflated = if *conflated {
+        r#","conflated":true"#
+    } else {
+        ""
+    };
+    command.arg(match trace {
+        None => format!("{conflated}{}", channels.ending),
+        Some(trace) => format!(
+            r#"{conflated},"{TRACEPARENT}":"{trace}"{}"#,
+            channels.ending
+        ),
+    });
     command.arg(
         channels
             .original
@@ -201,6 +210,9 @@ pub(super) struct Envelope<'a> {
     seq: Option<u64>,
     #[serde(default)]
     conflated: bool,
+    /// Kept as it is: a damaged one must not make the change unreadable.
+    #[serde(default, borrow)]
+    traceparent: Option<&'a RawValue>,
     /// The sender's deployment.
     #[serde(default, borrow)]
     pub deployment: Option<Cow<'a, str>>,
@@ -222,8 +234,14 @@ impl Envelope<'_> {
             update,
             seq: self.seq,
             conflated: self.conflated,
+            trace: self.traceparent.and_then(read_trace),
         })
     }
+}
+
+fn read_trace(field: &RawValue) -> Option<TraceParent> {
+    let text = field.get().strip_prefix('"')?.strip_suffix('"')?;
+    TraceParent::sampled(text.as_bytes())
 }
 
 /// Reads a field of an event's hash.

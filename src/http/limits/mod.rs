@@ -173,6 +173,15 @@ impl RequestLimits {
         Some(limits.addresses.client(peer, &request.headers))
     }
 
+    /// Whether a trusted proxy sends a request, for itself or for a client.
+    pub(crate) fn is_from_proxy(&self, request: &RequestHead) -> bool {
+        let peer = request.peer_addr.map(|peer| peer.ip().to_canonical());
+        let limits = self.0.as_ref();
+        limits
+            .zip(peer)
+            .is_some_and(|(limits, peer)| limits.addresses.is_trusted(peer))
+    }
+
     /// Counts a request of a client, before it is authenticated.
     pub(crate) fn admit_address(&self, client: Option<Client>) -> Result<(), ApiError> {
         let (Some(limits), Some(client)) = (&self.0, client) else {

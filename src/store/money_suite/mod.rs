@@ -212,6 +212,7 @@ pub(super) fn notice(payload: &str) -> OutboxMessage {
     OutboxMessage {
         payload: payload.to_owned(),
         leased_until: at(5),
+        trace: None,
     }
 }
 

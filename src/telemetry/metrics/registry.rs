@@ -6,6 +6,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
+use crate::telemetry::trace;
+
 /// Buckets from a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
@@ -132,5 +134,6 @@ pub(super) fn registry_of_process() -> prometheus::Result<Registry> {
     )?;
     build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
     registry.register(Box::new(build))?;
+    trace::register_metrics(&registry)?;
     Ok(registry)
 }
