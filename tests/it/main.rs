@@ -19,3 +19,4 @@ mod stale;
 mod support;
 mod survive;
 mod tls;
+mod tracing;

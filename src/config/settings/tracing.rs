@@ -25,6 +25,6 @@ pub struct TracingSettings {
     pub otel_traces_sampler_arg: f64,
     /// Maximum number of odds updates that one ingest traces per second, from the supplier to the
     /// clients; 0 for none
-    #[arg(long, env, default_value_t = 1, value_parser = whole(0, 10_000))]
+    #[arg(long, env, default_value_t = 1, value_parser = whole(0_u32, 10_000))]
     pub trace_odds_per_second: u32,
 }

@@ -3,6 +3,7 @@
 mod authority;
 mod client;
 mod cluster;
+mod collector;
 mod database;
 pub mod documents;
 mod engines;
@@ -23,6 +24,7 @@ use std::time::Duration;
 pub use authority::{Authority, borrowed};
 pub use client::{HttpAnswer, OddsClient, get_json, get_text, send, try_send};
 pub use cluster::Cluster;
+pub use collector::{Behaviour, Collector, QUIET, ReceivedSpan, Trace};
 pub use database::{Database, records};
 pub use engines::{Folder, are_real, kafka_admin};
 pub use follower::Follower;
