@@ -156,6 +156,11 @@ impl Trace {
         !self.all(name).is_empty()
     }
 
+    /// Whether it has a span with each of these names.
+    pub fn has_all(&self, names: &[&str]) -> bool {
+        names.iter().all(|name| self.has(name))
+    }
+
     /// The names from the first span to this one.
     pub fn path(&self, span: &ReceivedSpan) -> Vec<&str> {
         let parent = self.0.iter().find(|it| it.id == span.parent);

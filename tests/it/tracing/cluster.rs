@@ -15,6 +15,7 @@ async fn update_is_one_trace_across_processes() {
             ("ODDS_FEED", feed),
         ];
         let cluster = Cluster::new(1, &[&PATIENT[..], &variables].concat()).await;
+        cluster.supplier.send_at(20);
         let _processor = cluster.start("processor").await;
         let odds = cluster.start("odds").await;
         let _ingest = cluster.start("ingest").await;
@@ -26,19 +27,20 @@ async fn update_is_one_trace_across_processes() {
         for client in &mut clients {
             client.next_change().await;
         }
+        let topic = cluster.folder.sandbox().value("KAFKA_TOPIC_ODDS").unwrap();
+        let (send, process) = (format!("send {topic}"), format!("process {topic}"));
+        // Each process exports its spans by itself, in any order.
+        let names = ["receive odds", &send, "write hot copy", "process broadcast"];
         let is_whole = |trace: &Trace| {
             let delivered = trace.all("deliver");
             let is_seen = delivered
                 .iter()
                 .any(|it| it.attributes["subscribers"] == "2");
-            is_seen && trace.has("write hot copy") && trace.has("process broadcast")
+            is_seen && trace.has_all(&names)
         };
         let trace = collector.until_trace("the trace", is_whole).await;
-        println!("{trace:#?}");
         // One delivery, although the change arrives on two ways.
         let deliver = trace.one("deliver");
-        let topic = cluster.folder.sandbox().value("KAFKA_TOPIC_ODDS").unwrap();
-        let (send, process) = (format!("send {topic}"), format!("process {topic}"));
         let read = ["receive odds", &send, &process];
         let broadcast = [&read[..], &["write hot copy", "process broadcast"]].concat();
         let path = trace.path(deliver);
@@ -78,6 +80,7 @@ async fn bet_is_one_trace_across_processes() {
         ("SUPPLIER_URL", endpoint.as_str()),
     ];
     let cluster = Cluster::new(1, &[&PATIENT[..], &variables].concat()).await;
+    cluster.supplier.send_at(20);
     let _processor = cluster.start("processor").await;
     let _ingest = cluster.start("ingest").await;
     let wallet = cluster.start("wallet").await;
@@ -96,9 +99,6 @@ async fn bet_is_one_trace_across_processes() {
     };
     let placed = topic("KAFKA_TOPIC_BET_PLACED");
     let confirmed = format!("send {}", topic("KAFKA_TOPIC_BET_CONFIRMED"));
-    let is_whole = |trace: &Trace| trace.has(&confirmed);
-    let trace = collector.until_trace("the trace", is_whole).await;
-    println!("{trace:#?}");
     let (send, process) = (format!("send {placed}"), format!("process {placed}"));
     let path = [
         "POST /bets",
@@ -108,6 +108,8 @@ async fn bet_is_one_trace_across_processes() {
         "decide bet",
         &confirmed,
     ];
+    let is_whole = |trace: &Trace| trace.has_all(&path) && trace.has("POST /supplier/confirm");
+    let trace = collector.until_trace("the trace", is_whole).await;
     assert_eq!(trace.path(trace.one(&confirmed)), path);
     let call = trace.one("POST /supplier/confirm");
     assert_eq!(

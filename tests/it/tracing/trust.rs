@@ -102,7 +102,8 @@ async fn gateway_decides_for_strangers() {
     // The decision of the gateway holds behind it, too.
     let sampling = start(&[export]).await;
     place_at(&sampling).await;
-    let is_whole = |trace: &Trace| trace.has("POST /api/bets") && trace.has("decide bet");
+    let names = ["POST /api/bets", "POST /bets", "place bet", "decide bet"];
+    let is_whole = |trace: &Trace| trace.has_all(&names);
     let trace = traced.collector.until_trace("the trace", is_whole).await;
     let path = trace.path(trace.one("place bet"));
     assert_eq!(path, ["POST /api/bets", "POST /bets", "place bet"]);
