@@ -347,7 +347,7 @@ impl std::str::FromStr for ResourceAttributes {
 
     /// Values may be percent-encoded, as OpenTelemetry defines.
     fn from_str(text: &str) -> Result<ResourceAttributes, String> {
-        let want = "key=value pairs, comma-separated, like deployment.environment.name=test";
+        let want = "a list of key=value pairs with commas, like deployment.environment.name=test";
         let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
         let read = |pair: &str| {
             let (key, value) = pair.split_once('=')?;

@@ -71,7 +71,7 @@ fn run<T>(
                 }
             }
         }
-        if let Some(spans) = losses.to_report(counts.dropped.get(), Instant::now()) {
+        if let Some(spans) = losses.reportable(counts.dropped.get(), Instant::now()) {
             let cause = losses.cause.as_deref();
             let cause = cause.unwrap_or("more spans than the collector accepts in time");
             warn!(spans; "trace spans dropped: {cause}");
@@ -92,7 +92,7 @@ struct Losses {
 
 impl Losses {
     /// The number of spans to report as lost now.
-    fn to_report(&mut self, dropped: u64, now: Instant) -> Option<u64> {
+    fn reportable(&mut self, dropped: u64, now: Instant) -> Option<u64> {
         let new = dropped.saturating_sub(self.reported);
         let is_early = |last| now.saturating_duration_since(last) < WARN_INTERVAL;
         if new == 0 || self.last.is_some_and(is_early) {
@@ -122,11 +122,11 @@ mod tests {
     fn losses_are_reported_once_a_minute() {
         let (mut losses, start) = (Losses::default(), Instant::now());
         let after = |seconds| start + Duration::from_secs(seconds);
-        assert_eq!(losses.to_report(0, start), None);
-        assert_eq!(losses.to_report(3, after(1)), Some(3));
-        assert_eq!(losses.to_report(9, after(60)), None);
-        assert_eq!(losses.to_report(10, after(61)), Some(7));
-        assert_eq!(losses.to_report(10, after(200)), None);
+        assert_eq!(losses.reportable(0, start), None);
+        assert_eq!(losses.reportable(3, after(1)), Some(3));
+        assert_eq!(losses.reportable(9, after(60)), None);
+        assert_eq!(losses.reportable(10, after(61)), Some(7));
+        assert_eq!(losses.reportable(10, after(200)), None);
     }
 
     #[test]
