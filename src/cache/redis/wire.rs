@@ -112,11 +112,7 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
         latest,
         largest_seq,
     } = writing;
-    let Change {
-        state,
-        conflated,
-        trace,
-    } = change;
+    let state = &change.state;
     let update = &state.update;
     let event = serde_json::to_string(&update.event_id).unwrap_or_default();
     let mut command = redis::cmd("EVALSHA");
@@ -139,18 +135,7 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
     } else {
         "0"
     });
-    let conflated = if *conflated {
-        r#","conflated":true"#
-    } else {
-        ""
-    };
-    command.arg(match trace {
-        None => format!("{conflated}{}", channels.ending),
-        Some(trace) => format!(
-            r#"{conflated},"{TRACEPARENT}":"{trace}"{}"#,
-            channels.ending
-        ),
-    });
+    command.arg(more_fields(change, channels));
     command.arg(
         channels
             .original
@@ -164,6 +149,20 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
         }))
         .arg(largest_seq.to_string());
     command
+}
+
+/// The end of the message, after the number.
+fn more_fields(change: &Change, channels: &Channels) -> String {
+    let conflated = if change.conflated {
+        r#","conflated":true"#
+    } else {
+        ""
+    };
+    let ending = &channels.ending;
+    match change.trace {
+        None => format!("{conflated}{ending}"),
+        Some(trace) => format!(r#"{conflated},"{TRACEPARENT}":"{trace}"{ending}"#),
+    }
 }
 
 /// The script call that removes what is damaged from an entry. Rare, so the script is sent with it.
