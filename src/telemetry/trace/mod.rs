@@ -1,6 +1,6 @@
 //! Traces: which work follows from which, across actors and processes, exported by OTLP/HTTP.
 //!
-//! A traced piece of work is a [`Span`]. What follows from it gets its [`TraceParent`], in a message
+//! A traced piece of work is a `Span`. What follows from it gets its [`TraceParent`], in a message
 //! between actors, a header of a record or a request, or a column; `None` for everything that is not
 //! traced, which therefore costs a branch. Without an exporter nothing begins a trace, and parents
 //! that arrive are passed on.
