@@ -187,14 +187,23 @@ fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
         .chain(config.warnings());
     warnings.for_each(|warning| log::warn!("{warning}"));
     let format = process.log_format;
-    finish(serve::run(*config), |failure| match format {
+    // Before the async runtime starts, and finished after it has ended.
+    let traces = match serve::start_traces(&config) {
+        Ok(traces) => traces,
+        Err(failure) => return failed(&failure, exit::FAILED),
+    };
+    let exit_code = finish(serve::run(*config), |failure| match format {
         // A program that parses the log must see this line too.
         LogFormat::Json if log::log_enabled!(log::Level::Error) => {
             log::error!("{failure}");
             ExitCode::from(exit::FAILED)
         }
         _ => failed(failure, exit::FAILED),
-    })
+    });
+    if let Some(traces) = traces {
+        traces.finish();
+    }
+    exit_code
 }
 
 fn finish<E: std::error::Error>(

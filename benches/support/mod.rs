@@ -5,6 +5,7 @@
 pub mod authority;
 pub mod client;
 pub mod client_pool;
+pub mod collector;
 pub mod database;
 pub mod http;
 pub mod ledger;

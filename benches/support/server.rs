@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::engines::Folder;
-use super::{Outcome, machine, until};
+use super::{Outcome, collector, machine, until};
 
 /// A running `sports-bet serve`. Killed on drop.
 pub struct Server {
@@ -66,6 +66,9 @@ impl Server {
             "POSTGRES_DSN",
         ] {
             command.env_remove(engine);
+        }
+        if let Some(endpoint) = collector::endpoint()? {
+            command.env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint);
         }
         command
             .envs(folder.variables())

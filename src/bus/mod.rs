@@ -12,6 +12,7 @@ pub(crate) mod progress;
 pub(crate) mod source_report;
 #[cfg(test)]
 mod suite;
+pub(crate) mod trace_header;
 pub(crate) mod update_header;
 
 use std::collections::BTreeMap;
@@ -158,6 +159,19 @@ pub enum BusError {
     /// The actor that publishes to the bus did not answer.
     #[error("the bus publisher does not answer: {0}")]
     Unreachable(String),
+}
+
+impl BusError {
+    /// A fixed code for each variant.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            BusError::Closed => "closed",
+            BusError::Unavailable(_) => "unavailable",
+            BusError::TooLarge(_) => "too_large",
+            BusError::Refused(_) => "refused",
+            BusError::Unreachable(_) => "unreachable",
+        }
+    }
 }
 
 /// The pending answer of the bus to a batch.

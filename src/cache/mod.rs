@@ -16,6 +16,7 @@ use crate::domain::ids::{EventId, Source};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::source_status::SourceStatus;
 use crate::domain::odds::update::OddsUpdate;
+use crate::domain::trace_parent::TraceParent;
 
 /// Why a cache operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -133,6 +134,8 @@ pub struct Change {
     pub state: Arc<MarketState>,
     /// Whether earlier changes of its market may have been conflated.
     pub conflated: bool,
+    /// The span that it follows from, if it is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// A change broadcast by an instance.
@@ -145,6 +148,8 @@ pub struct Broadcast {
     pub seq: Option<u64>,
     /// Whether earlier changes of its market may have been conflated.
     pub conflated: bool,
+    /// The span that it follows from, if it is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// What one processor knows about the sources: a part of its heartbeat.

@@ -10,6 +10,8 @@ use crate::config::Config;
 use crate::config::input::EffectiveSetting;
 use crate::config::settings::Role;
 use crate::platform::{Addresses, Platform, StartError};
+use crate::runtime::tls::TlsSetupError;
+use crate::telemetry::trace::{TraceError, TraceExport};
 use crate::telemetry::{logging, version};
 
 /// The odds port that `watch` connects to by default.
@@ -21,6 +23,12 @@ pub enum ServeError {
     /// The platform failed to start.
     #[error(transparent)]
     Start(#[from] StartError),
+    /// The export of traces failed to start.
+    #[error(transparent)]
+    Traces(#[from] TraceError),
+    /// TLS to the collector of traces cannot be configured.
+    #[error(transparent)]
+    Tls(#[from] TlsSetupError),
     /// The handlers of the stop signals cannot be installed.
     #[error("cannot install signal handlers: {0}")]
     Signals(#[from] std::io::Error),
@@ -88,6 +96,14 @@ impl StopSignals {
                 return;
             }
         }
+    }
+}
+
+/// Starts the export of traces, if it is configured. Must be called before the actix system starts.
+pub fn start_traces(config: &Config) -> Result<Option<TraceExport>, ServeError> {
+    match config.trace_options()? {
+        Some(options) => Ok(Some(TraceExport::start(options)?)),
+        None => Ok(None),
     }
 }
 

@@ -21,6 +21,8 @@ use std::path::Path;
 use clap::Parser;
 
 use crate::config::endpoint::Endpoint;
+use crate::runtime::tls::{self, TlsSetupError};
+use crate::telemetry::trace::TraceOptions;
 use engines::{BusEngine, CacheEngine, Engines};
 use input::{ConfigError, ConfigExit, ConfigInput, EffectiveSetting};
 use load::Environment;
@@ -149,6 +151,34 @@ impl Config {
         }
         let names: Vec<&str> = self.roles.iter().map(|role| role.name()).collect();
         names.join(",")
+    }
+
+    /// Where traces are sent; `None` if they are not. Reads the system's certificate authorities for
+    /// an https:// address.
+    pub fn trace_options(&self) -> Result<Option<TraceOptions>, TlsSetupError> {
+        let settings = &self.settings.tracing;
+        let Some(endpoint) = &settings.otel_exporter_otlp_endpoint else {
+            return Ok(None);
+        };
+        let is_encrypted = endpoint.expose().scheme() == "https";
+        let only_role = self.roles.first().filter(|_| self.roles.len() == 1);
+        let default_name = || match only_role {
+            Some(role) => format!("sports-bet-{}", role.name()),
+            None => "sports-bet".to_owned(),
+        };
+        Ok(Some(TraceOptions {
+            endpoint: endpoint.expose().clone(),
+            tls: is_encrypted
+                .then(|| tls::client_config("OTEL_EXPORTER_OTLP_ENDPOINT", None))
+                .transpose()?,
+            service: settings
+                .otel_service_name
+                .clone()
+                .unwrap_or_else(default_name),
+            attributes: settings.otel_resource_attributes.0.clone(),
+            bets: settings.otel_traces_sampler_arg,
+            odds_per_second: settings.trace_odds_per_second,
+        }))
     }
 
     /// Whether this process runs a role.

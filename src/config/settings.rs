@@ -13,6 +13,7 @@ mod settlement;
 mod storage;
 mod suppliers;
 mod tls;
+mod tracing;
 
 use clap::{Args, ValueEnum};
 use strum::{EnumCount, IntoStaticStr};
@@ -30,6 +31,7 @@ pub use self::settlement::SettlementSettings;
 pub use self::storage::{CacheSettings, OddsFeed, StoreSettings};
 pub use self::suppliers::{SimulatedMarket, SimulatorSettings, SupplierSettings};
 pub use self::tls::TlsSettings;
+pub use self::tracing::TracingSettings;
 use super::limits::LimitSettings;
 
 /// A part of the platform that can run in its own process.
@@ -147,4 +149,7 @@ pub struct Settings {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub gateway: GatewaySettings,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tracing: TracingSettings,
 }

@@ -248,6 +248,8 @@ BETFAIR_APP_KEY=***                              # environment
 
 # Gateway
 
+# Traces
+
 # Summary
 # roles: ingest processor
 # suppliers: wss://host/ws betfair://b:1

@@ -315,6 +315,52 @@ pub(super) fn service_url(text: &str) -> Result<SecretUrl, String> {
     is_bare.then_some(url).ok_or_else(|| WANT.to_owned())
 }
 
+/// Parses the address of a collector of traces. Its login would be part of error texts.
+pub(super) fn collector_url(text: &str) -> Result<SecretUrl, String> {
+    const WANT: &str =
+        "an address like http://collector:4318 or https://host/path, without a login";
+    let url = url_of(text, &["http", "https"], WANT)?;
+    let address = url.expose();
+    let is_bare = address.query().is_none() && url.login().is_none();
+    is_bare.then_some(url).ok_or_else(|| WANT.to_owned())
+}
+
+/// Parses the name of a process in traces.
+pub(super) fn service_name(text: &str) -> Result<String, String> {
+    if is_short_text(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("a name of 1 to 128 visible characters like sports-bet-odds".to_owned())
+    }
+}
+
+fn is_short_text(text: &str) -> bool {
+    (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+}
+
+/// Attributes of a process in traces.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResourceAttributes(pub Vec<(String, String)>);
+
+impl std::str::FromStr for ResourceAttributes {
+    type Err = String;
+
+    /// Values may be percent-encoded, as OpenTelemetry defines.
+    fn from_str(text: &str) -> Result<ResourceAttributes, String> {
+        let want = "a list of key=value pairs with commas, like deployment.environment.name=test";
+        let pairs = text.split(',').filter(|pair| !pair.trim().is_empty());
+        let read = |pair: &str| {
+            let (key, value) = pair.split_once('=')?;
+            let value = percent_encoding::percent_decode_str(value.trim());
+            let (key, value) = (key.trim(), value.decode_utf8().ok()?);
+            let is_good = is_short_text(key) && !value.chars().any(char::is_control);
+            is_good.then(|| (key.to_owned(), value.into_owned()))
+        };
+        let pairs: Option<Vec<_>> = pairs.map(read).collect();
+        pairs.map(ResourceAttributes).ok_or_else(|| want.to_owned())
+    }
+}
+
 /// Parses a WebSocket address, with or without credentials.
 pub(crate) fn websocket_url(text: &str) -> Result<SecretUrl, String> {
     url_of(

@@ -11,5 +11,6 @@ pub mod odds;
 pub mod settlement;
 pub mod streaming;
 pub mod timestamp;
+pub mod trace_parent;
 pub(crate) mod unknown_variant;
 pub(crate) mod wallet;

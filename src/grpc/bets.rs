@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::admission::{Admission, Call, Rule};
 use super::convert;
-use super::door::{Call, Door, Rule};
 use super::method::service;
 use super::proto::v1;
 use super::read;
@@ -11,9 +11,11 @@ use super::status::CallError;
 use crate::domain::access::Scope;
 use crate::domain::bets::bet::{Bet, BetId, BetRequest, OddsChange};
 use crate::http::errors::ApiError;
+use crate::http::request_trace;
 use crate::services::bets::placement::{PlaceBet, PlacementService};
 use crate::services::bets::queries::BetQueries;
 use crate::store::money::{BetFilter, Page};
+use crate::telemetry::trace;
 
 /// Default number of bets of a page.
 const DEFAULT_BETS: usize = 100;
@@ -23,7 +25,7 @@ const MAX_SHOWN: usize = 80;
 /// Serves `BetsService`.
 #[derive(Clone)]
 pub(crate) struct BetsApi {
-    pub(super) door: Door,
+    pub(super) admission: Admission,
     pub(super) placements: Arc<PlacementService>,
     pub(super) queries: Arc<BetQueries>,
 }
@@ -36,14 +38,14 @@ service! {
 }
 
 impl BetsApi {
-    /// Serves bets to callers that `door` admits.
+    /// Serves bets to callers that `admission` admits.
     pub(crate) fn new(
-        door: Door,
+        admission: Admission,
         placements: Arc<PlacementService>,
         queries: Arc<BetQueries>,
     ) -> BetsApi {
         BetsApi {
-            door,
+            admission,
             placements,
             queries,
         }
@@ -53,6 +55,18 @@ impl BetsApi {
     pub(crate) const METHODS: &'static [&'static str] = METHODS;
 
     async fn place_bet(
+        &self,
+        call: Call,
+        request: v1::PlaceBetRequest,
+    ) -> Result<v1::PlaceBetResponse, CallError> {
+        let span = call.begin_trace("PlaceBet");
+        let placing = self.place_traced(call, request);
+        let answer = trace::scope(span.context(), placing).await;
+        request_trace::end(span, answer.as_ref().err().map(CallError::error));
+        answer
+    }
+
+    async fn place_traced(
         &self,
         call: Call,
         request: v1::PlaceBetRequest,

@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::door::Peer;
+use super::admission::Peer;
 use crate::http::addresses::Addresses;
 use crate::http::connections::Ended;
 use crate::runtime::connection::prepare;

@@ -2,7 +2,7 @@
 //! generated trait is implemented from the table alone, so a method that is not listed, or is listed
 //! without a rule, does not compile.
 
-/// Implements the generated trait of a service. Every method goes through the service's `door`.
+/// Implements the generated trait of a service. Every method goes through the service's `admission`.
 macro_rules! service {
     (
         $trait:path, for $api:ident, named $service:literal;
@@ -23,7 +23,7 @@ macro_rules! service {
                     request: tonic::Request<$request>,
                 ) -> Result<tonic::Response<$response>, tonic::Status> {
                     let handle = |call, message| self.$method(call, message);
-                    self.door.call(concat!($service, "/", $name), $rule, request, handle).await
+                    self.admission.call(concat!($service, "/", $name), $rule, request, handle).await
                 }
             )+
             $(
@@ -34,7 +34,7 @@ macro_rules! service {
                     request: tonic::Request<$stream_request>,
                 ) -> Result<tonic::Response<Self::$stream>, tonic::Status> {
                     let handle = |call, message| self.$stream_method(call, message);
-                    self.door.call(concat!($service, "/", $stream_name), $stream_rule, request, handle).await
+                    self.admission.call(concat!($service, "/", $stream_name), $stream_rule, request, handle).await
                 }
             )*
         }

@@ -3,10 +3,10 @@
 //! All of tonic is here. The handlers translate, and call `services`. They run outside of actors, so
 //! they cannot start one: `StreamStarter` does it for them.
 
+mod admission;
 mod bets;
 mod connection;
 mod convert;
-mod door;
 mod encoded;
 mod health;
 mod method;
@@ -18,7 +18,7 @@ mod status;
 mod wallet;
 mod watch;
 
+pub(crate) use self::admission::Admission;
 pub(crate) use self::bets::BetsApi;
-pub(crate) use self::door::Door;
 pub(crate) use self::odds::{OddsApi, WatchLimits};
 pub(crate) use self::wallet::WalletApi;

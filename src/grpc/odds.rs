@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicU64;
 use actix::Addr;
 use tokio::sync::Semaphore;
 
+use super::admission::{Admission, Call, Rule};
 use super::convert;
-use super::door::{Call, Door, Rule};
 use super::method::service;
 use super::proto::v1;
 use super::read::{self, bad};
@@ -42,7 +42,7 @@ pub(crate) struct WatchLimits {
 /// Serves `OddsService` on one thread.
 #[derive(Clone)]
 pub(crate) struct OddsApi {
-    pub(super) door: Door,
+    pub(super) admission: Admission,
     pub(super) queries: Arc<OddsQueries>,
     /// Starts the streams of this thread.
     pub(super) streams: Addr<StreamStarter>,
@@ -58,15 +58,15 @@ service! {
 }
 
 impl OddsApi {
-    /// Serves odds from `queries`, and streams that `streams` starts, to callers that `door` admits.
+    /// Serves odds from `queries`, and streams that `streams` starts, to callers that `admission` admits.
     pub(crate) fn new(
-        door: Door,
+        admission: Admission,
         queries: Arc<OddsQueries>,
         streams: Addr<StreamStarter>,
         limits: WatchLimits,
     ) -> OddsApi {
         OddsApi {
-            door,
+            admission,
             queries,
             streams,
             limits,

@@ -16,8 +16,8 @@ use tonic::transport::Server;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use super::admission::Admission;
 use super::connection::{Acceptor, Connection};
-use super::door::Door;
 use super::proto::DESCRIPTORS;
 use super::{BetsApi, OddsApi, WalletApi, health, proto};
 use crate::http::server::{BindError, Bounds, Listen};
@@ -80,7 +80,7 @@ pub(crate) struct Setup {
     /// The full name of the service.
     pub service: &'static str,
     /// Admits calls.
-    pub door: Door,
+    pub admission: Admission,
     /// Whether clients may read which services there are.
     pub reflection: bool,
     /// Whether the role is ready.
@@ -149,7 +149,7 @@ where
         let serving = Serving {
             listener: listener.try_clone().map_err(failed)?,
             acceptor: acceptor.clone(),
-            door: setup.door.clone(),
+            admission: setup.admission.clone(),
             reporter: reporter.clone(),
             service: setup.service,
             reflection: setup.reflection,
@@ -175,7 +175,7 @@ where
 struct Serving {
     listener: std::net::TcpListener,
     acceptor: Acceptor,
-    door: Door,
+    admission: Admission,
     reporter: HealthReporter,
     service: &'static str,
     reflection: bool,
@@ -184,7 +184,7 @@ struct Serving {
 
 impl Serving {
     async fn run(self, api: Api, address: SocketAddr) {
-        let door = self.door;
+        let admission = self.admission;
         let mut stopping = self.stopping.clone();
         let health = HealthService::from_health_reporter(self.reporter);
         let mut routes = api.routes().add_service(HealthServer::new(health));
@@ -203,7 +203,7 @@ impl Serving {
             .max_connection_age_grace(MAX_AGE_GRACE)
             .http2_max_header_list_size(MAX_HEADERS)
             .layer(InterceptorLayer::new(move |request| {
-                door.admit_request(request)
+                admission.admit_request(request)
             }))
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, async move {

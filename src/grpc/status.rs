@@ -49,6 +49,11 @@ impl CallError {
         CallError { code, ..error }
     }
 
+    /// The error of the use case.
+    pub(super) fn error(&self) -> &ApiError {
+        &self.error
+    }
+
     /// The status of the response.
     pub(super) fn status(&self) -> Status {
         let metadata = metadata(&self.error);

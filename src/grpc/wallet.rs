@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::admission::{Admission, Call, Rule};
 use super::convert;
-use super::door::{Call, Door, Rule};
 use super::method::service;
 use super::proto::v1;
 use super::read;
@@ -25,7 +25,7 @@ const DEFAULT_ROWS: usize = 100;
 /// Serves `WalletService`.
 #[derive(Clone)]
 pub(crate) struct WalletApi {
-    pub(super) door: Door,
+    pub(super) admission: Admission,
     pub(super) operations: Arc<WalletOperations>,
 }
 
@@ -42,9 +42,12 @@ service! {
 }
 
 impl WalletApi {
-    /// Serves wallets through `operations` to callers that `door` admits.
-    pub(crate) fn new(door: Door, operations: Arc<WalletOperations>) -> WalletApi {
-        WalletApi { door, operations }
+    /// Serves wallets through `operations` to callers that `admission` admits.
+    pub(crate) fn new(admission: Admission, operations: Arc<WalletOperations>) -> WalletApi {
+        WalletApi {
+            admission,
+            operations,
+        }
     }
 
     /// The methods, as in metrics.

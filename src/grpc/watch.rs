@@ -10,8 +10,8 @@ use futures_util::Stream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tonic::{Code, Status};
 
+use super::admission::{Call, code_label};
 use super::convert;
-use super::door::{Call, code_label};
 use super::encoded::EncodedResponse;
 use super::odds::OddsApi;
 use super::proto::v1;
@@ -67,7 +67,7 @@ impl OddsApi {
             messages,
             end,
             permits,
-            self.door.metrics.clone(),
+            self.admission.metrics.clone(),
         ))
     }
 
@@ -79,7 +79,7 @@ impl OddsApi {
             .client
             .map_or(Ok(None), |client| limits.addresses.take_session(client));
         let address = address.map_err(|TooMany(max)| ApiError::TooManySessionsOfAddress(max))?;
-        let caller = self.door.limits.take_socket(&call.caller, call.client);
+        let caller = self.admission.limits.take_socket(&call.caller, call.client);
         let caller = caller.map_err(|TooMany(max)| ApiError::TooManySessionsOfCaller(max))?;
         Ok(Permits {
             _session: session,

@@ -22,6 +22,7 @@ pub mod odds;
 pub(crate) mod origin;
 pub mod pages;
 pub(crate) mod query;
+pub(crate) mod request_trace;
 mod response;
 mod revalidation;
 mod routes;

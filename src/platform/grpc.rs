@@ -14,7 +14,7 @@ use crate::actors::streaming::stream_session::StreamStarter;
 use crate::config::check::grpc_ports;
 use crate::config::settings::Role;
 use crate::grpc::server::{self, Api, Setup};
-use crate::grpc::{BetsApi, Door, OddsApi, WalletApi, WatchLimits};
+use crate::grpc::{Admission, BetsApi, OddsApi, WalletApi, WatchLimits};
 use crate::http::server::{Bounds, Listen};
 use crate::services::bets::placement::PlacementService;
 use crate::services::bets::queries::BetQueries;
@@ -48,10 +48,10 @@ impl PlatformBuilder<'_> {
             registry: &registry,
         };
         let service = "sports_bet.v1.OddsService";
-        self.start_grpc(role, service, OddsApi::METHODS, move |door| {
+        self.start_grpc(role, service, OddsApi::METHODS, move |admission| {
             let streams = StreamStarter::start_here(workers.start_here());
             let (queries, limits) = (queries.clone(), limits.clone());
-            Api::Odds(OddsApi::new(door, queries, streams, limits))
+            Api::Odds(OddsApi::new(admission, queries, streams, limits))
         })
     }
 
@@ -68,8 +68,8 @@ impl PlatformBuilder<'_> {
             registry,
         };
         let service = "sports_bet.v1.WalletService";
-        self.start_grpc(role, service, WalletApi::METHODS, move |door| {
-            Api::Wallet(WalletApi::new(door, operations.clone()))
+        self.start_grpc(role, service, WalletApi::METHODS, move |admission| {
+            Api::Wallet(WalletApi::new(admission, operations.clone()))
         })
     }
 
@@ -87,8 +87,8 @@ impl PlatformBuilder<'_> {
             registry,
         };
         let service = "sports_bet.v1.BetsService";
-        self.start_grpc(role, service, BetsApi::METHODS, move |door| {
-            Api::Bets(BetsApi::new(door, placements.clone(), queries.clone()))
+        self.start_grpc(role, service, BetsApi::METHODS, move |admission| {
+            Api::Bets(BetsApi::new(admission, placements.clone(), queries.clone()))
         })
     }
 
@@ -101,7 +101,7 @@ impl PlatformBuilder<'_> {
         }: GrpcRole<'_>,
         service: &'static str,
         methods: &[&'static str],
-        api: impl Fn(Door) -> Api + Clone + Send + 'static,
+        api: impl Fn(Admission) -> Api + Clone + Send + 'static,
     ) -> Result<(), StartError> {
         let metrics =
             GrpcMetrics::new(registry, bounds::prefix(role), methods, role == Role::Odds)?;
@@ -109,7 +109,7 @@ impl PlatformBuilder<'_> {
             return Ok(());
         }
         self.parts.open_sockets.push(metrics.streams.clone());
-        let door = Door {
+        let admission = Admission {
             access: bounds.access.clone(),
             limits: bounds.limits.clone(),
             metrics,
@@ -120,13 +120,13 @@ impl PlatformBuilder<'_> {
                 ..bounds.clone()
             },
             service,
-            door: door.clone(),
+            admission: admission.clone(),
             reflection: self.has_reflection(),
             ready: self.readiness(role),
         };
         let listen = self.grpc_port(role);
         let threads: Vec<ArbiterHandle> = (0..listen.workers).map(|_| self.arbiter()).collect();
-        let started = server::start(setup, &listen, &threads, move || api(door.clone()));
+        let started = server::start(setup, &listen, &threads, move || api(admission.clone()));
         match started {
             Ok(server) => {
                 self.parts.addresses.grpc.insert(role, server.address);

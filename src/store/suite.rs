@@ -63,6 +63,7 @@ pub(super) fn positioned(
     (first..)
         .zip(updates)
         .map(|(position, update)| PositionedUpdate {
+            trace: None,
             update,
             partition: 0,
             position,
@@ -465,6 +466,7 @@ pub(super) fn store_agrees_with_the_book(store: &dyn Store) {
                 .into_iter()
                 .zip(positions)
                 .map(|(one, position)| PositionedUpdate {
+                    trace: None,
                     update: update_for(event, one),
                     partition: 0,
                     position,

@@ -18,10 +18,12 @@ use crate::domain::bets::bet::{Bet, BetId, BetOutcome, SUPPLIER_TIMEOUT};
 use crate::domain::ids::{EventId, MarketName, SelectionId, UserId};
 use crate::domain::json;
 use crate::domain::odds::price::{Line, Price};
+use crate::domain::trace_parent::TRACEPARENT;
 use crate::domain::wallet::amount::Amount;
 use crate::runtime::error_text::with_sources;
 use crate::runtime::tls::{self, TlsSetupError};
 use crate::telemetry::redact::Redaction;
+use crate::telemetry::trace;
 
 /// The maximum size of an answer, in bytes.
 const MAX_ANSWER: usize = 16 * 1024;
@@ -210,6 +212,10 @@ impl BetSupplier for HttpSupplier {
             .http
             .post(self.confirm.clone())
             .header("Idempotency-Key", bet.id.to_string());
+        let request = match trace::current() {
+            Some(span) => request.header(TRACEPARENT, span.to_string()),
+            None => request,
+        };
         let request = request.json(&ConfirmJson::of(bet));
         let sending = send(request, self.redaction.clone());
         async move { read_answer(&sending.await?) }.boxed()

@@ -16,6 +16,7 @@ use super::limited_logger::LimitedLogger;
 use super::log_filter::check_filter;
 use super::log_format::LogFormat;
 use super::role::{self, RoleName};
+use super::trace;
 
 /// The crate's own part of a target, which is of no use to a reader.
 const OWN_PREFIX: &str = concat!(env!("CARGO_CRATE_NAME"), "::");
@@ -84,7 +85,7 @@ pub fn report_left_out() {
     }
 }
 
-/// A record as text: time, level, target, message, role, fields. `level` is passed in because it
+/// A record as text: time, level, target, message, role, trace, fields. `level` is passed in because it
 /// may be coloured.
 pub fn text_line(
     record: &Record<'_>,
@@ -102,6 +103,10 @@ pub fn text_line(
     if let Some(role) = role {
         fields.line.push_str(" role=");
         fields.line.push_str(role);
+    }
+    if let Some(span) = trace::current() {
+        fields.line.push_str(" trace_id=");
+        fields.line.push_str(&span.trace_id_text());
     }
     // Fields that cannot be read are left out; the rest of the line is kept.
     let _ = record.key_values().visit(&mut fields);
@@ -121,6 +126,9 @@ pub fn json_line(
     object.push("target", record.target())?;
     object.push("message", record.args())?;
     object.push("role", role)?;
+    if let Some(span) = trace::current() {
+        object.push("trace_id", &span.trace_id_text())?;
+    }
     // Fields that cannot be read are left out; the rest of the line is kept.
     let _ = record.key_values().visit(&mut object);
     serde_json::to_string(&object)

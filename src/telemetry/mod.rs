@@ -1,4 +1,4 @@
-//! Logs and metrics.
+//! Logs, metrics and traces.
 
 pub(crate) mod limited_logger;
 pub(crate) mod log_filter;
@@ -8,4 +8,5 @@ pub mod logging;
 pub mod metrics;
 pub(crate) mod redact;
 pub(crate) mod role;
+pub mod trace;
 pub mod version;

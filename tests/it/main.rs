@@ -20,3 +20,4 @@ mod stale;
 mod support;
 mod survive;
 mod tls;
+mod tracing;

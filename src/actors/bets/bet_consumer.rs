@@ -14,10 +14,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::bus::progress::{CommitTracker, InFlight};
+use crate::bus::trace_header::begin_process;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
+use crate::domain::bets::bet::BetId;
 use crate::runtime::drain::{DrainableTask, TaskEnd};
 use crate::runtime::health::HealthCell;
 use crate::telemetry::metrics::ConfirmationMetrics;
+use crate::telemetry::trace;
 
 use super::confirmation::BetConfirmation;
 
@@ -177,7 +180,15 @@ impl BetConsumer {
         let confirmation = self.confirmation.clone();
         let (handle, registration) = AbortHandle::new_pair();
         let work = async move {
-            confirmation.finish(&record).await;
+            let span = begin_process(record.traceparent(), confirmation.topic());
+            // Foreign records may have any key.
+            let key = std::str::from_utf8(&record.record.key);
+            let bet_id = key.ok().and_then(|key| key.parse::<BetId>().ok());
+            let span = match bet_id {
+                Some(bet_id) => span.with_bet(&bet_id),
+                None => span,
+            };
+            trace::scope(span.context(), confirmation.finish(&record)).await;
             token
         };
         self.handles.insert(token, handle);

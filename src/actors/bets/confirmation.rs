@@ -94,6 +94,11 @@ impl BetConfirmation {
         }
     }
 
+    /// The topic of the records.
+    pub(super) fn topic(&self) -> &str {
+        &self.settings.topic
+    }
+
     pub(super) fn health(&self) -> Arc<HealthCell> {
         self.health.clone()
     }

@@ -10,6 +10,7 @@ use super::messages::{CancelsWait, PublishOutbox};
 use crate::domain::bets::bet::{Bet, BetOutcome};
 use crate::domain::bets::bet_events::bet_confirmed;
 use crate::domain::ids::UserId;
+use crate::domain::timestamp::Timestamp;
 use crate::runtime::clock::Clock;
 use crate::store::StoreError;
 use crate::store::blocking::blocking;
@@ -19,6 +20,7 @@ use crate::store::money::{
 use crate::store::request_batcher::{ConcurrencyLimit, RequestBatcher};
 use crate::store::user_turns::UserTurns;
 use crate::telemetry::metrics::ConfirmationMetrics;
+use crate::telemetry::trace::{self, Span, SpanKind};
 
 /// How decisions are written to the database.
 #[derive(Clone, Debug)]
@@ -86,45 +88,38 @@ impl BetDecisions {
     ) -> Result<Decided, StoreError> {
         let now = self.clock.now();
         let payload = bet_confirmed(bet, outcome, now);
+        let id = bet.id;
+        let mut span = Span::child(trace::current(), SpanKind::Internal, "decide bet");
+        span.set("outcome", outcome.label());
+        let mut span = span.with_bet(&id);
+        let trace = span.context();
         let notice = OutboxMessage {
             payload: payload.clone(),
             leased_until: now.later_by(self.lease),
+            trace,
         };
-        let id = bet.id;
-        let decided = self
-            .write(
-                &bet.user_id,
-                DecideBet {
-                    bet_id: id,
-                    outcome: outcome.clone(),
-                    notice,
-                    at: now,
-                },
-            )
-            .await?;
+        let decision = DecideBet {
+            bet_id: id,
+            outcome: outcome.clone(),
+            notice,
+            at: now,
+        };
+        let decided = self.write(&bet.user_id, decision).await;
+        if decided.is_err() {
+            span.fail("not_decided");
+        }
+        drop(span);
+        let decided = decided?;
         match decided {
             Decided::Now { outbox } => {
-                self.metrics
-                    .decided
-                    .with_label_values(&[outcome.label()])
-                    .inc();
-                self.metrics
-                    .decision_seconds
-                    .observe(now.seconds_since(bet.placed_at).max(0.0));
-                debug!(bet = id.to_string(), outcome = outcome.label(); "bet decided");
                 let row = OutboxRow {
                     id: outbox,
                     topic: OutboxTopic::Confirmed,
                     key: id.to_string(),
                     payload,
+                    trace,
                 };
-                // If the mailbox is full, the lease expires and the relay finds the row in the
-                // outbox.
-                let _ = self.relay.try_send(PublishOutbox(vec![row]));
-                if *outcome == BetOutcome::TimedOut {
-                    // If this message is lost, the canceller finds the cancel in its next query.
-                    let _ = self.canceller.try_send(CancelsWait);
-                }
+                self.publish(bet, outcome, row, now);
             }
             Decided::Before(status) => {
                 debug!(bet = id.to_string(); "bet already decided: {status}")
@@ -132,6 +127,24 @@ impl BetDecisions {
             Decided::Unknown => debug!(bet = id.to_string(); "bet not found"),
         }
         Ok(decided)
+    }
+
+    /// Counts a decision, and hands its record to the relay.
+    fn publish(&self, bet: &Bet, outcome: &BetOutcome, row: OutboxRow, now: Timestamp) {
+        self.metrics
+            .decided
+            .with_label_values(&[outcome.label()])
+            .inc();
+        self.metrics
+            .decision_seconds
+            .observe(now.seconds_since(bet.placed_at).max(0.0));
+        debug!(bet = bet.id.to_string(), outcome = outcome.label(); "bet decided");
+        // If the mailbox is full, the lease expires and the relay finds the row in the outbox.
+        let _ = self.relay.try_send(PublishOutbox(vec![row]));
+        if *outcome == BetOutcome::TimedOut {
+            // If this message is lost, the canceller finds the cancel in its next query.
+            let _ = self.canceller.try_send(CancelsWait);
+        }
     }
 
     /// Writes the decision in a batch, or alone if its wallet is locked.

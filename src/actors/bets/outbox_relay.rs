@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use self::state::{Effect, RelayState};
 use super::messages::PublishOutbox;
 use crate::bus::dead_letter;
+use crate::bus::trace_header::end_sends;
 use crate::bus::{BusError, Topic};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::clock::Clock;
@@ -149,7 +150,8 @@ impl OutboxRelay {
     ) {
         let target = self.target(topic).topic.clone();
         let count = rows.len();
-        let records = rows.iter().map(|row| records::record(row)).collect();
+        let mut records: Vec<_> = rows.iter().map(|row| records::record(row)).collect();
+        let spans = records::begin_sends(rows, &mut records, target.name());
         let publishing = async move {
             wait(retry_after).await;
             target.publish(records).await
@@ -158,6 +160,7 @@ impl OutboxRelay {
             publishing
                 .into_actor(self)
                 .map(move |answer, relay, context| {
+                    end_sends(spans, &answer);
                     relay.count_attempt(topic, count, &answer);
                     let effects = relay.state.answered(topic, answer);
                     relay.run(effects, context);

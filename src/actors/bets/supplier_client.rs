@@ -22,6 +22,7 @@ use crate::runtime::health::HealthCell;
 use crate::supplier::confirm::{Answer, BetSupplier, SupplierError};
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ConfirmationMetrics;
+use crate::telemetry::trace::{self, Span, SpanKind};
 
 /// Maximum time between two attempts of a waiting caller while the circuit is open.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -114,13 +115,18 @@ impl SupplierClient {
             Answer::Confirmed { .. } => "confirmed",
             Answer::Rejected { .. } => "rejected",
         };
-        self.call(
-            || self.supplier.confirm(bet),
-            timeout,
-            &self.metrics.supplier_calls,
-            outcome,
-        )
-        .await
+        let mut span = Span::child(trace::current(), SpanKind::Client, "POST /supplier/confirm")
+            .with_bet(&bet.id);
+        let call = || trace::within(span.context(), || self.supplier.confirm(bet));
+        let called = self.call(call, timeout, &self.metrics.supplier_calls, outcome);
+        let answer = called.await;
+        match &answer {
+            // Nothing was sent.
+            Err(CallError::CircuitOpen) => span.fail("circuit_open"),
+            Err(CallError::Failed(error)) => span.fail(error.kind()),
+            Ok(_) => {}
+        }
+        answer
     }
 
     /// Requests cancellation of a bet; waits no longer than `timeout`.

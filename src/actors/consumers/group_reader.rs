@@ -67,6 +67,10 @@ impl GroupReader {
         &self.settings.group
     }
 
+    pub(in crate::actors) fn topic(&self) -> &str {
+        &self.settings.topic
+    }
+
     pub(in crate::actors) fn policy(&self) -> ShutdownPolicy {
         self.policy
     }

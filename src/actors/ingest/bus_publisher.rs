@@ -10,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::messages::Publish;
+use crate::bus::trace_header::{self, end_sends};
 use crate::bus::{BusError, NewRecord, Topic};
 use crate::bus::{dead_letter, update_header};
 use crate::domain::dead_letter::DeadLetter;
@@ -18,6 +19,7 @@ use crate::domain::odds::update::OddsUpdate;
 use crate::domain::settlement::record::ResultRecord;
 use crate::supplier::MarketRevision;
 use crate::telemetry::metrics::IngestMetrics;
+use crate::telemetry::trace::Span;
 
 /// How often the depth of the bus is reported.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(500);
@@ -69,7 +71,9 @@ impl Handler<Publish> for BusPublisher {
         self.metrics.publisher_depth.dec();
         self.report_depth();
         let published = message.updates.len() as u64;
-        let enqueueing = self.topics.updates.enqueue(update_records(&message));
+        let mut records = update_records(&message);
+        let spans = trace_records(&message, &mut records, self.topics.updates.name());
+        let enqueueing = self.topics.updates.enqueue(records);
         let others = publish_others(&self.topics, &message, &self.metrics);
         let metrics = self.metrics.clone();
         let started = Instant::now();
@@ -87,6 +91,7 @@ impl Handler<Publish> for BusPublisher {
                 Err(_) => Err(BusError::Closed),
             };
             let result = others.and(updates);
+            end_sends(spans, &result);
             metrics.bus_wait.inc_by(started.elapsed().as_secs_f64());
             if result.is_ok() {
                 metrics.published.inc_by(published);
@@ -122,6 +127,23 @@ fn publish_others(
 
 fn result_record(result: &ResultRecord) -> NewRecord {
     NewRecord::of_event(&result.event_id, result.to_json())
+}
+
+/// Begins the spans of the traced updates, and adds them to their records.
+fn trace_records(message: &Publish, records: &mut [NewRecord], topic: &str) -> Vec<Span> {
+    if message.traced.is_empty() {
+        return Vec::new();
+    }
+    let mut spans = Vec::new();
+    for (update, record) in message.updates.iter().zip(records) {
+        let revision = MarketRevision::of(update);
+        let traced = message.traced.iter().find(|(it, _)| *it == revision);
+        if let Some((_, parent)) = traced {
+            let span = trace_header::begin_send(Some(*parent), topic, record);
+            spans.push(span.with_market(&update.event_id, &update.market));
+        }
+    }
+    spans
 }
 
 fn update_records(message: &Publish) -> Vec<NewRecord> {
@@ -209,6 +231,7 @@ mod tests {
             ..update(event, 1, 1)
         });
         let message = Publish {
+            traced: Vec::new(),
             updates: vec![sent.clone(), given_up.clone(), silent.clone()],
             dead_letters: vec![letter()],
             results: vec![result.clone()],

@@ -11,6 +11,7 @@ use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::settlement::record::ResultRecord;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::TraceParent;
 use crate::supplier::MarketRevision;
 
 /// Feed to bus publisher: the content of frames that arrived together. The reply is sent after the
@@ -30,6 +31,8 @@ pub(crate) struct Publish {
     pub handed_over: Vec<MarketRevision>,
     /// The updates with which the feed itself suspends a market that no source confirms.
     pub unconfirmed: Vec<MarketRevision>,
+    /// The updates that are traced, with their spans.
+    pub traced: Vec<(MarketRevision, TraceParent)>,
 }
 
 impl Publish {
@@ -49,6 +52,7 @@ impl Publish {
         self.result_dead_letters.extend(other.result_dead_letters);
         self.handed_over.extend(other.handed_over);
         self.unconfirmed.extend(other.unconfirmed);
+        self.traced.extend(other.traced);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::runtime::backlog::Backlog;
 use crate::runtime::feed_health::FeedState;
 use crate::telemetry::log_limit::{FaultLog, LogLimit};
 use crate::telemetry::metrics::OddsMetrics;
+use crate::telemetry::trace::{Span, SpanKind};
 
 /// Delay before books that could not be reloaded are reloaded again.
 const RELOAD_DELAY: Duration = Duration::from_millis(200);
@@ -250,12 +251,14 @@ impl BroadcastListener {
         let _ = self.edges.sources.try_send(SourcesReported(sources));
     }
 
-    fn apply(&mut self, Batch { epoch, changes }: Batch, context: &mut Context<Self>) {
+    fn apply(&mut self, Batch { epoch, mut changes }: Batch, context: &mut Context<Self>) {
         let number = self.in_flight.begin(Instant::now());
+        let spans = begin_spans(&mut changes);
         // Sent immediately, so that batches reach the books in order.
         let first = InOrder::send(&self.edges.apply, ApplyBroadcasts(changes.clone()));
         let applying = apply(self.edges.clone(), first, changes, self.stale_after);
         context.spawn(applying.into_actor(self).map(move |result, it, context| {
+            drop(spans);
             it.in_flight.end(number);
             let effects = it.tracker.applied(epoch, result);
             it.run(effects, context);
@@ -311,6 +314,19 @@ impl BroadcastListener {
         self.edges.feed.do_send(FeedChanged(FeedStatus::Stale));
         context.stop();
     }
+}
+
+/// Begins the spans in which traced changes are applied to the books.
+fn begin_spans(changes: &mut [Broadcast]) -> Vec<Span> {
+    let traced = changes.iter_mut().filter(|it| it.trace.is_some());
+    let begin = |change: &mut Broadcast| {
+        let update = &change.update;
+        let span = Span::child(change.trace, SpanKind::Consumer, "process broadcast");
+        let span = span.with_market(&update.event_id, &update.market);
+        change.trace = span.context();
+        span
+    };
+    traced.map(begin).collect()
 }
 
 /// Applies changes. `first` is the reply to the first attempt, which is sent already. Returns when

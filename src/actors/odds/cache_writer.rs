@@ -21,6 +21,7 @@ use crate::store::Store;
 use crate::store::blocking::blocking;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
+use crate::telemetry::trace::{Span, SpanKind};
 
 /// Bounds of a pipeline and of the pending changes.
 const LIMITS: Limits = Limits {
@@ -86,11 +87,13 @@ impl CacheWriter {
 
     fn call(&self, call: Call) -> BoxFuture<'static, Result<Outcome, CacheError>> {
         match call {
-            Call::Write(changes) => {
+            Call::Write(mut changes) => {
                 let count = changes.len() as u64;
                 let written = self.metrics.cache_sets.clone();
+                let spans = begin_writes(&mut changes);
                 let writing = self.cache.write_changes(changes);
                 writing
+                    .inspect(|result| end_writes(spans, result.is_ok()))
                     .inspect_ok(move |_| written.inc_by(count))
                     .map_ok(Outcome::Written)
                     .boxed()
@@ -133,6 +136,25 @@ impl CacheWriter {
         }
         let step = self.rounds.failed();
         self.run(step, context);
+    }
+}
+
+/// Begins the spans in which traced changes are written and published. Readers follow from these.
+fn begin_writes(changes: &mut [Change]) -> Vec<Span> {
+    let traced = changes.iter_mut().filter(|it| it.trace.is_some());
+    let begin = |change: &mut Change| {
+        let update = &change.state.update;
+        let span = Span::child(change.trace, SpanKind::Producer, "write hot copy");
+        let span = span.with_market(&update.event_id, &update.market);
+        change.trace = span.context();
+        span
+    };
+    traced.map(begin).collect()
+}
+
+fn end_writes(spans: Vec<Span>, is_written: bool) {
+    for mut span in spans.into_iter().filter(|_| !is_written) {
+        span.fail("unavailable");
     }
 }
 
@@ -181,9 +203,11 @@ impl Handler<BookChanged> for CacheWriter {
         if changed.restated.is_some() {
             return;
         }
-        let changes = changed.states.iter().map(|state| Change {
+        let changes = changed.states.iter().enumerate();
+        let changes = changes.map(|(index, state)| Change {
             state: state.clone(),
             conflated: changed.conflated,
+            trace: changed.trace_of(index),
         });
         let step = self.rounds.changed(changes);
         self.run(step, context);

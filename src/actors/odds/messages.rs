@@ -15,6 +15,7 @@ use crate::domain::odds::restriction_change::RestrictionChange;
 use crate::domain::odds::source_status::{CurrentReports, SourceStatus};
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::streaming::protocol::FeedStatus;
+use crate::domain::trace_parent::TraceParent;
 use crate::store::StoreError;
 
 /// Sent by a consumer to the router. The reply follows after every book has applied its part and
@@ -119,6 +120,25 @@ pub struct BookChanged {
     /// The states are not new: they are shown in another way from now on, because the restrictions
     /// on them have changed. Their sequence numbers were published before.
     pub restated: Option<Restated>,
+    /// The states that are traced. Most messages have none.
+    pub traced: Option<Arc<[TracedState]>>,
+}
+
+impl BookChanged {
+    /// The span that a state follows from, if it is traced.
+    pub(crate) fn trace_of(&self, state: usize) -> Option<TraceParent> {
+        let traced = self.traced.as_deref()?;
+        Some(traced.iter().find(|it| it.state == state)?.parent)
+    }
+}
+
+/// A state that is traced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TracedState {
+    /// Its index in the message.
+    pub state: usize,
+    /// The span that it follows from.
+    pub parent: TraceParent,
 }
 
 /// Why a book publishes states again.

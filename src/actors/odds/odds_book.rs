@@ -24,7 +24,7 @@ pub(crate) use self::mirror_book::MirrorInput;
 pub(crate) use self::mirror_feed::MirrorFeed;
 use self::state::{Applied, BookState, RELOAD_DELAY, Restored};
 use super::book_source::{BookSource, LoadedState, ReplayBoundary};
-use super::messages::{Apply, ApplyError, BookChanged, GetSnapshot};
+use super::messages::{Apply, ApplyError, BookChanged, GetSnapshot, TracedState};
 use crate::cache::Change;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
@@ -69,6 +69,7 @@ impl<F> BookEdges<F> {
                 states: run.iter().map(|change| change.state.clone()).collect(),
                 conflated: run[0].conflated,
                 restated: None,
+                traced: traced(run),
             })
             .await;
         }
@@ -83,6 +84,19 @@ impl<F> BookEdges<F> {
             }
         }
     }
+}
+
+/// The changes that are traced. Most runs have none.
+fn traced(run: &[Change]) -> Option<Arc<[TracedState]>> {
+    if run.iter().all(|change| change.trace.is_none()) {
+        return None;
+    }
+    let changes = run.iter().enumerate();
+    let traced = changes.filter_map(|(state, change)| {
+        let parent = change.trace?;
+        Some(TracedState { state, parent })
+    });
+    Some(traced.collect())
 }
 
 /// The book of one event.

@@ -81,6 +81,7 @@ mod tests {
             published_at: published_at.map(at),
         };
         let read = |(position, (status, _)): (u64, &(MarketStatus, _))| PositionedUpdate {
+            trace: None,
             update: OddsUpdate {
                 source: Source::new(&position.to_string()).unwrap(),
                 status: *status,

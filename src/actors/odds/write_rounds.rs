@@ -317,6 +317,7 @@ impl<W> WriteRounds<W> {
         let again = states.into_iter().map(|state| Change {
             state,
             conflated: true,
+            trace: None,
         });
         self.pending = again.chain(newer).collect();
         self.conflate();

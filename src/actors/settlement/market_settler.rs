@@ -335,6 +335,7 @@ impl Run<'_> {
                     topic: OutboxTopic::Settled,
                     key: bet.bet_id.to_string(),
                     payload: bet.payload,
+                    trace: None,
                 }))
             }
             Some(SettledNow::BalanceTooHigh) => {

@@ -157,6 +157,7 @@ impl House {
         OutboxMessage {
             payload: String::new(),
             leased_until: at(1),
+            trace: None,
         }
     }
 

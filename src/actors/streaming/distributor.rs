@@ -385,6 +385,9 @@ impl Handler<Deliver> for Distributor {
     fn handle(&mut self, Deliver { event_id, delivery }: Deliver, context: &mut Context<Self>) {
         if self.fanout.has_subscribers(&event_id) {
             let report = self.fanout.publish(&event_id, &delivery, Instant::now());
+            if let Some(trace) = delivery.trace() {
+                trace.offered(report.delivered);
+            }
             self.count(&report);
             self.plan_offer(context);
         } else if self.followed.remove(&event_id) {

@@ -1,5 +1,6 @@
 //! Streaming: from changed books to the clients' WebSockets.
 
+mod delivery_span;
 pub mod distributor;
 mod frame_queue;
 pub mod messages;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use futures_util::future::join_all;
 
+use super::delivery_span;
 use super::messages::{
     Deliver, DistributorId, EndAllSessions, FeedChanged, Flush, Follow, GetFollowedEvents, Join,
     Registration, Unfollow,
@@ -176,7 +177,10 @@ impl Handler<BookChanged> for Registry {
         let Some(followers) = self.followers.get(&first.update.event_id) else {
             return;
         };
-        let delivery = self.encode(&first.update.event_id, &changed);
+        let mut delivery = self.encode(&first.update.event_id, &changed);
+        if let Some(trace) = delivery_span::begin(&changed) {
+            delivery = delivery.traced_by(trace);
+        }
         let mut gone = Vec::new();
         for follower in followers {
             let deliver = Deliver {

@@ -235,6 +235,9 @@ impl Session {
                 .frames()
                 .iter()
                 .for_each(|frame| self.edges.measure(frame));
+            if let Some(trace) = delivery.trace() {
+                trace.written();
+            }
         }
         if let Some(status) = delivery.feed {
             self.feed = status;

@@ -344,6 +344,9 @@ impl StreamSession {
         if delivery.measured {
             let frames = delivery.frames().iter();
             frames.for_each(|frame| self.edges.measure(frame));
+            if let Some(trace) = delivery.trace() {
+                trace.written();
+            }
         }
         if let Some(status) = delivery.feed {
             self.feed = status;

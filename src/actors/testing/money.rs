@@ -126,6 +126,7 @@ impl State {
     ) -> OutboxRow {
         self.written += 1;
         let row = OutboxRow {
+            trace: None,
             id: self.written,
             topic,
             key,

@@ -386,6 +386,7 @@ mod tests {
     fn views_follow_changes() {
         let batch = Batch {
             changes: vec![Broadcast {
+                trace: None,
                 update: update(1, 1, 1),
                 seq: Some(1),
                 conflated: false,

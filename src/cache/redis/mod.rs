@@ -97,6 +97,7 @@ impl OddsCache for RedisCache {
                 .map(|state| Change {
                     state,
                     conflated: false,
+                    trace: None,
                 })
                 .collect(),
         );

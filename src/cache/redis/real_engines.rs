@@ -371,6 +371,7 @@ async fn stored_keys_and_broadcasts() {
     // The broadcast says that earlier changes may have been conflated.
     let mut broadcasts = listening(&cache).await;
     let change = Change {
+        trace: None,
         state: state(2, 44).remove(0),
         conflated: true,
     };
@@ -523,6 +524,7 @@ async fn damaged_key_affects_one_event() {
         );
         assert_eq!(cache.damaged().await.unwrap().len(), usize::from(is_book));
         let changes = [other(seq), state(seq as i64, seq).remove(0)].map(|state| Change {
+            trace: None,
             state,
             conflated: false,
         });

@@ -7,7 +7,8 @@
 //!   handles them
 //! - the channels (see [`crate::cache::redis::channels`]):
 //!   `{"eventId":…,"payload":{…},"seq":…,"deployment":…}`, with `"conflated":true` if earlier
-//!   changes may have been conflated; the original's messages have neither `seq` nor `deployment`
+//!   changes may have been conflated, and `"traceparent":…` if the change is traced; the original's
+//!   messages have neither `seq` nor `deployment`
 
 use std::borrow::Cow;
 
@@ -22,6 +23,7 @@ use crate::domain::json;
 use crate::domain::odds::book::{MarketState, number_of};
 use crate::domain::odds::update::{OddsUpdate, Revision, check_kind};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::{TRACEPARENT, TraceParent};
 
 /// Stores one state and broadcasts it if it is newer than the held one, atomically.
 ///
@@ -110,7 +112,7 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
         latest,
         largest_seq,
     } = writing;
-    let Change { state, conflated } = change;
+    let state = &change.state;
     let update = &state.update;
     let event = serde_json::to_string(&update.event_id).unwrap_or_default();
     let mut command = redis::cmd("EVALSHA");
@@ -133,15 +135,7 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
     } else {
         "0"
     });
-    command.arg(format!(
-        "{}{}",
-        if *conflated {
-            r#","conflated":true"#
-        } else {
-            ""
-        },
-        channels.ending
-    ));
+    command.arg(more_fields(change, channels));
     command.arg(
         channels
             .original
@@ -155,6 +149,20 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
         }))
         .arg(largest_seq.to_string());
     command
+}
+
+/// The end of the message, after the number.
+fn more_fields(change: &Change, channels: &Channels) -> String {
+    let conflated = if change.conflated {
+        r#","conflated":true"#
+    } else {
+        ""
+    };
+    let ending = &channels.ending;
+    match change.trace {
+        None => format!("{conflated}{ending}"),
+        Some(trace) => format!(r#"{conflated},"{TRACEPARENT}":"{trace}"{ending}"#),
+    }
 }
 
 /// The script call that removes what is damaged from an entry. Rare, so the script is sent with it.
@@ -201,6 +209,9 @@ pub(super) struct Envelope<'a> {
     seq: Option<u64>,
     #[serde(default)]
     conflated: bool,
+    /// Kept as it is: a damaged one must not make the change unreadable.
+    #[serde(default, borrow)]
+    traceparent: Option<&'a RawValue>,
     /// The sender's deployment.
     #[serde(default, borrow)]
     pub deployment: Option<Cow<'a, str>>,
@@ -222,8 +233,14 @@ impl Envelope<'_> {
             update,
             seq: self.seq,
             conflated: self.conflated,
+            trace: self.traceparent.and_then(read_trace),
         })
     }
+}
+
+fn read_trace(field: &RawValue) -> Option<TraceParent> {
+    let text = field.get().strip_prefix('"')?.strip_suffix('"')?;
+    TraceParent::sampled(text.as_bytes())
 }
 
 /// Reads a field of an event's hash.

@@ -224,3 +224,46 @@ fn server_addresses_may_have_credentials() {
         );
     }
 }
+
+#[test]
+fn collector_has_no_login() {
+    for good in [
+        "http://collector:4318",
+        "https://host/otlp",
+        "http://[::1]:4318/",
+    ] {
+        assert!(collector_url(good).is_ok(), "{good}");
+    }
+    for wrong in [
+        "collector:4318",
+        "grpc://host:4317",
+        "http://u:p@host",
+        "http://host/?a=1",
+        "",
+    ] {
+        assert!(collector_url(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn resource_attributes_are_decoded() {
+    let read = |text: &str| text.parse::<ResourceAttributes>().map(|it| it.0);
+    let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    assert_eq!(read(""), Ok(vec![]));
+    let several = read("a=1, b.c = x%2Cy%20z,d=");
+    assert_eq!(
+        several,
+        Ok(vec![pair("a", "1"), pair("b.c", "x,y z"), pair("d", "")])
+    );
+    for wrong in ["a", "=1", "a=%ff", "a=%00", "a=1,b"] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+}
+
+#[test]
+fn service_name_is_short_and_visible() {
+    assert!(service_name("sports-bet-odds").is_ok());
+    for wrong in ["", "a\nb", &"x".repeat(129)] {
+        assert!(service_name(wrong).is_err(), "{wrong}");
+    }
+}

@@ -12,6 +12,7 @@ use super::price::{DecimalError, Price};
 use super::status::{MarketStatus, SelectionStatus};
 use crate::domain::ids::{EventId, MarketKey, SelectionId, Source};
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::TraceParent;
 
 /// Maximum number of selections of one market.
 pub const MAX_SELECTIONS: usize = 1_000;
@@ -106,6 +107,8 @@ pub struct PositionedUpdate {
     pub partition: u32,
     /// Its offset there.
     pub position: u64,
+    /// The span that it follows from, if it is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// Why bytes are not an update.

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use indexmap::IndexSet;
 
 use self::conflation::Conflation;
-pub use self::delivery::{Delivery, SourceNotice};
+pub use self::delivery::{Delivery, DeliveryTrace, SourceNotice};
 use super::by_event::ByEvent;
 use super::conflation_step::ConflationStep;
 use super::protocol::{FeedStatus, UpdateFrame};

@@ -10,8 +10,10 @@ use crate::http::authorization::{CurrentCaller, user_to_read};
 use crate::http::body;
 use crate::http::errors::ApiError;
 use crate::http::query::Query;
+use crate::http::request_trace;
 use crate::http::routes::PageBody;
 use crate::store::money::{BetFilter, Page};
+use crate::telemetry::trace;
 
 /// Maximum number of bets in one response.
 const MAX_BETS: usize = 1_000;
@@ -27,10 +29,16 @@ pub(super) async fn place(
     request: HttpRequest,
     payload: web::Payload,
 ) -> Result<HttpResponse, ApiError> {
-    let body: BetBody = body::read(&request, payload).await?;
-    let command = body.command(&caller, &request)?;
-    let placed = state.placements.place(command).await?;
-    Ok(HttpResponse::Ok().json(PlacedBody::from(placed)))
+    let span = request_trace::begin(&request, &caller, "POST /bets");
+    let placing = async {
+        let body: BetBody = body::read(&request, payload).await?;
+        let command = body.command(&caller, &request)?;
+        let placed = state.placements.place(command).await?;
+        Ok(HttpResponse::Ok().json(PlacedBody::from(placed)))
+    };
+    let answer = trace::scope(span.context(), placing).await;
+    request_trace::end(span, answer.as_ref().err());
+    answer
 }
 
 /// `GET /bets/{id}`: a bet and its steps. A bet that the caller may not see does not exist for it.

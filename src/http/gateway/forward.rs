@@ -12,12 +12,15 @@ use reqwest::{Method, Request, Response};
 
 use super::GatewayState;
 use super::headers::{self, Hop};
+use super::service::Service;
 use super::socket;
 use super::upstream::Upstream;
 use crate::http::authorization::credential;
 use crate::http::errors::ApiError;
 use crate::http::limits::RequestLimits;
+use crate::http::request_trace;
 use crate::http::streaming::handshake::has_token;
+use crate::telemetry::trace::{self, SampledRequest, Span};
 
 /// Maximum size of the body of a forwarded request, in bytes. It is read before it is forwarded, so
 /// that a slow client holds no connection to a service.
@@ -42,9 +45,35 @@ pub(super) async fn forward(
     if !body.is_empty() {
         *forwarded.body_mut() = Some(body.into());
     }
-    let answer = upstream.send(forwarded).await?;
+    let span = begin_trace(&request, &state, &upstream, &mut forwarded);
+    let sent = trace::scope(span.context(), upstream.send(forwarded)).await;
+    match &sent {
+        Ok(answer) => request_trace::end_with(span, answer.status().as_u16(), ""),
+        Err(error) => request_trace::end(span, Some(error)),
+    }
+    let answer = sent?;
     charge_if_refused(&request, answer.status());
     Ok(answer_of(answer, &request, upstream))
+}
+
+/// Begins the span of a request that places a bet. The service is sent whether it is sampled.
+fn begin_trace(
+    request: &HttpRequest,
+    state: &GatewayState,
+    upstream: &Upstream,
+    forwarded: &mut Request,
+) -> Span {
+    if upstream.service != Service::Bets || request.method() != actix_web::http::Method::POST {
+        return Span::default();
+    }
+    let is_trusted = peer_of(request).is_some_and(|peer| state.addresses.is_trusted(peer));
+    let incoming = request_trace::incoming(request.headers());
+    let SampledRequest { span, decision } =
+        trace::sample_bet(incoming, is_trusted, "POST /api/bets");
+    if let Some(decision) = decision {
+        headers::set_trace(forwarded.headers_mut(), decision);
+    }
+    span
 }
 
 /// Charges the client for a credential that the service has refused. The service charges only the

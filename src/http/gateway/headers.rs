@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use actix_web::http::header::{HeaderMap, HeaderName as ActixName, HeaderValue as ActixValue};
 use http::header::{self, HeaderName, HeaderValue};
 
+use crate::domain::trace_parent::{TRACEPARENT, TraceParent};
 use crate::http::authorization::REQUIRED;
 
 /// Headers that concern only one connection (RFC 9110, 7.6.1), beside those that `Connection`
@@ -41,6 +42,9 @@ const END_TO_END: [&str; 7] = [
     "sec-fetch-site",
     "x-api-key",
 ];
+/// Headers of traces. A service believes what the gateway sends, so what a client sends is passed on
+/// only if it is a trusted proxy.
+const TRACE: [&str; 2] = [TRACEPARENT, "tracestate"];
 const FORWARDED_PREFIX: &str = "x-forwarded-";
 const X_FORWARDED_FOR: &str = "x-forwarded-for";
 const X_FORWARDED_HOST: &str = "x-forwarded-host";
@@ -67,7 +71,9 @@ pub(super) fn to_service(headers: &HeaderMap, hop: &Hop) -> http::HeaderMap {
     let named = connection_options(headers.get_all("connection").map(|value| value.as_bytes()));
     for (name, value) in headers {
         let name = name.as_str();
-        let is_own = OWN.contains(&name) || name.starts_with(FORWARDED_PREFIX);
+        let is_own = OWN.contains(&name)
+            || name.starts_with(FORWARDED_PREFIX)
+            || !hop.is_trusted && TRACE.contains(&name);
         if is_own || is_hop_by_hop(name, &named) {
             continue;
         }
@@ -95,6 +101,13 @@ pub(super) fn to_client(
         let name = ActixName::from_bytes(name.as_str().as_bytes()).ok()?;
         Some((name, ActixValue::from_bytes(value.as_bytes()).ok()?))
     })
+}
+
+/// Says to which trace a forwarded request belongs, and whether it is sampled.
+pub(super) fn set_trace(headers: &mut http::HeaderMap, decision: TraceParent) {
+    if let Ok(value) = HeaderValue::from_str(&decision.to_string()) {
+        headers.insert(TRACEPARENT, value);
+    }
 }
 
 fn is_hop_by_hop(name: &str, named: &[String]) -> bool {

@@ -180,6 +180,19 @@ impl RequestLimits {
         Some(limits.addresses.client(peer.to_canonical(), headers))
     }
 
+    /// Whether a trusted proxy sends a request, for itself or for a client.
+    pub(crate) fn is_from_proxy(&self, request: &RequestHead) -> bool {
+        request
+            .peer_addr
+            .is_some_and(|peer| self.is_proxy(peer.ip()))
+    }
+
+    /// Whether an address is that of a trusted proxy.
+    pub(crate) fn is_proxy(&self, peer: IpAddr) -> bool {
+        let limits = self.0.as_ref();
+        limits.is_some_and(|limits| limits.addresses.is_trusted(peer.to_canonical()))
+    }
+
     /// Counts a request of a client, before it is authenticated.
     pub(crate) fn admit_address(&self, client: Option<Client>) -> Result<(), ApiError> {
         let (Some(limits), Some(client)) = (&self.0, client) else {

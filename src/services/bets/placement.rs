@@ -21,6 +21,7 @@ use crate::store::money::{
     BetAnswer, BetPlacement, BetStore, OutboxMessage, OutboxRow, OutboxTopic, RequestKey,
 };
 use crate::store::request_batcher::RequestBatcher;
+use crate::telemetry::trace::{self, Span, SpanKind};
 
 /// The batches in which bets are placed.
 pub(crate) type PlacementBatcher = RequestBatcher<BetPlacement, Option<BetAnswer>>;
@@ -166,11 +167,21 @@ impl PlacementService {
         offer: Offer,
         key: Option<RequestKey>,
     ) -> Result<BetAnswer, PlacementError> {
-        let placement = self.placement(request, offer, key);
+        let mut placement = self.placement(request, offer, key);
+        let mut span = Span::child(trace::current(), SpanKind::Internal, "place bet")
+            .with_bet(&placement.bet.id)
+            .with_market(&placement.bet.event_id, &placement.bet.market);
+        let trace = span.context();
+        placement.notice.trace = trace;
         let record_key = placement.bet.id.to_string();
         let payload = placement.notice.payload.clone();
         let has_key = placement.key.is_some();
-        let answer = self.write(placement).await.map_err(|error| match error {
+        let written = self.write(placement).await;
+        if written.is_err() {
+            span.fail("not_placed");
+        }
+        drop(span);
+        let answer = written.map_err(|error| match error {
             // Another request of this user locks the wallet; it may be a duplicate of this one.
             PlacementError::WalletLocked if has_key => PlacementError::RequestInFlight,
             other => other,
@@ -184,6 +195,7 @@ impl PlacementService {
                 topic: OutboxTopic::Placed,
                 key: record_key,
                 payload,
+                trace,
             };
             // If the relay's mailbox is full, the relay finds the row itself when the lease has
             // expired.
@@ -219,6 +231,7 @@ impl PlacementService {
         let notice = OutboxMessage {
             payload: bet_events::bet_placed(&bet),
             leased_until: now.later_by(self.settings.lease),
+            trace: None,
         };
         BetPlacement {
             bet,

@@ -5,6 +5,7 @@ use crate::domain::odds::update::testing::*;
 
 fn positioned(update: crate::domain::odds::update::OddsUpdate, position: u64) -> PositionedUpdate {
     PositionedUpdate {
+        trace: None,
         update,
         partition: 0,
         position,

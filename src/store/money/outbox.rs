@@ -3,6 +3,7 @@
 use strum::{EnumIter, EnumString, IntoStaticStr, VariantNames};
 
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::TraceParent;
 use crate::store::StoreError;
 
 /// A message to publish with a change, written in the same transaction.
@@ -12,6 +13,8 @@ pub struct OutboxMessage {
     pub payload: String,
     /// Until this time only this process publishes it; afterwards any process may.
     pub leased_until: Timestamp,
+    /// The span that it follows from, if it is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// A topic that the outbox is published to.
@@ -47,6 +50,8 @@ pub struct OutboxRow {
     pub key: String,
     /// The payload of the record.
     pub payload: String,
+    /// The span that it follows from, if it is traced.
+    pub trace: Option<TraceParent>,
 }
 
 /// How many rows the outbox holds.

@@ -70,6 +70,7 @@ pub(crate) fn placed_bet_has_all_its_records(store: &dyn MoneyStore) {
         (bet.id.to_string(), 400)
     );
     let row = OutboxRow {
+        trace: None,
         id: outbox.unwrap(),
         topic: OutboxTopic::Placed,
         key: bet.id.to_string(),

@@ -3,6 +3,7 @@
 use pretty_assertions::assert_eq;
 
 use super::*;
+use crate::domain::trace_parent::TraceParent;
 
 /// Places this many bets; returns their outbox rows.
 pub(crate) fn placed(store: &dyn MoneyStore, bets: u128) -> Vec<i64> {
@@ -47,6 +48,49 @@ pub(crate) fn outbox_row_has_one_owner(store: &dyn MoneyStore) {
     store.published(&rows).unwrap();
     assert_eq!(take(99, 100, 10), [0; 0]);
     assert_eq!(store.outbox_depth(), Ok(OutboxDepth::default()));
+}
+
+/// Both kinds of records keep their trace, alone and in a batch beside one without.
+pub(crate) fn outbox_row_keeps_its_trace(store: &dyn MoneyStore) {
+    store.deposit(&order("A", 1_000, "d")).unwrap();
+    store.deposit(&order("B", 1_000, "d")).unwrap();
+    let parent = |number: u8| TraceParent {
+        trace_id: [number; 16],
+        span_id: [7; 8],
+        is_sampled: true,
+    };
+    let traced = |number: u8| OutboxMessage {
+        trace: Some(parent(number)),
+        ..notice("")
+    };
+    place_bet(store, &bet("A", bet_id(1), 1), None, &traced(1)).unwrap();
+    let placement = |owner: &str, id, notice| BetPlacement {
+        bet: bet(owner, bet_id(id), 1),
+        source: source(),
+        key: None,
+        notice,
+    };
+    let placements = [placement("A", 2, traced(2)), placement("B", 3, notice(""))];
+    store.place_bets(&placements).unwrap();
+    let decision = |id, notice| DecideBet {
+        bet_id: bet_id(id),
+        outcome: confirmed(),
+        notice,
+        at: at(1),
+    };
+    store
+        .decide_bet(bet_id(1), &confirmed(), &traced(4), at(1))
+        .unwrap();
+    let decisions = [decision(2, traced(5)), decision(3, notice(""))];
+    store.decide_bets(&decisions).unwrap();
+    let rows = store.take_outbox(at(9), at(10), 10).unwrap();
+    let mut traces: Vec<_> = rows.iter().map(|row| row.trace).collect();
+    // Rows of one call have no defined order.
+    traces.sort_by_key(|trace| trace.map(|it| it.trace_id));
+    let expected = [None, None]
+        .into_iter()
+        .chain([1, 2, 4, 5].map(|number| Some(parent(number))));
+    assert_eq!(traces, expected.collect::<Vec<_>>());
 }
 
 pub(crate) fn outbox_ids_are_never_reused(store: &dyn MoneyStore) {

@@ -69,6 +69,7 @@ macro_rules! money_suite {
         #[case::overdue($crate::store::money_suite::bets::overdue_bets_are_past_their_deadline)]
         #[case::exact($crate::store::money_suite::bets::every_bet_reads_back_exactly)]
         #[case::outbox($crate::store::money_suite::delivery::outbox_row_has_one_owner)]
+        #[case::outbox_trace($crate::store::money_suite::delivery::outbox_row_keeps_its_trace)]
         #[case::outbox_ids($crate::store::money_suite::delivery::outbox_ids_are_never_reused)]
         #[case::cancels($crate::store::money_suite::delivery::cancel_is_retried_until_done)]
         #[case::takers($crate::store::money_suite::concurrency::concurrent_takers_share_the_outbox)]
@@ -212,6 +213,7 @@ pub(super) fn notice(payload: &str) -> OutboxMessage {
     OutboxMessage {
         payload: payload.to_owned(),
         leased_until: at(5),
+        trace: None,
     }
 }
 

@@ -5,6 +5,7 @@ use diesel::Queryable;
 use super::{Id, Time, amount, line, parsed, price, unreadable, unsigned};
 use crate::domain::bets::bet::{Bet, BetId, BetSettlement, BetStep};
 use crate::domain::ids::{MarketKey, Reference, UserId};
+use crate::domain::trace_parent::TraceParent;
 use crate::domain::wallet::ledger::Balance;
 use crate::store::StoreError;
 use crate::store::money::{Cancel, OutboxDepth, OutboxRow, Reservation, Transfer, Wallet};
@@ -190,6 +191,7 @@ pub(in crate::store) struct OutboxRecordRow {
     topic: String,
     key: String,
     payload: String,
+    traceparent: Option<String>,
 }
 
 impl OutboxRecordRow {
@@ -200,6 +202,9 @@ impl OutboxRecordRow {
             topic: topic.map_err(|_| unreadable("topic", &self.topic))?,
             key: self.key,
             payload: self.payload,
+            trace: self
+                .traceparent
+                .and_then(|text| TraceParent::sampled(text.as_bytes())),
         })
     }
 }

@@ -238,6 +238,7 @@ diesel::table! {
         payload -> Text,
         leased_until -> BigInt,
         created_at -> BigInt,
+        traceparent -> Nullable<Text>,
     }
 }
 

@@ -46,6 +46,16 @@ fn text_line_format() {
 }
 
 #[test]
+fn lines_of_traced_work_name_the_trace() {
+    let none: [(&str, Value<'_>); 0] = [];
+    let span = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".parse();
+    trace::within(span.ok(), || {
+        insta::assert_snapshot!(text("bet decided", &none), @"2025-11-22T21:00:00.042Z WARN actors::streaming::session: bet decided role=odds trace_id=4bf92f3577b34da6a3ce929d0e0e4736");
+        insta::assert_snapshot!(json("bet decided", &none), @r#"{"ts":"2025-11-22T21:00:00.042Z","level":"warn","target":"sports_bet_platform::actors::streaming::session","message":"bet decided","role":"odds","trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}"#);
+    });
+}
+
+#[test]
 fn json_line_format() {
     let fields = [
         ("event", Value::from("MATCH_\"001\"")),

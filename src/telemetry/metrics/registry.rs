@@ -6,7 +6,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry,
 };
 
-use crate::telemetry::version;
+use crate::telemetry::{trace, version};
 
 /// Buckets from a tenth of a millisecond to half a minute, in seconds.
 const LATENCY_BUCKETS: &[f64] = &[
@@ -136,5 +136,6 @@ pub(super) fn registry_of_process() -> prometheus::Result<Registry> {
         .with_label_values(&[version::VERSION, version::COMMIT, version::TLS])
         .set(1);
     registry.register(Box::new(build))?;
+    trace::register_metrics(&registry)?;
     Ok(registry)
 }

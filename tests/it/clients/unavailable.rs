@@ -290,6 +290,7 @@ async fn lost_source_is_shown_until_it_lives() {
             head: 1,
         };
         let changed = BookChanged {
+            traced: None,
             states: Arc::new([market.clone()]),
             conflated: false,
             restated: Some(restated),

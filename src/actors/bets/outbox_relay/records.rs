@@ -1,12 +1,16 @@
 //! The records of outbox rows.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::bus::dead_letter::{self, header};
+use crate::bus::trace_header::begin_send;
 use crate::bus::{BusError, NewRecord};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::timestamp::Timestamp;
 use crate::store::money::OutboxRow;
+use crate::telemetry::trace::Span;
 
 /// The record of a row, for its topic.
 pub(super) fn record(row: &OutboxRow) -> NewRecord {
@@ -15,6 +19,20 @@ pub(super) fn record(row: &OutboxRow) -> NewRecord {
         payload: row.payload.clone().into(),
         headers: Vec::new(),
     }
+}
+
+/// Begins the spans in which the traced rows are sent to a topic, and adds them to their records.
+pub(super) fn begin_sends(
+    rows: &[Arc<OutboxRow>],
+    records: &mut [NewRecord],
+    topic: &str,
+) -> Vec<Span> {
+    let rows = rows.iter().zip(records);
+    let traced = rows.filter(|(row, _)| row.trace.is_some());
+    let begin = |(row, record): (&Arc<OutboxRow>, &mut NewRecord)| {
+        begin_send(row.trace, topic, record).with_bet(&row.key)
+    };
+    traced.map(begin).collect()
 }
 
 /// The record of a row that `topic` rejects, for the dead letters.

@@ -10,8 +10,10 @@ use crate::actors::ingest::messages::Publish;
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::TraceParent;
 use crate::supplier::transport::{Inbound, TransportError};
-use crate::supplier::{Decoded, FrameFault, Refused};
+use crate::supplier::{Decoded, FrameFault, MarketRevision, Refused};
+use crate::telemetry::trace;
 
 impl SupplierFeed {
     pub(super) fn on_item(
@@ -65,11 +67,13 @@ impl SupplierFeed {
     fn on_frame(&mut self, frame: Bytes, context: &mut Context<Self>) {
         self.metrics.frames.inc();
         let limits = Plausibility::within(self.settings.supplier_max_clock_skew);
-        self.decoder.refuse_after(limits.latest(Timestamp::now()));
+        let received = Timestamp::now();
+        self.decoder.refuse_after(limits.latest(received));
         match self.decoder.on_frame(&frame) {
             Ok(decoded) => {
                 self.judge(&decoded);
                 self.record_unnamed_refusals();
+                self.gathered.traced.extend(sampled(&decoded, received));
                 self.gather(decoded, frame, context);
             }
             Err(FrameFault::Unreadable { reason, detail }) => {
@@ -139,6 +143,7 @@ impl SupplierFeed {
             result_dead_letters,
             handed_over,
             unconfirmed: Vec::new(),
+            traced: Vec::new(),
         });
         for refused in [refused, refused_results] {
             if let Some(first) = refused.first() {
@@ -167,4 +172,13 @@ impl SupplierFeed {
         };
         warn!(supplier = self.status.supplier.as_str(), reason = refused.reason, held_back; "frame refused and sent to dead letters: {}", refused.detail);
     }
+}
+
+/// Begins the trace of a frame's first update, if one is due. Its span lasts from the arrival of the
+/// frame until it is decoded.
+fn sampled(decoded: &Decoded, received: Timestamp) -> Option<(MarketRevision, TraceParent)> {
+    let update = decoded.updates.first()?;
+    let span = trace::sample_odds("receive odds", received)?;
+    let span = span.with_market(&update.event_id, &update.market);
+    Some((MarketRevision::of(update), span.context()?))
 }

@@ -45,6 +45,7 @@ impl PublishPlan {
             result_dead_letters,
             handed_over,
             unconfirmed,
+            traced,
         } = content;
         let unopened: Vec<_> = updates
             .iter()
@@ -75,6 +76,7 @@ impl PublishPlan {
                     updates,
                     handed_over,
                     unconfirmed,
+                    traced,
                     ..Publish::default()
                 },
             },

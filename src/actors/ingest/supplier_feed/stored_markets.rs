@@ -85,6 +85,7 @@ mod tests {
         let rows: Vec<_> = (1..)
             .zip(statuses)
             .map(|(event, status)| PositionedUpdate {
+                trace: None,
                 update: OddsUpdate {
                     status,
                     ..update(event, 1, 1)

@@ -352,6 +352,7 @@ async fn stored_markets_are_checked_before_source_is_live() {
     assert_eq!(next_published(&mut published).await, [update(1, 1, 1)]);
     until_state(&mut states, SourceState::Recovering).await;
     let quiet = PositionedUpdate {
+        trace: None,
         update: market_update("MATCH_001", "quiet", None, 1, 1),
         partition: 0,
         position: 0,
@@ -375,6 +376,7 @@ fn edges_with_stored(updates: Vec<OddsUpdate>) -> (SourceEdges, tempfile::TempDi
     let rows: Vec<_> = (0..)
         .zip(updates)
         .map(|(position, update)| PositionedUpdate {
+            trace: None,
             update,
             partition: 0,
             position,

@@ -44,6 +44,7 @@ impl<F: BookFeed> Handler<DropIdle> for BookRouter<F> {
 
 fn positioned(event: u32, time: i64, position: u64) -> PositionedUpdate {
     PositionedUpdate {
+        trace: None,
         update: update(event, time, 1),
         partition: event,
         position,
@@ -122,6 +123,7 @@ async fn apply<F: BookFeed>(router: &Addr<BookRouter<F>>, batch: Apply<F::Item>)
 
 fn broadcast(event: u32, time: i64, seq: u64) -> Broadcast {
     Broadcast {
+        trace: None,
         update: update(event, time, 1),
         seq: Some(seq),
         conflated: false,

@@ -168,6 +168,7 @@ fn alive(is_own: bool) -> BroadcastEvent {
 
 fn changes() -> BroadcastEvent {
     BroadcastEvent::Changes(vec![Broadcast {
+        trace: None,
         update: update(1, 1, 1),
         seq: None,
         conflated: false,
@@ -280,6 +281,7 @@ async fn numbered_change_is_not_a_heartbeat() {
     fixture.until_recorded(&["Stale", "reload", "Live"]).await;
     tokio::time::sleep(STALE_AFTER - Duration::from_secs(1)).await;
     let numbered = Broadcast {
+        trace: None,
         update: update(1, 1, 1),
         seq: Some(1),
         conflated: false,

@@ -63,6 +63,7 @@ impl OddsCache for ProbeCache {
 fn changed(market: &str, seq: u64) -> BookChanged {
     let update = market_update("E", market, None, seq as i64, 1);
     BookChanged {
+        traced: None,
         states: Arc::new([Arc::new(MarketState { update, seq })]),
         conflated: false,
         restated: None,

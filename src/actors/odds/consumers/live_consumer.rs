@@ -14,7 +14,7 @@ use log::info;
 
 use super::batches_in_flight::{BatchesInFlight, oldest_of};
 use super::flush_progress::FlushProgress;
-use super::update_reader::UpdateReader;
+use super::update_reader::{UpdateReader, begin_process};
 use crate::actors::consumers::LAST_WORK;
 use crate::actors::consumers::{BatchError, BatchRetry};
 use crate::actors::consumers::{ConsumerSettings, GroupReader, task_of};
@@ -203,16 +203,18 @@ impl LiveConsumer {
             .begin(Position::after(&batch), batch.len(), oldest_of(&batch));
         self.backlog.set(self.applying.oldest());
         let read_at = Timestamp::now();
-        let read = self.applier.reader.read(&batch, read_at);
+        let mut read = self.applier.reader.read(&batch, read_at);
         self.applier.reader.count(&read.bad);
         if let Some(published) = &self.published {
             published.read(&batch, &read.updates);
         }
+        let spans = begin_process(&mut read.updates, self.reader.topic());
         // Sent immediately, so that batches reach the books in order.
         let first = self.applier.send(read.updates);
         let applier = self.applier.clone();
         in_flight.push(Box::pin(async move {
             let is_done = applier.finish(&batch, read_at, first).await;
+            drop(spans);
             (number, is_done)
         }));
     }

@@ -17,12 +17,13 @@ use parking_lot::Mutex;
 pub(crate) use self::latest_reports::LatestReports;
 use super::batches_in_flight::oldest_of;
 use super::dead_letters::DeadLetters;
-use super::update_reader::{ReadBatch, UpdateReader};
+use super::update_reader::{ReadBatch, UpdateReader, begin_process};
 use crate::actors::consumers::BatchError;
 use crate::actors::consumers::{BatchConsumer, BatchHandler};
 use crate::actors::consumers::{ConsumerSettings, GroupReader};
 use crate::actors::odds::book_source::{BookSource, ReplayBoundary};
 use crate::actors::odds::update_records::with_records;
+use crate::bus::trace_header::begin_send;
 use crate::bus::update_header::{HANDED_OVER, UNCONFIRMED};
 use crate::bus::{NewRecord, Record, Subscription, Topic};
 use crate::domain::ids::EventId;
@@ -32,11 +33,13 @@ use crate::domain::odds::failover::{
 use crate::domain::odds::plausible::record_age;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
+use crate::domain::trace_parent::TraceParent;
 use crate::runtime::backlog::Backlog;
 use crate::runtime::drain::DrainableTask;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::log_limit::FaultLog;
 use crate::telemetry::metrics::ProcessorMetrics;
+use crate::telemetry::trace::Span;
 
 /// How long after the start a source that was not heard yet is not taken for lost.
 const GRACE: Duration = Duration::from_secs(5);
@@ -74,6 +77,8 @@ pub(crate) struct SelectorRules {
 
 /// Selects the source of each market.
 pub(crate) struct SourceSelector {
+    /// The topic that it reads.
+    topic: String,
     edges: SelectorEdges,
     dead_letters: DeadLetters,
     reader: UpdateReader,
@@ -105,6 +110,7 @@ impl SourceSelector {
             selection = selection.on_memory_bus();
         }
         let selector = SourceSelector {
+            topic: settings.topic.clone(),
             dead_letters: DeadLetters::new(letters, &settings, &*subscription, &metrics),
             reader: UpdateReader::new(settings.limits, "selector", metrics.refused.clone()),
             selection: Mutex::new(selection),
@@ -126,25 +132,36 @@ impl SourceSelector {
 
     /// Decides about a batch. Called once for each batch, because it changes the selection.
     async fn decide(&self, batch: &[Record]) -> Decided {
-        let ReadBatch { updates, bad } = self.reader.read(batch, Timestamp::now());
+        let ReadBatch { mut updates, bad } = self.reader.read(batch, Timestamp::now());
         self.reader.count(&bad);
+        let mut spans = begin_process(&mut updates, &self.topic);
         self.load(&updates).await;
         let mut effects = std::mem::take(&mut *self.loaded.lock());
         let (now, clock) = (Instant::now(), Timestamp::now());
         let mut selection = self.selection.lock();
         let reports = self.edges.reports.get();
         effects.extend(selection.observe(&reports, batch.is_empty(), now, clock));
-        for heard in heard(batch, updates, false) {
-            effects.extend(selection.receive(heard, now));
+        let untraced = |effect| (effect, None);
+        let mut effects: Vec<_> = effects.into_iter().map(untraced).collect();
+        for (trace, heard) in heard(batch, updates, false) {
+            let received = selection.receive(heard, now);
+            effects.extend(received.into_iter().map(|effect| (effect, trace)));
         }
         self.sweep(&mut selection, now);
         drop(selection);
+        let mut records = Vec::with_capacity(effects.len());
+        for (effect, trace) in effects {
+            if let Some(mut record) = self.record_of(effect) {
+                if trace.is_some() {
+                    spans.push(begin_send(trace, self.edges.odds.name(), &mut record));
+                }
+                records.push(record);
+            }
+        }
         Decided {
-            records: effects
-                .into_iter()
-                .filter_map(|effect| self.record_of(effect))
-                .collect(),
+            records,
             letters: self.dead_letters.of(&bad),
+            spans,
         }
     }
 
@@ -264,6 +281,7 @@ impl SourceSelector {
         let letters = decided.letters.clone();
         self.dead_letters.publish(letters).await?;
         decided.letters.clear();
+        decided.spans.clear();
         Ok(())
     }
 
@@ -287,6 +305,8 @@ struct Decided {
     /// For the odds topic, in order.
     records: Vec<NewRecord>,
     letters: Vec<NewRecord>,
+    /// The spans of the traced records, which end when these are published.
+    spans: Vec<Span>,
 }
 
 /// Completed steps of a batch.
@@ -332,7 +352,7 @@ impl BatchHandler for SourceSelector {
         self.load(&updates).await;
         let now = Instant::now();
         let mut selection = self.selection.lock();
-        for heard in heard(batch, updates, true) {
+        for (_, heard) in heard(batch, updates, true) {
             // Nothing is published for it.
             let _ = selection.receive(heard, now);
         }
@@ -343,22 +363,23 @@ impl BatchHandler for SourceSelector {
     }
 }
 
-/// The updates of a batch as their sources sent them.
+/// The updates of a batch as their sources sent them, with their spans.
 fn heard(
     batch: &[Record],
     updates: Vec<PositionedUpdate>,
     is_replayed: bool,
-) -> impl Iterator<Item = SourceUpdate> {
+) -> impl Iterator<Item = (Option<TraceParent>, SourceUpdate)> {
     with_records(batch, updates).map(move |(record, positioned)| {
         let (published_at, heard_at) = published(record);
-        SourceUpdate {
+        let update = SourceUpdate {
             update: Arc::new(positioned.update),
             partition: record.partition,
             published_at,
             heard_at,
             standing: standing(record),
             is_replayed,
-        }
+        };
+        (positioned.trace, update)
     })
 }
 

@@ -15,6 +15,7 @@ use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::drain::DrainableTask;
 use crate::telemetry::metrics::ProcessorMetrics;
+use crate::telemetry::trace::{Span, SpanKind};
 
 /// Stores updates.
 pub(crate) struct StoreConsumer {
@@ -44,11 +45,18 @@ impl StoreConsumer {
     }
 
     async fn store(&self, updates: Vec<PositionedUpdate>) -> Result<(), BatchError> {
+        let traced = updates.iter().filter_map(|update| update.trace);
+        let mut span = Span::batch(SpanKind::Consumer, "store odds", traced);
+        span.set("batch.size", updates.len() as i64);
         let batch = StoreBatch {
             updates,
             dead_letters: Vec::new(),
         };
-        BatchError::of_reply("store", self.store.send(batch).await)
+        let stored = BatchError::of_reply("store", self.store.send(batch).await);
+        if stored.is_err() {
+            span.fail("store");
+        }
+        stored
     }
 }
 

@@ -15,7 +15,7 @@ use log::{info, warn};
 use tokio::sync::watch;
 
 pub(crate) use self::after_catch_up::AfterCatchUp;
-use super::update_reader::UpdateReader;
+use super::update_reader::{UpdateReader, begin_process};
 use crate::actors::odds::messages::{ApplyUpdates, InOrder};
 use crate::bus::{BusError, ReadEvent, Record, Topic, TopicReader};
 use crate::domain::odds::plausible::Plausibility;
@@ -134,12 +134,14 @@ impl TopicFollower {
 
     /// Sends the updates to the books at once, so that they arrive in order.
     fn apply(&mut self, records: &[Record], context: &mut Context<Self>) {
-        let read = self.updates.read(records, Timestamp::now());
+        let mut read = self.updates.read(records, Timestamp::now());
+        let spans = begin_process(&mut read.updates, self.topic.name());
         self.updates.count(&read.bad);
         self.metrics.followed.inc_by(records.len() as u64);
         self.batches_in_flight += 1;
         let applying = InOrder::send(&self.books, ApplyUpdates(read.updates)).into_actor(self);
         context.spawn(applying.map(|applied, follower, context| {
+            drop(spans);
             follower.batches_in_flight -= 1;
             if let Err(error) = applied
                 && let Some(repeated) = NOT_APPLIED.check(error.cause())

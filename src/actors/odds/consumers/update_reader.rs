@@ -2,10 +2,11 @@
 
 use prometheus::IntCounterVec;
 
-use crate::bus::Record;
+use crate::bus::{Record, trace_header};
 use crate::domain::odds::plausible::{Implausible, Plausibility};
 use crate::domain::odds::update::{DecodeError, OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
+use crate::telemetry::trace::Span;
 
 /// Why a record is not an update that may be applied.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +83,20 @@ impl UpdateReader {
     }
 }
 
+/// Begins the spans in which traced updates of a topic are processed. What follows from an update
+/// follows from its span, which lasts as long as the result is kept.
+pub(super) fn begin_process(updates: &mut [PositionedUpdate], topic: &str) -> Vec<Span> {
+    let traced = updates.iter_mut().filter(|it| it.trace.is_some());
+    let begin = |positioned: &mut PositionedUpdate| {
+        let update = &positioned.update;
+        let span = trace_header::begin_process(positioned.trace, topic);
+        let span = span.with_market(&update.event_id, &update.market);
+        positioned.trace = span.context();
+        span
+    };
+    traced.map(begin).collect()
+}
+
 fn read_update(
     record: &Record,
     limits: Plausibility,
@@ -93,5 +108,6 @@ fn read_update(
         update,
         partition: record.partition,
         position: record.offset,
+        trace: record.traceparent(),
     })
 }

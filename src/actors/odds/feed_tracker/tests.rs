@@ -15,6 +15,7 @@ const fn alive(is_own: bool) -> BroadcastEvent {
 
 fn changes(seq: Option<u64>) -> BroadcastEvent {
     BroadcastEvent::Changes(vec![Broadcast {
+        trace: None,
         update: update(1, 1, 1),
         seq,
         conflated: false,

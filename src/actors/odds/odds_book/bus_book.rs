@@ -34,10 +34,13 @@ impl BusBook {
     pub(crate) fn apply(&mut self, updates: Vec<PositionedUpdate>) -> Applied {
         let mut applied = Applied::default();
         for PositionedUpdate {
-            update, position, ..
+            update,
+            position,
+            trace,
+            ..
         } in updates
         {
-            applied.add(self.core.book.apply(update, position), false);
+            applied.add(self.core.book.apply(update, position), false, trace);
         }
         self.core.version.changed();
         applied
@@ -63,6 +66,7 @@ impl BookState for BusBook {
             .map(|state| Change {
                 conflated: Some(state.seq) != next,
                 state,
+                trace: None,
             })
             .collect();
         Restored {

@@ -152,6 +152,7 @@ mod tests {
 
     fn record((position, (market, time)): (u64, (u8, i64))) -> PositionedUpdate {
         PositionedUpdate {
+            trace: None,
             update: market_update("MATCH_001", &format!("m{market}"), None, time, 1),
             position,
             partition: 0,

@@ -117,6 +117,7 @@ impl MirrorBook {
             update,
             seq,
             conflated,
+            trace,
         } = broadcast;
         let market = update.market.clone();
         let was_ahead = self.lead.contains(&market);
@@ -134,7 +135,7 @@ impl MirrorBook {
         }
         // A broadcast with another number than the published one arrived out of order.
         let is_late = outcome.is_ok() && !self.core.book.is_shared();
-        applied.add(outcome, conflated || is_late);
+        applied.add(outcome, conflated || is_late, trace);
     }
 
     /// Applies a record, unless broadcasts with lower numbers are still to come. It is then left to
@@ -144,7 +145,10 @@ impl MirrorBook {
             return;
         }
         let PositionedUpdate {
-            update, position, ..
+            update,
+            position,
+            trace,
+            ..
         } = read.record;
         // Processors give it this number, unless the topic was created again.
         let expected_seq = position.saturating_add(1);
@@ -160,7 +164,7 @@ impl MirrorBook {
         if let Ok(state) = outcome {
             let update = &state.update;
             self.lead.applied(update.market.clone(), update.revision);
-            applied.add(Ok(state), read.is_conflated);
+            applied.add(Ok(state), read.is_conflated, trace);
         }
     }
 

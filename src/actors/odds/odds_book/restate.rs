@@ -42,6 +42,7 @@ fn restated(mut book: Snapshot, change: &RestrictionChange) -> Option<BookChange
     (!book.markets.is_empty()).then(|| BookChanged {
         states: book.markets.into(),
         conflated: false,
+        traced: None,
         restated: Some(Restated { sources, head }),
     })
 }

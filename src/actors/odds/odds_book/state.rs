@@ -10,6 +10,7 @@ use crate::cache::Change;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{Book, MarketState, Rejection, Snapshot};
 use crate::domain::odds::version_stamp::VersionCounter;
+use crate::domain::trace_parent::TraceParent;
 
 /// Delay before a book that could not read the store tries again.
 pub(super) const RELOAD_DELAY: Duration = Duration::from_secs(1);
@@ -25,9 +26,18 @@ pub(crate) struct Applied {
 
 impl Applied {
     /// Adds an outcome. `conflated`: whether earlier changes may be missing.
-    pub(super) fn add(&mut self, outcome: Result<Arc<MarketState>, Rejection>, conflated: bool) {
+    pub(super) fn add(
+        &mut self,
+        outcome: Result<Arc<MarketState>, Rejection>,
+        conflated: bool,
+        trace: Option<TraceParent>,
+    ) {
         match outcome {
-            Ok(state) => self.changes.push(Change { state, conflated }),
+            Ok(state) => self.changes.push(Change {
+                state,
+                conflated,
+                trace,
+            }),
             Err(rejection) => self.rejected.push(rejection),
         }
     }
@@ -123,6 +133,7 @@ pub(super) fn conflated(states: Vec<Arc<MarketState>>) -> Vec<Change> {
         .map(|state| Change {
             state,
             conflated: true,
+            trace: None,
         })
         .collect()
 }

@@ -87,6 +87,7 @@ async fn fixture(states: Vec<Arc<MarketState>>) -> Fixture {
 impl Fixture {
     async fn receive(&self, update: OddsUpdate, seq: Option<u64>) {
         let broadcast = Broadcast {
+            trace: None,
             update,
             seq,
             conflated: false,

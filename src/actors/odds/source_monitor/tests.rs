@@ -149,6 +149,7 @@ async fn source_of_stored_markets_is_lost_until_it_publishes() {
         record: record(Vec::new()),
     };
     let read = PositionedUpdate {
+        trace: None,
         update: open,
         position: 1,
         partition: 0,

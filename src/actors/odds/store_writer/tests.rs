@@ -133,6 +133,7 @@ fn batch(position: u64, letters: &[&str]) -> StoreBatch {
         raw: bytes::Bytes::new(),
     };
     let updates = vec![PositionedUpdate {
+        trace: None,
         update: update(1, 1, 1),
         partition: 0,
         position,

@@ -19,6 +19,7 @@ fn state(event: &str, market: &str, seq: u64) -> Arc<MarketState> {
 
 fn change(state: &Arc<MarketState>) -> Change {
     Change {
+        trace: None,
         state: state.clone(),
         conflated: false,
     }
@@ -382,6 +383,7 @@ impl World {
         let states = self.load(event_id);
         states.iter().for_each(|state| self.hold(state));
         let loaded = states.into_iter().map(|state| Change {
+            trace: None,
             state,
             conflated: true,
         });

@@ -143,6 +143,7 @@ fn changed_to(seq: u64, status: MarketStatus) -> BookChanged {
     let mut update = market_update("E", "1x2", None, seq as i64, 1);
     update.status = status;
     BookChanged {
+        traced: None,
         states: Arc::new([Arc::new(MarketState { update, seq })]),
         conflated: false,
         restated: None,

@@ -98,6 +98,7 @@ async fn change(registry: &Addr<Registry>, event: &str, seq: u64) {
     let states = Arc::new([Arc::new(MarketState { update, seq })]);
     registry
         .send(BookChanged {
+            traced: None,
             states,
             conflated: false,
             restated: None,

@@ -80,6 +80,61 @@ fn only_original_current_entries_are_read() {
     assert!(read_current(&event, read.update.to_json().as_bytes()).is_err());
 }
 
+/// A damaged trace costs the trace, never the change.
+#[test]
+fn trace_is_read_if_it_can_be() {
+    let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let read = |field: &str| {
+        let message = format!(
+            r#"{},"traceparent":{field}}}"#,
+            &ORIGINAL[..ORIGINAL.len() - 1]
+        );
+        let trace = read_broadcast(message.as_bytes()).unwrap().trace;
+        trace.map(|trace| trace.to_string())
+    };
+    assert_eq!(read(&format!("\"{good}\"")).as_deref(), Some(good));
+    for damaged in [
+        "\"\"",
+        "\"00-1-2-01\"",
+        "7",
+        "null",
+        "{\"a\":[1]}",
+        "\"\\u0000\"",
+    ] {
+        assert_eq!(read(damaged), None, "{damaged}");
+    }
+}
+
+/// Readers recognise copies by the end of a message, so the trace is not the last field.
+#[test]
+fn trace_of_change_is_broadcast() {
+    let update = crate::domain::odds::update::testing::market_update("E", "1x2", None, 1, 1);
+    let channels = Channels::new("c", "db0", false);
+    let writing = Writing {
+        hash: "",
+        ttl_millis: 1,
+        channels: &channels,
+        latest: Timestamp::now(),
+        largest_seq: 1,
+    };
+    let sent = |trace: Option<&str>| {
+        let change = Change {
+            state: std::sync::Arc::new(MarketState {
+                update: update.clone(),
+                seq: 1,
+            }),
+            conflated: true,
+            trace: trace.map(|text| text.parse().unwrap()),
+        };
+        let packed = write_command(&change, &writing).get_packed_command();
+        String::from_utf8_lossy(&packed).into_owned()
+    };
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let ending = format!(r#","conflated":true,"traceparent":"{parent}","deployment":"db0"}}"#);
+    assert!(sent(Some(parent)).contains(&ending));
+    assert!(!sent(None).contains("traceparent"));
+}
+
 proptest! {
     #[test]
     fn orders_compare_like_revisions(one in (0i64..9_000_000_000_000_000, any::<i64>()), other in (0i64..9_000_000_000_000_000, any::<i64>())) {

@@ -29,6 +29,16 @@ pub(super) struct Changes {
     replaced: Vec<bool>,
     joined: Option<Joined>,
     notices: Vec<SourceNotice>,
+    trace: Option<Box<dyn DeliveryTrace>>,
+}
+
+/// Follows a delivery that is traced, on all threads. Most deliveries have none.
+pub trait DeliveryTrace: std::fmt::Debug + Send + Sync {
+    /// A thread has offered the delivery to its subscribers, and so many have accepted it.
+    fn offered(&self, accepted: usize);
+
+    /// The last subscriber of a thread has written the changes to its client.
+    fn written(&self);
 }
 
 /// The frames of all changes in one buffer.
@@ -106,6 +116,20 @@ impl Delivery {
             joined,
             ..Changes::default()
         })
+    }
+
+    /// Lets `trace` follow this delivery.
+    pub fn traced_by(mut self, trace: Box<dyn DeliveryTrace>) -> Delivery {
+        // Nobody shares a delivery that was just made.
+        if let Some(changes) = Arc::get_mut(&mut self.changes) {
+            changes.trace = Some(trace);
+        }
+        self
+    }
+
+    /// What follows this delivery.
+    pub fn trace(&self) -> Option<&dyn DeliveryTrace> {
+        self.changes.trace.as_deref()
     }
 
     fn sharing(changes: Changes) -> Delivery {

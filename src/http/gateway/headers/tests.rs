@@ -158,6 +158,20 @@ fn unreadable_chain_is_passed_on() {
     assert_eq!(out["x-forwarded-for"], "192.0.2.1");
 }
 
+/// A service believes the gateway, so a stranger's trace must not get there.
+#[test]
+fn trace_of_stranger_is_removed() {
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let sent = headers(&[("traceparent", parent), ("tracestate", "a=1")]);
+    let out = to_service(&sent, &hop("10.0.0.1", true));
+    assert_eq!(out["traceparent"], parent);
+    assert_eq!(out["tracestate"], "a=1");
+    let mut out = to_service(&sent, &hop("192.0.2.1", false));
+    assert!(!out.contains_key("traceparent") && !out.contains_key("tracestate"));
+    set_trace(&mut out, parent.parse().unwrap());
+    assert_eq!(out["traceparent"], parent);
+}
+
 #[test]
 fn doubtful_scheme_of_proxy_is_replaced() {
     for bad in ["ftp", "https, http", ""] {

@@ -232,6 +232,7 @@ impl What {
         let notice = OutboxMessage {
             payload: String::new(),
             leased_until: at(now + 3),
+            trace: None,
         };
         let answered = |answer| match answer {
             BetAnswer::Placed {

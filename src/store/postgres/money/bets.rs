@@ -41,7 +41,8 @@ statement! {
         { keys: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
         { fingerprints: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
         { payloads: &'a [&'a str] as Array<Text> } ", " { leased_until: &'a [PgTimestamp] as Array<Timestamptz> } ", "
-        { now: &'a [PgTimestamp] as Array<Timestamptz> } ")"
+        { now: &'a [PgTimestamp] as Array<Timestamptz> } ", "
+        { traceparents: &'a [Option<String>] as Array<Nullable<Text>> } ")"
 }
 
 statement! {
@@ -215,6 +216,7 @@ fn place(
         payloads: &each(notices(), |notice| notice.payload.as_str()),
         leased_until: &each(notices(), |notice| pg_time(notice.leased_until)),
         now: &each(bets(), |bet| pg_time(bet.placed_at)),
+        traceparents: &each(notices(), |notice| notice.trace.map(|it| it.to_string())),
     };
     let answers = statement.load::<PlacedRow>(connection)?;
     in_places(placements.len(), answers.into_iter().map(PlacedRow::read))

@@ -29,7 +29,8 @@ statement! {
         { provider_refs: &'a [Option<&'a str>] as Array<Nullable<Text>> } ", "
         { cancels: &'a [bool] as Array<Bool> } ", " { payloads: &'a [&'a str] as Array<Text> } ", "
         { leased_until: &'a [PgTimestamp] as Array<Timestamptz> } ", "
-        { now: &'a [PgTimestamp] as Array<Timestamptz> } ")"
+        { now: &'a [PgTimestamp] as Array<Timestamptz> } ", "
+        { traceparents: &'a [Option<String>] as Array<Nullable<Text>> } ")"
 }
 
 statement! {
@@ -97,6 +98,9 @@ fn decide(
         payloads: &each(decisions, |decision| decision.notice.payload.as_str()),
         leased_until: &each(decisions, |decision| pg_time(decision.notice.leased_until)),
         now: &each(decisions, |decision| pg_time(decision.at)),
+        traceparents: &each(decisions, |decision| {
+            decision.notice.trace.map(|it| it.to_string())
+        }),
     };
     let decided = statement.load::<DecidedRow>(connection)?;
     in_places(decisions.len(), decided.into_iter().map(DecidedRow::read))

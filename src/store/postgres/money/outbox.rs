@@ -15,15 +15,15 @@ use crate::store::rows::{pg_time, read_all, row_limit};
 statement! {
     /// Takes rows whose lease has expired, skipping rows that another process is taking at the same
     /// time.
-    TakeOutbox returns (BigInt, Text, Text, Text):
+    TakeOutbox returns (BigInt, Text, Text, Text, Nullable<Text>):
     "WITH due AS (
         SELECT id FROM outbox WHERE leased_until <= " { now: PgTimestamp as Timestamptz }
     " ORDER BY id LIMIT " { limit: i64 as BigInt } " FOR UPDATE SKIP LOCKED
     ), taken AS (
         UPDATE outbox SET leased_until = " { leased_until: PgTimestamp as Timestamptz }
-    " FROM due WHERE outbox.id = due.id RETURNING outbox.id, topic, key, payload
+    " FROM due WHERE outbox.id = due.id RETURNING outbox.id, topic, key, payload, traceparent
     )
-    SELECT id, topic, key, payload FROM taken ORDER BY id"
+    SELECT id, topic, key, payload, traceparent FROM taken ORDER BY id"
 }
 
 statement! {

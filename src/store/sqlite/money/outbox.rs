@@ -3,7 +3,7 @@
 use diesel::dsl::{count_star, min, sql};
 use diesel::prelude::*;
 use diesel::sql_query;
-use diesel::sql_types::{BigInt, Text};
+use diesel::sql_types::{BigInt, Nullable, Text};
 use diesel::sqlite::SqliteConnection;
 
 use super::contradiction;
@@ -24,13 +24,14 @@ impl OutboxStore for SqliteStore {
         leased_until: Timestamp,
         limit: usize,
     ) -> Result<Vec<OutboxRow>, StoreError> {
-        let statement = sql::<(BigInt, Text, Text, Text)>("UPDATE outbox SET leased_until = ")
-            .bind::<BigInt, _>(leased_until.micros())
-            .sql(" WHERE id IN (SELECT id FROM outbox WHERE leased_until <= ")
-            .bind::<BigInt, _>(at.micros())
-            .sql(" ORDER BY id LIMIT ")
-            .bind::<BigInt, _>(row_limit(limit))
-            .sql(") RETURNING id, topic, key, payload");
+        let statement =
+            sql::<(BigInt, Text, Text, Text, Nullable<Text>)>("UPDATE outbox SET leased_until = ")
+                .bind::<BigInt, _>(leased_until.micros())
+                .sql(" WHERE id IN (SELECT id FROM outbox WHERE leased_until <= ")
+                .bind::<BigInt, _>(at.micros())
+                .sql(" ORDER BY id LIMIT ")
+                .bind::<BigInt, _>(row_limit(limit))
+                .sql(") RETURNING id, topic, key, payload, traceparent");
         let taken = self
             .connections
             .write(|connection| read_all(statement.load(connection)?, OutboxRecordRow::read));
@@ -77,6 +78,7 @@ pub(super) fn add(
             outbox::payload.eq(&notice.payload),
             outbox::leased_until.eq(notice.leased_until.micros()),
             outbox::created_at.eq(at.micros()),
+            outbox::traceparent.eq(notice.trace.map(|trace| trace.to_string())),
         ))
         .execute(connection)?;
     Ok(diesel::select(sql::<BigInt>("last_insert_rowid()")).get_result(connection)?)

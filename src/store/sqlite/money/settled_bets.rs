@@ -167,6 +167,7 @@ fn record(
     let notice = OutboxMessage {
         payload: bet.payload.clone(),
         leased_until: call.leased_until,
+        trace: None,
     };
     let outbox = outbox::add(connection, OutboxTopic::Settled, bet.bet_id, &notice, at)?;
     Ok(SettledNow::Settled { outbox })

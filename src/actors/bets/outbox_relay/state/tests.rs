@@ -21,6 +21,7 @@ fn now() -> Timestamp {
 
 fn row(id: i64) -> OutboxRow {
     OutboxRow {
+        trace: None,
         id,
         topic: OutboxTopic::Placed,
         key: format!("key {id}"),

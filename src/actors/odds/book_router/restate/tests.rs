@@ -66,6 +66,7 @@ fn positioned(source: &str, market: &str, position: u64) -> PositionedUpdate {
     let mut update = market_update(id().as_str(), market, None, 1, 1);
     update.source = Source::new(source).unwrap();
     PositionedUpdate {
+        trace: None,
         update,
         partition: 0,
         position,

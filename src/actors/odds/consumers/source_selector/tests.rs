@@ -244,12 +244,13 @@ fn updates_carry_their_headers() {
         .collect();
     // The first record has no readable update.
     let positioned = |position| PositionedUpdate {
+        trace: None,
         update: update_of("a", 1),
         partition: 0,
         position,
     };
     let heard: Vec<_> = heard(&records, vec![positioned(1), positioned(2)], false)
-        .map(|heard| heard.standing)
+        .map(|(_, heard)| heard.standing)
         .collect();
     assert_eq!(heard, [Standing::HandedOver, Standing::Unconfirmed]);
     assert_eq!(standing(&records[0]), Standing::Current);

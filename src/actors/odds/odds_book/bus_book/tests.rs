@@ -16,6 +16,7 @@ fn event() -> EventId {
 
 fn positioned(update: OddsUpdate, position: u64) -> PositionedUpdate {
     PositionedUpdate {
+        trace: None,
         update,
         partition: 0,
         position,

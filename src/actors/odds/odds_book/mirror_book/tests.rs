@@ -27,6 +27,7 @@ fn update(market: u8, time: i64) -> OddsUpdate {
 
 fn broadcast(update: OddsUpdate, seq: u64) -> Broadcast {
     Broadcast {
+        trace: None,
         update,
         seq: Some(seq),
         conflated: false,
@@ -125,6 +126,7 @@ fn overtaken_record_raises_no_doubt() {
     };
     book.reload(MergePolicy::CacheWins.merge(readable(&[]), stored, boundary));
     let record = |time, position| PositionedUpdate {
+        trace: None,
         update: update(0, time),
         position,
         partition: 0,

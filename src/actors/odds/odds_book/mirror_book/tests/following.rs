@@ -201,6 +201,7 @@ impl World {
         let position = self.followed as u64;
         self.followed += 1;
         self.apply(PositionedUpdate {
+            trace: None,
             update,
             partition: 0,
             position,
@@ -514,6 +515,7 @@ fn record_reveals_forged_broadcast() {
     world.step(Step::Load);
     world.mirror.apply(
         [Broadcast {
+            trace: None,
             update: update(0, 900),
             seq: Some(1),
             conflated: false,

@@ -12,21 +12,25 @@ use super::status::{CallError, refused};
 use crate::access::Access;
 use crate::domain::access::{Caller, Scope};
 use crate::domain::ids::UserId;
+use crate::domain::trace_parent::TRACEPARENT;
 use crate::http::addresses::Client;
 use crate::http::authorization::credential;
 use crate::http::errors::ApiError;
 use crate::http::idempotency;
 use crate::http::limits::RequestLimits;
 use crate::http::origin::log_refusal;
+use crate::http::request_trace;
 use crate::telemetry::metrics::GrpcMetrics;
+use crate::telemetry::trace::Span;
 
 /// The metadata that REST reads from headers of the same names.
-const HEADERS: [&str; 5] = [
+const HEADERS: [&str; 6] = [
     "authorization",
     "x-api-key",
     "idempotency-key",
     "x-forwarded-for",
     "forwarded",
+    TRACEPARENT,
 ];
 
 /// What only browsers send.
@@ -79,9 +83,16 @@ pub(super) struct Call {
     /// Whom limits by address count it for. `None` only in tests.
     pub client: Option<Client>,
     headers: HeaderMap,
+    /// Whether a trusted proxy sends the call.
+    is_from_proxy: bool,
 }
 
 impl Call {
+    /// Begins the span of a call for a bet.
+    pub(super) fn begin_trace(&self, name: &'static str) -> Span {
+        request_trace::begin_call(&self.headers, self.is_from_proxy, &self.caller, name)
+    }
+
     /// The idempotency key, if there is one.
     pub(super) fn key(&self) -> Result<Option<String>, ApiError> {
         idempotency::key(&self.headers, &None)
@@ -114,7 +125,7 @@ impl Call {
 
 /// Admits the calls of a service.
 #[derive(Clone)]
-pub(crate) struct Door {
+pub(crate) struct Admission {
     /// Authenticates callers.
     pub access: Access,
     /// How many calls a client may make, in common with REST.
@@ -123,7 +134,7 @@ pub(crate) struct Door {
     pub metrics: GrpcMetrics,
 }
 
-impl Door {
+impl Admission {
     /// Refuses the pages of browsers, and counts a request against the limit of its address, before
     /// it is routed.
     pub(super) fn admit_request(&self, request: Request<()>) -> Result<Request<()>, Status> {
@@ -173,10 +184,12 @@ impl Door {
         }
         let caller = caller?;
         caller.require(rule.scope, self.access.is_odds_public())?;
+        let peer = request.extensions().get::<Peer>();
         Ok(Call {
             caller,
             client,
             headers,
+            is_from_proxy: peer.is_some_and(|peer| self.limits.is_proxy(peer.0)),
         })
     }
 

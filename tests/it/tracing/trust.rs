@@ -1,0 +1,148 @@
+//! Who decides that a request is traced.
+
+use super::*;
+use crate::support::{QUIET, command};
+
+const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+
+impl Traced {
+    /// Whether a bet with a sampled `traceparent` is traced.
+    async fn follows(&self, headers: &[(&str, &str)]) -> bool {
+        let before = self.collector.calls().len();
+        let headers = [&[("traceparent", SAMPLED)], headers].concat();
+        let answer = self.bet("E", &headers).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        until("the supplier is called", || async {
+            (self.collector.calls().len() > before).then_some(())
+        })
+        .await;
+        tokio::time::sleep(QUIET).await;
+        let spans = self.collector.spans();
+        let is_traced = spans.iter().any(|span| span.trace == TRACE);
+        assert_eq!(self.collector.calls()[before].is_some(), is_traced);
+        is_traced
+    }
+}
+
+#[tokio::test]
+async fn flag_of_stranger_is_ignored() {
+    let mut traced = Traced::start(&[("OTEL_TRACES_SAMPLER_ARG", "0")]).await;
+    traced.offer("E").await;
+    traced.deposit().await;
+    assert!(!traced.follows(&[]).await);
+}
+
+#[tokio::test]
+async fn flag_of_trusted_proxy_counts() {
+    let variables = [
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let mut traced = Traced::start(&variables).await;
+    traced.offer("E").await;
+    traced.deposit().await;
+    assert!(traced.follows(&[]).await);
+}
+
+/// The gateway trusts no stranger either, although the service behind it trusts the gateway.
+#[tokio::test]
+async fn gateway_decides_for_strangers() {
+    let variables = [
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+        ("OTEL_SERVICE_NAME", "services"),
+    ];
+    let mut traced = Traced::start(&variables).await;
+    traced.offer("E").await;
+    traced.deposit().await;
+    let [odds, wallet, bets] = [
+        traced.server.odds(),
+        traced.server.wallet(),
+        traced.server.bets(),
+    ]
+    .map(|address| format!("http://{address}"));
+    let endpoint = traced.collector.url();
+    let folder = Folder::new();
+    let own = folder.variables();
+    let start = async |more: &[(&str, &str)]| {
+        let mut all: Vec<_> = own
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        all.extend([
+            ("ROLE", "gateway"),
+            ("GATEWAY_ODDS_URL", odds.as_str()),
+            ("GATEWAY_WALLET_URL", wallet.as_str()),
+            ("GATEWAY_BETS_URL", bets.as_str()),
+        ]);
+        all.extend_from_slice(more);
+        ServerProcess::start(folder.path(), &all).await
+    };
+    let place_at = async |gateway: &ServerProcess| {
+        let url = format!("http://{}/api/bets/bets", gateway.gateway());
+        let answer = place(&url, "E", &[("traceparent", SAMPLED)]).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    let export = ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str());
+
+    let silent = start(&[]).await;
+    place_at(&silent).await;
+    let refusing = start(&[export, ("OTEL_TRACES_SAMPLER_ARG", "0")]).await;
+    place_at(&refusing).await;
+    until("the supplier is called", || async {
+        (traced.collector.calls().len() == 2).then_some(())
+    })
+    .await;
+    tokio::time::sleep(QUIET).await;
+    assert_eq!(traced.collector.calls(), [None, None]);
+    let of_bets = |span: &ReceivedSpan| span.name.contains("bet");
+    assert!(!traced.collector.spans().iter().any(of_bets));
+
+    // The decision of the gateway holds behind it, too.
+    let sampling = start(&[export]).await;
+    place_at(&sampling).await;
+    let names = ["POST /api/bets", "POST /bets", "place bet", "decide bet"];
+    let is_whole = |trace: &Trace| trace.has_all(&names);
+    let trace = traced.collector.until_trace("the trace", is_whole).await;
+    let path = trace.path(trace.one("place bet"));
+    assert_eq!(path, ["POST /api/bets", "POST /bets", "place bet"]);
+    assert_eq!(trace.one("POST /api/bets").service, "sports-bet-gateway");
+    assert_eq!(trace.one("POST /bets").service, "services");
+    assert_eq!(trace.one("POST /api/bets").trace, TRACE);
+}
+
+#[tokio::test]
+async fn flag_of_service_key_counts() {
+    let secret = "the shared secret of this test, of 32 bytes or more";
+    let variables = [
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+        ("AUTH", "required"),
+        ("AUTH_JWT_SECRET", secret),
+        ("AUTH_JWT_AUDIENCE", "this-test"),
+        ("ODDS_PUBLIC", "true"),
+    ];
+    let mut traced = Traced::start(&variables).await;
+    let own = traced._folder.variables();
+    let own: Vec<_> = own
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()))
+        .collect();
+    let mut create = command(traced._folder.path(), &own);
+    create.args(["key", "create", "--note", "test", "--scope"]);
+    create.arg("odds:read,wallet:move,bets:write");
+    let output = create.output().await.unwrap();
+    let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert!(key.starts_with("sbk_"), "{key} {errors}");
+    traced.offer("E").await;
+    let key = ("X-Api-Key", key.as_str());
+    let body = json!({"userId": USER, "amount_cents": 100 * STAKE, "external_ref": "first"});
+    let url = format!("http://{}/wallet/deposit", traced.server.wallet());
+    until("the key is known", || async {
+        let deposit = reqwest::Client::new().post(&url).json(&body);
+        (send(deposit.header(key.0, key.1)).await.status == 200).then_some(())
+    })
+    .await;
+    assert!(traced.follows(&[key]).await);
+}
