@@ -85,6 +85,15 @@ struct Requests {
     reconnect: Option<Duration>,
 }
 
+/// What a session does later.
+#[derive(Default)]
+struct Plan {
+    /// Events whose snapshot was unavailable or not allowed yet, and when to request it again.
+    retry: Option<(Instant, Vec<EventId>)>,
+    /// When to connect elsewhere.
+    moving_at: Option<Instant>,
+}
+
 /// A client that prints changes to `O` and notices to `N`.
 pub(super) struct Watcher<O, N> {
     options: WatchOptions,
@@ -203,19 +212,17 @@ impl<O: Write, N: Write> Watcher<O, N> {
         self.view.connected();
         let mut limit = self.options.silence_limit;
         let mut silent_at = Instant::now() + limit;
-        // Events whose snapshot was unavailable or not allowed yet, and when to request it again.
-        let mut retry: Option<(Instant, Vec<EventId>)> = None;
-        let mut moving_at: Option<Instant> = None;
+        let mut plan = Plan::default();
         loop {
-            let retry_at = retry.as_ref().map_or(silent_at, |(at, _)| *at);
+            let retry_at = plan.retry.as_ref().map_or(silent_at, |(at, _)| *at);
             let message = tokio::select! {
                 // Biased: a server that never pauses must not prevent the new request.
                 biased;
-                () = sleep_until(moving_at.unwrap_or(silent_at)), if moving_at.is_some() => {
+                () = sleep_until(plan.moving_at.unwrap_or(silent_at)), if plan.moving_at.is_some() => {
                     return Ok(Ending::Moving);
                 }
-                () = sleep_until(retry_at), if retry.is_some() => {
-                    let events = retry.take().map(|(_, events)| events).unwrap_or_default();
+                () = sleep_until(retry_at), if plan.retry.is_some() => {
+                    let events = plan.retry.take().map(|(_, events)| events).unwrap_or_default();
                     for message in self.subscribe(&events) {
                         if let Err(error) = socket.send(message).await {
                             return Ok(Ending::Lost(ConnectionLoss::Broken(error)));
@@ -237,7 +244,7 @@ impl<O: Write, N: Write> Watcher<O, N> {
             silent_at = Instant::now() + limit;
             let Some(text) = text else { continue };
             self.on_message();
-            let Requests { again, reconnect } = match self.show(text.as_str()) {
+            let requests = match self.show(text.as_str()) {
                 Ok(requests) => requests,
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(Ending::Done),
                 Err(error) => return Err(WatchError::Output(error)),
@@ -251,20 +258,26 @@ impl<O: Write, N: Write> Watcher<O, N> {
             {
                 return Ok(Ending::Done);
             }
-            // At a random time, so that not all clients of the server move at once.
-            if let Some(within) = reconnect {
-                moving_at = Some(Instant::now() + within.mul_f64(fastrand::f64()));
-            }
-            if !again.is_empty() {
-                let retry_at = Instant::now() + self.options.retry_after;
-                let (_, events) = retry.get_or_insert((retry_at, Vec::new()));
-                let wanted = |event: &EventId| self.options.events.contains(event);
-                events.extend(again.into_iter().filter(wanted));
-                // Without duplicates, so the list is never longer than the events.
-                events.sort();
-                events.dedup();
-            }
+            self.plan(requests, &mut plan);
         }
+    }
+
+    /// Adds what a message asks for to what is done later.
+    fn plan(&self, requests: Requests, plan: &mut Plan) {
+        // At a random time, so that not all clients of the server move at once.
+        if let Some(within) = requests.reconnect {
+            plan.moving_at = Some(Instant::now() + within.mul_f64(fastrand::f64()));
+        }
+        if requests.again.is_empty() {
+            return;
+        }
+        let retry_at = Instant::now() + self.options.retry_after;
+        let (_, events) = plan.retry.get_or_insert((retry_at, Vec::new()));
+        let wanted = |event: &EventId| self.options.events.contains(event);
+        events.extend(requests.again.into_iter().filter(wanted));
+        // Without duplicates, so the list is never longer than the events.
+        events.sort();
+        events.dedup();
     }
 
     /// A message arrived: a connection loss is over, and the next loss is reported again.

@@ -155,15 +155,22 @@ fn manifests_ports_are_those_of_settings() {
             "gateway" => Some(ports.http_port_gateway),
             _ => None,
         };
+        let grpc = &config.settings.grpc;
+        let grpc = match role {
+            "odds" => Some(grpc.grpc_port_odds),
+            "wallet" => Some(grpc.grpc_port_wallet),
+            "bets" => Some(grpc.grpc_port_bets),
+            _ => None,
+        };
         let expected: BTreeSet<_> = http
             .map(|port| ("http", u64::from(port)))
             .into_iter()
+            .chain(grpc.map(|port| ("grpc", u64::from(port))))
             .chain([("health", u64::from(health_port(role, &config)))])
             .collect();
         let declared: BTreeSet<_> = list(&container["ports"])
             .iter()
             .map(|port| (text(&port["name"]), port["containerPort"].as_u64().unwrap()))
-            .filter(|(name, _)| *name != "grpc")
             .collect();
         assert_eq!(declared, expected, "{role}");
     }
