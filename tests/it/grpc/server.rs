@@ -13,6 +13,7 @@ use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 use super::{Fixture, market};
+use crate::support::grpc::v1::watch_odds_response::Message;
 use crate::support::grpc::{address, channel, odds_api, refusal, v1, watch};
 use crate::support::{Authority, TestPlatform, borrowed, until, within};
 
@@ -109,6 +110,28 @@ async fn stop_ends_streams_with_a_status() {
     api.list_events(v1::ListEventsRequest::default())
         .await
         .unwrap_err();
+}
+
+/// Before a stop by SIGTERM the client is told to open another stream; changes still arrive.
+#[actix_web::test]
+async fn draining_stream_is_told_before_its_end() {
+    let drain = [("DRAIN_DELAY", "0s"), ("DRAIN_SPREAD", "2s")];
+    let mut fixture = Fixture::odds(&drain).await;
+    fixture.show(market("E", 1, 1.5)).await;
+    let mut api = odds_api(&fixture.platform).await;
+    let mut stream = watch(&mut api, "E").await;
+    stream.snapshot().await;
+    let reading = async {
+        let told = loop {
+            if let Message::Reconnect(told) = stream.next().await {
+                break told;
+            }
+        };
+        (told.within_ms, refusal(&stream.end().await))
+    };
+    let (told, ()) = tokio::join!(reading, fixture.platform.drain());
+    assert_eq!(told, (200, "Unavailable GOING_AWAY".to_owned()));
+    fixture.platform.stop().await;
 }
 
 #[actix_web::test]

@@ -106,6 +106,11 @@ impl TestPlatform {
         }
     }
 
+    /// Lets the clients move elsewhere, as before a stop by SIGTERM.
+    pub async fn drain(&self) {
+        self.platform.drain().await;
+    }
+
     /// Stops gracefully and returns the folder for a second start. Panics if something had to be
     /// cut off.
     pub async fn stop(self) -> Folder {

@@ -1,12 +1,22 @@
 //! Who decides that a request is traced.
 
 use super::*;
+use crate::support::grpc::{BetsApi, call, channel, v1};
 use crate::support::{QUIET, command};
 
 const SAMPLED: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 impl Traced {
+    /// The address of the gRPC API of bets.
+    fn grpc_bets(&self) -> SocketAddr {
+        let log = self.server.log();
+        let line = log.lines().find_map(|line| line.split_once("gRPC: "));
+        let mut ports = line.unwrap().1.split(", ");
+        let address = ports.find_map(|it| it.strip_prefix("bets at "));
+        address.unwrap().parse().unwrap()
+    }
+
     /// Whether a bet with a sampled `traceparent` is traced.
     async fn follows(&self, headers: &[(&str, &str)]) -> bool {
         let before = self.collector.calls().len();
@@ -43,6 +53,68 @@ async fn flag_of_trusted_proxy_counts() {
     traced.offer("E").await;
     traced.deposit().await;
     assert!(traced.follows(&[]).await);
+}
+
+/// A bet by gRPC is traced like one by REST, with the `traceparent` of its metadata.
+#[tokio::test]
+async fn metadata_of_trusted_proxy_counts() {
+    for (is_trusted, proxies) in [(true, "127.0.0.1"), (false, "192.0.2.1")] {
+        let variables = [
+            ("OTEL_TRACES_SAMPLER_ARG", "0"),
+            ("TRUSTED_PROXIES", proxies),
+        ];
+        let mut traced = Traced::start(&variables).await;
+        traced.offer("E").await;
+        traced.deposit().await;
+        let api = BetsApi::new(channel(traced.grpc_bets()).await);
+        until("the bet is accepted", || {
+            let mut api = api.clone();
+            async move {
+                let bet = call(grpc_bet(), &[("traceparent", SAMPLED)]);
+                api.place_bet(bet).await.ok()
+            }
+        })
+        .await;
+        until("the supplier is called", || async {
+            (!traced.collector.calls().is_empty()).then_some(())
+        })
+        .await;
+        traced.server.signal("TERM").await;
+        assert!(traced.server.ended().await.success());
+        let spans = traced.collector.spans();
+        let of_bet: Vec<_> = spans.into_iter().filter(|it| it.trace == TRACE).collect();
+        assert_eq!(of_bet.is_empty(), !is_trusted, "{of_bet:?}");
+        assert_private(&of_bet);
+        if is_trusted {
+            let trace = Trace(of_bet);
+            let status = |it: &&ReceivedSpan| it.attributes["http.response.status_code"] == "200";
+            let placed = trace
+                .0
+                .iter()
+                .filter(|it| it.name == "PlaceBet")
+                .find(status);
+            assert_eq!(placed.unwrap().parent, "00f067aa0ba902b7");
+            assert!(!trace.one("decide bet").parent.is_empty());
+        }
+    }
+}
+
+fn grpc_bet() -> v1::PlaceBetRequest {
+    v1::PlaceBetRequest {
+        user_id: USER.to_owned(),
+        event_id: "E".to_owned(),
+        market: Some(v1::MarketKey {
+            name: "1x2".to_owned(),
+            line: None,
+        }),
+        selection_id: "home".to_owned(),
+        stake_cents: STAKE,
+        price: Some(v1::Price {
+            price_thousandths: 1_501,
+            text: String::new(),
+        }),
+        odds_change: v1::OddsChange::Any.into(),
+    }
 }
 
 /// The gateway trusts no stranger either, although the service behind it trusts the gateway.
