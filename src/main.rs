@@ -192,15 +192,20 @@ fn serve(config: Box<Config>, doubtful: &[Doubtful]) -> ExitCode {
         Ok(traces) => traces,
         Err(failure) => return failed(&failure, exit::FAILED),
     };
-    let exit_code = finish(serve::run(*config), |failure| match format {
-        // A program that parses the log must see this line too.
-        LogFormat::Json if log::log_enabled!(log::Level::Error) => {
-            log::error!("{failure}");
-            ExitCode::from(exit::FAILED)
+    let mut is_cut_off = false;
+    let exit_code = finish(serve::run(*config), |failure| {
+        is_cut_off = matches!(failure, serve::ServeError::CutOff);
+        match format {
+            // A program that parses the log must see this line too.
+            LogFormat::Json if log::log_enabled!(log::Level::Error) => {
+                log::error!("{failure}");
+                ExitCode::from(exit::FAILED)
+            }
+            _ => failed(failure, exit::FAILED),
         }
-        _ => failed(failure, exit::FAILED),
     });
-    if let Some(traces) = traces {
+    // A second signal ends the process at once.
+    if let Some(traces) = traces.filter(|_| !is_cut_off) {
         traces.finish();
     }
     exit_code

@@ -155,18 +155,22 @@ impl Admission {
     where
         F: Future<Output = Result<A, CallError>>,
     {
+        let mut count = CountOnDrop {
+            metrics: &self.metrics,
+            method,
+            code: Some(tonic::Code::Cancelled),
+        };
         let answer = match self.admit(rule, &request) {
             Ok(call) => handle(call, request.into_inner()).await,
             Err(error) => Err(error.into()),
         };
         let answer = answer.map_err(|error| error.status());
         let is_open = answer.is_ok() && matches!(rule.counts_as, CountsAs::Stream);
-        if !is_open {
-            let code = answer
-                .as_ref()
-                .map_or_else(Status::code, |_| tonic::Code::Ok);
-            self.metrics.count(method, code_label(code));
-        }
+        let code = answer
+            .as_ref()
+            .map_or_else(Status::code, |_| tonic::Code::Ok);
+        // A stream is counted at its end.
+        count.code = Some(code).filter(|_| !is_open);
         answer.map(Response::new)
     }
 
@@ -217,6 +221,21 @@ impl Admission {
     fn client<Q>(&self, request: &Request<Q>, headers: &HeaderMap) -> Option<Client> {
         let peer = request.extensions().get::<Peer>()?;
         self.limits.client_of(peer.0, headers)
+    }
+}
+
+/// Counts a call, also if its client has ended it before it was answered.
+struct CountOnDrop<'a> {
+    metrics: &'a GrpcMetrics,
+    method: &'static str,
+    code: Option<tonic::Code>,
+}
+
+impl Drop for CountOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(code) = self.code {
+            self.metrics.count(self.method, code_label(code));
+        }
     }
 }
 

@@ -29,10 +29,12 @@ const MAX_STREAMS: u32 = 100;
 const PING_INTERVAL: Duration = Duration::from_secs(20);
 /// How long a client may take to answer a ping.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
-/// When a connection ends, so that clients spread over new servers.
+/// When a connection accepts no further calls, so that clients spread over new servers. Its streams go
+/// on. (With a grace period tonic sends no GOAWAY, and cuts everything off at its end.)
 const MAX_AGE: Duration = Duration::from_secs(30 * 60);
-/// How long the calls and streams of a connection may go on after that.
-const MAX_AGE_GRACE: Duration = Duration::from_secs(5 * 60);
+/// How long a call may take until its answer begins. Far longer than the timeouts of the engines, so it
+/// ends only calls whose request never arrives.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// The largest metadata of a call, in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 /// The largest request, in bytes.
@@ -96,9 +98,15 @@ pub(crate) struct RunningGrpc {
 }
 
 impl RunningGrpc {
-    /// Stops the server: it accepts no new connections and calls, and calls in progress may finish.
-    pub(crate) async fn stop(&self) {
+    /// Accepts no new connections and calls: clients get GOAWAY and open another connection. Calls and
+    /// streams in progress go on.
+    pub(crate) fn go_away(&self) {
         self.stop.send_replace(true);
+    }
+
+    /// Stops the server. Calls in progress may finish.
+    pub(crate) async fn stop(&self) {
+        self.go_away();
         let ended = self
             .threads
             .iter()
@@ -200,7 +208,7 @@ impl Serving {
             .http2_keepalive_interval(Some(PING_INTERVAL))
             .http2_keepalive_timeout(Some(PING_TIMEOUT))
             .max_connection_age(MAX_AGE)
-            .max_connection_age_grace(MAX_AGE_GRACE)
+            .timeout(CALL_TIMEOUT)
             .http2_max_header_list_size(MAX_HEADERS)
             .layer(InterceptorLayer::new(move |request| {
                 admission.admit_request(request)

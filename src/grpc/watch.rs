@@ -21,7 +21,9 @@ use crate::actors::streaming::stream_end::{EndReason, StreamEnd};
 use crate::actors::streaming::stream_session::{OpenStream, StreamMessage};
 use crate::domain::ids::EventId;
 use crate::domain::streaming::fanout::SessionId;
-use crate::domain::streaming::protocol::{CloseReason, Refusal, ResumePoint, SubscribeRequest};
+use crate::domain::streaming::protocol::{
+    CloseReason, MAX_EPOCH_BYTES, Refusal, ResumePoint, SubscribeRequest,
+};
 use crate::http::addresses::TooMany;
 use crate::http::errors::ApiError;
 use crate::http::limits::CallerPermit;
@@ -92,6 +94,16 @@ impl OddsApi {
 /// Reads what a client subscribes to, as from a `subscribe` on a socket.
 fn subscriptions(request: v1::WatchOddsRequest) -> Result<SubscribeRequest, ApiError> {
     let epoch = Some(request.epoch).filter(|epoch| !epoch.is_empty());
+    // It is copied for each event.
+    if epoch
+        .as_ref()
+        .is_some_and(|epoch| epoch.len() > MAX_EPOCH_BYTES)
+    {
+        return Err(bad(
+            "epoch",
+            format_args!("longer than {MAX_EPOCH_BYTES} bytes"),
+        ));
+    }
     let mut events: BTreeMap<EventId, Option<ResumePoint>> = BTreeMap::new();
     for event in request.events {
         let id: EventId = read::id("event_id", &event.event_id)?;

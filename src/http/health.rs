@@ -227,7 +227,7 @@ impl RoleHealth {
         down
     }
 
-    /// Reports whether the role is ready, if somebody wants to know.
+    /// Reports whether the role is ready, if a receiver is registered.
     pub(crate) async fn report(&self) {
         let Some(is_ready) = &self.is_ready else {
             return;

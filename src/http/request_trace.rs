@@ -49,17 +49,17 @@ pub(crate) fn end(span: Span, failure: Option<&ApiError>) {
 
 /// Ends the span of a request that was answered with this status.
 pub(super) fn end_with(mut span: Span, status: u16, code: &'static str) {
-    // Nobody without a credential, or beyond a rate limit, fills the collector.
+    // Unauthenticated and rate-limited requests are not exported.
     if matches!(status, 401 | 429) {
         return span.discard();
     }
     span.set("http.response.status_code", i64::from(status));
-    if !code.is_empty() {
-        span.set("error.type", code);
-    }
     // A request that is refused is no failure of the service.
-    if status >= 500 {
-        span.fail("unavailable");
+    match (status, code) {
+        (500.., "") => span.fail("unavailable"),
+        (500.., code) => span.fail(code),
+        (_, "") => {}
+        (_, code) => span.set("error.type", code),
     }
 }
 

@@ -27,6 +27,6 @@ impl PlatformBuilder<'_> {
         let poller = HoldPoller::new(store.clone(), keeper, Clock::system(), metrics);
         let health = poller.health();
         self.start("hold poller", &odds.thread, POLLER_MAILBOX, poller);
-        check("holds", move || health.problem())
+        check("holds", move || health.problem()).needed_at_start()
     }
 }

@@ -177,7 +177,7 @@ impl PlatformBuilder<'_> {
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let checks = vec![
             check_store(&stores.main),
-            check_feed(&prices.feed),
+            check_feed(&prices.feed).needed_at_start(),
             check("outbox", move || outbox.problem()),
         ];
         let store = stores.money.clone();

@@ -56,10 +56,16 @@ impl Platform {
         if let Some(sockets) = &self.parts.gateway_sockets {
             sockets.send_replace(SocketsEnd::Within(spread));
         }
-        if let Some(registry) = &self.parts.registry {
-            let _ = registry.send(end_all(spread)).await;
-        }
+        // Clients whose streams end open others on another connection.
+        self.parts
+            .grpc_servers
+            .iter()
+            .for_each(RunningGrpc::go_away);
         let until = Instant::now() + spread + CLOSE_GRACE;
+        if let Some(registry) = &self.parts.registry {
+            let ending = registry.send(end_all(spread));
+            let _ = tokio::time::timeout_at(until.into(), ending).await;
+        }
         while self.open_sockets() > 0 && Instant::now() < until {
             tokio::time::sleep(CHECK_INTERVAL).await;
         }

@@ -10,7 +10,7 @@ const LONGEST_DELAY_MS = 30_000;
 const STABLE_MS = 10_000;
 /** The server is going away: another one, or its successor, is there. */
 const GOING_AWAY = 1001;
-/** We have sent too much: do not hurry back. */
+/** We have sent too much: wait longer before reconnecting. */
 const POLICY_VIOLATION = 1008;
 /** The token has expired. */
 const EXPIRED = 3005;
@@ -25,7 +25,8 @@ export function reconnectDelay(attempt, random) {
 /** The attempt that is counted next, after a connection that lasted `lasted` ended with `code`. */
 export function nextAttempt(attempt, lasted, code) {
   if (code === POLICY_VIOLATION) return Math.max(attempt + 1, 3);
-  if (code === GOING_AWAY || lasted >= STABLE_MS) return 0;
+  // One that was just opened came to a server that is stopping.
+  if (lasted >= (code === GOING_AWAY ? TICK_MS : STABLE_MS)) return 0;
   return attempt + 1;
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use actix::prelude::*;
 
-use super::stream_end::StreamEnd;
+use super::stream_end::{EndReason, StreamEnd};
 use crate::domain::streaming::fanout::{Delivery, DeliverySink, PushError};
 use crate::domain::streaming::protocol::CloseReason;
 use crate::domain::timestamp::Timestamp;
@@ -78,6 +78,10 @@ impl SessionHandle {
     /// Makes the session close. Sent once per session and must arrive, so it bypasses the mailbox
     /// limit.
     pub fn end(&self, reason: CloseReason) {
+        // The actor of a client that does not read handles no message. The first reason counts.
+        if let Some(Cutter::Stream(end)) = &self.connection {
+            end.set(EndReason::Closed(reason));
+        }
         self.session.do_send(SessionMessage::End(reason));
     }
 }

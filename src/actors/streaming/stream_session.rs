@@ -24,8 +24,8 @@ use crate::domain::streaming::conflation_step::ConflationStep;
 use crate::domain::streaming::fanout::{Delivery, SessionId, SourceNotice};
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
-    FeedStatus, Form, Refusal, ShownSnapshot, SnapshotExtension, SnapshotView, SubscribeRequest,
-    UpdateFrame,
+    FeedStatus, Form, Refusal, ShownSnapshot, SnapshotExtension, SnapshotMarket, SnapshotView,
+    SubscribeRequest, UpdateFrame,
 };
 use crate::domain::streaming::session::{Attempt, Effect, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
@@ -133,6 +133,12 @@ struct StreamSession {
     last_sent: Option<Arc<LastSent>>,
 }
 
+/// About the size of a snapshot. The message is encoded for the client elsewhere.
+fn estimated_bytes(shown: &ShownSnapshot) -> u64 {
+    let market = |it: &SnapshotMarket| 200 + 64 * it.state.update.selections.len() as u64;
+    100 + shown.markets.iter().map(market).sum::<u64>()
+}
+
 impl StreamSession {
     fn send(&mut self, message: StreamMessage) {
         self.waiting.push_back(message);
@@ -214,6 +220,12 @@ impl StreamSession {
 
     /// Makes the next subscription, and then requests its snapshot.
     fn subscribe_next(&mut self, context: &mut Context<Self>) {
+        if !self.subscribes.is_empty()
+            && let Some(delay) = self.state.snapshot_delay(Instant::now())
+        {
+            context.run_later(delay, |session, context| session.subscribe_next(context));
+            return;
+        }
         let Some((event_id, attempt, conflation)) = self.subscribes.pop_front() else {
             // Free the memory: the stream may stay for hours.
             return self.subscribes = VecDeque::new();
@@ -301,6 +313,7 @@ impl StreamSession {
         });
         let effects = self.state.on_snapshot(event_id, attempt, frame);
         if let Some(shown) = shown {
+            self.state.charge_snapshot(estimated_bytes(&shown));
             self.send(StreamMessage::Snapshot(shown));
         }
         self.act(effects, context);

@@ -61,6 +61,8 @@ fn timer_durations_must_not_be_zero() {
             "SUPPLIER_MAX_CLOCK_SKEW",
             "SIMULATOR_CONFIRM_DELAY",
             "SIMULATOR_MATCH_DURATION",
+            "DRAIN_DELAY",
+            "DRAIN_SPREAD",
         ]
         .contains(&setting.variable.as_str());
         assert_eq!(zero.is_ok(), may_be_zero, "{}", setting.variable);

@@ -19,7 +19,9 @@ use bytestring::ByteString;
 use serde::Serialize;
 use strum::{IntoStaticStr, VariantNames};
 
-pub use self::client_message::{ClientMessage, Credential, ResumePoint, SubscribeRequest};
+pub use self::client_message::{
+    ClientMessage, Credential, MAX_EPOCH_BYTES, ResumePoint, SubscribeRequest,
+};
 pub use self::encoding_count::EncodingCount;
 pub use self::snapshot::{
     ShownSnapshot, SnapshotExtension, SnapshotMarket, SnapshotView, snapshot_message,

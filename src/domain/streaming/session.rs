@@ -336,6 +336,11 @@ impl SessionState {
         (excess > 0).then(|| Duration::from_millis(excess.saturating_mul(1_000).div_ceil(rate)))
     }
 
+    /// Counts a snapshot whose text is not sent, because the client has another message format.
+    pub fn charge_snapshot(&mut self, bytes: u64) {
+        self.snapshot_bytes = self.snapshot_bytes.saturating_add(bytes);
+    }
+
     /// Whether the snapshot of this attempt is still wanted: the subscription was neither ended nor
     /// requested again.
     pub fn is_awaited(&self, event_id: &EventId, attempt: Attempt) -> bool {

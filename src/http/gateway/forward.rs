@@ -63,7 +63,9 @@ fn begin_trace(
     upstream: &Upstream,
     forwarded: &mut Request,
 ) -> Span {
-    if upstream.service != Service::Bets || request.method() != actix_web::http::Method::POST {
+    let places_bet =
+        request.method() == actix_web::http::Method::POST && request.uri().path() == "/bets";
+    if upstream.service != Service::Bets || !places_bet {
         return Span::default();
     }
     let is_trusted = peer_of(request).is_some_and(|peer| state.addresses.is_trusted(peer));

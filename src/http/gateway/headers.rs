@@ -42,7 +42,7 @@ const END_TO_END: [&str; 7] = [
     "sec-fetch-site",
     "x-api-key",
 ];
-/// Headers of traces. A service believes what the gateway sends, so what a client sends is passed on
+/// Headers of traces. Services trust the gateway's headers, so what a client sends is passed on
 /// only if it is a trusted proxy.
 const TRACE: [&str; 2] = [TRACEPARENT, "tracestate"];
 const FORWARDED_PREFIX: &str = "x-forwarded-";

@@ -156,8 +156,12 @@ impl Notice {
 }
 
 /// Waits until the socket must end because the gateway stops. Its client is told before, if there is
-/// time.
+/// time. A socket that is opened later ends at once.
 async fn end_due(mut stopping: watch::Receiver<SocketsEnd>, notice: &Notice) {
+    // Opened while the gateway drains.
+    if *stopping.borrow() != SocketsEnd::Open {
+        return;
+    }
     let end = stopping.wait_for(|end| *end != SocketsEnd::Open).await;
     let Ok(SocketsEnd::Within(spread)) = end.map(|end| *end) else {
         return;

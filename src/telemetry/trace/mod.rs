@@ -170,7 +170,12 @@ pub(crate) fn sample_bet(
     name: &'static str,
 ) -> SampledRequest {
     let Some(tracing) = active() else {
-        return SampledRequest::default();
+        // What follows may be traced elsewhere.
+        let parent = incoming.filter(|parent| is_trusted && parent.is_sampled);
+        return SampledRequest {
+            span: Span::child(parent, SpanKind::Server, name),
+            decision: None,
+        };
     };
     let parent = incoming.unwrap_or_else(TraceParent::random);
     if !tracing.bets.decides(incoming, is_trusted, fastrand::f64()) {

@@ -31,7 +31,9 @@ impl RateSampler {
         let due = self.next.load(Ordering::Relaxed);
         let order = Ordering::Relaxed;
         let take = |next| self.next.compare_exchange(due, next, order, order).is_ok();
-        now >= due && take(now.saturating_add(interval))
+        // The clock may be set back.
+        let is_due = now >= due || due - now > interval;
+        is_due && take(now.saturating_add(interval))
     }
 }
 

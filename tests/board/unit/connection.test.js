@@ -107,7 +107,8 @@ test('the delay is a random part of a limit that doubles', () => {
 test('only a connection that lasted begins from the first delay', () => {
   assert.equal(nextAttempt(4, 100, 1006), 5);
   assert.equal(nextAttempt(4, 10_000, 1006), 0);
-  assert.equal(nextAttempt(4, 100, 1001), 0);
+  assert.equal(nextAttempt(4, 1000, 1001), 0);
+  assert.equal(nextAttempt(4, 100, 1001), 5);
   assert.equal(nextAttempt(0, 60_000, 1008), 3);
 });
 

@@ -11,10 +11,11 @@ use tonic_reflection::pb::v1::ServerReflectionRequest;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
 use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
 use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+use tonic_types::StatusExt;
 
 use super::{Fixture, market};
 use crate::support::grpc::v1::watch_odds_response::Message;
-use crate::support::grpc::{address, channel, odds_api, refusal, v1, watch};
+use crate::support::grpc::{address, channel, odds_api, refusal, v1, watch, watched};
 use crate::support::{Authority, TestPlatform, borrowed, until, within};
 
 const ROLES: [(Role, &str); 3] = [
@@ -127,6 +128,14 @@ async fn draining_stream_is_told_before_its_end() {
                 break told;
             }
         };
+        // The connection takes no further stream, so a client does not come back to this process.
+        let next = api.watch_odds(v1::WatchOddsRequest {
+            events: vec![watched("E", None)],
+            ..Default::default()
+        });
+        let refused = within("the end of a call", next).await.unwrap_err();
+        // From the transport, not from the server.
+        assert!(refused.get_error_details().error_info().is_none());
         (told.within_ms, refusal(&stream.end().await))
     };
     let (told, ()) = tokio::join!(reading, fixture.platform.drain());

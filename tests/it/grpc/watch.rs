@@ -317,3 +317,19 @@ async fn lost_source_suspends_on_stream() {
     assert_eq!(snapshot.epoch, None, "nobody can resume from a restriction");
     fixture.platform.stop().await;
 }
+
+/// The epoch is copied for each event of a request.
+#[actix_web::test]
+async fn long_epoch_is_refused() {
+    let fixture = Fixture::odds(&[]).await;
+    let mut api = odds_api(&fixture.platform).await;
+    let request = |length: usize| v1::WatchOddsRequest {
+        events: vec![watched("E", Some(1))],
+        epoch: "e".repeat(length),
+        ..Default::default()
+    };
+    let refused = api.watch_odds(request(65)).await.unwrap_err();
+    assert_eq!(refusal(&refused), "InvalidArgument BAD_REQUEST");
+    api.watch_odds(request(64)).await.unwrap();
+    fixture.platform.stop().await;
+}

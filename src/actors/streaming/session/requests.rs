@@ -135,17 +135,20 @@ impl Session {
             answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
         };
         context.spawn(call.into_actor(self).map(move |answer, session, context| {
-            session.snapshots_in_flight -= 1;
             let delay = |snapshot: &Snapshot| {
                 let view = session.snapshot_view(snapshot, attempt);
                 view.catch_up_delay(snapshot, tries)
             };
             if let Some(delay) = answer.as_ref().ok().and_then(delay) {
+                // Still in flight: the limit also holds for those that wait.
                 context.run_later(delay, move |session, context| {
+                    session.snapshots_in_flight -= 1;
                     session.request_snapshot(event_id, attempt, tries + 1, context);
+                    session.send_next_request(context);
                 });
                 return;
             }
+            session.snapshots_in_flight -= 1;
             let snapshot = match answer {
                 Ok(snapshot) => Some(session.encode(&snapshot, attempt)),
                 Err(error) => {

@@ -79,7 +79,7 @@ pub struct ResumePoint {
 }
 
 /// The longest `epoch`, in bytes.
-const MAX_EPOCH_BYTES: usize = 64;
+pub const MAX_EPOCH_BYTES: usize = 64;
 /// The shortest and the longest `heartbeatMs`.
 const HEARTBEAT_MS: std::ops::RangeInclusive<u64> = 500..=30_000;
 

@@ -20,10 +20,14 @@ struct Ends {
 }
 
 fn start() -> Ends {
+    start_in(SocketsEnd::Open)
+}
+
+fn start_in(gateway: SocketsEnd) -> Ends {
     let (client, mut from_client) = mpsc::unbounded_channel();
     let (to_client, at_client) = mpsc::channel(4);
     let (service, own) = tokio::io::duplex(CONNECTION);
-    let (stop, stopping) = watch::channel(SocketsEnd::Open);
+    let (stop, stopping) = watch::channel(gateway);
     let relay = Relay {
         client: stream::poll_fn(move |context| from_client.poll_recv(context)).map(Ok),
         to_client,
@@ -163,6 +167,13 @@ async fn stopping_closes_with_going_away() {
 }
 
 #[actix_web::test]
+async fn socket_opened_while_draining_ends_at_once() {
+    let ends = start_in(SocketsEnd::Within(Duration::from_secs(3_600)));
+    let close = close_frame(1_001, "the gateway stops");
+    assert_eq!(ends.end().await, (close, end(Ended::Stopping, true)));
+}
+
+#[actix_web::test]
 async fn draining_tells_the_client_to_reconnect() {
     let mut ends = start();
     ends.service.write_all(&text(b"a")).await.unwrap();
@@ -190,7 +201,9 @@ async fn draining_does_not_split_a_message() {
 
 #[actix_web::test]
 async fn stop_ends_draining_sockets_at_once() {
-    let ends = start();
+    let mut ends = start();
+    ends.service.write_all(&text(b"a")).await.unwrap();
+    ends.received(3).await;
     ends.stop
         .send_replace(SocketsEnd::Within(Duration::from_secs(3_600)));
     ends.stop.send_replace(SocketsEnd::Now);
