@@ -137,21 +137,31 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
         }
     };
     let stopping = async {
-        if drains {
-            platform.drain().await;
-        }
-        platform.stop().await
+        let ended = if drains { drain(&platform).await } else { None };
+        (platform.stop().await, ended)
     };
-    let stopped_in_time = tokio::select! {
-        in_time = stopping => in_time,
-        () = signals.forced_stop() => false,
+    let (stopped_in_time, ended_later) = tokio::select! {
+        stopped = stopping => stopped,
+        () = signals.forced_stop() => (false, None),
     };
-    match ended {
+    match ended.or(ended_later) {
         Some(actor) => Err(ServeError::ActorEnded(actor)),
         None if !stopped_in_time => Err(ServeError::CutOff),
         None => {
             about.log_stop(started.elapsed());
             Ok(())
+        }
+    }
+}
+
+/// Lets the clients move to another process. Returns the name of an actor that has ended meanwhile,
+/// after which there is nothing to wait for.
+async fn drain(platform: &Platform) -> Option<&'static str> {
+    tokio::select! {
+        () = platform.drain() => None,
+        actor = platform.ended() => {
+            error!(actor = actor; "actor ended unexpectedly");
+            Some(actor)
         }
     }
 }

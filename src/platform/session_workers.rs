@@ -8,7 +8,7 @@ use crate::access::Access;
 use crate::actors::odds::messages::GetSnapshot;
 use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
-use crate::actors::streaming::session::SessionEdges;
+use crate::actors::streaming::session_edges::SessionEdges;
 use crate::config::settings::Settings;
 use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::domain::streaming::credential_watch::CredentialLimits;

@@ -6,6 +6,7 @@ mod frame_queue;
 pub mod messages;
 pub mod registry;
 pub mod session;
+pub mod session_edges;
 pub(crate) mod session_handle;
 pub mod stream_end;
 pub mod stream_session;

@@ -23,65 +23,20 @@ use tokio::sync::OwnedSemaphorePermit;
 
 pub use self::authentication::ClientLimits;
 use self::requests::Request;
-use super::distributor::Distributor;
 use super::frame_queue::{FrameQueue, Outgoing};
 use super::messages::{Connect, Disconnect};
+use super::session_edges::SessionEdges;
 use super::session_handle::{Cutter, SessionHandle, SessionMessage};
-use crate::access::Access;
-use crate::actors::odds::messages::GetSnapshot;
 use crate::domain::access::Caller;
-use crate::domain::odds::restrictions::CurrentRestrictions;
-use crate::domain::streaming::epoch::CurrentEpoch;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
-    CloseReason, FeedStatus, UpdateFrame, error_message, feed_message, heartbeat_message,
-    reconnect_message,
+    CloseReason, FeedStatus, error_message, feed_message, heartbeat_message, reconnect_message,
 };
-use crate::domain::streaming::session::{Effect, SessionLimits, SessionState};
-use crate::domain::timestamp::Timestamp;
+use crate::domain::streaming::session::{Effect, SessionState};
 use crate::runtime::connection::{ConnectionHandle, Violation};
 use crate::runtime::liveness::LivenessProbe;
 use crate::runtime::permits::{AddressPermit, Permit};
-use crate::telemetry::log_limit::LogLimit;
-use crate::telemetry::metrics::OddsMetrics;
-
-/// Updates older than this, in seconds, come from recordings; their latency has no meaning.
-const RECORDING_AGE: f64 = 3_600.0;
-
-/// What all sessions of a thread share. One instance for all, so that no address is cloned.
-pub struct SessionEdges {
-    /// The distributor of this thread.
-    pub distributor: Addr<Distributor>,
-    /// Answers snapshot requests.
-    pub snapshots: Recipient<GetSnapshot>,
-    /// What snapshots show as suspended.
-    pub restrictions: Arc<CurrentRestrictions>,
-    /// The epoch of the sequence numbers.
-    pub epoch: Arc<CurrentEpoch>,
-    /// Authenticates clients.
-    pub access: Access,
-    /// Limits on subscriptions, message rates and silence.
-    pub limits: SessionLimits,
-    /// The largest message of a client, in bytes.
-    pub max_message: usize,
-    /// Mailbox capacity of a session, in deliveries.
-    pub queue: usize,
-    /// Limits the log of failed snapshots, by cause.
-    pub failures: Arc<LogLimit>,
-    /// The metrics.
-    pub metrics: OddsMetrics,
-}
-
-impl SessionEdges {
-    /// Records the age of a change at the time it is sent.
-    pub(super) fn measure(&self, frame: &UpdateFrame) {
-        let age = Timestamp::now().seconds_since(frame.updated_at);
-        if age < RECORDING_AGE {
-            self.metrics.latency.observe(age.max(0.0));
-        }
-    }
-}
 
 /// The actor of one client.
 pub struct Session {

@@ -13,10 +13,10 @@ use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 
 use super::messages::{Connect, Disconnect, SetHeartbeat, Subscribe, Unsubscribe};
-use super::session::SessionEdges;
+use super::session_edges::SessionEdges;
 use super::session_handle::{Cutter, SessionHandle, SessionMessage};
 use super::stream_end::{EndReason, StreamEnd};
-use crate::actors::odds::messages::{ApplyError, GetSnapshot};
+use crate::actors::odds::messages::ApplyError;
 use crate::domain::access::Caller;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
@@ -24,16 +24,14 @@ use crate::domain::streaming::conflation_step::ConflationStep;
 use crate::domain::streaming::fanout::{Delivery, SessionId, SourceNotice};
 use crate::domain::streaming::heartbeats::LastSent;
 use crate::domain::streaming::protocol::{
-    FeedStatus, Form, Refusal, ShownSnapshot, SnapshotExtension, SnapshotMarket, SnapshotView,
-    SubscribeRequest, UpdateFrame,
+    FeedStatus, Form, Refusal, ShownSnapshot, SnapshotMarket, SnapshotView, SubscribeRequest,
+    UpdateFrame,
 };
 use crate::domain::streaming::session::{Attempt, Effect, SessionState, SnapshotFrame};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::actor;
 use crate::runtime::liveness::LivenessProbe;
 
-/// How long to wait for a snapshot before the client is told that it is unavailable.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Mailbox capacity of the actor that starts streams.
 const MAILBOX: usize = 256;
 
@@ -253,15 +251,12 @@ impl StreamSession {
         tries: u32,
         context: &mut Context<Self>,
     ) {
-        let request = GetSnapshot(event_id.clone());
-        let answer = self.edges.snapshots.send(request).timeout(SNAPSHOT_TIMEOUT);
+        let (edges, requested) = (self.edges.clone(), event_id.clone());
+        let answer = async move { edges.snapshot(requested).await };
         context.spawn(
             answer
                 .into_actor(self)
                 .map(move |answer, session, context| {
-                    let ended =
-                        |error: MailboxError| Err(ApplyError::RouterEnded(error.to_string()));
-                    let answer = answer.unwrap_or_else(ended);
                     let delay = |snapshot: &Snapshot| {
                         let view = session.snapshot_view(snapshot, attempt);
                         view.catch_up_delay(snapshot, tries)
@@ -319,28 +314,15 @@ impl StreamSession {
         self.act(effects, context);
     }
 
-    /// How a snapshot is shown to the client, under the current restrictions.
+    /// How a snapshot is shown to the client.
     fn snapshot_view(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotView<'_> {
-        let extension = self.state.snapshot_extension(&snapshot.event_id, attempt);
-        SnapshotView {
-            // The status last sent to the client, as on sockets.
-            is_stale: snapshot.is_stale || self.feed == FeedStatus::Stale,
-            restrictions: self.edges.restrictions.get(),
-            extension: extension.map(|extension| SnapshotExtension {
-                epoch: self.edges.epoch.get(),
-                ..extension
-            }),
-        }
+        self.edges.view(&self.state, self.feed, snapshot, attempt)
     }
 
     /// The snapshot of a subscription.
     fn show(&self, snapshot: &Snapshot, attempt: Attempt) -> ShownSnapshot {
         let view = self.snapshot_view(snapshot, attempt);
-        if let Some(recovers) = view.recovers(snapshot) {
-            let result = if recovers { "recovered" } else { "replaced" };
-            let resumes = &self.edges.metrics.resumes;
-            resumes.with_label_values(&[result]).inc();
-        }
+        self.edges.count_resume(&view, snapshot);
         view.show(snapshot)
     }
 

@@ -12,7 +12,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::frame_limit::FrameLimiter;
 use super::handshake;
-use crate::actors::streaming::session::{Session, SessionEdges, SessionPermits};
+use crate::actors::streaming::session::{Session, SessionPermits};
+use crate::actors::streaming::session_edges::SessionEdges;
 use crate::domain::access::Caller;
 use crate::domain::streaming::fanout::SessionId;
 use crate::http::addresses::TooMany;

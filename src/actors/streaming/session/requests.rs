@@ -10,20 +10,15 @@ use actix_web_actors::ws::WebsocketContext;
 use log::warn;
 
 use super::Session;
-use crate::actors::odds::messages::{ApplyError, GetSnapshot};
 use crate::actors::streaming::messages::{SetHeartbeat, Subscribe, Unsubscribe, WatchCaller};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::Snapshot;
 use crate::domain::streaming::conflation_step::ConflationStep;
 use crate::domain::streaming::credential_watch::SessionCaller;
 use crate::domain::streaming::heartbeats::LastSent;
-use crate::domain::streaming::protocol::{
-    FeedStatus, SnapshotExtension, SnapshotView, snapshot_message,
-};
+use crate::domain::streaming::protocol::{SnapshotView, snapshot_message};
 use crate::domain::streaming::session::{Attempt, SnapshotFrame};
 
-/// How long to wait for a snapshot before the client is told to subscribe again.
-const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many snapshots of one session are requested at a time. The session is polled only after what
 /// it has sent was written, so this bounds the snapshots in memory for a client that subscribes to
 /// much and reads slowly.
@@ -126,14 +121,7 @@ impl Session {
         self.snapshots_in_flight += 1;
         let edges = self.edges.clone();
         let requested = event_id.clone();
-        let call = async move {
-            let answer = edges
-                .snapshots
-                .send(GetSnapshot(requested))
-                .timeout(SNAPSHOT_TIMEOUT)
-                .await;
-            answer.unwrap_or_else(|error| Err(ApplyError::RouterEnded(error.to_string())))
-        };
+        let call = async move { edges.snapshot(requested).await };
         context.spawn(call.into_actor(self).map(move |answer, session, context| {
             let delay = |snapshot: &Snapshot| {
                 let view = session.snapshot_view(snapshot, attempt);
@@ -163,29 +151,15 @@ impl Session {
         }));
     }
 
-    /// How a snapshot is shown to the client, under the current restrictions.
+    /// How a snapshot is shown to the client.
     fn snapshot_view(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotView<'_> {
-        let extension = self.state.snapshot_extension(&snapshot.event_id, attempt);
-        SnapshotView {
-            // Use the status last sent to the client, not the current one: `live` is sent after the
-            // missed changes, and those follow this snapshot.
-            is_stale: snapshot.is_stale || self.feed == FeedStatus::Stale,
-            restrictions: self.edges.restrictions.get(),
-            extension: extension.map(|extension| SnapshotExtension {
-                epoch: self.edges.epoch.get(),
-                ..extension
-            }),
-        }
+        self.edges.view(&self.state, self.feed, snapshot, attempt)
     }
 
     /// Encodes the snapshot of a subscription.
     fn encode(&self, snapshot: &Snapshot, attempt: Attempt) -> SnapshotFrame {
         let view = self.snapshot_view(snapshot, attempt);
-        if let Some(recovers) = view.recovers(snapshot) {
-            let result = if recovers { "recovered" } else { "replaced" };
-            let resumes = &self.edges.metrics.resumes;
-            resumes.with_label_values(&[result]).inc();
-        }
+        self.edges.count_resume(&view, snapshot);
         SnapshotFrame {
             seq: snapshot.seq,
             text: snapshot_message(snapshot, &view),

@@ -25,7 +25,7 @@ use crate::actors::odds::client_reads::{ClientReads, ReadLimits};
 use crate::actors::odds::messages::{ApplyError, GetSnapshot};
 use crate::actors::streaming::distributor::{Distributor, DistributorSettings};
 use crate::actors::streaming::registry::Registry;
-use crate::actors::streaming::session::SessionEdges;
+use crate::actors::streaming::session_edges::SessionEdges;
 use crate::config::settings::RequestRate;
 use crate::domain::access::{Revocations, Scope};
 use crate::domain::ids::UserId;
