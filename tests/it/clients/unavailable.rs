@@ -13,7 +13,7 @@ use sports_bet_platform::actors::odds::messages::{ApplyError, BookChanged, GetSn
 use sports_bet_platform::actors::streaming::distributor::{Distributor, DistributorSettings};
 use sports_bet_platform::actors::streaming::messages::FeedChanged;
 use sports_bet_platform::actors::streaming::registry::Registry;
-use sports_bet_platform::actors::streaming::session::SessionEdges;
+use sports_bet_platform::actors::streaming::session_edges::SessionEdges;
 use sports_bet_platform::domain::odds::book::{Book, MarketState, Snapshot};
 use sports_bet_platform::domain::odds::restrictions::{CurrentRestrictions, Restrictions};
 use sports_bet_platform::domain::odds::source_status::{SourceState, SourceStatus};
