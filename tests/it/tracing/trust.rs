@@ -195,6 +195,8 @@ async fn flag_of_service_key_counts() {
         ("ODDS_PUBLIC", "true"),
     ];
     let mut traced = Traced::start(&variables).await;
+    // The tables are up to date after that.
+    traced.offer("E").await;
     let own = traced._folder.variables();
     let own: Vec<_> = own
         .iter()
@@ -207,7 +209,6 @@ async fn flag_of_service_key_counts() {
     let key = String::from_utf8(output.stdout).unwrap().trim().to_owned();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert!(key.starts_with("sbk_"), "{key} {errors}");
-    traced.offer("E").await;
     let key = ("X-Api-Key", key.as_str());
     let body = json!({"userId": USER, "amount_cents": 100 * STAKE, "external_ref": "first"});
     let url = format!("http://{}/wallet/deposit", traced.server.wallet());
