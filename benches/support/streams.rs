@@ -50,7 +50,8 @@ impl Streams {
             }
             Ok::<_, tonic::Status>(())
         });
-        let reading = timeout(WAIT_LIMIT, try_join_all(reading));
+        // The timer needs the runtime.
+        let reading = async { timeout(WAIT_LIMIT, try_join_all(reading)).await };
         self.runtime.block_on(reading)??;
         Ok(())
     }
