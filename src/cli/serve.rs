@@ -154,7 +154,7 @@ pub async fn run(config: Config) -> Result<(), ServeError> {
     }
 }
 
-/// Lets the clients move to another process. Returns the name of an actor that has ended meanwhile,
+/// Lets the clients move to another process. Returns the name of an actor that ends during the drain,
 /// after which there is nothing to wait for.
 async fn drain(platform: &Platform) -> Option<&'static str> {
     tokio::select! {

@@ -1,4 +1,4 @@
-//! What the sessions of a thread share, whatever the format of their messages.
+//! What the sessions of a thread share, those of sockets and those of gRPC streams.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -138,7 +138,7 @@ fn caller_is_never_exchanged() {
     assert_eq!(caller.expires_at(), Some(at(7)));
 }
 
-/// A stream cannot present a later token, so nobody waits for one.
+/// A stream cannot refresh its token, so it gets no grace period.
 #[test]
 fn fixed_caller_has_no_grace() {
     let mut watch = CredentialWatch::new(LIMITS);
