@@ -105,9 +105,9 @@ impl WalletApi {
         call: Call,
         request: v1::DepositRequest,
     ) -> Result<v1::Wallet, CallError> {
-        let order = Order::read(&call, &request.user_id, request.amount_cents)?;
+        let transfer = Transfer::read(&call, &request.user_id, request.amount_cents)?;
         let named = read::optional("external_ref", &request.external_ref)?;
-        let movement = Movement::Deposit(order.with(named.clone())?);
+        let movement = Movement::Deposit(transfer.with_reference(named.clone())?);
         self.move_wallet(&call, movement, named).await
     }
 
@@ -116,9 +116,9 @@ impl WalletApi {
         call: Call,
         request: v1::WithdrawRequest,
     ) -> Result<v1::Wallet, CallError> {
-        let order = Order::read(&call, &request.user_id, request.amount_cents)?;
+        let transfer = Transfer::read(&call, &request.user_id, request.amount_cents)?;
         let named = read::optional("external_ref", &request.external_ref)?;
-        let movement = Movement::Withdraw(order.with(named.clone())?);
+        let movement = Movement::Withdraw(transfer.with_reference(named.clone())?);
         self.move_wallet(&call, movement, named).await
     }
 
@@ -127,9 +127,9 @@ impl WalletApi {
         call: Call,
         request: v1::ReserveRequest,
     ) -> Result<v1::Reservation, CallError> {
-        let order = Order::read(&call, &request.user_id, request.amount_cents)?;
+        let transfer = Transfer::read(&call, &request.user_id, request.amount_cents)?;
         let named: Reference = read::id("external_ref", &request.external_ref)?;
-        let movement = Movement::Reserve(order.with(Some(named.clone()))?);
+        let movement = Movement::Reserve(transfer.with_reference(Some(named.clone()))?);
         self.move_reservation(&call, movement, named).await
     }
 
@@ -215,22 +215,22 @@ impl WalletApi {
     }
 }
 
-/// A movement without its reference.
-struct Order {
+/// A transfer of money without its reference.
+struct Transfer {
     user_id: UserId,
     amount: crate::domain::wallet::amount::Amount,
 }
 
-impl Order {
-    fn read(call: &Call, user_id: &str, amount_cents: i64) -> Result<Order, ApiError> {
-        Ok(Order {
+impl Transfer {
+    fn read(call: &Call, user_id: &str, amount_cents: i64) -> Result<Transfer, ApiError> {
+        Ok(Transfer {
             user_id: call.user_to_act_for(user_id)?,
             amount: read::amount("amount_cents", amount_cents)?,
         })
     }
 
     /// With the reference that was sent, or else a new one.
-    fn with(self, named: Option<Reference>) -> Result<TransferRequest, ApiError> {
+    fn with_reference(self, named: Option<Reference>) -> Result<TransferRequest, ApiError> {
         let new = || read::id("external_ref", &Uuid::now_v7().to_string());
         Ok(TransferRequest {
             user_id: self.user_id,

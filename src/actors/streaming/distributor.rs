@@ -241,7 +241,7 @@ impl Distributor {
         handle.life.mark_evicted();
         self.count_sessions();
         if let Some(connection) = &handle.connection {
-            connection.cut();
+            connection.abort();
         }
     }
 }

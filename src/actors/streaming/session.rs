@@ -26,7 +26,7 @@ use self::requests::Request;
 use super::frame_queue::{FrameQueue, Outgoing};
 use super::messages::{Connect, Disconnect};
 use super::session_edges::SessionEdges;
-use super::session_handle::{Cutter, SessionHandle, SessionMessage};
+use super::session_handle::{AbortHandle, SessionHandle, SessionMessage};
 use crate::domain::access::Caller;
 use crate::domain::streaming::fanout::{Delivery, SessionId};
 use crate::domain::streaming::heartbeats::LastSent;
@@ -252,7 +252,7 @@ impl Actor for Session {
         self.edges.metrics.sessions.inc();
         let handle = SessionHandle {
             session: context.address().recipient(),
-            connection: self.connection.take().map(Cutter::Connection),
+            connection: self.connection.take().map(AbortHandle::Connection),
             life: self.life.clone(),
         };
         let edges = self.edges.clone();

@@ -29,19 +29,19 @@ pub enum SessionMessage {
 }
 
 /// Ends a session that handles no message any more.
-pub enum Cutter {
+pub enum AbortHandle {
     /// Closes its socket.
     Connection(ConnectionHandle),
     /// Ends its stream, but not the connection, which may have others.
     Stream(Arc<StreamEnd>),
 }
 
-impl Cutter {
+impl AbortHandle {
     /// Ends the session.
-    pub fn cut(&self) {
+    pub fn abort(&self) {
         match self {
-            Cutter::Connection(connection) => connection.close(),
-            Cutter::Stream(end) => end.cut(),
+            AbortHandle::Connection(connection) => connection.close(),
+            AbortHandle::Stream(end) => end.abort(),
         }
     }
 }
@@ -51,7 +51,7 @@ pub struct SessionHandle {
     /// The session's address.
     pub session: Recipient<SessionMessage>,
     /// Ends the session from outside.
-    pub connection: Option<Cutter>,
+    pub connection: Option<AbortHandle>,
     /// The session's liveness probe.
     pub life: Arc<LivenessProbe>,
 }
@@ -79,7 +79,7 @@ impl SessionHandle {
     /// limit.
     pub fn end(&self, reason: CloseReason) {
         // The actor of a client that does not read handles no message. The first reason counts.
-        if let Some(Cutter::Stream(end)) = &self.connection {
+        if let Some(AbortHandle::Stream(end)) = &self.connection {
             end.set(EndReason::Closed(reason));
         }
         self.session.do_send(SessionMessage::End(reason));

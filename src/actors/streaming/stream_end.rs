@@ -21,7 +21,7 @@ pub enum EndReason {
 #[derive(Debug, Default)]
 pub struct StreamEnd {
     reason: OnceLock<EndReason>,
-    cut: CancellationToken,
+    aborted: CancellationToken,
 }
 
 impl StreamEnd {
@@ -36,13 +36,13 @@ impl StreamEnd {
     }
 
     /// Ends the stream from outside, even if its actor waits for the client.
-    pub fn cut(&self) {
+    pub fn abort(&self) {
         self.set(EndReason::Slow);
-        self.cut.cancel();
+        self.aborted.cancel();
     }
 
     /// Waits until the stream is ended from outside.
-    pub(crate) async fn cut_off(&self) {
-        self.cut.cancelled().await;
+    pub(crate) async fn aborted(&self) {
+        self.aborted.cancelled().await;
     }
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::error::TrySendError;
 
 use super::messages::{Connect, Disconnect, SetHeartbeat, Subscribe, Unsubscribe};
 use super::session_edges::SessionEdges;
-use super::session_handle::{Cutter, SessionHandle, SessionMessage};
+use super::session_handle::{AbortHandle, SessionHandle, SessionMessage};
 use super::stream_end::{EndReason, StreamEnd};
 use crate::actors::odds::messages::ApplyError;
 use crate::domain::access::Caller;
@@ -166,7 +166,7 @@ impl StreamSession {
         let room = async move {
             tokio::select! {
                 room = output.reserve() => room.is_ok(),
-                () = end.cut_off() => false,
+                () = end.aborted() => false,
             }
         };
         context.wait(
@@ -372,7 +372,7 @@ impl Actor for StreamSession {
     fn started(&mut self, context: &mut Self::Context) {
         let handle = SessionHandle {
             session: context.address().recipient(),
-            connection: Some(Cutter::Stream(self.end.clone())),
+            connection: Some(AbortHandle::Stream(self.end.clone())),
             life: self.life.clone(),
         };
         let connect = Connect {
@@ -384,7 +384,7 @@ impl Actor for StreamSession {
         let ended = async move {
             tokio::select! {
                 () = output.closed() => {}
-                () = end.cut_off() => {}
+                () = end.aborted() => {}
             }
         };
         let ended = ended.into_actor(self);

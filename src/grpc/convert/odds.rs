@@ -75,7 +75,7 @@ pub(in crate::grpc) fn stream_message(message: &StreamMessage) -> EncodedRespons
         StreamMessage::Snapshot(shown) => EncodedResponse::of(field::SNAPSHOT, &snapshot(shown)),
         StreamMessage::Update(frame, form) => {
             let encode = || EncodedResponse::of(field::UPDATE, &update(frame, *form)).into_bytes();
-            EncodedResponse::from_bytes(frame.encoded_otherwise(*form, encode).clone())
+            EncodedResponse::from_bytes(frame.encoded_for_stream(*form, encode).clone())
         }
         StreamMessage::Notice(notice) => EncodedResponse::of(field::FEED, &source_status(notice)),
         StreamMessage::Feed(status) => EncodedResponse::of(

@@ -126,7 +126,7 @@ pub struct UpdateFrame {
     /// The other forms, in the order of [`Form`]. Most changes need none.
     others: [OnceLock<Box<Encoded>>; 4],
     /// The forms of streams, which have a format of their own. Made when a stream needs them.
-    otherwise: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
+    stream_forms: OnceLock<Box<[OnceLock<Bytes>; 3]>>,
     count: Option<EncodingCount>,
 }
 
@@ -178,7 +178,7 @@ impl UpdateFrame {
             display,
             plain: Encoded::new(message.encode(&update.to_json())),
             others: Default::default(),
-            otherwise: OnceLock::new(),
+            stream_forms: OnceLock::new(),
             count: None,
             state,
         }
@@ -224,13 +224,13 @@ impl UpdateFrame {
     }
 
     /// The message in the format of streams, which `encode` makes for the first one in this form.
-    pub(crate) fn encoded_otherwise(&self, form: Form, encode: impl FnOnce() -> Bytes) -> &Bytes {
+    pub(crate) fn encoded_for_stream(&self, form: Form, encode: impl FnOnce() -> Bytes) -> &Bytes {
         let place = match form {
             Form::Plain | Form::Extended => 0,
             Form::Conflated | Form::Slow => 1,
             Form::Requested => 2,
         };
-        let forms = self.otherwise.get_or_init(Default::default);
+        let forms = self.stream_forms.get_or_init(Default::default);
         forms[place].get_or_init(|| {
             self.count.iter().for_each(EncodingCount::add);
             encode()
