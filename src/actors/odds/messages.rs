@@ -146,8 +146,7 @@ pub struct TracedState {
 pub struct Restated {
     /// The sources of the states that were lost or are live again. Empty if only holds changed.
     pub sources: Arc<[(Source, FeedStatus)]>,
-    /// The last sequence number of the book at that time. A session whose snapshot is later ignores
-    /// the states.
+    /// The last sequence number of the book at that time.
     pub head: u64,
 }
 

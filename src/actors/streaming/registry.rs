@@ -20,6 +20,7 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::restrictions::CurrentRestrictions;
 use crate::domain::streaming::fanout::{Delivery, SourceNotice};
 use crate::domain::streaming::protocol::{CloseReason, EncodingCount, FeedStatus, UpdateFrame};
+use crate::domain::streaming::shown_at::ShownAt;
 use crate::telemetry::metrics::OddsMetrics;
 
 /// How often the encodings are added to their metric.
@@ -65,11 +66,12 @@ impl Registry {
             .iter()
             .map(|state| UpdateFrame::restricted(state, &restrictions, has_gap, head))
             .map(|frame| Arc::new(frame.counted_by(&self.encodings)));
-        let sources = changed.restated.iter().flat_map(|it| it.sources.iter());
-        let notices = sources
-            .map(|(source, status)| SourceNotice::new(event_id, source, *status))
-            .collect();
-        Delivery::with_notices(notices, frames.collect(), changed.conflated)
+        let notices = changed.restated.iter().flat_map(|restated| {
+            let at = ShownAt::new(restated.head, &restrictions);
+            let sources = restated.sources.iter();
+            sources.map(move |(source, status)| SourceNotice::new(event_id, source, *status, at))
+        });
+        Delivery::with_notices(notices.collect(), frames.collect(), changed.conflated)
     }
 
     fn leave(&mut self, id: DistributorId) {

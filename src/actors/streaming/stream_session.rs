@@ -28,6 +28,7 @@ use crate::domain::streaming::protocol::{
     UpdateFrame,
 };
 use crate::domain::streaming::session::{Attempt, Effect, SessionState, SnapshotFrame};
+use crate::domain::streaming::shown_at::ShownAt;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::actor;
 use crate::runtime::liveness::LivenessProbe;
@@ -302,12 +303,12 @@ impl StreamSession {
             None => None,
         };
         let shown = snapshot.map(|snapshot| self.show(&snapshot, attempt));
-        let frame = shown.as_ref().map(|shown| SnapshotFrame {
-            seq: shown.seq,
+        let frame = shown.as_ref().map(|(shown_at, _)| SnapshotFrame {
+            shown_at: *shown_at,
             text: Default::default(),
         });
         let effects = self.state.on_snapshot(event_id, attempt, frame);
-        if let Some(shown) = shown {
+        if let Some((_, shown)) = shown {
             self.state.charge_snapshot(estimated_bytes(&shown));
             self.send(StreamMessage::Snapshot(shown));
         }
@@ -320,10 +321,10 @@ impl StreamSession {
     }
 
     /// The snapshot of a subscription.
-    fn show(&self, snapshot: &Snapshot, attempt: Attempt) -> ShownSnapshot {
+    fn show(&self, snapshot: &Snapshot, attempt: Attempt) -> (ShownAt, ShownSnapshot) {
         let view = self.snapshot_view(snapshot, attempt);
         self.edges.count_resume(&view, snapshot);
-        view.show(snapshot)
+        (view.shown_at(snapshot), view.show(snapshot))
     }
 
     fn deliver(&mut self, delivery: &Delivery) {

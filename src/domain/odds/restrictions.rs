@@ -31,6 +31,8 @@ pub struct Restrictions {
     pub unreported_from: u64,
     /// The holds in force.
     pub holds: Vec<Hold>,
+    /// How often what is shown has changed in this process. [`CurrentRestrictions`] counts it.
+    pub version: u64,
 }
 
 /// Why a market is restricted.
@@ -140,10 +142,13 @@ impl CurrentRestrictions {
     }
 
     /// Replaces the restrictions and returns the earlier ones.
-    pub fn set(&self, restrictions: Restrictions) -> Arc<Restrictions> {
-        let later = Arc::new(restrictions);
-        let earlier = std::mem::replace(&mut *self.current.write(), later.clone());
-        if !later.shows_like(&earlier) {
+    pub fn set(&self, mut restrictions: Restrictions) -> Arc<Restrictions> {
+        let mut current = self.current.write();
+        let changes = !restrictions.shows_like(&current);
+        restrictions.version = current.version + u64::from(changes);
+        let earlier = std::mem::replace(&mut *current, Arc::new(restrictions));
+        drop(current);
+        if changes {
             self.version.changed();
         }
         earlier

@@ -9,6 +9,7 @@ pub mod fanout;
 pub mod heartbeats;
 pub mod protocol;
 pub mod session;
+pub mod shown_at;
 
 #[cfg(test)]
 mod tests;

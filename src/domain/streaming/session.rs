@@ -20,6 +20,7 @@ use super::protocol::{
     ClientMessage, CloseReason, Credential, Form, Refusal, ResumePoint, SnapshotExtension,
     SubscribeRequest, UpdateFrame, pong_message, unsubscribed_message,
 };
+use super::shown_at::ShownAt;
 use crate::domain::ids::{EventId, MarketKey};
 
 /// The limits of a session.
@@ -73,8 +74,8 @@ pub struct Attempt(u64);
 /// A snapshot in the form in which it is sent.
 #[derive(Clone, Debug)]
 pub struct SnapshotFrame {
-    /// The event's last sequence number in the snapshot.
-    pub seq: u64,
+    /// What the snapshot shows.
+    pub shown_at: ShownAt,
     /// The encoded message.
     pub text: ByteString,
 }
@@ -83,8 +84,8 @@ pub struct SnapshotFrame {
 enum Subscription {
     /// The snapshot is pending. Changes that arrive before it are held, the latest per market.
     Awaiting(Box<Awaiting>),
-    /// The client has everything up to this sequence number.
-    Live { last_seq: u64 },
+    /// The client has everything up to `last_seq`.
+    Live { last_seq: u64, snapshot: ShownAt },
 }
 
 #[derive(Debug)]
@@ -218,7 +219,8 @@ impl SessionState {
         self.subscriptions.insert(
             event_id,
             Subscription::Live {
-                last_seq: snapshot.seq,
+                last_seq: snapshot.shown_at.seq(),
+                snapshot: snapshot.shown_at,
             },
         );
         let mut held: Vec<Held> = held.into_values().collect();
@@ -234,12 +236,11 @@ impl SessionState {
     /// Handles changes of subscribed events. Passes the frames to send to `send`, in order.
     pub fn on_delivery(&mut self, delivery: &Delivery, mut send: impl FnMut(Bytes)) {
         let is_extended = self.extension.is_some();
-        // A pending snapshot shows the status of each market.
         self.notices(delivery)
             .for_each(|notice| send(notice.wire.clone()));
         if let (Some(joined), [first, rest @ ..]) =
             (delivery.joined(is_extended), delivery.frames())
-            && let Some(Subscription::Live { last_seq }) =
+            && let Some(Subscription::Live { last_seq, .. }) =
                 self.subscriptions.get_mut(&first.event_id)
             && *last_seq < first.seq
         {
@@ -257,10 +258,10 @@ impl SessionState {
     /// Handles a change of a subscribed event. Returns at most one effect.
     pub fn on_update(&mut self, frame: &Arc<UpdateFrame>, form: Form) -> Option<Effect> {
         match self.subscriptions.get_mut(&frame.event_id)? {
-            Subscription::Live { last_seq } => {
+            Subscription::Live { last_seq, snapshot } => {
                 match frame.restated_at() {
-                    // The client has it, or its snapshot is later and shows it.
-                    Some(head) if head < *last_seq => return None,
+                    // It is from before the subscription. What followed it was dropped.
+                    Some(at) if at <= *snapshot => return None,
                     Some(_) => {}
                     None if frame.seq <= *last_seq => return None,
                     None => *last_seq = frame.seq,

@@ -161,7 +161,7 @@ impl Session {
         let view = self.snapshot_view(snapshot, attempt);
         self.edges.count_resume(&view, snapshot);
         SnapshotFrame {
-            seq: snapshot.seq,
+            shown_at: view.shown_at(snapshot),
             text: snapshot_message(snapshot, &view),
         }
     }

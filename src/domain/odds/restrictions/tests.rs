@@ -113,7 +113,15 @@ fn replacing_restrictions_invalidates_stamps() {
     let earlier = current.set(source(SourceState::Stale));
     assert_eq!(*earlier, Restrictions::default());
     assert!(!stamp.is_current());
-    assert_eq!(*current.get(), source(SourceState::Stale));
+    let expected = Restrictions {
+        version: 1,
+        ..source(SourceState::Stale)
+    };
+    assert_eq!(*current.get(), expected);
+    current.set(Restrictions::clone(&current.get()));
+    assert_eq!(current.get().version, 1, "nothing is shown in another way");
+    current.set(Restrictions::default());
+    assert_eq!(current.get().version, 2);
 }
 
 /// The time until which a live source has confirmed its data advances every second. What was

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::super::protocol::{FeedStatus, Form, UpdateFrame, source_message, text_frame};
+use super::super::shown_at::ShownAt;
 use crate::domain::ids::{EventId, Source};
 
 /// Changes for one session, in the order of their sequence numbers.
@@ -58,17 +59,25 @@ pub struct SourceNotice {
     pub source: Source,
     /// Its status.
     pub status: FeedStatus,
+    /// From when it has this status.
+    pub at: ShownAt,
     /// The message as a WebSocket frame.
     pub wire: Bytes,
 }
 
 impl SourceNotice {
-    /// Encodes the notice that a source of an event has this status from now on.
-    pub fn new(event_id: &EventId, source: &Source, status: FeedStatus) -> SourceNotice {
+    /// Encodes the notice that a source of an event has this status from `at` on.
+    pub fn new(
+        event_id: &EventId,
+        source: &Source,
+        status: FeedStatus,
+        at: ShownAt,
+    ) -> SourceNotice {
         SourceNotice {
             event_id: event_id.clone(),
             source: source.clone(),
             status,
+            at,
             wire: text_frame(&source_message(status, source, event_id)),
         }
     }

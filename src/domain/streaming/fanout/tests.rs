@@ -9,6 +9,7 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::*;
+use crate::domain::streaming::shown_at::ShownAt;
 
 /// A session with room for some deliveries.
 #[derive(Clone, Default)]
@@ -364,7 +365,7 @@ fn slow_client_gets_latest_notice_of_source() {
     let mut fanout = with(std::slice::from_ref(&slow));
     let source = Source::new("a").unwrap();
     for status in [FeedStatus::Stale, FeedStatus::Live, FeedStatus::Stale] {
-        let notice = SourceNotice::new(&event(), &source, status);
+        let notice = SourceNotice::new(&event(), &source, status, ShownAt::default());
         let delivery = Delivery::with_notices(vec![notice], Vec::new(), false);
         fanout.publish(&event(), &delivery, Instant::now());
     }

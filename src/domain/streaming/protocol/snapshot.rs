@@ -11,6 +11,7 @@ use crate::domain::ids::EventId;
 use crate::domain::odds::book::{MarketState, Snapshot, number_of};
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::update::OddsUpdate;
+use crate::domain::streaming::shown_at::ShownAt;
 use crate::domain::timestamp::Timestamp;
 
 /// The first delay before a snapshot for a client that is ahead of the book is requested again; it
@@ -161,6 +162,11 @@ pub fn snapshot_message(snapshot: &Snapshot, view: &SnapshotView<'_>) -> ByteStr
 }
 
 impl<'a> SnapshotView<'a> {
+    /// What a snapshot of a book shows, in this view.
+    pub fn shown_at(&self, snapshot: &Snapshot) -> ShownAt {
+        ShownAt::new(snapshot.seq, &self.restrictions)
+    }
+
     /// The snapshot of a book as the client is shown it.
     pub fn show(&self, snapshot: &Snapshot) -> ShownSnapshot {
         let epoch = self.epoch_of(snapshot);

@@ -13,6 +13,7 @@ use crate::domain::ids::{EventId, MarketKey, SelectionId};
 use crate::domain::odds::book::MarketState;
 use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::status::{MarketStatus, SelectionStatus};
+use crate::domain::streaming::shown_at::ShownAt;
 use crate::domain::timestamp::Timestamp;
 
 /// How a message says that earlier changes may have been left out.
@@ -104,9 +105,8 @@ struct Display {
     stale: Option<bool>,
     /// Whether a client that has this change can resume.
     is_resumable: bool,
-    /// For a state that was sent before and is now shown in another way: the last sequence number
-    /// of the event at that time.
-    restated_at: Option<u64>,
+    /// For a state that was sent before and is now shown in another way: from when.
+    restated_at: Option<ShownAt>,
 }
 
 /// One change of one market as sent to clients, encoded once for all of them.
@@ -159,7 +159,7 @@ impl UpdateFrame {
                 && restated_at.is_none()
                 && !is_stale
                 && Arc::ptr_eq(&shown, state),
-            restated_at,
+            restated_at: restated_at.map(|seq| ShownAt::new(seq, restrictions)),
         };
         UpdateFrame::displayed(shown.into_owned(), display)
     }
@@ -213,8 +213,8 @@ impl UpdateFrame {
         self.display.is_resumable
     }
 
-    /// For a state that was sent before: the last sequence number of the event at that time.
-    pub fn restated_at(&self) -> Option<u64> {
+    /// For a state that was sent before and is now shown in another way: from when.
+    pub fn restated_at(&self) -> Option<ShownAt> {
         self.display.restated_at
     }
 

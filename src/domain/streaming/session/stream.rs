@@ -23,14 +23,15 @@ impl SessionState {
         self.subscribe_extended(request, now)
     }
 
-    /// The notices of a delivery that this session sends: those of events whose snapshot was sent.
+    /// The notices of a delivery that this session sends: those after the snapshot, which shows the
+    /// status of each market.
     pub fn notices<'a>(
         &'a self,
         delivery: &'a Delivery,
     ) -> impl Iterator<Item = &'a SourceNotice> + 'a {
         delivery.notices().iter().filter(|notice| {
             let subscription = self.subscriptions.get(&notice.event_id);
-            matches!(subscription, Some(Subscription::Live { .. }))
+            matches!(subscription, Some(Subscription::Live { snapshot, .. }) if *snapshot < notice.at)
         })
     }
 }

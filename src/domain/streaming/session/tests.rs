@@ -1,9 +1,12 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::ids::Source;
 use crate::domain::odds::book::{Book, MarketState};
+use crate::domain::odds::restrictions::Restrictions;
 use crate::domain::odds::update::testing::*;
-use crate::domain::streaming::protocol::{SnapshotView, snapshot_message};
+use crate::domain::streaming::fanout::SourceNotice;
+use crate::domain::streaming::protocol::{FeedStatus, SnapshotView, snapshot_message};
 
 const LIMITS: SessionLimits = SessionLimits {
     max_subscriptions: 2,
@@ -17,9 +20,13 @@ fn frame(seq: u64, market: &str) -> Arc<UpdateFrame> {
     Arc::new(UpdateFrame::new(&Arc::new(MarketState { update, seq })))
 }
 
+fn shown_at(seq: u64) -> ShownAt {
+    ShownAt::new(seq, &Restrictions::default())
+}
+
 fn snapshot(seq: u64) -> Option<SnapshotFrame> {
     Some(SnapshotFrame {
-        seq,
+        shown_at: shown_at(seq),
         text: format!("snapshot {seq}").into(),
     })
 }
@@ -192,7 +199,10 @@ fn snapshots_are_limited_by_size() {
             session.on_snapshot(
                 event_id.clone(),
                 *attempt,
-                Some(SnapshotFrame { seq: 1, text }),
+                Some(SnapshotFrame {
+                    shown_at: shown_at(1),
+                    text,
+                }),
             );
             true
         }
@@ -232,7 +242,10 @@ fn snapshots_of_one_message_wait_for_allowance() {
     let (event_id, attempt) = attempts.next().unwrap();
     assert!(session.is_awaited(&event_id, attempt));
     let text = ByteString::from("x".repeat(9_999));
-    let large = Some(SnapshotFrame { seq: 1, text });
+    let large = Some(SnapshotFrame {
+        shown_at: shown_at(1),
+        text,
+    });
     session.on_snapshot(event_id.clone(), attempt, large);
     assert!(!session.is_awaited(&event_id, attempt), "it was answered");
     // A burst of 8,000 bytes, then 1,000 a second.
@@ -280,6 +293,54 @@ fn live_at(seq: u64, now: Instant) -> SessionState {
     let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
     session.on_snapshot(event(), attempt, snapshot(seq));
     session
+}
+
+/// A state that is shown again has no number of its own. The session may get it after the snapshot of
+/// a later subscription, and what followed it is not sent to that subscription.
+#[test]
+fn nothing_from_before_the_snapshot_follows_it() {
+    let now = Instant::now();
+    let restrictions = |version| Restrictions {
+        version,
+        ..Restrictions::default()
+    };
+    let update = market_update("MATCH_001", "m", None, 5, 1);
+    let state = Arc::new(MarketState { update, seq: 5 });
+    let shown_again = |head, version| {
+        let at = Some(head);
+        Arc::new(UpdateFrame::restricted(
+            &state,
+            &restrictions(version),
+            false,
+            at,
+        ))
+    };
+    let notice = |head, version| {
+        let at = ShownAt::new(head, &restrictions(version));
+        let source = Source::new("a").unwrap();
+        let notice = SourceNotice::new(&event(), &source, FeedStatus::Stale, at);
+        Delivery::with_notices(vec![notice], Vec::new(), false)
+    };
+    let mut session = SessionState::new(LIMITS, now);
+    let attempt = attempt(&subscribe(&mut session, "MATCH_001", now));
+    let snapshot = SnapshotFrame {
+        shown_at: ShownAt::new(5, &restrictions(2)),
+        text: "snapshot".into(),
+    };
+    session.on_snapshot(event(), attempt, Some(snapshot));
+    for (head, version, is_sent) in [
+        (4, 3, false),
+        (5, 1, false),
+        (5, 2, false),
+        (5, 3, true),
+        (6, 1, true),
+    ] {
+        let effect = session.on_update(&shown_again(head, version), Form::Plain);
+        assert_eq!(effect.is_some(), is_sent, "state: {head}, {version}");
+        let delivery = notice(head, version);
+        let notices = session.notices(&delivery).count();
+        assert_eq!(notices == 1, is_sent, "notice: {head}, {version}");
+    }
 }
 
 #[test]
@@ -350,12 +411,11 @@ fn restated_change_is_not_newer() {
     let restated = |head| {
         let update = market_update("MATCH_001", "a", None, 7, 1);
         let state = Arc::new(MarketState { update, seq: 7 });
-        Arc::new(UpdateFrame::restricted(
-            &state,
-            &Default::default(),
-            false,
-            Some(head),
-        ))
+        let later = Restrictions {
+            version: 1,
+            ..Restrictions::default()
+        };
+        Arc::new(UpdateFrame::restricted(&state, &later, false, Some(head)))
     };
     assert!(session.on_update(&restated(7), Form::Plain).is_none());
     assert!(session.on_update(&restated(8), Form::Plain).is_some());
@@ -434,7 +494,7 @@ proptest! {
                 _ => if let Some(attempt) = awaited.take() {
                     let snapshot = book.snapshot();
                     let text = snapshot_message(&snapshot, &SnapshotView::default());
-                    let effects = session.on_snapshot(event(), attempt, Some(SnapshotFrame { seq: snapshot.seq, text }));
+                    let effects = session.on_snapshot(event(), attempt, Some(SnapshotFrame { shown_at: shown_at(snapshot.seq), text }));
                     see(effects, &book);
                 },
             }
