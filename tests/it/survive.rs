@@ -16,6 +16,7 @@ mod money;
 mod outage;
 mod outcome;
 mod postgres_away;
+mod ready;
 mod redis_away;
 mod replayed;
 mod resumed;

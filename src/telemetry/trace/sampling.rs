@@ -98,6 +98,15 @@ mod tests {
     }
 
     #[test]
+    fn clock_that_is_set_back_stops_nothing() {
+        let sampler = RateSampler::new(10);
+        assert!(sampler.samples(3_600_000_000));
+        assert!(sampler.samples(1_000_000));
+        assert!(!sampler.samples(1_050_000));
+        assert!(sampler.samples(1_100_000));
+    }
+
+    #[test]
     fn concurrent_callers_share_no_sample() {
         let sampler = RateSampler::new(1);
         let count = || (0..1_000).filter(|_| sampler.samples(5)).count();

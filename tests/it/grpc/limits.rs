@@ -1,6 +1,6 @@
 //! The limits on clients: in common with REST and sockets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pretty_assertions::assert_eq;
 use sports_bet_platform::config::settings::Role;
@@ -9,8 +9,10 @@ use tokio::net::TcpStream;
 use tonic_types::StatusExt;
 
 use super::{Fixture, market};
-use crate::support::grpc::{Stream, address, call, odds_api, refusal, v1, watch, watched};
-use crate::support::{OddsClient, get_text, until, within};
+use crate::support::grpc::{
+    Stream, address, call, odds_api, refusal, v1, wallet_api, watch, watched,
+};
+use crate::support::{Database, OddsClient, get_text, until, within};
 
 fn list() -> v1::ListEventsRequest {
     v1::ListEventsRequest::default()
@@ -87,6 +89,33 @@ async fn stream_has_limited_subscriptions() {
     fixture.platform.stop().await;
 }
 
+/// A request may subscribe to more events than a client gets snapshots of at once. They follow at the
+/// rate of the limit: an empty one counts as 100 bytes, and eight times the rate are sent at once.
+#[actix_web::test]
+async fn snapshots_of_one_request_are_paced() {
+    const EVENTS: usize = 120;
+    let settings = [
+        ("WS_MAX_SNAPSHOT_BYTES_PER_SECOND", "1KiB"),
+        ("WS_MAX_SUBSCRIPTIONS", "200"),
+    ];
+    let fixture = Fixture::odds(&settings).await;
+    let mut api = odds_api(&fixture.platform).await;
+    let events = (0..EVENTS).map(|event| watched(&format!("E{event:03}"), None));
+    let request = v1::WatchOddsRequest {
+        events: events.collect(),
+        ..Default::default()
+    };
+    let began = Instant::now();
+    let mut stream = Stream::open(&mut api, request).await;
+    for event in 0..EVENTS {
+        let snapshot = stream.snapshot().await;
+        assert_eq!(snapshot.event_id, format!("E{event:03}"));
+    }
+    // 8 KiB at once, and 10 snapshots a second afterwards.
+    assert!(began.elapsed() > Duration::from_secs(3));
+    fixture.platform.stop().await;
+}
+
 #[actix_web::test]
 async fn large_requests_and_metadata_are_refused() {
     let fixture = Fixture::odds(&[]).await;
@@ -101,6 +130,37 @@ async fn large_requests_and_metadata_are_refused() {
     let refused = api.list_events(call(list(), &metadata)).await.unwrap_err();
     assert_ne!(refused.code(), tonic::Code::Ok, "{refused:?}");
     api.list_events(list()).await.unwrap();
+    fixture.platform.stop().await;
+}
+
+/// A client that cancels a call gets no answer; the call is counted.
+#[actix_web::test]
+async fn cancelled_call_is_counted() {
+    let fixture = Fixture::start(",wallet", &[]).await;
+    let wallet = wallet_api(&fixture.platform).await;
+    let deposit = |external_ref: &str| v1::DepositRequest {
+        user_id: "u".to_owned(),
+        amount_cents: 100,
+        external_ref: external_ref.to_owned(),
+    };
+    wallet.clone().deposit(deposit("first")).await.unwrap();
+    let database = Database::of(&fixture.platform.folder);
+    let lock = database.lock();
+    let mut api = wallet.clone();
+    let call = api.deposit(deposit("second"));
+    let answer = tokio::time::timeout(Duration::from_millis(300), call).await;
+    assert!(answer.is_err(), "{answer:?}");
+    let count = r#"wallet_grpc_calls_total{code="CANCELLED",method="WalletService/Deposit"}"#;
+    let is_one = |it: f64| it == 1.0;
+    let platform = &fixture.platform;
+    platform.until_metric(Role::Wallet, count, is_one).await;
+    drop(lock);
+    until("deposits are accepted again", || {
+        let mut api = wallet.clone();
+        let deposit = deposit("third");
+        async move { api.deposit(deposit).await.ok() }
+    })
+    .await;
     fixture.platform.stop().await;
 }
 
@@ -195,7 +255,6 @@ async fn silent_connection_is_closed() {
     fixture.platform.stop().await;
 }
 
-/// A busy client of one kind does not keep others from the odds.
 #[actix_web::test]
 async fn calls_are_counted_by_method_and_code() {
     let mut fixture = Fixture::odds(&[]).await;

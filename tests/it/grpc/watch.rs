@@ -166,7 +166,7 @@ async fn requested_conflation_and_heartbeats_are_kept() {
 }
 
 /// A frame large enough that some fill the window of a stream.
-fn large(version: u64) -> String {
+pub(super) fn large(version: u64) -> String {
     crate::clients::change_of("E", ["1x2", "btts"][(version % 2) as usize], version, 5_000)
 }
 
@@ -262,12 +262,12 @@ async fn unread_stream_ends_alone() {
 }
 
 /// A client whose streams have small windows.
-struct Narrow {
-    api: crate::support::grpc::OddsApi,
+pub(super) struct Narrow {
+    pub api: crate::support::grpc::OddsApi,
 }
 
 impl Narrow {
-    async fn connect(fixture: &Fixture) -> Narrow {
+    pub async fn connect(fixture: &Fixture) -> Narrow {
         let address = address(&fixture.platform, Role::Odds);
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"))
             .unwrap()

@@ -122,3 +122,59 @@ async fn bet_is_one_trace_across_processes() {
     assert_times(&trace);
     assert_private(&collector.spans());
 }
+
+/// A process without a collector records nothing. What it sends on belongs to the traces of others.
+#[tokio::test]
+#[ignore = "needs the real engines: make test"]
+async fn process_without_endpoint_passes_traces_on() {
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+    let collector = Collector::start(Behaviour::Accept);
+    let endpoint = collector.url();
+    let variables = [
+        ("TRACE_ODDS_PER_SECOND", "10000"),
+        ("ODDS_FEED", "redis"),
+        ("SUPPLIER_URL", endpoint.as_str()),
+    ];
+    let mut cluster = Cluster::new(1, &[&PATIENT[..], &variables].concat()).await;
+    cluster.supplier.send_at(20);
+    let processor = cluster.start("processor").await;
+    let confirmation = cluster.start("confirmation").await;
+    cluster.set(ENDPOINT, &endpoint);
+    let odds = cluster.start("odds").await;
+    let _ingest = cluster.start("ingest").await;
+    let wallet = cluster.start("wallet").await;
+    let bets = cluster.start("bets").await;
+    let event = SteadySupplier::event(0);
+    subscribed(odds.odds(), &event).await.next_change().await;
+    let topic = cluster.folder.sandbox().value("KAFKA_TOPIC_ODDS").unwrap();
+    let send = format!("send {topic}");
+    let is_whole = |trace: &Trace| trace.has_all(&[send.as_str(), "process broadcast"]);
+    let trace = collector.until_trace("the update's trace", is_whole).await;
+    assert_eq!(
+        trace.path(trace.one("process broadcast")),
+        ["receive odds", &send, "process broadcast"]
+    );
+
+    deposit(wallet.wallet()).await;
+    let url = format!("http://{}/bets", bets.bets());
+    until("a bet is accepted", || async {
+        let answer = place(&url, &event, &[]).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    let is_placed = |trace: &Trace| trace.has("place bet");
+    let trace = collector.until_trace("the bet's trace", is_placed).await;
+    let trace_id = &trace.one("place bet").trace;
+    until("the supplier is called in this trace", || async {
+        let calls = collector.calls();
+        let mut headers = calls.iter().flatten();
+        headers.any(|it| it.contains(trace_id)).then_some(())
+    })
+    .await;
+    for process in [processor, confirmation] {
+        assert!(!process.log().contains("trace_id"), "{}", process.log());
+    }
+    let services = ["sports-bet-processor", "sports-bet-confirmation"];
+    let is_of_them = |span: &ReceivedSpan| services.contains(&span.service.as_str());
+    assert!(!collector.spans().iter().any(is_of_them));
+}

@@ -182,6 +182,45 @@ async fn gateway_decides_for_strangers() {
     assert_eq!(trace.one("POST /api/bets").service, "sports-bet-gateway");
     assert_eq!(trace.one("POST /bets").service, "services");
     assert_eq!(trace.one("POST /api/bets").trace, TRACE);
+
+    // No other request is traced.
+    for path in ["/api/odds/v1/events", "/api/bets/bets?userId=u"] {
+        let url = format!("http://{}{path}", sampling.gateway());
+        let read = reqwest::Client::new().get(url);
+        let answer = send(read.header("traceparent", SAMPLED)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    let mut sampling = sampling;
+    sampling.signal("TERM").await;
+    assert!(sampling.ended().await.success());
+    let spans = traced.collector.spans();
+    let of_gateway = spans.iter().filter(|it| it.service == "sports-bet-gateway");
+    let names: Vec<_> = of_gateway.map(|it| it.name.as_str()).collect();
+    assert_eq!(names, ["POST /api/bets"]);
+}
+
+/// Otherwise anybody could fill the collector.
+#[tokio::test]
+async fn refused_credentials_are_not_traced() {
+    let variables = [
+        ("AUTH", "required"),
+        (
+            "AUTH_JWT_SECRET",
+            "the shared secret of this test, of 32 bytes or more",
+        ),
+        ("ODDS_PUBLIC", "true"),
+    ];
+    let mut traced = Traced::start(&variables).await;
+    traced.offer("E").await;
+    for headers in [&[][..], &[("authorization", "Bearer x.y.z")]] {
+        let answer = traced.bet("E", headers).await;
+        assert_eq!(answer.status, 401, "{}", answer.text());
+    }
+    traced.server.signal("TERM").await;
+    assert!(traced.server.ended().await.success());
+    let spans = traced.collector.spans();
+    assert!(!spans.is_empty(), "odds are traced");
+    assert!(!spans.iter().any(|span| span.name == "POST /bets"));
 }
 
 #[tokio::test]
