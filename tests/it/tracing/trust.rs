@@ -17,6 +17,25 @@ impl Traced {
         address.unwrap().parse().unwrap()
     }
 
+    /// A gateway in a process of its own, in front of the services.
+    async fn gateway(&self, folder: &Folder, more: &[(&str, &str)]) -> ServerProcess {
+        let services = [self.server.odds(), self.server.wallet(), self.server.bets()];
+        let [odds, wallet, bets] = services.map(|address| format!("http://{address}"));
+        let own = folder.variables();
+        let mut all: Vec<_> = own
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .collect();
+        all.extend([
+            ("ROLE", "gateway"),
+            ("GATEWAY_ODDS_URL", odds.as_str()),
+            ("GATEWAY_WALLET_URL", wallet.as_str()),
+            ("GATEWAY_BETS_URL", bets.as_str()),
+        ]);
+        all.extend_from_slice(more);
+        ServerProcess::start(folder.path(), &all).await
+    }
+
     /// Whether a bet with a sampled `traceparent` is traced.
     async fn follows(&self, headers: &[(&str, &str)]) -> bool {
         let before = self.collector.calls().len();
@@ -128,29 +147,8 @@ async fn gateway_decides_for_strangers() {
     let mut traced = Traced::start(&variables).await;
     traced.offer("E").await;
     traced.deposit().await;
-    let [odds, wallet, bets] = [
-        traced.server.odds(),
-        traced.server.wallet(),
-        traced.server.bets(),
-    ]
-    .map(|address| format!("http://{address}"));
     let endpoint = traced.collector.url();
     let folder = Folder::new();
-    let own = folder.variables();
-    let start = async |more: &[(&str, &str)]| {
-        let mut all: Vec<_> = own
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
-        all.extend([
-            ("ROLE", "gateway"),
-            ("GATEWAY_ODDS_URL", odds.as_str()),
-            ("GATEWAY_WALLET_URL", wallet.as_str()),
-            ("GATEWAY_BETS_URL", bets.as_str()),
-        ]);
-        all.extend_from_slice(more);
-        ServerProcess::start(folder.path(), &all).await
-    };
     let place_at = async |gateway: &ServerProcess| {
         let url = format!("http://{}/api/bets/bets", gateway.gateway());
         let answer = place(&url, "E", &[("traceparent", SAMPLED)]).await;
@@ -158,9 +156,10 @@ async fn gateway_decides_for_strangers() {
     };
     let export = ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str());
 
-    let silent = start(&[]).await;
+    let silent = traced.gateway(&folder, &[]).await;
     place_at(&silent).await;
-    let refusing = start(&[export, ("OTEL_TRACES_SAMPLER_ARG", "0")]).await;
+    let none = ("OTEL_TRACES_SAMPLER_ARG", "0");
+    let refusing = traced.gateway(&folder, &[export, none]).await;
     place_at(&refusing).await;
     until("the supplier is called", || async {
         (traced.collector.calls().len() == 2).then_some(())
@@ -172,7 +171,7 @@ async fn gateway_decides_for_strangers() {
     assert!(!traced.collector.spans().iter().any(of_bets));
 
     // The decision of the gateway holds behind it, too.
-    let sampling = start(&[export]).await;
+    let mut sampling = traced.gateway(&folder, &[export]).await;
     place_at(&sampling).await;
     let names = ["POST /api/bets", "POST /bets", "place bet", "decide bet"];
     let is_whole = |trace: &Trace| trace.has_all(&names);
@@ -190,7 +189,6 @@ async fn gateway_decides_for_strangers() {
         let answer = send(read.header("traceparent", SAMPLED)).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
-    let mut sampling = sampling;
     sampling.signal("TERM").await;
     assert!(sampling.ended().await.success());
     let spans = traced.collector.spans();
@@ -212,15 +210,48 @@ async fn refused_credentials_are_not_traced() {
     ];
     let mut traced = Traced::start(&variables).await;
     traced.offer("E").await;
-    for headers in [&[][..], &[("authorization", "Bearer x.y.z")]] {
-        let answer = traced.bet("E", headers).await;
-        assert_eq!(answer.status, 401, "{}", answer.text());
+    // A gateway does not check credentials: the service behind it does.
+    let endpoint = traced.collector.url();
+    let folder = Folder::new();
+    let export = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+    let gateway = traced.gateway(&folder, &export).await;
+    let urls = [
+        format!("http://{}/bets", traced.server.bets()),
+        format!("http://{}/api/bets/bets", gateway.gateway()),
+    ];
+    for url in &urls {
+        for headers in [&[][..], &[("authorization", "Bearer x.y.z")]] {
+            let answer = place(url, "E", headers).await;
+            assert_eq!(answer.status, 401, "{}", answer.text());
+        }
     }
-    traced.server.signal("TERM").await;
-    assert!(traced.server.ended().await.success());
+    for mut process in [gateway, traced.server] {
+        process.signal("TERM").await;
+        assert!(process.ended().await.success());
+    }
     let spans = traced.collector.spans();
     assert!(!spans.is_empty(), "odds are traced");
-    assert!(!spans.iter().any(|span| span.name == "POST /bets"));
+    assert!(!spans.iter().any(|span| span.name.starts_with("POST")));
+}
+
+/// A process without a collector records nothing, but those behind it may.
+#[tokio::test]
+async fn trusted_flag_is_passed_on_without_endpoint() {
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", ""),
+        ("TRUSTED_PROXIES", "127.0.0.1"),
+    ];
+    let mut traced = Traced::start(&variables).await;
+    traced.offer("E").await;
+    traced.deposit().await;
+    let answer = traced.bet("E", &[("traceparent", SAMPLED)]).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let call = until("the supplier is called", || async {
+        traced.collector.calls().into_iter().next()
+    });
+    let call = call.await.expect("the call belongs to the trace");
+    assert!(call.contains(TRACE) && call.ends_with("-01"), "{call}");
+    assert_eq!(traced.collector.spans(), []);
 }
 
 #[tokio::test]
