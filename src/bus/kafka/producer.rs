@@ -154,12 +154,22 @@ impl ProducerHandle {
             // until the last reference is dropped.
             while !stopped.load(Ordering::Relaxed) || Arc::strong_count(&polled) > 1 {
                 polled.poll(Duration::from_millis(100));
+                fail_unsent(&polled);
             }
         };
         thread
             .spawn(poll)
             .map_err(|failure| BusError::Unavailable(failure.to_string()))?;
         Ok(PolledProducer { producer, stop })
+    }
+}
+
+/// Fails the records that wait in the queue of a producer that has failed permanently. librdkafka
+/// empties the queue once when the producer fails, and never looks at a record that is put there at
+/// the same time, so its publisher would wait forever.
+fn fail_unsent(producer: &BaseProducer<ProducerEvents>) {
+    if producer.client().fatal_error().is_some() {
+        producer.purge(PurgeConfig::default().queue());
     }
 }
 
@@ -173,11 +183,55 @@ fn fatal_reason(producer: &BaseProducer<ProducerEvents>) -> String {
 #[cfg(test)]
 mod tests {
     use rdkafka::producer::BaseRecord;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use tokio::sync::mpsc::unbounded_channel;
 
     use super::*;
     use crate::bus::kafka::config::Clients;
     use crate::bus::kafka::testing::settings;
+
+    /// Records that are sent while the producer fails are answered, too. Without `fail_unsent` one in
+    /// about 150 rounds waits forever.
+    #[tokio::test]
+    async fn every_record_of_failing_producer_is_answered() {
+        for _ in 0..5 {
+            let kafka = rdkafka::mocking::MockCluster::new(1).unwrap();
+            kafka.create_topic("t", 2, 1).unwrap();
+            let failed = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 3];
+            kafka.request_errors(RDKafkaApiKey::Produce, &failed);
+            let clients = Clients::new(&settings(&kafka.bootstrap_servers()), "test").unwrap();
+            let producers = ProducerHandle::new(clients.producer(), Events::default()).unwrap();
+            let producer = producers.current().unwrap();
+            let (answers, mut answered) = unbounded_channel();
+            let send_all = || {
+                let mut accepted = 0;
+                loop {
+                    let index = accepted;
+                    let answers = answers.clone();
+                    let token = Box::new(DeliveryToken { index, answers });
+                    let record = BaseRecord::with_opaque_to("t", token);
+                    let record = record.partition(index as i32 % 2).key("k").payload("p");
+                    match producer.send(record).map_err(|(error, _)| code_of(&error)) {
+                        Ok(()) => accepted += 1,
+                        Err(RDKafkaErrorCode::QueueFull) => {}
+                        Err(code) => {
+                            assert_eq!(code, RDKafkaErrorCode::Fatal);
+                            return accepted;
+                        }
+                    }
+                    std::thread::sleep(Duration::from_micros(20));
+                }
+            };
+            let accepted: usize = std::thread::scope(|scope| {
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(send_all)).collect();
+                threads.into_iter().map(|it| it.join().unwrap()).sum()
+            });
+            for _ in 0..accepted {
+                let answer = tokio::time::timeout(Duration::from_secs(20), answered.recv()).await;
+                answer.expect("an answer").unwrap();
+            }
+        }
+    }
 
     #[tokio::test]
     async fn discarded_producer_still_acknowledges() {
