@@ -6,6 +6,9 @@ SPORTS_BET = $(CARGO) run --release --locked -- serve
 TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
+# How many tests run at once. Most of them mostly wait.
+TEST_JOBS ?= $(shell expr 2 \* $$(nproc))
+
 .DEFAULT_GOAL := help
 .PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-grpc check-migrations check-k8s check-k8s-api check-image compose-secrets proto bench faults audit audit-tools sbom
 
@@ -51,7 +54,7 @@ test-embedded: nextest ## Like test, but without real engines; nothing else has 
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --locked --no-deps
-	$(CARGO) nextest run --locked --no-fail-fast
+	$(CARGO) nextest run --locked --no-fail-fast --test-threads $(TEST_JOBS)
 	$(CARGO) test --locked --doc
 
 # Tests that need real engines are marked as ignored. The rest of the integration suite runs on real
@@ -61,8 +64,8 @@ test-embedded: nextest ## Like test, but without real engines; nothing else has 
 test-real: nextest haproxy ## Run the integration suite and the ignored tests on Kafka, Redis and PostgreSQL, which are started if needed
 	@TEST_ENGINES=real scripts/engines with sh -xc ' \
 		failed=0; \
-		$(CARGO) nextest run --locked --no-fail-fast --test it -E "not test(/embedded/) and not test(/^process::|^architecture::/)" || failed=1; \
-		$(CARGO) nextest run --locked --no-fail-fast --run-ignored only || failed=1; \
+		$(CARGO) nextest run --locked --no-fail-fast --test-threads $(TEST_JOBS) --test it -E "not test(/embedded/) and not test(/^process::|^architecture::/)" || failed=1; \
+		$(CARGO) nextest run --locked --no-fail-fast --test-threads $(TEST_JOBS) --run-ignored only || failed=1; \
 		exit $$failed'
 
 # Builds the binary together with the tests, for the same reason as check-operation.
