@@ -1,11 +1,13 @@
 //! `sports-bet migrate`: migrates the schema to this version and exits, so that the roles can run
 //! as a database user that owns no table and cannot alter one.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 
 use crate::config::engines::StoreEngine;
 use crate::config::settings::StoreSettings;
-use crate::store::postgres::{PgOptions, PgStore};
+use crate::store::postgres::{Migrated, PgOptions, PgStore};
 use crate::store::sqlite::{DatabaseLock, SqliteStore};
 use crate::store::{Store, StoreError};
 
@@ -21,10 +23,27 @@ pub struct MigrateArgs {
     pub store: StoreSettings,
 }
 
+/// How long the command waits for transactions that use the tables, and for other processes.
+const PATIENCE: Duration = Duration::from_secs(120);
+
 /// Why the schema is not up to date.
 #[derive(Debug, thiserror::Error)]
 #[error("DATABASE_URL: {0}")]
 pub struct MigrateError(#[from] StoreError);
+
+/// Migrates a database in which others may use the tables, or migrate. Fails after `patience`.
+fn migrate_within(store: &PgStore, patience: Duration) -> Result<(), StoreError> {
+    let mut waiting_since = None;
+    while let Migrated::Waiting(obstacle) = store.try_migrate()? {
+        if waiting_since.is_none() {
+            log::warn!("{obstacle}; waiting for at most {patience:?}");
+        }
+        if waiting_since.get_or_insert_with(Instant::now).elapsed() >= patience {
+            return Err(StoreError::Unavailable(obstacle));
+        }
+    }
+    Ok(())
+}
 
 /// Migrates this database. A SQLite file that a server uses is rejected: the server has already
 /// migrated it.
@@ -41,7 +60,7 @@ pub fn run(engine: &StoreEngine) -> Result<(), MigrateError> {
                 application_name: "sports-bet-migrate".to_owned(),
                 ..PgOptions::default()
             };
-            PgStore::open(url, &options)?.migrate()?;
+            migrate_within(&PgStore::open(url, &options)?, PATIENCE)?;
         }
     }
     log::info!("database schema is up to date");

@@ -120,6 +120,15 @@ impl Failure {
         .into()
     }
 
+    /// Whether the lock timeout expired.
+    pub(super) fn is_lock_timeout(&self) -> bool {
+        const TEXT: &str = "due to lock timeout";
+        match self {
+            Failure::Database(error) => error.to_string().contains(TEXT),
+            Failure::Store(error) => error.to_string().contains(TEXT),
+        }
+    }
+
     /// Whether the work conflicted with another transaction and may be retried at once.
     pub(super) fn is_collision(&self) -> bool {
         match self {

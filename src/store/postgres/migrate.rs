@@ -23,80 +23,119 @@ pub(super) const MIGRATIONS: EmbeddedMigrations = embed_migrations!("migrations/
 /// "oddsmigr" in ASCII. Nobody waits for it within a statement: building an index concurrently would
 /// wait for that statement's snapshot.
 const LOCK: &str = "8026650882800707442";
-/// How long a process waits for another one that migrates, before the caller tries again.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pause between two attempts to take the lock.
 const LOCK_RETRY: Duration = Duration::from_millis(100);
+/// Pause after a table could not be locked. Statements that waited behind the migration run meanwhile.
+const TABLE_PAUSE: Duration = Duration::from_secs(4);
+/// How long a call makes no progress before it returns. Short, because a process that stops waits for
+/// the call.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(QueryableByName)]
-struct Word {
+struct TextRow {
     #[diesel(sql_type = Text)]
     text: String,
 }
 
-/// How far a round of migrations came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Round {
+/// The result of an attempt to migrate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Attempt {
     /// Another process migrates.
-    Busy,
+    OtherProcess,
+    /// Another transaction uses a table. The text is the server's.
+    TableInUse(String),
     /// The next migration must run outside a transaction.
     ConcurrentNext,
     /// No migration is pending.
     Complete,
 }
 
-/// Runs the pending migrations in their order. Those in a row that run in a transaction share one. One
-/// that builds an index while others write runs by itself, and the migrations before it stay. `readers`
-/// may lead to a read-only server if no migration is pending there.
-pub(super) fn run(readers: &Share, writers: &Share) -> Result<(), StoreError> {
-    let started = Instant::now();
-    // A role without the right to create tables can still start if the tables are up to date.
-    while !readers.transaction(is_up_to_date)? {
-        let mut round = writers.migration(in_transaction)?;
-        if round == Round::ConcurrentNext {
-            round = writers.concurrent_migration(concurrently)?;
-        }
-        if round == Round::Busy {
-            if started.elapsed() >= LOCK_TIMEOUT {
-                let why = "another process is migrating the tables";
-                return Err(StoreError::Unavailable(why.to_owned()));
-            }
-            std::thread::sleep(LOCK_RETRY);
-        }
-    }
-    Ok(())
+/// Whether the schema is up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Migrated {
+    /// It is.
+    Complete,
+    /// It is not, because something is in the way that ends by itself. The text says what.
+    Waiting(String),
 }
 
-/// Runs the pending migrations up to the first that must run outside a transaction.
-fn in_transaction(connection: &mut PgConnection) -> Result<Round, Failure> {
+/// Runs the pending migrations in their order. Those in a row that run in a transaction share one. One
+/// that builds an index while others write runs by itself, and the migrations before it stay. `readers`
+/// may lead to a read-only server if no migration is pending there. Returns after some seconds without
+/// progress.
+pub(super) fn run(readers: &Share, writers: &Share) -> Result<Migrated, StoreError> {
+    let mut progress = Instant::now();
+    // A role without the right to create tables can still start if the tables are up to date.
+    while !readers.transaction(is_up_to_date)? {
+        let obstacle = match attempt(writers)? {
+            Attempt::ConcurrentNext | Attempt::Complete => {
+                progress = Instant::now();
+                continue;
+            }
+            Attempt::OtherProcess => {
+                std::thread::sleep(LOCK_RETRY);
+                "another process is migrating the tables".to_owned()
+            }
+            Attempt::TableInUse(text) => {
+                format!("another transaction uses a table that is to be migrated: {text}")
+            }
+        };
+        if progress.elapsed() >= PATIENCE {
+            return Ok(Migrated::Waiting(obstacle));
+        }
+    }
+    Ok(Migrated::Complete)
+}
+
+fn attempt(writers: &Share) -> Result<Attempt, StoreError> {
+    match writers.migration(in_transaction)? {
+        Attempt::ConcurrentNext => writers.concurrent_migration(concurrently),
+        other => Ok(other),
+    }
+}
+
+/// Runs the pending migrations up to the first that must run outside a transaction. If a table is in
+/// use, nothing is changed, and the lock is kept for a pause, so that no other process waits for the
+/// table meanwhile.
+fn in_transaction(connection: &mut PgConnection) -> Result<Attempt, Failure> {
     let lock = format!("SELECT pg_try_advisory_xact_lock({LOCK}) AS yes");
     if !is(connection, &lock)? {
-        return Ok(Round::Busy);
+        return Ok(Attempt::OtherProcess);
     }
+    match connection.transaction(apply_in_transaction) {
+        Err(failure) if failure.is_lock_timeout() => {
+            std::thread::sleep(TABLE_PAUSE);
+            Ok(Attempt::TableInUse(ERRORS.failure(failure).to_string()))
+        }
+        other => other,
+    }
+}
+
+fn apply_in_transaction(connection: &mut PgConnection) -> Result<Attempt, Failure> {
     for migration in connection.pending_migrations(MIGRATIONS).map_err(failure)? {
         if !migration.metadata().run_in_transaction() {
-            return Ok(Round::ConcurrentNext);
+            return Ok(Attempt::ConcurrentNext);
         }
         apply(connection, &*migration)?;
     }
-    Ok(Round::Complete)
+    Ok(Attempt::Complete)
 }
 
 /// Runs the next migration if it must run outside a transaction. The lock ends with the session, which
 /// is not used for anything else.
-fn concurrently(connection: &mut PgConnection) -> Result<Round, Failure> {
+fn concurrently(connection: &mut PgConnection) -> Result<Attempt, Failure> {
     let lock = format!("SELECT pg_try_advisory_lock({LOCK}) AS yes");
     if !is(connection, &lock)? {
-        return Ok(Round::Busy);
+        return Ok(Attempt::OtherProcess);
     }
     let pending = connection.pending_migrations(MIGRATIONS).map_err(failure)?;
     match pending.first() {
         Some(migration) if !migration.metadata().run_in_transaction() => {
             drop_invalid_indexes(connection)?;
             apply(connection, &**migration)?;
-            Ok(Round::ConcurrentNext)
+            Ok(Attempt::ConcurrentNext)
         }
-        _ => Ok(Round::Complete),
+        _ => Ok(Attempt::Complete),
     }
 }
 
@@ -108,7 +147,7 @@ fn drop_invalid_indexes(connection: &mut PgConnection) -> Result<(), Failure> {
         JOIN pg_class AS index ON index.oid = indexrelid
         WHERE NOT indisvalid AND index.relnamespace = current_schema()::regnamespace
             AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index WHERE index_relid = indexrelid)";
-    for index in sql_query(invalid).load::<Word>(connection)? {
+    for index in sql_query(invalid).load::<TextRow>(connection)? {
         let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", index.text);
         connection.batch_execute(&drop)?;
     }
@@ -139,7 +178,7 @@ pub(super) fn find_foreign_table(
 /// Another encoding would reject the first name with an unsupported letter, which would block
 /// everything queued after it.
 fn check_encoding(connection: &mut PgConnection) -> QueryResult<()> {
-    let encoding: Word =
+    let encoding: TextRow =
         sql_query("SELECT current_setting('server_encoding') AS text").get_result(connection)?;
     if encoding.text == "UTF8" {
         return Ok(());
@@ -161,8 +200,8 @@ fn is_up_to_date(connection: &mut PgConnection) -> Result<bool, Failure> {
         .yes
     {
         let versions = "SELECT version::text AS text FROM __diesel_schema_migrations";
-        let done: Vec<Word> = sql_query(versions).load(connection)?;
-        let done: HashSet<_> = done.into_iter().map(|word| word.text).collect();
+        let done: Vec<TextRow> = sql_query(versions).load(connection)?;
+        let done: HashSet<_> = done.into_iter().map(|row| row.text).collect();
         let all: Vec<Box<dyn Migration<Pg>>> = MIGRATIONS.migrations().map_err(failure)?;
         if all
             .iter()

@@ -28,6 +28,7 @@ use secrecy::SecretString;
 
 use self::address::PgAddress;
 use self::connections::{Connections, Share};
+pub use self::migrate::Migrated;
 use self::tables::Tables;
 use super::events::{EventPage, EventQuery};
 use super::{
@@ -157,12 +158,10 @@ impl PgStore {
 
 impl Store for PgStore {
     fn migrate(&self) -> Result<(), StoreError> {
-        let Some(writers) = &self.writers else {
-            return Ok(());
-        };
-        let migrated = migrate::run(&self.readers, writers);
-        self.tables.record_migration(&migrated);
-        migrated
+        match self.try_migrate()? {
+            Migrated::Complete => Ok(()),
+            Migrated::Waiting(obstacle) => Err(StoreError::Unavailable(obstacle)),
+        }
     }
 
     /// Checks a money connection. If all are in use, they worked a moment ago, so a writer
@@ -255,6 +254,20 @@ impl Store for PgStore {
 }
 
 impl PgStore {
+    /// Like [`Store::migrate`], but says if the migration only waits for others.
+    pub fn try_migrate(&self) -> Result<Migrated, StoreError> {
+        let Some(writers) = &self.writers else {
+            return Ok(Migrated::Complete);
+        };
+        let migrated = migrate::run(&self.readers, writers);
+        self.tables.record_migration(&match &migrated {
+            Ok(Migrated::Complete) => Ok(()),
+            Ok(Migrated::Waiting(obstacle)) => Err(StoreError::Unavailable(obstacle.clone())),
+            Err(failure) => Err(failure.clone()),
+        });
+        migrated
+    }
+
     fn ping_reader(&self) -> Result<(), StoreError> {
         self.readers.run(|connection| {
             let unavailable = |what: &str| Err(StoreError::Unavailable(what.to_owned()).into());

@@ -23,9 +23,11 @@ use super::{PgOptions, StoreError};
 /// The server aborts a transaction whose process has stalled for this long. That releases its
 /// locks, which the process that took over its events may be waiting for.
 const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(15);
-/// How long a migration waits for a lock: while it waits for a table lock, all later statements on
-/// that table wait too.
-const MIGRATION_LOCK: Duration = Duration::from_secs(30);
+/// How long a migration waits for a table: all later statements on that table wait behind it.
+const TABLE_LOCK: Duration = Duration::from_secs(1);
+/// How long a migration that builds an index waits for transactions that use the table. Nobody waits
+/// behind it.
+const INDEX_LOCK: Duration = Duration::from_secs(30);
 /// Why a migration that builds an index does not run behind a pooler.
 const NEEDS_SESSION: &str = "a migration builds an index while the platform runs, for which a pooler is in the way: \
      run `sports-bet migrate` with the address of the server itself";
@@ -226,7 +228,7 @@ impl Session {
         if self.is_pooled {
             return Err(StoreError::Refused(NEEDS_SESSION.to_owned()));
         }
-        let lock_timeout = millis(MIGRATION_LOCK);
+        let lock_timeout = millis(INDEX_LOCK);
         Ok(format!(
             "SET statement_timeout = 0; SET lock_timeout = {lock_timeout}"
         ))
@@ -254,7 +256,8 @@ impl Session {
             millis(match scope {
                 Scope::Statement => settings.row_lock_timeout,
                 Scope::Transaction | Scope::Snapshot => settings.lock_timeout,
-                Scope::Migration | Scope::ConcurrentMigration => MIGRATION_LOCK,
+                Scope::Migration => TABLE_LOCK,
+                Scope::ConcurrentMigration => INDEX_LOCK,
             }),
         );
         // 0 disables the limit.
@@ -334,7 +337,7 @@ mod tests {
         );
         let migration = session(true, false).begin(Scope::Migration).unwrap();
         assert!(
-            migration.contains("lock_timeout = 30000")
+            migration.contains("lock_timeout = 1000;")
                 && migration.contains("statement_timeout = 0"),
             "{migration}"
         );

@@ -1,10 +1,11 @@
 //! The migration to settlement, while the previous version runs.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use diesel::connection::SimpleConnection;
 use pretty_assertions::assert_eq;
 
+use super::super::Migrated;
 use super::support::{Database, column, execute};
 use super::*;
 use crate::store::money::{LedgerAudit, WalletStore};
@@ -14,6 +15,8 @@ use crate::store::money_suite::{assert_clean, order, settling};
 const BEFORE: &str = "20261129050000";
 /// The migration after which only indexes are missing.
 const TABLES: &str = "20261129200000";
+/// The migration before `outbox_traceparent`.
+const INDEXES_BUILT: &str = "20261129200400";
 const INDEX: &str =
     include_str!("../../../../migrations/postgres/2026-11-29-200100_open_bets_of_market/up.sql");
 const INDEXES: &str = "SELECT indexrelid::regclass || ' ' || indisvalid AS text FROM pg_index
@@ -183,4 +186,49 @@ fn invalid_index_is_built_again() {
     execute(&mut other, "ROLLBACK");
     database.store().migrate().unwrap();
     assert_eq!(column(&mut connection, INDEXES), ALL_INDEXES);
+}
+
+/// A dump reads a table for as long as it takes. Others use the table meanwhile, although two
+/// processes want to migrate it.
+#[test]
+#[ignore = "needs the real engines: make test"]
+fn migration_behind_a_dump_lets_others_through() {
+    let database = Database::new();
+    let mut connection = database.connection();
+    migrate_to(&mut connection, INDEXES_BUILT);
+    users(&database);
+    let mut dump = database.connection();
+    execute(&mut dump, "BEGIN; LOCK TABLE outbox IN ACCESS SHARE MODE");
+    let migrating = [database.store(), database.store()].map(|store| {
+        std::thread::spawn(move || {
+            let mut obstacles = Vec::new();
+            while let Migrated::Waiting(obstacle) = store.try_migrate().unwrap() {
+                obstacles.push(obstacle);
+            }
+            obstacles
+        })
+    });
+    let waiting = "SELECT count(*)::text AS text FROM pg_locks
+        WHERE relation = 'outbox'::regclass AND mode = 'AccessExclusiveLock' AND NOT granted";
+    let mut attempts = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    execute(&mut connection, "SET lock_timeout = '10s'");
+    while attempts.len() < 3 {
+        assert!(Instant::now() < deadline, "{attempts:?}");
+        if column(&mut connection, waiting) == ["0"] {
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        attempts.push(Instant::now());
+        // Waits behind the migration, but not until the end of the dump.
+        execute(&mut connection, "SELECT count(*) FROM outbox");
+    }
+    for two in attempts.windows(2) {
+        assert!(two[1] - two[0] >= Duration::from_secs(4), "{attempts:?}");
+    }
+    execute(&mut dump, "ROLLBACK");
+    let obstacles = migrating.map(|it| it.join().unwrap()).concat();
+    let of_table = |text: &&String| text.starts_with("another transaction uses a table");
+    assert!(obstacles.iter().any(|it| of_table(&it)), "{obstacles:?}");
+    assert_eq!(database.store().try_migrate(), Ok(Migrated::Complete));
 }
