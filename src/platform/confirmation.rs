@@ -137,7 +137,7 @@ impl ConfirmationBuilder<'_, '_> {
         let (decisions_health, group) = self.start_bet_consumer(decisions)?;
         let supplier = self.supplier;
         let checks = vec![
-            check_store(&self.stores.main),
+            check_store(&self.stores.main).needed_at_start(),
             check_bus(&self.topics.placed),
             check_group("confirmation group", group),
             check("decisions", move || decisions_health.problem()),

@@ -159,7 +159,7 @@ impl PlatformBuilder<'_> {
         self.parts.addresses.wallet = Some(address);
         self.serve_health_of_callers(
             Role::Wallet,
-            vec![check_store(&stores.main)],
+            vec![check_store(&stores.main).needed_at_start()],
             metrics.registry,
         );
         Ok(())
@@ -176,7 +176,7 @@ impl PlatformBuilder<'_> {
         let (relay, outbox) =
             self.start_relay("bets relay", stores, topics, metrics.outbox_metrics());
         let checks = vec![
-            check_store(&stores.main),
+            check_store(&stores.main).needed_at_start(),
             check_feed(&prices.feed).needed_at_start(),
             check("outbox", move || outbox.problem()),
         ];

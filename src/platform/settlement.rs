@@ -70,7 +70,7 @@ impl PlatformBuilder<'_> {
         };
         let group = self.start_result_consumer(results, targets, &metrics)?;
         let checks = vec![
-            check_store(&stores.main),
+            check_store(&stores.main).needed_at_start(),
             check_bus(&results.results),
             check_group("settlement group", group),
             check("settlement", move || settler_health.problem()),

@@ -74,7 +74,11 @@ impl Workload {
 }
 
 /// The address of an engine with another host and port, and optionally another login.
-fn elsewhere(url: &str, address: std::net::SocketAddr, login: Option<(&str, &str)>) -> String {
+pub(super) fn elsewhere(
+    url: &str,
+    address: std::net::SocketAddr,
+    login: Option<(&str, &str)>,
+) -> String {
     let mut url = url::Url::parse(url).unwrap();
     url.set_host(Some(&address.ip().to_string())).unwrap();
     url.set_port(Some(address.port())).unwrap();
@@ -85,7 +89,7 @@ fn elsewhere(url: &str, address: std::net::SocketAddr, login: Option<(&str, &str
     url.to_string()
 }
 
-fn address_of(url: &str) -> std::net::SocketAddr {
+pub(super) fn address_of(url: &str) -> std::net::SocketAddr {
     let url = url::Url::parse(url).unwrap();
     format!("{}:{}", url.host_str().unwrap(), url.port().unwrap())
         .parse()
