@@ -1,6 +1,7 @@
 //! When each session ends while its process drains: evenly over a time, so that the clients do not
 //! all connect elsewhere at once.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::fanout::SessionId;
@@ -13,25 +14,29 @@ pub fn notice_of(spread: Duration) -> Duration {
     spread / NOTICE_PART
 }
 
-/// The sessions of a thread that end, in order. Each is first told to reconnect, and is closed after
-/// the notice.
+/// The sessions of a thread that end, in order. Each is first notified that it should reconnect, and is
+/// closed after the notice.
 #[derive(Debug)]
 pub struct DrainPlan {
     start: Instant,
     spread: Duration,
     sessions: Vec<SessionId>,
-    told: usize,
+    /// When sessions were notified, and how many were by then, for those that are not closed.
+    notifications: VecDeque<(Instant, usize)>,
+    notified: usize,
     closed: usize,
 }
 
 impl DrainPlan {
-    /// Ends these sessions from `start` on; the last is closed when `spread` has passed.
+    /// Ends these sessions from `start` on; the last is closed when `spread` has passed, or as much
+    /// later as the plan is asked late.
     pub fn new(sessions: Vec<SessionId>, start: Instant, spread: Duration) -> DrainPlan {
         DrainPlan {
             start,
             spread,
             sessions,
-            told: 0,
+            notifications: VecDeque::new(),
+            notified: 0,
             closed: 0,
         }
     }
@@ -41,22 +46,27 @@ impl DrainPlan {
         notice_of(self.spread)
     }
 
-    /// The sessions to tell until now that were not returned before.
-    pub fn take_to_tell(&mut self, now: Instant) -> &[SessionId] {
-        let due = self.due(now);
-        let to = self.told.max(due);
-        let from = std::mem::replace(&mut self.told, to);
-        &self.sessions[from..self.told]
+    /// The sessions to notify until now that were not returned before.
+    pub fn take_to_notify(&mut self, now: Instant) -> &[SessionId] {
+        let to = self.notified.max(self.due(now));
+        let from = std::mem::replace(&mut self.notified, to);
+        if from < to {
+            self.notifications.push_back((now, to));
+        }
+        &self.sessions[from..to]
     }
 
-    /// The sessions to close until now that were not returned before. All of them were told.
+    /// The sessions to close until now that were not returned before. All of them were notified, the
+    /// notice ago or earlier.
     pub fn take_to_close(&mut self, now: Instant) -> &[SessionId] {
-        let due = now
-            .checked_sub(self.notice())
-            .map_or(0, |earlier| self.due(earlier))
-            .min(self.told);
-        let to = self.closed.max(due);
-        let from = std::mem::replace(&mut self.closed, to);
+        let from = self.closed;
+        let notice = self.notice();
+        while let Some((_, notified)) = self
+            .notifications
+            .pop_front_if(|(at, _)| *at + notice <= now)
+        {
+            self.closed = notified;
+        }
         &self.sessions[from..self.closed]
     }
 
@@ -65,16 +75,16 @@ impl DrainPlan {
         self.closed == self.sessions.len()
     }
 
-    /// How many sessions are told until `now`: the first at the start, the others evenly after it.
+    /// How many sessions are notified until `now`: the first at the start, the others evenly after it.
     fn due(&self, now: Instant) -> usize {
         let Some(elapsed) = now.checked_duration_since(self.start) else {
             return 0;
         };
-        let telling = self.spread.saturating_sub(self.notice());
-        if elapsed >= telling {
+        let notifying = self.spread.saturating_sub(self.notice());
+        if elapsed >= notifying {
             return self.sessions.len();
         }
-        let part = elapsed.as_secs_f64() / telling.as_secs_f64();
+        let part = elapsed.as_secs_f64() / notifying.as_secs_f64();
         ((self.sessions.len() as f64 * part) as usize + 1).min(self.sessions.len())
     }
 }
@@ -94,7 +104,7 @@ mod tests {
     #[test]
     fn all_sessions_end_at_once_without_spread() {
         let (mut plan, start) = plan(3, Duration::ZERO);
-        assert_eq!(plan.take_to_tell(start).len(), 3);
+        assert_eq!(plan.take_to_notify(start).len(), 3);
         assert_eq!(plan.take_to_close(start).len(), 3);
         assert!(plan.is_done());
     }
@@ -110,15 +120,15 @@ mod tests {
         let (mut plan, start) = plan(1, Duration::from_secs(20));
         let at = |millis| start + Duration::from_millis(millis);
         assert_eq!(plan.notice(), Duration::from_secs(2));
-        assert_eq!(plan.take_to_tell(at(0)), [SessionId(0)]);
+        assert_eq!(plan.take_to_notify(at(0)), [SessionId(0)]);
         assert!(plan.take_to_close(at(1_999)).is_empty());
         assert_eq!(plan.take_to_close(at(2_000)), [SessionId(0)]);
         assert!(plan.is_done());
     }
 
     proptest! {
-        /// However irregularly the plan is asked, each session is told and closed once, in order, not
-        /// more than its share of the time allows, and all within the spread.
+        /// However irregularly the plan is asked, each session is notified and closed once, in order,
+        /// not more than its share of the time allows, and never closed before its notice has passed.
         #[test]
         fn sessions_end_evenly_and_once(
             count in 0_u64..3_000,
@@ -128,22 +138,24 @@ mod tests {
             let spread = Duration::from_millis(spread);
             let (mut plan, start) = plan(count, spread);
             let mut now = start;
-            let (mut told, mut closed) = (Vec::new(), Vec::new());
-            for step in steps.into_iter().chain([60_000]) {
+            let (mut notified, mut closed) = (Vec::new(), Vec::new());
+            let notice = plan.notice();
+            for step in steps.into_iter().chain([60_000, 60_000]) {
                 now += Duration::from_millis(step);
-                told.extend_from_slice(plan.take_to_tell(now));
-                closed.extend_from_slice(plan.take_to_close(now));
-                prop_assert!(closed.len() <= told.len());
-                let telling = spread - plan.notice();
-                let part = ((now - start).as_secs_f64() / telling.as_secs_f64()).min(1.0);
-                prop_assert!(told.len() as f64 <= count as f64 * part + 1.0);
-                if now - start >= spread {
-                    prop_assert!(plan.is_done());
-                }
+                notified.extend(plan.take_to_notify(now).iter().map(|id| (*id, now)));
+                closed.extend(plan.take_to_close(now).iter().map(|id| (*id, now)));
+                let notifying = spread - notice;
+                let part = ((now - start).as_secs_f64() / notifying.as_secs_f64()).min(1.0);
+                prop_assert!(notified.len() as f64 <= count as f64 * part + 1.0);
             }
+            prop_assert!(plan.is_done());
             let all: Vec<_> = (0..count).map(SessionId).collect();
-            prop_assert_eq!(&told, &all);
-            prop_assert_eq!(&closed, &all);
+            let ids = |taken: &[(SessionId, Instant)]| taken.iter().map(|it| it.0).collect::<Vec<_>>();
+            prop_assert_eq!(&ids(&notified), &all);
+            prop_assert_eq!(&ids(&closed), &all);
+            for ((_, notified), (_, closed)) in notified.iter().zip(&closed) {
+                prop_assert!(*closed - *notified >= notice);
+            }
         }
     }
 }

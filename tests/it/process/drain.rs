@@ -38,7 +38,7 @@ async fn moved(mut client: OddsClient) -> (u64, Duration, u16) {
 #[tokio::test]
 async fn clients_are_served_told_and_closed_in_turn() {
     let folder = TempDir::new().unwrap();
-    let mut server = start(&folder, "2s", "3s").await;
+    let mut server = start(&folder, "4s", "10s").await;
     assert_eq!(readyz(&server).await, 200);
     let mut clients = Vec::new();
     for _ in 0..10 {
@@ -71,8 +71,9 @@ async fn clients_are_served_told_and_closed_in_turn() {
     let moving = clients.into_iter().map(moved).map(tokio::spawn);
     for moved in futures_util::future::join_all(moving).await {
         let (within, waited, code) = moved.unwrap();
-        assert_eq!((within, code), (300, 1001));
-        assert!(waited >= Duration::from_millis(200), "{waited:?}");
+        assert_eq!((within, code), (1_000, 1001));
+        // The client may read the first message late.
+        assert!(waited >= Duration::from_millis(400), "{waited:?}");
     }
     assert_eq!(server.ended().await.code(), Some(0), "{}", server.log());
 }

@@ -8,11 +8,11 @@ use super::Distributor;
 use crate::domain::streaming::drain_plan::DrainPlan;
 use crate::domain::streaming::protocol::CloseReason;
 
-/// How often sessions are told and closed.
+/// How often sessions are notified and closed.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 impl Distributor {
-    /// Tells all sessions to reconnect, and closes each after the notice, all within `spread`.
+    /// Notifies all sessions that they should reconnect, and closes each after the notice, all within `spread`.
     pub(super) fn start_drain(
         &mut self,
         reason: CloseReason,
@@ -34,8 +34,8 @@ impl Distributor {
         let notice = plan.notice();
         // A session that has ended in the meantime has no handle.
         let handle = |id: &_| self.fanout.sink(*id);
-        let told = plan.take_to_tell(now).iter().filter_map(handle);
-        told.for_each(|handle| handle.reconnect(notice));
+        let notified = plan.take_to_notify(now).iter().filter_map(handle);
+        notified.for_each(|handle| handle.reconnect(notice));
         let closed = plan.take_to_close(now).iter().filter_map(handle);
         closed.for_each(|handle| handle.end(reason));
         if !plan.is_done() {
