@@ -1,6 +1,7 @@
 //! A client that writes its frames by hand, valid or invalid, and reads at the pace of the test.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -165,6 +166,12 @@ impl RawClient {
         within("the server reads bytes", self.stream.write_all(bytes))
             .await
             .unwrap();
+    }
+
+    /// Another handle of the connection, to write while this one reads.
+    pub fn writer(&self) -> TcpStream {
+        let owned = self.stream.as_fd().try_clone_to_owned().unwrap();
+        TcpStream::from_std(std::net::TcpStream::from(owned)).unwrap()
     }
 
     /// Subscribes and reads the snapshot.
