@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::ArbiterHandle;
 use futures_util::future::join_all;
 use futures_util::{Stream, stream};
-use log::{debug, error};
+use log::{debug, error, warn};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tonic::service::{InterceptorLayer, Routes};
@@ -115,7 +115,7 @@ impl RunningGrpc {
             .await
             .is_err()
         {
-            debug!(address:% = self.address; "calls of gRPC clients did not end in time");
+            warn!(address:% = self.address; "calls of gRPC clients did not end within {STOP_TIMEOUT:?}; they are cut off");
         }
     }
 }
@@ -136,6 +136,7 @@ where
     let address = listener.local_addr().map_err(failed)?;
     let (stop, stopping) = watch::channel(false);
     let reporter = HealthReporter::new();
+    health::report_start(&reporter, setup.service);
     let reporting = health::report(
         reporter.clone(),
         setup.service,

@@ -153,11 +153,12 @@ async fn update_is_one_trace_up_to_embedded_clients() {
     for client in &mut clients {
         client.next_change().await;
     }
+    // Spans are exported in the order in which they end.
     let is_whole = |trace: &Trace| {
         let delivered = trace.all("deliver");
         delivered
             .iter()
-            .any(|it| it.attributes["subscribers"] == "3")
+            .any(|it| it.attributes["subscribers"] == "3" && trace.path(it)[0] == "receive odds")
     };
     let trace = traced.collector.until_trace("the trace", is_whole).await;
 
@@ -179,22 +180,58 @@ async fn update_is_one_trace_up_to_embedded_clients() {
     assert_eq!(deliver.attributes["role"], "odds");
 
     // The batch that stored it links to its span.
-    let sent = trace
-        .all("send odds_updates")
-        .first()
-        .map(|span| span.id.clone());
+    let mut spans = trace.0.iter();
+    let sent = spans.find(|span| span.name.starts_with("send "));
+    let sent = sent.unwrap().id.clone();
     let stored = until("the batch", || async {
         let spans = traced.collector.spans();
         spans
             .into_iter()
-            .find(|span| span.name == "store odds" && sent.iter().all(|id| span.links.contains(id)))
+            .find(|span| span.name == "store odds" && span.links.contains(&sent))
     })
     .await;
     assert_ne!(stored.trace, deliver.trace);
     assert_private(&traced.collector.spans());
 }
 
-/// The journey of a bet, and the end of the process right after it: the last spans are exported.
+/// With an order of sources, an update is selected before it reaches its book.
+#[tokio::test]
+async fn selected_update_is_one_trace() {
+    let variables = [("SUPPLIER_PRIORITY", "test-supplier,other")];
+    let mut traced = Traced::start(&variables).await;
+    traced.offer("E").await;
+    let mut client = subscribed(traced.server.odds(), "E").await;
+    let frame = original_frame("E", "2025-11-09T21:07:02Z", 2);
+    traced.link.send(frame).await;
+    client.next_change().await;
+    let is_whole = |trace: &Trace| {
+        let delivered = trace.all("deliver");
+        delivered
+            .iter()
+            .any(|it| trace.path(it)[0] == "receive odds")
+    };
+    let trace = traced.collector.until_trace("the trace", is_whole).await;
+    let path = trace.path(trace.one("deliver"));
+    let steps: Vec<_> = path
+        .iter()
+        .map(|name| name.split(' ').next().unwrap())
+        .collect();
+    let selected = ["receive", "send", "process", "send", "process"];
+    assert_eq!(steps[..5], selected, "{path:?}");
+    if !super::support::are_real() {
+        let topics = [path[1], path[2], path[3], path[4]];
+        let expected = [
+            "send supplier_updates",
+            "process supplier_updates",
+            "send odds_updates",
+            "process odds_updates",
+        ];
+        assert_eq!(topics, expected);
+    }
+    assert_times(&trace);
+}
+
+/// The path of a bet, and the end of the process right after it: the last spans are exported.
 #[tokio::test]
 async fn bet_is_one_trace_up_to_its_decision() {
     let mut traced = Traced::start(&[("RUST_LOG", "debug")]).await;

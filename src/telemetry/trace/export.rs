@@ -61,10 +61,7 @@ fn run<T>(
         let size = batch.len() as u64;
         if size > 0 {
             match export(batch) {
-                Ok(()) => {
-                    counts.exported.inc_by(size);
-                    losses.cause = None;
-                }
+                Ok(()) => counts.exported.inc_by(size),
                 Err(cause) => {
                     counts.dropped.inc_by(size);
                     losses.cause = Some(cause);
@@ -72,8 +69,10 @@ fn run<T>(
             }
         }
         if let Some(spans) = losses.reportable(counts.dropped.get(), Instant::now()) {
-            let cause = losses.cause.as_deref();
-            let cause = cause.unwrap_or("more spans than the collector accepts in time");
+            let cause = losses.cause.take();
+            let cause = cause
+                .as_deref()
+                .unwrap_or("more spans than the collector accepts in time");
             warn!(spans; "trace spans dropped: {cause}");
         }
     }
@@ -83,7 +82,7 @@ fn run<T>(
 /// Decides when losses are logged: at once, and then at most once a minute.
 #[derive(Debug, Default)]
 struct Losses {
-    /// Why the last export failed.
+    /// Why the last export failed that is not reported yet.
     cause: Option<String>,
     /// How many spans were lost when they were last logged.
     reported: u64,

@@ -124,7 +124,7 @@ impl TraceExport {
             bets: ShareSampler(options.bets),
         };
         ACTIVE.set(active).map_err(|_| TraceError::Twice)?;
-        let export = move |batch| block_on(exporter.export(batch)).map_err(|it| short(&it));
+        let export = move |batch| block_on(exporter.export(batch)).map_err(|it| beginning_of(&it));
         let worker = Worker::start(queue.clone(), counts, export)?;
         Ok(TraceExport { queue, worker })
     }
@@ -243,6 +243,6 @@ fn exporter(options: &TraceOptions) -> Result<opentelemetry_otlp::SpanExporter, 
 }
 
 /// The beginning of an error's text, which may quote the collector.
-fn short(error: &dyn std::fmt::Display) -> String {
+fn beginning_of(error: &dyn std::fmt::Display) -> String {
     error.to_string().chars().take(200).collect()
 }
