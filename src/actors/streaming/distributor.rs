@@ -226,7 +226,7 @@ impl Distributor {
             let Some(handle) = self.fanout.sink(id) else {
                 continue;
             };
-            if handle.life.age() < frozen_limit {
+            if handle.liveness.age() < frozen_limit {
                 handle.ping();
                 self.pings.push_back((now + ping_interval, id));
             } else if let Some(handle) = self.disconnect(id) {
@@ -238,7 +238,7 @@ impl Distributor {
     fn evict(&mut self, id: SessionId, handle: &SessionHandle, why: &str) {
         info!(session = id.0, reason = "slow"; "session evicted: {why}");
         self.metrics.evictions.inc();
-        handle.life.mark_evicted();
+        handle.liveness.mark_evicted();
         self.count_sessions();
         if let Some(connection) = &handle.connection {
             connection.abort();

@@ -44,7 +44,7 @@ pub struct Session {
     edges: Arc<SessionEdges>,
     state: SessionState,
     connection: Option<ConnectionHandle>,
-    life: Arc<LivenessProbe>,
+    liveness: Arc<LivenessProbe>,
     frame_queue: FrameQueue,
     /// Requests not yet sent to the distributor. They are sent in order, one at a time.
     requests: VecDeque<Request>,
@@ -90,7 +90,7 @@ impl Session {
             state: state.of(caller, edges.access.is_odds_public()),
             edges,
             connection,
-            life: Arc::new(LivenessProbe::new()),
+            liveness: Arc::new(LivenessProbe::new()),
             frame_queue: FrameQueue::new(),
             requests: VecDeque::new(),
             is_requesting: false,
@@ -253,7 +253,7 @@ impl Actor for Session {
         let handle = SessionHandle {
             session: context.address().recipient(),
             connection: self.connection.take().map(AbortHandle::Connection),
-            life: self.life.clone(),
+            liveness: self.liveness.clone(),
         };
         let edges = self.edges.clone();
         let connect = Connect {
@@ -276,7 +276,7 @@ impl Actor for Session {
 
     fn stopped(&mut self, _: &mut Self::Context) {
         self.edges.metrics.sessions.dec();
-        let closed_as = if self.life.is_evicted() {
+        let closed_as = if self.liveness.is_evicted() {
             "slow"
         } else {
             self.closed_as
@@ -298,7 +298,7 @@ impl Handler<SessionMessage> for Session {
         match message {
             SessionMessage::Deliver(delivery) => self.deliver(&delivery),
             SessionMessage::Ping => {
-                self.life.touch();
+                self.liveness.touch();
                 let effect = self.state.on_ping_due(Instant::now());
                 self.act([effect], context);
             }

@@ -53,7 +53,7 @@ pub struct SessionHandle {
     /// Ends the session from outside.
     pub connection: Option<AbortHandle>,
     /// The session's liveness probe.
-    pub life: Arc<LivenessProbe>,
+    pub liveness: Arc<LivenessProbe>,
 }
 
 impl SessionHandle {

@@ -102,7 +102,7 @@ impl Handler<OpenStream> for StreamStarter {
             waiting: VecDeque::new(),
             subscribes: VecDeque::new(),
             end: open.end,
-            life: Arc::new(LivenessProbe::new()),
+            liveness: Arc::new(LivenessProbe::new()),
             feed: FeedStatus::Live,
             last_sent: None,
         };
@@ -125,7 +125,7 @@ struct StreamSession {
     /// One is made at a time.
     subscribes: VecDeque<Subscription>,
     end: Arc<StreamEnd>,
-    life: Arc<LivenessProbe>,
+    liveness: Arc<LivenessProbe>,
     /// The feed status last sent to the client.
     feed: FeedStatus,
     /// When something was last sent, if the client wants heartbeats.
@@ -374,7 +374,7 @@ impl Actor for StreamSession {
         let handle = SessionHandle {
             session: context.address().recipient(),
             connection: Some(AbortHandle::Stream(self.end.clone())),
-            life: self.life.clone(),
+            liveness: self.liveness.clone(),
         };
         let connect = Connect {
             id: self.id,
@@ -414,7 +414,7 @@ impl Handler<SessionMessage> for StreamSession {
     fn handle(&mut self, message: SessionMessage, context: &mut Self::Context) {
         match message {
             SessionMessage::Deliver(delivery) => self.deliver(&delivery),
-            SessionMessage::Ping => self.life.touch(),
+            SessionMessage::Ping => self.liveness.touch(),
             SessionMessage::Heartbeat(as_of) => self.send(StreamMessage::Heartbeat(as_of)),
             SessionMessage::Reconnect(within) => self.send(StreamMessage::Reconnect(within)),
             SessionMessage::End(reason) => self.close(EndReason::Closed(reason), context),

@@ -112,8 +112,8 @@ impl SessionCaller {
 pub enum Overdue {
     /// It closes for this reason.
     Close(SessionId, CloseReason),
-    /// It did not close in time, because its client reads nothing. Its connection is cut.
-    Cut(SessionId),
+    /// It did not close in time, because its client reads nothing. Its connection is closed from outside.
+    Disconnect(SessionId),
 }
 
 struct Watched {
@@ -223,7 +223,7 @@ impl CredentialWatch {
         let watched = self.sessions.get(&id)?;
         if watched.is_closing {
             self.remove(id);
-            return Some(Overdue::Cut(id));
+            return Some(Overdue::Disconnect(id));
         }
         let ends_at = watched.ends_at(self.limits.expiry_grace);
         if ends_at.is_none_or(|ends_at| ends_at > now) {

@@ -146,7 +146,7 @@ impl Notice {
 
     /// Sends the message if it fits between those of the service. A client that is behind is not
     /// told: it is closed like the others.
-    fn pass_on(&self, to_client: &mpsc::Sender<Bytes>, frames: &ServerFrames) {
+    fn send_pending(&self, to_client: &mpsc::Sender<Bytes>, frames: &ServerFrames) {
         if frames.is_between_messages()
             && let Some(frame) = self.frame.take()
         {
@@ -188,7 +188,7 @@ async fn copy_to_client(
 ) -> Ended {
     let mut buffer = BytesMut::new();
     loop {
-        notice.pass_on(to_client, frames);
+        notice.send_pending(to_client, frames);
         buffer.reserve(READ);
         let read = tokio::select! {
             read = service.read_buf(&mut buffer) => read,

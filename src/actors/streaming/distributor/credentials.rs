@@ -27,7 +27,7 @@ impl Distributor {
         for overdue in self.credentials.take_overdue(now) {
             match overdue {
                 Overdue::Close(id, reason) => self.end_session(id, reason),
-                Overdue::Cut(id) => {
+                Overdue::Disconnect(id) => {
                     if let Some(handle) = self.disconnect(id) {
                         self.evict(id, &handle, "client did not read that the session ends");
                     }

@@ -68,7 +68,7 @@ struct Probe {
     pings: Arc<Mutex<usize>>,
     heartbeats: Arc<Mutex<Vec<Timestamp>>>,
     reconnects: Arc<Mutex<Vec<Duration>>>,
-    life: Arc<LivenessProbe>,
+    liveness: Arc<LivenessProbe>,
 }
 
 async fn session(distributor: &Addr<Distributor>, id: u64, stalls: bool) -> Probe {
@@ -100,7 +100,7 @@ async fn session_with(
     caller: Option<Arc<SessionCaller>>,
     conflation: Option<ConflationStep>,
 ) -> Probe {
-    let life = Arc::new(LivenessProbe::new());
+    let liveness = Arc::new(LivenessProbe::new());
     let session = ProbeSession {
         stalls,
         ..ProbeSession::default()
@@ -112,12 +112,12 @@ async fn session_with(
         pings: session.pings.clone(),
         heartbeats: session.heartbeats.clone(),
         reconnects: session.reconnects.clone(),
-        life: life.clone(),
+        liveness: liveness.clone(),
     };
     let handle = SessionHandle {
         session: session.start().recipient(),
         connection: None,
-        life,
+        liveness,
     };
     let id = SessionId(id);
     let connect = Connect { id, handle, caller };
@@ -229,7 +229,7 @@ async fn frozen_idle_session_is_evicted() {
     let _frozen = session(&here, 1, false).await;
     let alive = session(&here, 2, false).await;
     until("frozen session is evicted", || {
-        alive.life.touch();
+        alive.liveness.touch();
         metrics.evictions.get() == 1
     })
     .await;
@@ -460,7 +460,7 @@ async fn overdue_sessions_end() {
     until_ended(&late, CloseReason::NotAuthenticated).await;
     // The probes do not end when they are told to.
     until("unread sessions are cut", || metrics.evictions.get() == 2).await;
-    assert!(expired.life.is_evicted() && late.life.is_evicted());
+    assert!(expired.liveness.is_evicted() && late.liveness.is_evicted());
     for probe in [public, valid, in_time] {
         assert!(probe.ended.lock().unwrap().is_empty());
     }

@@ -53,7 +53,7 @@ fn expired_session_closes_after_grace() {
     let expired = Overdue::Close(ID, CloseReason::CredentialExpired);
     assert_eq!(watch.take_overdue(at(125)), [expired]);
     assert!(watch.take_overdue(at(126)).is_empty(), "it is closing");
-    assert_eq!(watch.take_overdue(at(127)), [Overdue::Cut(ID)]);
+    assert_eq!(watch.take_overdue(at(127)), [Overdue::Disconnect(ID)]);
     assert!(watch.sessions.is_empty() && watch.due.is_empty());
 }
 
@@ -95,7 +95,7 @@ fn key_without_expiry_is_only_revoked() {
     assert!(watch.revoke(revoked(&[], &["other"]), at(1)).is_empty());
     assert_eq!(watch.revoke(revoked(&[], &["k"]), at(2)), [ID]);
     assert!(watch.revoke(revoked(&[], &["k"]), at(3)).is_empty(), "once");
-    assert_eq!(watch.take_overdue(at(4)), [Overdue::Cut(ID)]);
+    assert_eq!(watch.take_overdue(at(4)), [Overdue::Disconnect(ID)]);
     let (mut watch, _) = watching(key("k", Some(100)));
     assert_eq!(watch.take_overdue(at(125)).len(), 1);
 }

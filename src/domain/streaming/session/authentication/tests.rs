@@ -333,7 +333,7 @@ impl Model {
         for overdue in self.watch.take_overdue(at(self.seconds)) {
             match overdue {
                 Overdue::Close(_, reason) => self.end(Some(reason)),
-                Overdue::Cut(_) => assert!(self.ended.is_some()),
+                Overdue::Disconnect(_) => assert!(self.ended.is_some()),
             }
         }
     }
