@@ -266,7 +266,7 @@ diesel::table! {
 
 diesel::table! {
     stream_epoch (id) {
-        id -> Integer,
+        id -> BigInt,
         epoch -> Text,
     }
 }
