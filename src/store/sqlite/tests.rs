@@ -2,6 +2,8 @@ use std::path::Path;
 
 use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationSource};
+use diesel::sql_query;
+use diesel::sql_types::Text;
 use diesel::sqlite::Sqlite;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::MigrationHarness;
@@ -536,4 +538,46 @@ fn row_from_the_future_is_replaced() {
         .write_updates(&positioned(2, [update(1, 1, 1)]))
         .unwrap();
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
+}
+
+#[derive(QueryableByName)]
+struct TextRow {
+    #[diesel(sql_type = Text)]
+    text: String,
+}
+
+/// Every table as the diesel CLI prints it. `make check-migrations` compares with the CLI itself.
+#[test]
+fn schema_is_what_migrations_make() {
+    let (_store, directory) = migrated();
+    let mut connection = other_connection(&directory.path().join("odds.db"));
+    // A lone primary key of type INTEGER has 64 bits (`sqlite_integer_primary_key_is_bigint`).
+    let columns = "
+        SELECT tables.name || '.' || columns.name || ' -> ' ||
+            printf(CASE WHEN columns.\"notnull\" OR columns.pk THEN '%s' ELSE 'Nullable<%s>' END,
+                CASE columns.type
+                    WHEN 'TEXT' THEN 'Text'
+                    WHEN 'BLOB' THEN 'Binary'
+                    WHEN 'BOOLEAN' THEN 'Bool'
+                    WHEN 'BIGINT' THEN 'BigInt'
+                    WHEN 'INTEGER' THEN CASE WHEN columns.pk
+                        AND (SELECT max(pk) FROM pragma_table_info(tables.name)) = 1 THEN 'BigInt' ELSE 'Integer' END
+                    ELSE columns.type
+                END) AS text
+        FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns
+        WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite%' AND tables.name NOT LIKE '\\_\\_%' ESCAPE '\\'
+        ORDER BY 1";
+    let rows = sql_query(columns).load::<TextRow>(&mut connection).unwrap();
+    let made: Vec<String> = rows.into_iter().map(|row| row.text).collect();
+    let mut table = "";
+    let mut printed = Vec::new();
+    for line in include_str!("schema.rs").lines().map(str::trim) {
+        if let Some((name, _)) = line.split_once(" (").filter(|_| line.ends_with(") {")) {
+            table = name;
+        } else if let Some(column) = line.strip_suffix(',').filter(|it| it.contains(" -> ")) {
+            printed.push(format!("{table}.{column}"));
+        }
+    }
+    printed.sort();
+    assert_eq!(printed, made);
 }
