@@ -6,8 +6,8 @@ SPORTS_BET = $(CARGO) run --release --locked -- serve
 TOOLS = $(abspath $(or $(CARGO_TARGET_DIR),target))/tools
 export PATH := $(TOOLS)/bin:$(PATH)
 
-# How many tests run at once. Most of them mostly wait.
-TEST_JOBS ?= $(shell expr 2 \* $$(nproc))
+# How many tests run at once. Many of them mostly wait.
+TEST_JOBS ?= $(shell expr 1 + $$(nproc))
 
 .DEFAULT_GOAL := help
 .PHONY: help run odds processor ingest wallet bets confirmation settlement gateway supplier fmt test test-embedded test-real nextest haproxy engines-up engines-down test-board check-operation check-examples check-documents check-grpc check-migrations check-k8s check-k8s-api check-image compose-secrets proto bench faults audit audit-tools sbom
