@@ -112,7 +112,8 @@ impl SessionCaller {
 pub enum Overdue {
     /// It closes for this reason.
     Close(SessionId, CloseReason),
-    /// It did not close in time, because its client reads nothing. Its connection is closed from outside.
+    /// It did not close in time, because its client reads nothing. Its connection is closed from
+    /// outside.
     Disconnect(SessionId),
 }
 

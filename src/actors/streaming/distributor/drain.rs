@@ -12,7 +12,8 @@ use crate::domain::streaming::protocol::CloseReason;
 const INTERVAL: Duration = Duration::from_millis(50);
 
 impl Distributor {
-    /// Notifies all sessions that they should reconnect, and closes each after the notice, all within `spread`.
+    /// Notifies all sessions that they should reconnect, and closes each after the notice, all within
+    /// `spread`.
     pub(super) fn start_drain(
         &mut self,
         reason: CloseReason,
