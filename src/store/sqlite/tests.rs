@@ -2,8 +2,6 @@ use std::path::Path;
 
 use diesel::connection::SimpleConnection;
 use diesel::migration::{Migration, MigrationSource};
-use diesel::sql_query;
-use diesel::sql_types::Text;
 use diesel::sqlite::Sqlite;
 use diesel::sqlite::SqliteConnection;
 use diesel_migrations::MigrationHarness;
@@ -540,12 +538,6 @@ fn row_from_the_future_is_replaced() {
     assert_eq!(states(&careful, "MATCH_001")[0].update, update(1, 2, 1));
 }
 
-#[derive(QueryableByName)]
-struct TextRow {
-    #[diesel(sql_type = Text)]
-    text: String,
-}
-
 /// Every table as the diesel CLI prints it. `make check-migrations` compares with the CLI itself.
 #[test]
 fn schema_is_what_migrations_make() {
@@ -567,8 +559,7 @@ fn schema_is_what_migrations_make() {
         FROM sqlite_schema AS tables, pragma_table_info(tables.name) AS columns
         WHERE tables.type = 'table' AND tables.name NOT LIKE 'sqlite%' AND tables.name NOT LIKE '\\_\\_%' ESCAPE '\\'
         ORDER BY 1";
-    let rows = sql_query(columns).load::<TextRow>(&mut connection).unwrap();
-    let made: Vec<String> = rows.into_iter().map(|row| row.text).collect();
+    let made = texts(&mut connection, columns);
     let mut table = "";
     let mut printed = Vec::new();
     for line in include_str!("schema.rs").lines().map(str::trim) {

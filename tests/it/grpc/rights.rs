@@ -6,7 +6,7 @@ use pretty_assertions::assert_eq;
 use sports_bet_platform::config::settings::Role;
 use tonic::Request;
 
-use super::watch::{Narrow, large};
+use super::watch::{Narrow, overflow};
 use super::{Fixture, market};
 use crate::support::grpc::{Stream, bets_api, call, odds_api, refusal, v1, wallet_api, watched};
 use crate::support::{Folder, command, until, within};
@@ -281,11 +281,7 @@ async fn revocation_is_the_end_of_an_unread_stream() {
     for stream in [&mut unread, &mut beside] {
         stream.snapshot().await;
     }
-    // One at a time, so that none replaces another on the way.
-    for version in 1..=200 {
-        fixture.link.send(large(version)).await;
-        assert_eq!(beside.update().await.version() as u64, version);
-    }
+    overflow(&mut fixture, &mut beside).await;
     let is_one = |it: f64| it == 1.0;
     let platform = &fixture.platform;
     let stalled = "odds_ws_stalled_sessions";

@@ -166,8 +166,17 @@ async fn requested_conflation_and_heartbeats_are_kept() {
 }
 
 /// A frame large enough that some fill the window of a stream.
-pub(super) fn large(version: u64) -> String {
+fn large(version: u64) -> String {
     crate::clients::change_of("E", ["1x2", "btts"][(version % 2) as usize], version, 5_000)
+}
+
+/// Sends more changes of `E` than a stream takes that nobody reads. One at a time, so that none replaces
+/// another on the way to `beside`, which reads them all.
+pub(super) async fn overflow(fixture: &mut Fixture, beside: &mut Stream) {
+    for version in 1..=200 {
+        fixture.link.send(large(version)).await;
+        assert_eq!(beside.update().await.version() as u64, version);
+    }
 }
 
 /// A stream that nobody reads gets the latest state of each market afterwards. A stream of the same
@@ -241,10 +250,7 @@ async fn unread_stream_ends_alone() {
     for stream in [&mut beside, &mut slow] {
         stream.snapshot().await;
     }
-    for version in 1..=200 {
-        fixture.link.send(large(version)).await;
-        assert_eq!(beside.update().await.version() as u64, version);
-    }
+    overflow(&mut fixture, &mut beside).await;
     let evicted = |it: f64| it == 1.0;
     fixture
         .platform
