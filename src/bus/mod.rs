@@ -138,7 +138,13 @@ pub enum ConsumerEvent {
     Replayed(Vec<Record>),
     /// Partitions that moved to another member of the group, or that start again from an earlier
     /// offset. No more records of their previous assignment are delivered.
-    Revoked(Vec<u32>),
+    Revoked {
+        /// The partitions.
+        partitions: Vec<u32>,
+        /// Whether no member can read their earlier records again, because the topic was deleted or
+        /// created again. What was read of them has been delivered before.
+        are_records_lost: bool,
+    },
 }
 
 /// Why a bus operation failed.

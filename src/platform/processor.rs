@@ -95,6 +95,7 @@ impl ProcessorBuilder<'_, '_> {
             books: router.clone().recipient(),
             revoked: router.clone().recipient(),
             cache: cache_writer.recipient(),
+            store: store_writer.clone(),
         };
         let (signs, live_group) = self.start_live_consumer(edges)?;
         let shown = self.shown_books(router);

@@ -167,7 +167,7 @@ impl BetConsumer {
                 ConsumerEvent::Records(records) => {
                     records.into_iter().for_each(|record| self.begin(record))
                 }
-                ConsumerEvent::Revoked(partitions) => self.revoke(&partitions),
+                ConsumerEvent::Revoked { partitions, .. } => self.revoke(&partitions),
                 ConsumerEvent::Replayed(_) => {}
             },
         }

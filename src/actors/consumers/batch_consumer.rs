@@ -81,7 +81,7 @@ impl<H: BatchHandler> BatchConsumer<H> {
             match self.reader.next(true).await? {
                 Some(ConsumerEvent::Records(batch)) => self.process(&batch).await,
                 Some(ConsumerEvent::Replayed(batch)) => self.handler.replay(&batch).await,
-                Some(ConsumerEvent::Revoked(partitions)) => {
+                Some(ConsumerEvent::Revoked { partitions, .. }) => {
                     info!(group = self.reader.group(); "partitions {partitions:?} revoked");
                     self.handler.forget(&partitions);
                     self.done.forget(&partitions);

@@ -21,7 +21,8 @@ const RETRY: BackoffPolicy = BackoffPolicy {
 };
 
 /// Why an attempt of a batch failed.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
 pub(in crate::actors) struct BatchError {
     /// The failed stage, as a label value.
     stage: &'static str,
@@ -35,6 +36,11 @@ impl BatchError {
             stage,
             reason: reason.to_string(),
         }
+    }
+
+    /// The failed stage, as a label value.
+    pub(in crate::actors) fn stage(&self) -> &'static str {
+        self.stage
     }
 
     /// Flattens the reply of an actor that works on `stage`.

@@ -26,6 +26,7 @@ use super::messages::{
 };
 use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, MirrorInput, OddsBook};
 use crate::domain::ids::EventId;
+use crate::domain::odds::book::MarketState;
 use crate::runtime::actor;
 
 /// Interval between checks for idle books.
@@ -239,7 +240,7 @@ impl Handler<InOrder<ApplyUpdates>> for BookRouter<MirrorFeed> {
 }
 
 impl Handler<PartitionsRevoked> for BookRouter<BusFeed> {
-    type Result = ResponseActFuture<Self, ()>;
+    type Result = ResponseActFuture<Self, Vec<Arc<MarketState>>>;
 
     fn handle(&mut self, revoked: PartitionsRevoked, _: &mut Context<Self>) -> Self::Result {
         // A book whose last address is dropped handles its remaining messages and stops.
@@ -253,12 +254,15 @@ impl Handler<PartitionsRevoked> for BookRouter<BusFeed> {
             join_all(replies)
                 .into_actor(self)
                 .map(|replies, router, _| {
+                    let mut last = Vec::new();
                     for (event_id, reply) in replies {
                         // A book that stopped unexpectedly has no state left to keep.
                         if let Ok(Ok(snapshot)) = reply {
+                            last.extend_from_slice(&snapshot.markets);
                             router.books.keep_revoked(event_id, snapshot.markets);
                         }
                     }
+                    last
                 }),
         )
     }

@@ -194,9 +194,9 @@ pub struct StoreBatch {
 }
 
 /// Sent by a consumer to the router: other processes read these partitions from now on, so drop
-/// their books.
+/// their books. The reply is the last state of the markets of these books.
 #[derive(Message, Debug)]
-#[rtype(result = "()")]
+#[rtype(result = "Vec<Arc<MarketState>>")]
 pub struct PartitionsRevoked(pub Vec<u32>);
 
 /// Sent by a consumer to the cache writer. The reply follows after the cache holds every change

@@ -12,7 +12,7 @@ use super::reader_events::ReaderEvents;
 impl MemberState {
     /// The offsets to commit of the selected partitions.
     fn due(&self, is_selected: impl Fn(u32) -> bool) -> Option<TopicPartitionList> {
-        if !self.identity.allows_commits() {
+        if self.identity.are_records_lost() {
             return None;
         }
         let due = self.inbox().to_commit(is_selected);

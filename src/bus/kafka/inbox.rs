@@ -17,8 +17,13 @@ enum Item {
         record: Record,
         /// It was committed earlier, and is read again.
         is_replayed: bool,
+        /// It is lost on the bus: there is nothing to commit.
+        is_lost: bool,
     },
-    Revoked(Vec<u32>),
+    Revoked {
+        partitions: Vec<u32>,
+        are_records_lost: bool,
+    },
 }
 
 impl Item {
@@ -26,7 +31,7 @@ impl Item {
     fn is_replayed(&self) -> Option<bool> {
         match self {
             Item::Record { is_replayed, .. } => Some(*is_replayed),
-            Item::Revoked(_) => None,
+            Item::Revoked { .. } => None,
         }
     }
 }
@@ -87,6 +92,8 @@ pub(super) struct Inbox {
     records: usize,
     bytes: usize,
     assigned: BTreeMap<u32, PartitionOffsets>,
+    /// A revocation was delivered and is not handled yet.
+    is_revoking: bool,
 }
 
 impl Inbox {
@@ -97,6 +104,7 @@ impl Inbox {
             records: 0,
             bytes: 0,
             assigned: BTreeMap::new(),
+            is_revoking: false,
         }
     }
 
@@ -134,6 +142,7 @@ impl Inbox {
         self.items.push_back(Item::Record {
             record,
             is_replayed,
+            is_lost: false,
         });
     }
 
@@ -163,22 +172,36 @@ impl Inbox {
 
     /// Removes and returns the next records up to a revocation, or the revocation itself.
     pub(super) fn take(&mut self, max: usize) -> Option<ConsumerEvent> {
-        if let Some(Item::Revoked(_)) = self.items.front() {
-            let Some(Item::Revoked(partitions)) = self.items.pop_front() else {
+        if let Some(Item::Revoked { .. }) = self.items.front() {
+            let Some(Item::Revoked {
+                partitions,
+                are_records_lost,
+            }) = self.items.pop_front()
+            else {
                 return None;
             };
-            return Some(ConsumerEvent::Revoked(partitions));
+            self.is_revoking = true;
+            return Some(ConsumerEvent::Revoked {
+                partitions,
+                are_records_lost,
+            });
         }
         let are_replayed = self.items.front().and_then(Item::is_replayed)?;
         let count = self.ready(max.max(1));
         let mut batch = Vec::with_capacity(count);
         for item in self.items.drain(..count) {
-            let Item::Record { record, .. } = item else {
+            let Item::Record {
+                record, is_lost, ..
+            } = item
+            else {
                 continue;
             };
             self.records -= 1;
             self.bytes -= record.record.size();
-            if !are_replayed && let Some(offsets) = self.assigned.get_mut(&record.partition) {
+            if !are_replayed
+                && !is_lost
+                && let Some(offsets) = self.assigned.get_mut(&record.partition)
+            {
                 offsets.delivered = Some(record.offset + 1);
             }
             batch.push(record);
@@ -263,7 +286,10 @@ impl Inbox {
     /// Everything read from that offset on is invalid.
     fn restart_at(&mut self, partition: u32, offset: u64) {
         self.drop_where(|record| record.partition == partition && record.offset >= offset);
-        self.items.push_back(Item::Revoked(vec![partition]));
+        self.items.push_back(Item::Revoked {
+            partitions: vec![partition],
+            are_records_lost: true,
+        });
         self.assigned.insert(
             partition,
             PartitionOffsets {
@@ -293,22 +319,53 @@ impl Inbox {
         self.bytes = bytes;
     }
 
-    /// Removes partitions that belong to another member now.
-    pub(super) fn revoke(&mut self, partitions: Vec<u32>) {
-        self.drop_unread(&partitions);
+    /// Removes partitions that belong to another member now. It reads their undelivered records
+    /// again, unless they are lost on the bus.
+    pub(super) fn revoke(&mut self, partitions: Vec<u32>, are_records_lost: bool) {
+        if are_records_lost {
+            self.mark_lost(&partitions);
+        } else {
+            self.drop_unread(&partitions);
+        }
         for partition in &partitions {
             self.assigned.remove(partition);
         }
         if !partitions.is_empty() {
-            self.items.push_back(Item::Revoked(partitions));
+            self.items.push_back(Item::Revoked {
+                partitions,
+                are_records_lost,
+            });
         }
     }
 
-    /// Restarts all partitions. The revocation makes the consumer discard its state, as if the
-    /// partitions had moved.
+    fn mark_lost(&mut self, partitions: &[u32]) {
+        for item in &mut self.items {
+            if let Item::Record {
+                record, is_lost, ..
+            } = item
+                && partitions.contains(&record.partition)
+            {
+                *is_lost = true;
+            }
+        }
+    }
+
+    /// The receiver of the last event has handled it.
+    pub(super) fn handled(&mut self) {
+        self.is_revoking = false;
+    }
+
+    /// Whether every revocation so far is handled.
+    pub(super) fn is_revoked(&self) -> bool {
+        let is_queued = |item: &Item| matches!(item, Item::Revoked { .. });
+        !self.is_revoking && !self.items.iter().any(is_queued)
+    }
+
+    /// Restarts all partitions of a topic that was created again. The revocation makes the consumer
+    /// discard its state, as if the partitions had moved.
     pub(super) fn restart(&mut self) {
         let partitions = self.assigned();
-        self.revoke(partitions.clone());
+        self.revoke(partitions.clone(), true);
         self.assign(&partitions);
         self.assigned
             .values_mut()

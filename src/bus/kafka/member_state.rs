@@ -23,7 +23,8 @@ const LIMITS: Limits = Limits {
 /// librdkafka has prefetched, so pausing early stalls a backlog for longer than processing the
 /// inbox takes.
 const SPACE_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a revoked partition waits for the work on its delivered records.
+/// How long a revoked partition waits for the work on its delivered records, and for the receiver of
+/// the revocation if its records are lost.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The state of a group member.
@@ -113,6 +114,16 @@ impl MemberState {
             }
             self.moved.wait_for(&mut inbox, left);
         }
+    }
+
+    /// Waits up to [`REVOKE_TIMEOUT`] until the receiver has handled the revocations.
+    pub(super) fn wait_for_revocations(&self) {
+        let mut inbox = self.inbox();
+        self.moved.wait_while_for(
+            &mut inbox,
+            |inbox| !inbox.is_revoked() && !self.is_closing(),
+            REVOKE_TIMEOUT,
+        );
     }
 
     /// Partitions of the topic with offsets, as librdkafka expects them.

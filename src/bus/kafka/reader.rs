@@ -92,7 +92,8 @@ impl Reader {
             }
             // The old consumer's partitions belong to another member now, or are assigned again.
             let assigned = self.member.inbox().assigned();
-            self.member.inbox().revoke(assigned);
+            let are_records_lost = self.member.identity.are_records_lost();
+            self.member.inbox().revoke(assigned, are_records_lost);
             self.member.filled.notify_one();
             self.paused.clear();
             if !self.member.is_closing() {

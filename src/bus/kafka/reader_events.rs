@@ -128,6 +128,31 @@ impl ReaderEvents {
         let member = &self.member;
         let partitions = partitions_of(list);
         debug!(group = member.group.as_str(), partitions:?; "partitions revoked");
+        if member.identity.are_records_lost() {
+            self.revoke_lost(partitions);
+        } else {
+            self.revoke_moved(consumer, partitions);
+        }
+        if let Err(error) = consumer.incremental_unassign(list) {
+            warn!(group = member.group.as_str(); "cannot release partitions: {error}");
+        }
+    }
+
+    /// Revokes partitions whose topic was deleted. Waits until the receiver has handled it: what the
+    /// receiver knows of these records has to be stored before another member begins.
+    fn revoke_lost(&self, partitions: Vec<u32>) {
+        let member = &self.member;
+        member
+            .health
+            .fail("the topic was deleted, rejoining".to_owned());
+        member.inbox().revoke(partitions, true);
+        member.filled.notify_one();
+        member.wait_for_revocations();
+    }
+
+    /// Revokes partitions that another member reads next. Waits for the work on what was delivered.
+    fn revoke_moved(&self, consumer: &BaseConsumer<Self>, partitions: Vec<u32>) {
+        let member = &self.member;
         member.inbox().drop_unread(&partitions);
         if consumer.assignment_lost() || self.has_lost_brokers() {
             // Nothing is read until the group accepts the member again. That may take a session
@@ -140,10 +165,7 @@ impl ReaderEvents {
             member.wait_for_work(&partitions);
             member.commit_now(consumer, &partitions);
         }
-        if let Err(error) = consumer.incremental_unassign(list) {
-            warn!(group = member.group.as_str(); "cannot release partitions: {error}");
-        }
-        member.inbox().revoke(partitions);
+        member.inbox().revoke(partitions, false);
         member.filled.notify_one();
     }
 

@@ -185,9 +185,13 @@ async fn partition_moves_after_work_is_committed() {
         let early = tokio::time::timeout(Duration::from_secs(3), next(&mut second, 9)).await;
         assert!(early.is_err(), "both members read: {early:?}");
         first.commit(&Position::after(&held));
-        let ConsumerEvent::Revoked(moved) = first.next_batch(9, Duration::ZERO).await.unwrap()
+        let event = first.next_batch(9, Duration::ZERO).await.unwrap();
+        let ConsumerEvent::Revoked {
+            partitions: moved,
+            are_records_lost: false,
+        } = event
         else {
-            panic!("records")
+            panic!("{event:?}")
         };
         assert!(
             !moved.is_empty() && moved.len() < 4,
@@ -357,7 +361,7 @@ async fn replay_ends_at_committed_position() {
             match second.next_batch(99, Duration::ZERO).await.unwrap() {
                 ConsumerEvent::Records(batch) => read.extend(batch),
                 ConsumerEvent::Replayed(batch) => replayed.extend(batch),
-                ConsumerEvent::Revoked(partitions) => panic!("revoked: {partitions:?}"),
+                ConsumerEvent::Revoked { partitions, .. } => panic!("revoked: {partitions:?}"),
             }
         }
         assert_eq!(values(&replayed), (0..50).collect());
@@ -410,7 +414,12 @@ async fn deleted_topic_is_recreated() {
         while values(&read).len() < 10 || !revoked {
             match group.next_batch(99, Duration::ZERO).await.unwrap() {
                 ConsumerEvent::Records(batch) => read.extend(batch),
-                ConsumerEvent::Revoked(_) => revoked = true,
+                ConsumerEvent::Revoked {
+                    are_records_lost, ..
+                } => {
+                    assert!(are_records_lost);
+                    revoked = true;
+                }
                 ConsumerEvent::Replayed(_) => panic!("nothing is replayed"),
             }
         }

@@ -40,6 +40,8 @@ impl Subscription for KafkaSubscription {
         linger: Duration,
     ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
+            self.member.inbox().handled();
+            self.member.notify_moved();
             loop {
                 self.fill(|member| !member.inbox().is_empty()).await;
                 if self.member.is_closing() {

@@ -43,10 +43,11 @@ impl TopicIdentity {
         self.is_missing.store(is_missing, Ordering::Relaxed);
     }
 
-    /// Whether positions may be committed. While the topic is missing or the partitions are not set
-    /// to their beginning, an old position could be taken as a position in the recreated topic.
-    pub(super) fn allows_commits(&self) -> bool {
-        !self.is_missing() && !self.is_recreated()
+    /// Whether the records read so far are lost: the topic is missing, or it was recreated and the
+    /// partitions are not set to their beginning yet. No position may be committed meanwhile: an old
+    /// one could be taken as a position in the recreated topic.
+    pub(super) fn are_records_lost(&self) -> bool {
+        self.is_missing() || self.is_recreated()
     }
 }
 
@@ -69,13 +70,13 @@ mod tests {
     fn changed_id_stops_commits() {
         let identity = TopicIdentity::default();
         assert!(!identity.observe_id("a") && !identity.observe_id("a"));
-        assert!(!identity.is_recreated() && identity.allows_commits());
+        assert!(!identity.is_recreated() && !identity.are_records_lost());
         assert!(identity.observe_id("b") && identity.is_recreated());
         assert!(!identity.observe_id("b") && identity.is_recreated());
-        assert!(!identity.allows_commits());
+        assert!(identity.are_records_lost());
         identity.set_recreated(false);
-        assert!(identity.allows_commits());
+        assert!(!identity.are_records_lost());
         identity.set_missing(true);
-        assert!(!identity.allows_commits());
+        assert!(identity.are_records_lost());
     }
 }

@@ -14,13 +14,17 @@ use log::info;
 
 use super::batches_in_flight::{BatchesInFlight, oldest_of};
 use super::flush_progress::FlushProgress;
+use super::state_saver::StateSaver;
 use super::update_reader::{UpdateReader, begin_process};
 use crate::actors::consumers::LAST_WORK;
 use crate::actors::consumers::{BatchError, BatchRetry};
 use crate::actors::consumers::{ConsumerSettings, GroupReader, task_of};
-use crate::actors::odds::messages::{ApplyUpdates, FlushCache, InOrder, PartitionsRevoked};
+use crate::actors::odds::messages::{
+    ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch,
+};
 use crate::actors::odds::published_sources::PublishedSources;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backlog::Backlog;
@@ -40,6 +44,8 @@ pub(crate) struct LiveEdges {
     pub revoked: Recipient<PartitionsRevoked>,
     /// Confirms that the cache holds the applied updates.
     pub cache: Recipient<FlushCache>,
+    /// Stores the last states of a deleted topic.
+    pub store: Recipient<StoreBatch>,
 }
 
 /// Sends updates to the books.
@@ -52,6 +58,7 @@ pub(crate) struct LiveConsumer {
     progress: FlushProgress,
     /// The reply to the flush in flight.
     flush: Option<FlushReply>,
+    saver: StateSaver,
     life: Arc<LivenessProbe>,
     backlog: Arc<Backlog>,
     published: Option<Arc<PublishedSources>>,
@@ -111,6 +118,8 @@ impl LiveConsumer {
         let applying = BatchesInFlight::new(settings.batch_size);
         let updates = UpdateReader::new(settings.limits, "live", metrics.refused);
         let reader = GroupReader::new(settings, subscription, "live", &metrics.bus_lag);
+        let stop = reader.stop().clone();
+        let saver = StateSaver::new(edges.store, stop, metrics.errors.clone());
         let applier = Applier {
             books: edges.books,
             reader: updates,
@@ -124,6 +133,7 @@ impl LiveConsumer {
             applying,
             progress: FlushProgress::default(),
             flush: None,
+            saver,
             life: Arc::new(LivenessProbe::new()),
             backlog: Arc::default(),
             published: None,
@@ -190,7 +200,15 @@ impl LiveConsumer {
         };
         match event {
             Some(ConsumerEvent::Records(batch)) => self.begin(batch, in_flight),
-            Some(ConsumerEvent::Revoked(partitions)) => self.revoke(partitions, in_flight).await,
+            Some(ConsumerEvent::Revoked {
+                partitions,
+                are_records_lost,
+            }) => {
+                let last = self.revoke(partitions, in_flight).await;
+                if are_records_lost {
+                    self.saver.save(last).await;
+                }
+            }
             Some(ConsumerEvent::Replayed(_)) | None => {}
         }
         Ok(())
@@ -226,14 +244,20 @@ impl LiveConsumer {
         }
     }
 
-    async fn revoke(&mut self, partitions: Vec<u32>, in_flight: &mut InFlightBatches) {
+    /// Drops the books of revoked partitions, and returns the last state of their markets.
+    async fn revoke(
+        &mut self,
+        partitions: Vec<u32>,
+        in_flight: &mut InFlightBatches,
+    ) -> Vec<Arc<MarketState>> {
         // Finish the batches first, so that the books are dropped with their latest state.
         self.finish_all(in_flight).await;
         self.progress.forget(&partitions);
         info!(group = self.reader.group(); "partitions {partitions:?} revoked");
         // An error means that the router is gone; the platform monitors its actors and stops the
         // process.
-        let _ = self.revoked.send(PartitionsRevoked(partitions)).await;
+        let revoked = self.revoked.send(PartitionsRevoked(partitions)).await;
+        revoked.unwrap_or_default()
     }
 
     async fn finish_all(&mut self, in_flight: &mut InFlightBatches) {
@@ -278,6 +302,7 @@ impl LiveConsumer {
         if flushing.is_err() {
             info!(group = self.reader.group(); "shutting down before the cache confirms everything; the next consumer re-reads it");
         }
+        self.saver.finish().await;
         let lag = self.reader.close().await;
         self.show_backlog(lag);
     }

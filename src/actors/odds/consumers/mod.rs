@@ -6,6 +6,7 @@ mod dead_letters;
 mod flush_progress;
 pub(crate) mod live_consumer;
 pub(crate) mod source_selector;
+mod state_saver;
 pub(crate) mod store_consumer;
 #[cfg(test)]
 mod testing;

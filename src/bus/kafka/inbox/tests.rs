@@ -17,6 +17,13 @@ fn record(partition: u32, offset: u64) -> Record {
     }
 }
 
+fn revoked(partitions: Vec<u32>, are_records_lost: bool) -> ConsumerEvent {
+    ConsumerEvent::Revoked {
+        partitions,
+        are_records_lost,
+    }
+}
+
 fn inbox() -> Inbox {
     let mut inbox = Inbox::new(Limits {
         records: 4,
@@ -68,7 +75,7 @@ fn replayed_records_come_first_and_are_not_committed() {
     assert_eq!(inbox.to_commit(|_| true), [(0, 9)]);
     // A topic that was recreated has nothing to replay.
     inbox.push(record(0, 0));
-    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0], true)));
     assert_eq!(
         inbox.take(9),
         Some(ConsumerEvent::Records(vec![record(0, 0)]))
@@ -86,17 +93,59 @@ fn revocation_replaces_undelivered_records() {
     );
     inbox.push(record(0, 6));
     assert!(!inbox.is_done(&[0]) && inbox.is_done(&[1]));
-    inbox.revoke(vec![0]);
+    inbox.revoke(vec![0], false);
     assert_eq!(
         inbox.take(9),
         Some(ConsumerEvent::Records(vec![record(1, 8)]))
     );
-    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0], false)));
     assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
     inbox.commit(&position_at(0, 6));
     assert_eq!(inbox.to_commit(|_| true), []);
     inbox.push(record(0, 7));
     assert!(inbox.is_empty(), "the partition is not assigned");
+}
+
+/// Nobody can read them again.
+#[test]
+fn unread_records_of_lost_topic_are_delivered_before_revocation() {
+    let mut inbox = inbox();
+    inbox.push(record(0, 98));
+    inbox.take(1);
+    inbox.push(record(0, 99));
+    inbox.restart();
+    inbox.push(record(0, 0));
+    let records = |offset| Some(ConsumerEvent::Records(vec![record(0, offset)]));
+    assert_eq!(inbox.take(9), records(99));
+    inbox.commit(&position_at(0, 100));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0, 1], true)));
+    assert_eq!(inbox.take(9), records(0));
+    assert_eq!(inbox.to_commit(|_| true), [], "99 is of the old topic");
+    inbox.commit(&position_at(0, 1));
+    assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
+    inbox.push(record(1, 8));
+    inbox.revoke(vec![1], true);
+    assert_eq!(
+        inbox.take(9),
+        Some(ConsumerEvent::Records(vec![record(1, 8)]))
+    );
+    inbox.commit(&position_at(1, 9));
+    assert_eq!(inbox.take(9), Some(revoked(vec![1], true)));
+    assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
+}
+
+#[test]
+fn revocation_is_handled_when_next_event_is_requested() {
+    let mut inbox = inbox();
+    assert!(inbox.is_revoked());
+    inbox.revoke(vec![0], true);
+    assert!(!inbox.is_revoked(), "it is queued");
+    inbox.handled();
+    assert!(!inbox.is_revoked());
+    inbox.take(9);
+    assert!(!inbox.is_revoked(), "it is delivered");
+    inbox.handled();
+    assert!(inbox.is_revoked());
 }
 
 #[test]
@@ -105,7 +154,7 @@ fn commits_from_before_restart_are_ignored() {
     inbox.push(record(0, 100));
     inbox.take(1);
     inbox.restart();
-    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0, 1])));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0, 1], true)));
     inbox.commit(&position_at(0, 101));
     inbox.push(record(0, 0));
     inbox.take(9);
@@ -133,7 +182,7 @@ fn rewound_partition_is_revoked_and_redelivered() {
     [8, 9]
         .into_iter()
         .for_each(|offset| inbox.push(record(0, offset)));
-    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0], true)));
     assert_eq!(
         inbox.take(9),
         Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)]))
@@ -145,7 +194,7 @@ fn rewound_partition_is_revoked_and_redelivered() {
         [],
         "the commit is from before the reset"
     );
-    assert_eq!(inbox.take(9), Some(ConsumerEvent::Revoked(vec![0])));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0], true)));
     assert_eq!(
         inbox.take(9),
         Some(ConsumerEvent::Records(vec![record(0, 0)]))
@@ -193,8 +242,7 @@ fn position_from_before_reset_is_ignored() {
     inbox.passed(0, 101);
     assert_eq!(inbox.to_commit(|_| true), []);
     inbox.push(record(0, 0));
-    inbox.take(9);
-    inbox.take(9);
+    while inbox.take(9).is_some() {}
     inbox.commit(&position_at(0, 1));
     assert_eq!(inbox.to_commit(|_| true), [(0, 1)]);
     inbox.passed(0, 2);

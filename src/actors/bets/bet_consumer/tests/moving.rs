@@ -96,7 +96,11 @@ async fn revoked_partition_is_dropped() {
     fixture
         .until(|| fixture.supplier.confirm_requests() == 2)
         .await;
-    sender.send(ConsumerEvent::Revoked(vec![0])).unwrap();
+    let moved = ConsumerEvent::Revoked {
+        partitions: vec![0],
+        are_records_lost: false,
+    };
+    sender.send(moved).unwrap();
     fixture.decided(bets[1].id).await;
     tokio::time::sleep(DEADLINE / 2).await;
     assert_eq!(

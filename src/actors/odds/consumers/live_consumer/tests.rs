@@ -3,7 +3,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::*;
-use crate::actors::odds::consumers::testing::{future_update, record, settings};
+use crate::actors::odds::consumers::testing::{ProbeStore, future_update, record, settings};
 use crate::bus::Topic;
 use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::health::SubscriptionHealth;
@@ -29,9 +29,11 @@ impl Handler<InOrder<ApplyUpdates>> for ProbeBooks {
 }
 
 impl Handler<PartitionsRevoked> for ProbeBooks {
-    type Result = ();
+    type Result = MessageResult<PartitionsRevoked>;
 
-    fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(Vec::new())
+    }
 }
 
 impl Handler<FlushCache> for ProbeBooks {
@@ -58,6 +60,7 @@ async fn live_path_commits_what_cache_confirms() {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
+        store: ProbeStore::failing(0).0,
     };
     let subscription = topic.subscribe("g").unwrap();
     let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics)
@@ -124,9 +127,11 @@ impl Handler<InOrder<ApplyUpdates>> for StuckBooks {
 }
 
 impl Handler<PartitionsRevoked> for StuckBooks {
-    type Result = ();
+    type Result = MessageResult<PartitionsRevoked>;
 
-    fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) {}
+    fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(Vec::new())
+    }
 }
 
 impl Handler<FlushCache> for StuckBooks {
@@ -151,6 +156,7 @@ async fn stuck_batch_blocks_only_the_position() {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
+        store: ProbeStore::failing(0).0,
     };
     let subscription = topic.subscribe("g").unwrap();
     let metrics = ProcessorMetrics::new().unwrap();
@@ -269,6 +275,7 @@ async fn old_backlog_lags_until_applied() {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
+        store: ProbeStore::failing(0).0,
     };
     let subscription = Box::new(OldRecords {
         topic: subscription,
@@ -319,4 +326,101 @@ async fn old_backlog_lags_until_applied() {
     release.send_replace(false);
     until("the consumer has caught up", &|| backlog.age().is_zero()).await;
     assert_eq!(*applied.lock(), [2, 3, 1]);
+}
+
+/// Delivers one revocation, and nothing after it.
+struct Revocation {
+    are_records_lost: bool,
+    is_delivered: watch::Sender<bool>,
+    health: SubscriptionHealth,
+}
+
+impl Subscription for Revocation {
+    fn next_batch(
+        &mut self,
+        _: usize,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
+        let is_first = !self.is_delivered.send_replace(true);
+        if !is_first {
+            return Box::pin(std::future::pending());
+        }
+        Box::pin(std::future::ready(Ok(ConsumerEvent::Revoked {
+            partitions: vec![0],
+            are_records_lost: self.are_records_lost,
+        })))
+    }
+
+    fn commit(&mut self, _: &Position) {}
+
+    fn lag(&self) -> u64 {
+        0
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
+
+    fn health(&self) -> SubscriptionHealth {
+        self.health.clone()
+    }
+
+    fn close(&mut self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A router whose dropped books held one market, with the number 7.
+struct DroppedBooks;
+
+impl Actor for DroppedBooks {
+    type Context = Context<Self>;
+}
+
+impl Handler<PartitionsRevoked> for DroppedBooks {
+    type Result = MessageResult<PartitionsRevoked>;
+
+    fn handle(&mut self, _: PartitionsRevoked, _: &mut Context<Self>) -> Self::Result {
+        let update = update(1, 1, 1);
+        MessageResult(vec![Arc::new(MarketState { update, seq: 7 })])
+    }
+}
+
+/// Only what no other process can read again is stored.
+#[actix_web::test]
+async fn last_states_of_deleted_topic_are_stored() {
+    for are_records_lost in [true, false] {
+        let (_cache_is_away, away) = watch::channel(false);
+        let books = ProbeBooks {
+            cache_is_away: away,
+        }
+        .start();
+        let (store, batches) = ProbeStore::failing(0);
+        let edges = LiveEdges {
+            books: books.clone().recipient(),
+            revoked: DroppedBooks.start().recipient(),
+            cache: books.recipient(),
+            store,
+        };
+        let subscription = Box::new(Revocation {
+            are_records_lost,
+            is_delivered: watch::Sender::new(false),
+            health: SubscriptionHealth::joining("g"),
+        });
+        let metrics = ProcessorMetrics::new().unwrap();
+        let mut delivered = subscription.is_delivered.subscribe();
+        let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics)
+            .into_task()
+            .start();
+        drop(delivered.wait_for(|delivered| *delivered).await);
+        consumer.send(Drain).await.unwrap();
+        let stored: Vec<u64> = batches
+            .lock()
+            .iter()
+            .flat_map(|batch| &batch.updates)
+            .map(|stored| stored.position)
+            .collect();
+        let expected: &[u64] = if are_records_lost { &[6] } else { &[] };
+        assert_eq!(stored, expected);
+    }
 }
