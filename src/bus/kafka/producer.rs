@@ -101,14 +101,10 @@ impl ProducerHandle {
     /// The producer. Creates one if there is none or the current one has lost its brokers.
     pub(super) fn current(&self) -> Result<Arc<BaseProducer<ProducerEvents>>, BusError> {
         let mut current = self.lock();
-        if let Some(polled) =
-            current.take_if(|polled| polled.producer.context().brokers.has_lost_brokers())
-        {
+        let discarded =
+            current.take_if(|polled| polled.producer.context().brokers.has_lost_brokers());
+        if discarded.is_some() {
             warn!("kafka producer has lost all brokers, recreating it");
-            // Otherwise callers would wait for its acknowledgements forever.
-            polled
-                .producer
-                .purge(PurgeConfig::default().queue().inflight());
         }
         if let Some(polled) = &*current {
             return Ok(polled.producer.clone());
@@ -164,11 +160,14 @@ impl ProducerHandle {
     }
 }
 
-/// Fails the records that wait in the queue of a producer that has failed permanently. librdkafka
-/// empties the queue once when the producer fails, and never looks at a record that is put there at
-/// the same time, so its publisher would wait forever.
+/// Fails the records of a producer that sends nothing any more: their publishers would wait forever.
+/// It may happen after every poll, because a publisher may still hold the producer. After a fatal
+/// error librdkafka empties the queue once itself, and never looks at a record that is put there at
+/// the same time.
 fn fail_unsent(producer: &BaseProducer<ProducerEvents>) {
-    if producer.client().fatal_error().is_some() {
+    if producer.context().brokers.has_lost_brokers() {
+        producer.purge(PurgeConfig::default().queue().inflight());
+    } else if producer.client().fatal_error().is_some() {
         producer.purge(PurgeConfig::default().queue());
     }
 }
@@ -231,6 +230,40 @@ mod tests {
                 answer.expect("an answer").unwrap();
             }
         }
+    }
+
+    /// A record is also answered if its publisher held the producer when it was replaced.
+    #[tokio::test]
+    async fn record_of_producer_without_brokers_is_answered() {
+        let clients = Clients::new(&settings("127.0.0.1:9"), "test").unwrap();
+        let producers = ProducerHandle::new(clients.producer(), Events::default()).unwrap();
+        let producer = producers.current().unwrap();
+        // Its own statistics have the configured broker.
+        let lose_brokers = || {
+            while !producer.context().brokers.has_lost_brokers() {
+                let none = rdkafka::Statistics::default();
+                producer.context().brokers.observe(&none);
+            }
+        };
+        lose_brokers();
+        let replaced = producers.current().unwrap();
+        assert!(!Arc::ptr_eq(&producer, &replaced));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let (answers, mut answered) = unbounded_channel();
+        let token = Box::new(DeliveryToken { index: 3, answers });
+        let record = BaseRecord::with_opaque_to("t", token).key("k").payload("p");
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        let answer = tokio::time::timeout(Duration::from_secs(20), async {
+            loop {
+                lose_brokers();
+                match answered.try_recv() {
+                    Ok(answer) => return answer,
+                    Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        });
+        let (index, code) = answer.await.expect("an answer");
+        assert_eq!((index, code), (3, Some(RDKafkaErrorCode::PurgeQueue)));
     }
 
     #[tokio::test]
