@@ -144,14 +144,12 @@ impl CurrentRestrictions {
     /// Replaces the restrictions and returns the earlier ones.
     pub fn set(&self, mut restrictions: Restrictions) -> Arc<Restrictions> {
         let mut current = self.current.write();
-        let changes = !restrictions.shows_like(&current);
-        restrictions.version = current.version + u64::from(changes);
-        let earlier = std::mem::replace(&mut *current, Arc::new(restrictions));
-        drop(current);
-        if changes {
-            self.version.changed();
-        }
-        earlier
+        // Who takes a stamp from here on waits for the replacement.
+        restrictions.version = match restrictions.shows_like(&current) {
+            true => current.version,
+            false => self.version.changed(),
+        };
+        std::mem::replace(&mut *current, Arc::new(restrictions))
     }
 }
 

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct VersionCounter(Arc<AtomicU64>);
 
 impl VersionCounter {
-    /// Invalidates all stamps given out so far.
-    pub(crate) fn changed(&self) {
-        self.0.fetch_add(1, Ordering::Release);
+    /// Invalidates all stamps given out so far. Returns the number of changes until now.
+    pub(crate) fn changed(&self) -> u64 {
+        self.0.fetch_add(1, Ordering::Release) + 1
     }
 
     /// A stamp for a copy of the current state.
