@@ -130,7 +130,7 @@ impl Inbox {
             return;
         };
         if known.read.is_some_and(|read| record.offset < read) {
-            self.restart_at(record.partition, record.offset);
+            self.restart_partition(record.partition);
         }
         let offsets = self.assigned.entry(record.partition).or_default();
         offsets.first.get_or_insert(record.offset);
@@ -283,9 +283,8 @@ impl Inbox {
     }
 
     /// Restarts a partition at an earlier offset, because it was recreated or lost its end.
-    /// Everything read from that offset on is invalid.
-    fn restart_at(&mut self, partition: u32, offset: u64) {
-        self.drop_where(|record| record.partition == partition && record.offset >= offset);
+    fn restart_partition(&mut self, partition: u32) {
+        self.mark_lost(&[partition]);
         self.items.push_back(Item::Revoked {
             partitions: vec![partition],
             are_records_lost: true,
@@ -301,14 +300,10 @@ impl Inbox {
 
     /// Drops undelivered records of these partitions.
     pub(super) fn drop_unread(&mut self, partitions: &[u32]) {
-        self.drop_where(|record| partitions.contains(&record.partition));
-    }
-
-    fn drop_where(&mut self, dropped: impl Fn(&Record) -> bool) {
         let mut records = self.records;
         let mut bytes = self.bytes;
         self.items.retain(|item| match item {
-            Item::Record { record, .. } if dropped(record) => {
+            Item::Record { record, .. } if partitions.contains(&record.partition) => {
                 records -= 1;
                 bytes -= record.record.size();
                 false

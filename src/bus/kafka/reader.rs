@@ -255,7 +255,8 @@ impl Reader {
         }
     }
 
-    /// Restarts a recreated topic from its beginning and drops everything read from the old one.
+    /// Restarts a recreated topic from its beginning. What was read from the old one is delivered
+    /// before.
     fn restart(&self, consumer: &BaseConsumer<ReaderEvents>) {
         let member = &self.member;
         let assigned = member.inbox().assigned();

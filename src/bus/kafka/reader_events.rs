@@ -138,13 +138,13 @@ impl ReaderEvents {
         }
     }
 
-    /// Revokes partitions whose topic was deleted. Waits until the receiver has handled it: what the
+    /// Revokes partitions of a topic that is missing or was created again. Waits until the receiver has handled it: what the
     /// receiver knows of these records has to be stored before another member begins.
     fn revoke_lost(&self, partitions: Vec<u32>) {
         let member = &self.member;
         member
             .health
-            .fail("the topic was deleted, rejoining".to_owned());
+            .fail("the topic is missing or was created again, rejoining".to_owned());
         member.inbox().revoke(partitions, true);
         member.filled.notify_one();
         member.wait_for_revocations();

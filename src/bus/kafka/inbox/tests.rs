@@ -182,11 +182,12 @@ fn rewound_partition_is_revoked_and_redelivered() {
     [8, 9]
         .into_iter()
         .for_each(|offset| inbox.push(record(0, offset)));
+    let records = Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)]));
+    assert_eq!(inbox.take(9), records, "of the lost end");
+    inbox.commit(&position_at(0, 10));
     assert_eq!(inbox.take(9), Some(revoked(vec![0], true)));
-    assert_eq!(
-        inbox.take(9),
-        Some(ConsumerEvent::Records(vec![record(0, 8), record(0, 9)]))
-    );
+    assert_eq!(inbox.take(9), records);
+    assert_eq!(inbox.to_commit(|_| true), []);
     inbox.push(record(0, 0));
     inbox.commit(&position_at(0, 10));
     assert_eq!(
