@@ -64,6 +64,10 @@ impl Store for ProbeStore {
         Ok(BatchReport::default())
     }
 
+    fn write_states(&self, _: &[Arc<MarketState>]) -> Result<BatchReport, StoreError> {
+        Ok(BatchReport::default())
+    }
+
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
         self.reads.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         while self

@@ -141,8 +141,8 @@ pub enum ConsumerEvent {
     Revoked {
         /// The partitions.
         partitions: Vec<u32>,
-        /// Whether no member can read their earlier records again, because the topic was deleted or
-        /// created again. What was read of them has been delivered before.
+        /// Whether records that were read may be lost on the bus, because the topic was deleted or
+        /// created again, or a partition has lost its end. They have been delivered before.
         are_records_lost: bool,
     },
 }

@@ -91,11 +91,13 @@ impl ProcessorBuilder<'_, '_> {
         let (cache_writer, cache_health) = self.start_cache_writer();
         let router = self.start_router(&cache_writer)?;
         let (store_writer, store_health) = self.start_store_writer();
+        let states = store_writer.clone().recipient();
+        let store_writer = store_writer.recipient();
         let edges = LiveEdges {
             books: router.clone().recipient(),
             revoked: router.clone().recipient(),
             cache: cache_writer.recipient(),
-            store: store_writer.clone(),
+            store: states,
         };
         let (signs, live_group) = self.start_live_consumer(edges)?;
         let shown = self.shown_books(router);
@@ -218,7 +220,7 @@ impl ProcessorBuilder<'_, '_> {
         Ok(self.platform.client_reads(refused))
     }
 
-    fn start_store_writer(&mut self) -> (Recipient<StoreBatch>, Arc<HealthCell>) {
+    fn start_store_writer(&mut self) -> (Addr<StoreWriter>, Arc<HealthCell>) {
         let settings = &self.platform.settings.store;
         let retention = Retention {
             history: settings.history_retention,
@@ -229,7 +231,7 @@ impl ProcessorBuilder<'_, '_> {
         let writer = self
             .platform
             .start("store writer", &self.storing, HUB_MAILBOX, writer);
-        (writer.recipient(), health)
+        (writer, health)
     }
 
     fn start_live_consumer(

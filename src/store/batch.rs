@@ -2,10 +2,11 @@
 //! batch become the current state of their markets.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::StoreError;
 use crate::domain::ids::{EventId, MarketKey};
-use crate::domain::odds::book::{MAX_MARKETS, decide};
+use crate::domain::odds::book::{MAX_MARKETS, MarketState, Rejection, decide};
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
@@ -20,6 +21,9 @@ pub(super) struct Batch<'a> {
     markets: Vec<(&'a EventId, &'a MarketKey)>,
     /// For each update, the indexes of its event and of its market in the lists above.
     indexes: Vec<(usize, usize)>,
+    /// For each event, the last number that a book has published; 0 if the updates are those of the
+    /// bus, and not states of a book.
+    published: Vec<u64>,
 }
 
 /// The stored state of a batch's events and markets, in the order of [`Batch::events`] and
@@ -62,6 +66,9 @@ pub(super) struct Folded<'a> {
     /// For each update that is the state of its market, the details from this update or from
     /// earlier ones in the batch.
     pub details: Vec<Details<'a>>,
+    /// Indexes of updates whose markets keep their stored state with a larger sequence number, and
+    /// that number.
+    pub raised: Vec<(usize, i64)>,
 }
 
 impl<'a> Batch<'a> {
@@ -87,10 +94,22 @@ impl<'a> Batch<'a> {
             .collect();
         Batch {
             updates,
+            published: vec![0; events.len()],
             events,
             markets,
             indexes,
         }
+    }
+
+    /// Collects the events and markets of `updates`, which are states that books have published.
+    /// Each has the position that its sequence number came from.
+    pub(super) fn of_states(updates: &'a [PositionedUpdate]) -> Batch<'a> {
+        let mut batch = Batch::of(updates);
+        for (update, (event, _)) in updates.iter().zip(&batch.indexes) {
+            let published = &mut batch.published[*event];
+            *published = (*published).max(update.position.saturating_add(1));
+        }
+        batch
     }
 
     /// The events, in the order of their first updates.
@@ -119,6 +138,8 @@ impl<'a> Batch<'a> {
         let mut applied = 0;
         let mut winners: Vec<Option<(usize, u64)>> = vec![None; self.markets.len()];
         let mut reported = vec![Details::default(); self.markets.len()];
+        let stored_seqs = heads.last_seqs.clone();
+        let mut raised = Vec::new();
         for (index, (positioned, &(event, market))) in
             self.updates.iter().zip(&self.indexes).enumerate()
         {
@@ -130,18 +151,33 @@ impl<'a> Batch<'a> {
             if is_new && heads.market_counts[event] >= MAX_MARKETS {
                 continue;
             }
-            if let Ok(seq) = decide(
-                heads.revisions[market],
-                heads.last_seqs[event],
-                revision,
-                positioned.position,
-            ) {
-                applied += 1;
-                heads.market_counts[event] += usize::from(is_new);
-                heads.revisions[market] = Some(revision);
-                heads.last_seqs[event] = seq;
-                winners[market] = Some((index, seq));
-                reported[market] = reported[market].after(&positioned.update);
+            let last_seq = heads.last_seqs[event];
+            let position = positioned.position;
+            match decide(heads.revisions[market], last_seq, revision, position) {
+                Ok(seq) => {
+                    applied += 1;
+                    heads.market_counts[event] += usize::from(is_new);
+                    heads.revisions[market] = Some(revision);
+                    heads.last_seqs[event] = seq;
+                    winners[market] = Some((index, seq));
+                    reported[market] = reported[market].after(&positioned.update);
+                }
+                Err(rejection) if self.published[event] > 0 => {
+                    let published = self.published[event];
+                    let seq = match rejection {
+                        // The stored state is later than everything that was published.
+                        Rejection::Older if stored_seqs[event] <= published => {
+                            last_seq.max(published).saturating_add(1)
+                        }
+                        Rejection::Duplicate => position.saturating_add(1),
+                        _ => continue,
+                    };
+                    if seq > last_seq {
+                        heads.last_seqs[event] = seq;
+                        raised.push((index, fit(seq)?));
+                    }
+                }
+                Err(_) => {}
             }
         }
         let mut current = vec![None; self.updates.len()];
@@ -156,8 +192,24 @@ impl<'a> Batch<'a> {
             applied,
             current,
             details,
+            raised,
         })
     }
+}
+
+/// The states as updates, ordered by sequence number, at the positions that give them these numbers
+/// again.
+pub(super) fn positioned(states: &[Arc<MarketState>]) -> Vec<PositionedUpdate> {
+    let mut states: Vec<_> = states.iter().collect();
+    states.sort_by_key(|state| state.seq);
+    let positioned = |state: &Arc<MarketState>| PositionedUpdate {
+        update: state.update.clone(),
+        // Only consumers need it.
+        partition: 0,
+        position: state.seq.saturating_sub(1),
+        trace: None,
+    };
+    states.into_iter().map(positioned).collect()
 }
 
 /// The index of `item` in `list`; appends it if it is new.

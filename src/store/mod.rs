@@ -163,6 +163,11 @@ pub trait Store: Send + Sync {
     /// changes nothing. Safe to repeat.
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError>;
 
+    /// Stores states that a book has published, with their sequence numbers. A state that is older
+    /// than its market's stored one only adds to the history, and the stored one then gets a number
+    /// after all of these: it is the later one. Safe to repeat.
+    fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError>;
+
     /// The current state of an event's markets; empty for an unknown event.
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError>;
 

@@ -33,6 +33,7 @@ macro_rules! store_suite {
         #[case::any_order($crate::store::suite::order_does_not_change_the_result)]
         #[case::like_the_book($crate::store::suite::store_agrees_with_the_book)]
         #[case::recreated_bus($crate::store::suite::recreated_bus_keeps_seqs_increasing)]
+        #[case::published_states($crate::store::suite::published_states_keep_their_numbers)]
         #[case::supplier_restart($crate::store::suite::restarted_supplier_is_followed)]
         #[case::two_sources($crate::store::suite::equal_revisions_of_two_sources_are_recorded)]
         #[case::exact($crate::store::suite::every_update_reads_back_exactly)]
@@ -485,6 +486,42 @@ pub(super) fn store_agrees_with_the_book(store: &dyn Store) {
             Ok(())
         },
     );
+}
+
+/// The store has read a recreated bus before the last states of the old one are written.
+pub(super) fn published_states_keep_their_numbers(store: &dyn Store) {
+    let market = |name: &str, time| market_update("MATCH_001", name, None, time, 1);
+    let state = |update: OddsUpdate, seq| Arc::new(MarketState { update, seq });
+    store
+        .write_updates(&positioned(899, [market("1x2", 1)]))
+        .unwrap();
+    store
+        .write_updates(&positioned(0, [market("1x2", 3)]))
+        .unwrap();
+    let published = [
+        state(market("btts", 2), 990),
+        state(market("1x2", 2), 1_000),
+        state(update(2, 1, 1), 7),
+    ];
+    let written = store.write_states(&published);
+    assert_eq!(written, Ok(report(2, 3)));
+    let seqs = |event: &str| {
+        let state = |state: MarketState| (state.update, state.seq);
+        states(store, event)
+            .into_iter()
+            .map(state)
+            .collect::<Vec<_>>()
+    };
+    let expected = [(market("1x2", 3), 1_001), (market("btts", 2), 990)];
+    assert_eq!(seqs("MATCH_001"), expected);
+    assert_eq!(seqs("MATCH_002"), [(update(2, 1, 1), 7)]);
+    assert_eq!(store.write_states(&published), Ok(report(0, 0)));
+    assert_eq!(seqs("MATCH_001"), expected);
+    store
+        .write_updates(&positioned(1, [market("btts", 4)]))
+        .unwrap();
+    assert_eq!(seqs("MATCH_001")[1], (market("btts", 4), 1_002));
+    assert_eq!(store.write_states(&[]), Ok(report(0, 0)));
 }
 
 pub(super) fn recreated_bus_keeps_seqs_increasing(store: &dyn Store) {

@@ -193,6 +193,12 @@ pub struct StoreBatch {
     pub dead_letters: Vec<DeadLetter>,
 }
 
+/// Sent by a consumer to the store writer: states that were published. The reply follows after the
+/// transaction is committed.
+#[derive(Message, Debug)]
+#[rtype(result = "Result<(), StoreError>")]
+pub struct StoreStates(pub Vec<Arc<MarketState>>);
+
 /// Sent by a consumer to the router: other processes read these partitions from now on, so drop
 /// their books. The reply is the last state of the markets of these books.
 #[derive(Message, Debug)]

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use log::{info, warn};
 
-use super::messages::StoreBatch;
+use super::messages::{StoreBatch, StoreStates};
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::health::HealthCell;
 use crate::store::blocking::blocking;
@@ -156,6 +156,24 @@ impl Handler<StoreBatch> for StoreWriter {
                     .observe(started.elapsed().as_secs_f64());
             }
             metrics.dead_letters.inc_by(dead_letters as u64);
+            Ok(())
+        };
+        AtomicResponse::new(Box::pin(writing.into_actor(self)))
+    }
+}
+
+impl Handler<StoreStates> for StoreWriter {
+    // Not beside a batch, which may write the same rows.
+    type Result = AtomicResponse<Self, Result<(), StoreError>>;
+
+    fn handle(&mut self, StoreStates(states): StoreStates, _: &mut Context<Self>) -> Self::Result {
+        let store = self.store.clone();
+        let metrics = self.metrics.clone();
+        let health = self.health.clone();
+        let writing = async move {
+            let written = blocking(move || store.write_states(&states)).await;
+            health.record(&written);
+            metrics.db_writes.inc_by(written?.recorded as u64);
             Ok(())
         };
         AtomicResponse::new(Box::pin(writing.into_actor(self)))

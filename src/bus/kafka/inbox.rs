@@ -93,7 +93,7 @@ pub(super) struct Inbox {
     bytes: usize,
     assigned: BTreeMap<u32, PartitionOffsets>,
     /// A revocation was delivered and is not handled yet.
-    is_revoking: bool,
+    is_revocation_unhandled: bool,
 }
 
 impl Inbox {
@@ -104,7 +104,7 @@ impl Inbox {
             records: 0,
             bytes: 0,
             assigned: BTreeMap::new(),
-            is_revoking: false,
+            is_revocation_unhandled: false,
         }
     }
 
@@ -180,7 +180,7 @@ impl Inbox {
             else {
                 return None;
             };
-            self.is_revoking = true;
+            self.is_revocation_unhandled = true;
             return Some(ConsumerEvent::Revoked {
                 partitions,
                 are_records_lost,
@@ -298,12 +298,16 @@ impl Inbox {
         );
     }
 
-    /// Drops undelivered records of these partitions.
+    /// Drops undelivered records of these partitions, except those that are lost on the bus.
     pub(super) fn drop_unread(&mut self, partitions: &[u32]) {
         let mut records = self.records;
         let mut bytes = self.bytes;
         self.items.retain(|item| match item {
-            Item::Record { record, .. } if partitions.contains(&record.partition) => {
+            Item::Record {
+                record,
+                is_lost: false,
+                ..
+            } if partitions.contains(&record.partition) => {
                 records -= 1;
                 bytes -= record.record.size();
                 false
@@ -346,14 +350,14 @@ impl Inbox {
     }
 
     /// The receiver of the last event has handled it.
-    pub(super) fn handled(&mut self) {
-        self.is_revoking = false;
+    pub(super) fn mark_handled(&mut self) {
+        self.is_revocation_unhandled = false;
     }
 
-    /// Whether every revocation so far is handled.
-    pub(super) fn is_revoked(&self) -> bool {
+    /// Whether the receiver has handled every revocation.
+    pub(super) fn has_handled_revocations(&self) -> bool {
         let is_queued = |item: &Item| matches!(item, Item::Revoked { .. });
-        !self.is_revoking && !self.items.iter().any(is_queued)
+        !self.is_revocation_unhandled && !self.items.iter().any(is_queued)
     }
 
     /// Restarts all partitions of a topic that was created again. The revocation makes the consumer

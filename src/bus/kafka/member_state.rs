@@ -39,7 +39,7 @@ pub(super) struct MemberState {
     inbox: Mutex<Inbox>,
     /// Notified when an event was put into the inbox.
     pub(super) filled: Notify,
-    /// Notified when records were delivered or committed.
+    /// Notified when records were delivered or committed, or a revocation was handled.
     moved: Condvar,
     closing: AtomicBool,
     pub(super) log: FaultLog,
@@ -119,11 +119,14 @@ impl MemberState {
     /// Waits up to [`REVOKE_TIMEOUT`] until the receiver has handled the revocations.
     pub(super) fn wait_for_revocations(&self) {
         let mut inbox = self.inbox();
-        self.moved.wait_while_for(
+        let waited = self.moved.wait_while_for(
             &mut inbox,
-            |inbox| !inbox.is_revoked() && !self.is_closing(),
+            |inbox| !inbox.has_handled_revocations() && !self.is_closing(),
             REVOKE_TIMEOUT,
         );
+        if waited.timed_out() {
+            warn!(group = self.group.as_str(); "partitions released before what is known of their lost records is stored");
+        }
     }
 
     /// Partitions of the topic with offsets, as librdkafka expects them.

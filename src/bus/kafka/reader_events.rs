@@ -138,8 +138,8 @@ impl ReaderEvents {
         }
     }
 
-    /// Revokes partitions of a topic that is missing or was created again. Waits until the receiver has handled it: what the
-    /// receiver knows of these records has to be stored before another member begins.
+    /// Revokes partitions of a topic that is missing or was created again. Waits for the receiver:
+    /// what it knows of these records has to be stored before another member begins.
     fn revoke_lost(&self, partitions: Vec<u32>) {
         let member = &self.member;
         member
@@ -153,6 +153,8 @@ impl ReaderEvents {
     /// Revokes partitions that another member reads next. Waits for the work on what was delivered.
     fn revoke_moved(&self, consumer: &BaseConsumer<Self>, partitions: Vec<u32>) {
         let member = &self.member;
+        // Of a topic that was created again a moment ago.
+        member.wait_for_revocations();
         member.inbox().drop_unread(&partitions);
         if consumer.assignment_lost() || self.has_lost_brokers() {
             // Nothing is read until the group accepts the member again. That may take a session

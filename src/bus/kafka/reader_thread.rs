@@ -41,13 +41,52 @@ pub(super) fn spawn(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use super::*;
-    use crate::bus::Subscription;
     use crate::bus::kafka::KafkaBus;
     use crate::bus::kafka::subscription::KafkaSubscription;
     use crate::bus::kafka::testing::settings;
+    use crate::bus::{ConsumerEvent, Subscription};
+
+    /// Partitions whose records are lost are released when the receiver has handled it.
+    #[tokio::test]
+    async fn revocation_of_lost_records_is_awaited() {
+        let bus = KafkaBus::new(&settings("127.0.0.1:9"), "test").unwrap();
+        let member = Arc::new(MemberState::new("t", "g", None));
+        member.inbox().assign(&[0]);
+        let released = Arc::new(AtomicBool::new(false));
+        let (waiting, is_released) = (member.clone(), released.clone());
+        let ended = spawn(member.clone(), move || {
+            waiting.inbox().revoke(vec![0], true);
+            waiting.filled.notify_one();
+            waiting.wait_for_revocations();
+            is_released.store(true, Ordering::SeqCst);
+            waiting.inbox().revoke(vec![1], true);
+            waiting.wait_for_revocations();
+        })
+        .unwrap();
+        let mut group = KafkaSubscription {
+            member,
+            ended: ended.clone(),
+            _inner: bus.inner.clone(),
+        };
+        let next = group.next_batch(1, Duration::ZERO);
+        let revoked = ConsumerEvent::Revoked {
+            partitions: vec![0],
+            are_records_lost: true,
+        };
+        assert_eq!(next.await, Ok(revoked));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(!released.load(Ordering::SeqCst), "it is being handled");
+        let next = group.next_batch(1, Duration::ZERO);
+        assert!(matches!(next.await, Ok(ConsumerEvent::Revoked { .. })));
+        assert!(released.load(Ordering::SeqCst));
+        // A subscription that ends is not waited for.
+        group.close().await;
+        assert!(*ended.borrow());
+    }
 
     #[tokio::test]
     async fn panicking_thread_closes_subscription() {

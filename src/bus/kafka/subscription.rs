@@ -40,7 +40,7 @@ impl Subscription for KafkaSubscription {
         linger: Duration,
     ) -> BoxFuture<'_, Result<ConsumerEvent, BusError>> {
         async move {
-            self.member.inbox().handled();
+            self.member.inbox().mark_handled();
             self.member.notify_moved();
             loop {
                 self.fill(|member| !member.inbox().is_empty()).await;

@@ -144,7 +144,7 @@ impl CurrentRestrictions {
     /// Replaces the restrictions and returns the earlier ones.
     pub fn set(&self, mut restrictions: Restrictions) -> Arc<Restrictions> {
         let mut current = self.current.write();
-        // Who takes a stamp from here on waits for the replacement.
+        // A stamp that is taken from here on is followed by a read, which waits for the lock.
         restrictions.version = match restrictions.shows_like(&current) {
             true => current.version,
             false => self.version.changed(),

@@ -111,3 +111,37 @@ fn oversized_position_is_rejected() {
         );
     }
 }
+
+/// A market that the store holds with a later revision gets a number after all that were published.
+#[test]
+fn later_states_get_numbers_after_published_ones() {
+    let states = [
+        positioned(market_update("A", "1x2", None, 5, 1), 999),
+        positioned(market_update("A", "btts", None, 5, 1), 1_004),
+    ];
+    let heads = |last_seq| Heads {
+        last_seqs: vec![last_seq],
+        revisions: vec![Some(update(1, 6, 1).revision), None],
+        market_counts: vec![1],
+    };
+    let folded = Batch::of_states(&states).fold(heads(901)).unwrap();
+    assert_eq!(folded.raised, [(0, 1_006)], "btts was published with 1005");
+    assert_eq!(folded.current, [None, Some(1_007)]);
+    let ahead = Batch::of_states(&states).fold(heads(1_006)).unwrap();
+    assert_eq!(ahead.raised, [], "it has such a number already");
+    let updates = Batch::of(&states).fold(heads(901)).unwrap();
+    assert_eq!(updates.raised, [], "nothing was published");
+}
+
+#[test]
+fn equal_state_gets_its_published_number() {
+    let states = [positioned(update(1, 5, 1), 999)];
+    let heads = |last_seq| Heads {
+        last_seqs: vec![last_seq],
+        revisions: vec![Some(states[0].update.revision)],
+        market_counts: vec![1],
+    };
+    let batch = Batch::of_states(&states);
+    assert_eq!(batch.fold(heads(901)).unwrap().raised, [(0, 1_000)]);
+    assert_eq!(batch.fold(heads(1_000)).unwrap().raised, []);
+}

@@ -41,6 +41,7 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
+use crate::store::batch::{Batch, positioned};
 use crate::store::failure::Failure;
 
 /// Connections for writing: one for a batch of updates, one for dead letters, and one for pruning.
@@ -156,6 +157,22 @@ impl PgStore {
     }
 }
 
+impl PgStore {
+    fn write_batch(
+        &self,
+        batch: &Batch<'_>,
+        updates: &[PositionedUpdate],
+    ) -> Result<BatchReport, StoreError> {
+        if updates.is_empty() {
+            return Ok(BatchReport::default());
+        }
+        let now = Timestamp::now();
+        let latest = self.limits.latest(now);
+        self.writers()?
+            .transaction(|connection| write::batch(connection, batch, updates, now, latest))
+    }
+}
+
 impl Store for PgStore {
     fn migrate(&self) -> Result<(), StoreError> {
         match self.try_migrate()? {
@@ -184,13 +201,12 @@ impl Store for PgStore {
     }
 
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
-        if updates.is_empty() {
-            return Ok(BatchReport::default());
-        }
-        let now = Timestamp::now();
-        let latest = self.limits.latest(now);
-        self.writers()?
-            .transaction(|connection| write::updates(connection, updates, now, latest))
+        self.write_batch(&Batch::of(updates), updates)
+    }
+
+    fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError> {
+        let updates = positioned(states);
+        self.write_batch(&Batch::of_states(&updates), &updates)
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {

@@ -94,6 +94,17 @@ statement! {
 }
 
 statement! {
+    /// Gives stored states larger sequence numbers.
+    RaiseSeqs<'a>:
+    "UPDATE odds_current SET seq = raised.seq
+    FROM unnest(" { event_id: &'a [&'a str] as Array<Text> } ", " { market: &'a [&'a str] as Array<Text> } ", "
+        { line: &'a [&'a str] as Array<Text> } ", " { seq: &'a [i64] as Array<BigInt> }
+    ") AS raised (event_id, market, line, seq)
+    WHERE odds_current.event_id = raised.event_id AND odds_current.market = raised.market
+        AND odds_current.line = raised.line AND odds_current.seq < raised.seq"
+}
+
+statement! {
     /// Appends the rows that are not stored yet, in the order of the batch.
     AppendHistory<'a>:
     "INSERT INTO odds_history (event_id, market, line, status, in_play, selections, source, version, updated_at,
@@ -181,27 +192,31 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes a batch within a transaction. Any update replaces a state with a time after `latest`.
-pub(super) fn updates(
+/// Writes a batch of `updates` within a transaction. Any update replaces a state with a time after
+/// `latest`.
+pub(super) fn batch(
     connection: &mut PgConnection,
+    batch: &Batch<'_>,
     updates: &[PositionedUpdate],
     now: Timestamp,
     latest: Timestamp,
 ) -> Result<BatchReport, Failure> {
-    let batch = Batch::of(updates);
     let events: Vec<_> = batch.events().iter().map(|event| event.as_str()).collect();
     if events.len() > MAX_LOCKS {
         LockAll {}.execute(connection)?;
     } else {
         LockEvents { events: &events }.execute(connection)?;
     }
-    let folded = batch.fold(heads(connection, &batch, &events, latest)?)?;
+    let folded = batch.fold(heads(connection, batch, &events, latest)?)?;
     let texts = updates
         .iter()
         .map(|one| Texts::of(&one.update))
         .collect::<Result<Vec<_>, _>>()?;
     if folded.applied > 0 {
         upsert(connection, updates, &texts, &folded, latest)?;
+    }
+    if !folded.raised.is_empty() {
+        raise(connection, updates, &texts, &folded.raised)?;
     }
     let mut all = Columns::default();
     updates
@@ -253,6 +268,26 @@ fn heads(
         row.read_into(&mut heads, latest);
     }
     Ok(heads)
+}
+
+fn raise(
+    connection: &mut PgConnection,
+    updates: &[PositionedUpdate],
+    texts: &[Texts],
+    raised: &[(usize, i64)],
+) -> Result<usize, Failure> {
+    let mut rows = Columns::default();
+    for (index, _) in raised {
+        rows.push(&updates[*index].update, &texts[*index]);
+    }
+    let seqs: Vec<_> = raised.iter().map(|(_, seq)| *seq).collect();
+    let raise = RaiseSeqs {
+        event_id: &rows.event_id,
+        market: &rows.market,
+        line: &rows.line,
+        seq: &seqs,
+    };
+    Ok(raise.execute(connection)?)
 }
 
 fn upsert(

@@ -34,6 +34,7 @@ use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate};
 use crate::domain::timestamp::Timestamp;
+use crate::store::batch::{Batch, positioned};
 use crate::store::failure::Failure;
 
 /// A store in an SQLite file. Several stores, in one or several processes, can open the same file.
@@ -101,6 +102,22 @@ impl SqliteStore {
     }
 }
 
+impl SqliteStore {
+    fn write_batch(
+        &self,
+        batch: &Batch<'_>,
+        updates: &[PositionedUpdate],
+    ) -> Result<BatchReport, StoreError> {
+        if updates.is_empty() {
+            return Ok(BatchReport::default());
+        }
+        let now = Timestamp::now();
+        let latest = self.limits.latest(now);
+        self.connections
+            .write(|connection| write::batch(connection, batch, updates, now, latest))
+    }
+}
+
 impl Store for SqliteStore {
     fn migrate(&self) -> Result<(), StoreError> {
         migrate::run(&self.connections)?;
@@ -122,13 +139,12 @@ impl Store for SqliteStore {
     }
 
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
-        if updates.is_empty() {
-            return Ok(BatchReport::default());
-        }
-        let now = Timestamp::now();
-        let latest = self.limits.latest(now);
-        self.connections
-            .write(|connection| write::updates(connection, updates, now, latest))
+        self.write_batch(&Batch::of(updates), updates)
+    }
+
+    fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError> {
+        let updates = positioned(states);
+        self.write_batch(&Batch::of_states(&updates), &updates)
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {

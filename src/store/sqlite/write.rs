@@ -7,7 +7,7 @@ use diesel::sqlite::SqliteConnection;
 use serde::Serialize;
 
 use super::StoreError;
-use super::schema::dead_letters;
+use super::schema::{dead_letters, odds_current};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketName, Source};
 use crate::domain::odds::status::MarketStatus;
@@ -112,15 +112,15 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Writes a batch. Any update replaces a state with a time after `latest`.
-pub(super) fn updates(
+/// Writes a batch of `updates`. Any update replaces a state with a time after `latest`.
+pub(super) fn batch(
     connection: &mut SqliteConnection,
+    batch: &Batch<'_>,
     updates: &[PositionedUpdate],
     now: Timestamp,
     latest: Timestamp,
 ) -> Result<BatchReport, Failure> {
-    let batch = Batch::of(updates);
-    let folded = batch.fold(heads(connection, &batch, latest)?)?;
+    let folded = batch.fold(heads(connection, batch, latest)?)?;
     let states = folded.current.iter().zip(&folded.details);
     let rows = updates
         .iter()
@@ -134,6 +134,9 @@ pub(super) fn updates(
             .bind::<BigInt, _>(latest.micros());
         upsert.execute(connection)?;
     }
+    for (index, seq) in folded.raised {
+        raise(connection, &updates[index].update, seq)?;
+    }
     let append = sql_query(APPEND_HISTORY)
         .bind::<BigInt, _>(now.micros())
         .bind::<Text, _>(&rows);
@@ -141,6 +144,21 @@ pub(super) fn updates(
         applied: folded.applied,
         recorded: append.execute(connection)?,
     })
+}
+
+/// Gives a stored state a larger sequence number, with one statement each: there are few.
+fn raise(
+    connection: &mut SqliteConnection,
+    update: &OddsUpdate,
+    seq: i64,
+) -> Result<usize, Failure> {
+    let market = odds_current::table.find((
+        update.event_id.as_str(),
+        update.market.name.as_str(),
+        line_text(update.market.line),
+    ));
+    let raise = diesel::update(market.filter(odds_current::seq.lt(seq)));
+    Ok(raise.set(odds_current::seq.eq(seq)).execute(connection)?)
 }
 
 fn heads(

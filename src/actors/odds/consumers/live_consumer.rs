@@ -11,6 +11,7 @@ use actix::prelude::*;
 use futures_util::future::LocalBoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use log::info;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::batches_in_flight::{BatchesInFlight, oldest_of};
 use super::flush_progress::FlushProgress;
@@ -20,7 +21,7 @@ use crate::actors::consumers::LAST_WORK;
 use crate::actors::consumers::{BatchError, BatchRetry};
 use crate::actors::consumers::{ConsumerSettings, GroupReader, task_of};
 use crate::actors::odds::messages::{
-    ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreBatch,
+    ApplyUpdates, FlushCache, InOrder, PartitionsRevoked, StoreStates,
 };
 use crate::actors::odds::published_sources::PublishedSources;
 use crate::bus::{BusError, ConsumerEvent, Position, Record, Subscription};
@@ -32,8 +33,8 @@ use crate::runtime::drain::DrainableTask;
 use crate::runtime::liveness::LivenessProbe;
 use crate::telemetry::metrics::ProcessorMetrics;
 
-/// How long a stopping consumer waits for the cache. The next consumer re-reads records that the
-/// cache has not taken by then.
+/// How long a stopping consumer waits for the cache, and for states that are being stored. The next
+/// consumer re-reads records that the cache has not taken by then.
 const LAST_FLUSH: Duration = Duration::from_secs(1);
 
 /// The actors that a live consumer works with.
@@ -44,8 +45,8 @@ pub(crate) struct LiveEdges {
     pub revoked: Recipient<PartitionsRevoked>,
     /// Confirms that the cache holds the applied updates.
     pub cache: Recipient<FlushCache>,
-    /// Stores the last states of a deleted topic.
-    pub store: Recipient<StoreBatch>,
+    /// Stores the last states of books whose records are lost.
+    pub store: Recipient<StoreStates>,
 }
 
 /// Sends updates to the books.
@@ -206,6 +207,7 @@ impl LiveConsumer {
             }) => {
                 let last = self.revoke(partitions, in_flight).await;
                 if are_records_lost {
+                    self.life.touch();
                     self.saver.save(last).await;
                 }
             }
@@ -294,15 +296,16 @@ impl LiveConsumer {
 
     /// Finishes the batches in flight, as far as time permits, and leaves the group.
     async fn shut_down(&mut self, in_flight: &mut InFlightBatches) {
-        let finishing = tokio::time::timeout(LAST_WORK, self.finish_all(in_flight)).await;
+        let finishing = timeout(LAST_WORK, self.finish_all(in_flight)).await;
         if finishing.is_err() {
             info!(group = self.reader.group(); "shutting down before everything is applied; the next consumer re-reads it");
         }
-        let flushing = tokio::time::timeout(LAST_FLUSH, self.final_flush()).await;
-        if flushing.is_err() {
+        let deadline = Instant::now() + LAST_FLUSH;
+        if timeout_at(deadline, self.final_flush()).await.is_err() {
             info!(group = self.reader.group(); "shutting down before the cache confirms everything; the next consumer re-reads it");
         }
-        self.saver.finish().await;
+        // The saver logs what it does not store.
+        let _ = timeout_at(deadline, self.saver.wait()).await;
         let lag = self.reader.close().await;
         self.show_backlog(lag);
     }

@@ -1,21 +1,23 @@
-//! Stores the last states of books whose records are lost with their topic. The store path may not
-//! have read all of these records. A process that takes over a partition would then load older
-//! states, and publish sequence numbers again that clients have seen.
+//! Stores the last states of books whose records are lost on the bus. The store path may not have
+//! read all of these records. A process that takes over a partition would then load older states,
+//! and publish sequence numbers again that clients have seen.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix::prelude::*;
 use log::{info, warn};
+use parking_lot::Mutex;
 use prometheus::IntCounterVec;
-use tokio::task::JoinSet;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::actors::consumers::BatchError;
-use crate::actors::odds::messages::StoreBatch;
+use crate::actors::odds::messages::StoreStates;
+use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::odds::book::MarketState;
-use crate::domain::odds::update::PositionedUpdate;
 use crate::domain::timestamp::Timestamp;
 use crate::runtime::backoff::{Backoff, BackoffPolicy};
 
@@ -23,118 +25,150 @@ use crate::runtime::backoff::{Backoff, BackoffPolicy};
 const CHUNK: usize = 1_000;
 /// How long the live path waits for the database.
 const WAIT: Duration = Duration::from_secs(1);
-/// Delays between attempts.
+/// Delays between attempts: those of the store path, which may be waiting for the same database.
 const RETRY: BackoffPolicy = BackoffPolicy {
     first: Duration::from_millis(100),
-    most: Duration::from_secs(5),
+    most: Duration::from_secs(1),
 };
 
 /// Stores states until the database has accepted them, or the process stops.
 pub(super) struct StateSaver {
-    store: Recipient<StoreBatch>,
+    saving: Saving,
+    task: Option<JoinHandle<()>>,
+}
+
+/// What the task shares with the saver.
+#[derive(Clone)]
+struct Saving {
+    store: Recipient<StoreStates>,
     stop: CancellationToken,
     errors: IntCounterVec,
-    saves: JoinSet<()>,
+    pending: Arc<Mutex<PendingStates>>,
+}
+
+/// The states to store: the last one of each market.
+#[derive(Default)]
+struct PendingStates {
+    states: BTreeMap<(EventId, MarketKey), Arc<MarketState>>,
+    /// Whether a task stores them.
+    is_running: bool,
+}
+
+impl PendingStates {
+    /// Adds states. Returns whether a task has to be started.
+    fn add(&mut self, states: Vec<Arc<MarketState>>) -> bool {
+        for state in states {
+            let update = &state.update;
+            let market = (update.event_id.clone(), update.market.clone());
+            let held = self.states.entry(market).or_insert_with(|| state.clone());
+            if held.seq < state.seq {
+                *held = state;
+            }
+        }
+        let was_running = std::mem::replace(&mut self.is_running, !self.states.is_empty());
+        self.is_running && !was_running
+    }
+
+    /// Some states; none if the task has to end.
+    fn next_chunk(&mut self) -> Vec<Arc<MarketState>> {
+        self.is_running = !self.states.is_empty();
+        self.states.values().take(CHUNK).cloned().collect()
+    }
+
+    fn remove(&mut self, stored: &[Arc<MarketState>]) {
+        for state in stored {
+            let market = (state.update.event_id.clone(), state.update.market.clone());
+            if self
+                .states
+                .get(&market)
+                .is_some_and(|held| Arc::ptr_eq(held, state))
+            {
+                self.states.remove(&market);
+            }
+        }
+    }
 }
 
 impl StateSaver {
     /// A saver that sends to `store`, counts failures in `errors`, and gives up after `stop`.
     pub(super) fn new(
-        store: Recipient<StoreBatch>,
+        store: Recipient<StoreStates>,
         stop: CancellationToken,
         errors: IntCounterVec,
     ) -> StateSaver {
-        StateSaver {
+        let saving = Saving {
             store,
             stop,
             errors,
-            saves: JoinSet::new(),
-        }
+            pending: Arc::default(),
+        };
+        StateSaver { saving, task: None }
     }
 
     /// Stores states, and returns when they are stored or after [`WAIT`]. What is not stored by then
-    /// is stored in the background: the live path does not depend on the database.
+    /// is stored in the background: the live path does not depend on the database. Returns at once
+    /// if earlier states are still being stored.
     pub(super) async fn save(&mut self, states: Vec<Arc<MarketState>>) {
-        if states.is_empty() {
-            return;
+        let starts = self.saving.pending.lock().add(states);
+        if starts {
+            self.task = Some(actix::spawn(self.saving.clone().run()));
+            let _ = timeout(WAIT, self.wait()).await;
         }
-        let store = self.store.clone();
-        let stop = self.stop.clone();
-        let errors = self.errors.clone();
-        self.saves.spawn(save(store, stop, errors, states));
-        self.finish().await;
     }
 
-    /// Waits up to [`WAIT`] until everything is stored.
-    pub(super) async fn finish(&mut self) {
-        let saves = &mut self.saves;
-        let finishing = timeout(WAIT, async { while saves.join_next().await.is_some() {} });
-        // On a timeout the rest goes on.
-        let _ = finishing.await;
+    /// Waits until everything is stored.
+    pub(super) async fn wait(&mut self) {
+        if let Some(task) = &mut self.task {
+            // It ends with an error only if it panics, which is logged.
+            let _ = task.await;
+            self.task = None;
+        }
     }
 }
 
-async fn save(
-    store: Recipient<StoreBatch>,
-    stop: CancellationToken,
-    errors: IntCounterVec,
-    states: Vec<Arc<MarketState>>,
-) {
-    let count = states.len();
-    let updates = in_order(states);
-    let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
-    for chunk in updates.chunks(CHUNK) {
-        while let Err(error) = write(&store, chunk).await {
-            errors.with_label_values(&[error.stage()]).inc();
-            if stop.is_cancelled() {
-                warn!(states = count; "stopping before the last states of a deleted topic are stored: {error}");
+impl Saving {
+    async fn run(self) {
+        let mut stored = 0;
+        let mut backoff = Backoff::new(RETRY, Timestamp::now().micros() as u64);
+        loop {
+            let chunk = self.pending.lock().next_chunk();
+            if chunk.is_empty() {
+                break;
+            }
+            let storing = self.store.send(StoreStates(chunk.clone())).await;
+            let Err(error) = BatchError::of_reply("store", storing) else {
+                stored += chunk.len();
+                self.pending.lock().remove(&chunk);
+                continue;
+            };
+            self.errors.with_label_values(&[error.stage()]).inc();
+            let states = self.pending.lock().states.len();
+            if self.stop.is_cancelled() {
+                warn!(states; "stopping before the last states of lost records are stored: {error}");
                 return;
             }
             if backoff.failures() == 0 {
-                warn!(states = count; "the last states of a deleted topic are not stored yet, retrying: {error}");
+                warn!(states; "the last states of lost records are not stored yet, retrying: {error}");
             }
-            let _ = timeout(backoff.next_delay(), stop.cancelled()).await;
+            let _ = timeout(backoff.next_delay(), self.stop.cancelled()).await;
         }
+        info!(states = stored; "the last states of lost records are stored");
     }
-    info!(states = count; "the last states of a deleted topic are stored");
-}
-
-async fn write(
-    store: &Recipient<StoreBatch>,
-    chunk: &[PositionedUpdate],
-) -> Result<(), BatchError> {
-    let batch = StoreBatch {
-        updates: chunk.to_vec(),
-        dead_letters: Vec::new(),
-    };
-    BatchError::of_reply("store", store.send(batch).await)
-}
-
-/// The states as updates, at the positions that give them their sequence numbers again.
-fn in_order(mut states: Vec<Arc<MarketState>>) -> Vec<PositionedUpdate> {
-    states.sort_by_key(|state| state.seq);
-    let positioned = |state: Arc<MarketState>| PositionedUpdate {
-        update: state.update.clone(),
-        partition: 0,
-        position: state.seq.saturating_sub(1),
-        trace: None,
-    };
-    states.into_iter().map(positioned).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::odds::consumers::testing::ProbeStore;
+    use crate::actors::odds::consumers::testing::ProbeStateStore;
     use crate::domain::odds::update::testing::update;
     use crate::telemetry::metrics::ProcessorMetrics;
 
-    fn state(number: u32, seq: u64) -> Arc<MarketState> {
-        let update = update(number, 1, 1);
+    fn state(event: u32, seq: u64) -> Arc<MarketState> {
+        let update = update(event, 1, 1);
         Arc::new(MarketState { update, seq })
     }
 
-    fn saver(store: Recipient<StoreBatch>) -> (StateSaver, CancellationToken, IntCounterVec) {
+    fn saver(store: Recipient<StoreStates>) -> (StateSaver, CancellationToken, IntCounterVec) {
         let stop = CancellationToken::new();
         let errors = ProcessorMetrics::new().unwrap().errors;
         let saver = StateSaver::new(store, stop.clone(), errors.clone());
@@ -142,44 +176,53 @@ mod tests {
     }
 
     #[actix_web::test]
-    async fn states_are_stored_with_their_numbers_after_failures() {
-        let (store, batches) = ProbeStore::failing(2);
+    async fn states_are_stored_after_failures() {
+        let (store, stored) = ProbeStateStore::failing(2);
         let (mut saver, _stop, errors) = saver(store);
         saver.save(vec![state(1, 7), state(2, 3)]).await;
-        for _ in 0..10 {
-            saver.finish().await;
-        }
-        let batches = batches.lock();
-        let updates = batches.iter().flat_map(|batch| &batch.updates);
-        let stored: Vec<_> = updates
-            .map(|stored| (stored.update.clone(), stored.position))
-            .collect();
-        assert_eq!(stored, [(update(2, 1, 1), 2), (update(1, 1, 1), 6)]);
+        saver.wait().await;
+        assert_eq!(*stored.lock(), [[state(1, 7), state(2, 3)]]);
         assert_eq!(errors.with_label_values(&["store"]).get(), 2);
+        saver.save(vec![state(1, 9)]).await;
+        saver.wait().await;
+        assert_eq!(stored.lock()[1], [state(1, 9)], "a new task starts");
     }
 
     #[actix_web::test]
     async fn many_states_are_stored_in_several_transactions() {
-        let (store, batches) = ProbeStore::failing(0);
+        let (store, stored) = ProbeStateStore::failing(0);
         let (mut saver, ..) = saver(store);
-        let states = (1..=CHUNK as u64 + 1).map(|seq| state(1, seq)).collect();
+        let states = (1..=CHUNK as u32 + 1)
+            .map(|event| state(event, 1))
+            .collect();
         saver.save(states).await;
-        for _ in 0..10 {
-            saver.finish().await;
-        }
-        let sizes: Vec<_> = batches.lock().iter().map(|it| it.updates.len()).collect();
+        saver.wait().await;
+        let sizes: Vec<_> = stored.lock().iter().map(Vec::len).collect();
         assert_eq!(sizes, [CHUNK, 1]);
     }
 
+    /// The live path waits once, and memory is bounded by the number of markets.
     #[actix_web::test]
-    async fn stop_ends_attempts() {
-        let (store, batches) = ProbeStore::failing(usize::MAX);
+    async fn hanging_database_is_waited_for_once() {
+        let (store, stored) = ProbeStateStore::failing(usize::MAX);
         let (mut saver, stop, errors) = saver(store);
         saver.save(vec![state(1, 7)]).await;
         assert!(errors.with_label_values(&["store"]).get() > 0);
-        assert!(!saver.saves.is_empty(), "the live path waits no longer");
+        for seq in [9, 8] {
+            let saving = std::pin::pin!(saver.save(vec![state(1, seq)]));
+            assert!(futures_util::poll!(saving).is_ready());
+        }
+        let pending: Vec<_> = saver
+            .saving
+            .pending
+            .lock()
+            .states
+            .values()
+            .cloned()
+            .collect();
+        assert_eq!(pending, [state(1, 9)]);
         stop.cancel();
-        while saver.saves.join_next().await.is_some() {}
-        assert!(batches.lock().is_empty());
+        saver.wait().await;
+        assert!(stored.lock().is_empty());
     }
 }

@@ -8,8 +8,9 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::actors::consumers::ConsumerSettings;
-use crate::actors::odds::messages::StoreBatch;
+use crate::actors::odds::messages::{StoreBatch, StoreStates};
 use crate::bus::NewRecord;
+use crate::domain::odds::book::MarketState;
 use crate::domain::odds::plausible::Plausibility;
 use crate::domain::odds::update::OddsUpdate;
 use crate::domain::odds::update::testing::update;
@@ -30,6 +31,44 @@ impl ProbeStore {
             batches: Arc::clone(&batches),
         };
         (store.start().recipient(), batches)
+    }
+}
+
+/// Like [`ProbeStore`], for states.
+pub(super) struct ProbeStateStore {
+    failures: usize,
+    stored: StoredStates,
+}
+
+/// The states of each message.
+type StoredStates = Arc<Mutex<Vec<Vec<Arc<MarketState>>>>>;
+
+impl ProbeStateStore {
+    /// Starts a store, and returns the states that it will keep.
+    pub(super) fn failing(failures: usize) -> (Recipient<StoreStates>, StoredStates) {
+        let stored = StoredStates::default();
+        let store = ProbeStateStore {
+            failures,
+            stored: stored.clone(),
+        };
+        (store.start().recipient(), stored)
+    }
+}
+
+impl Actor for ProbeStateStore {
+    type Context = Context<Self>;
+}
+
+impl Handler<StoreStates> for ProbeStateStore {
+    type Result = Result<(), StoreError>;
+
+    fn handle(&mut self, states: StoreStates, _: &mut Context<Self>) -> Self::Result {
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(StoreError::Unavailable("down".to_owned()));
+        }
+        self.stored.lock().push(states.0);
+        Ok(())
     }
 }
 

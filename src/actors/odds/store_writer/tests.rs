@@ -59,6 +59,15 @@ impl Store for ProbeStore {
         })
     }
 
+    fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError> {
+        let seqs = states.iter().map(|state| format!("state {}", state.seq));
+        self.written.lock().unwrap().extend(seqs);
+        Ok(BatchReport {
+            applied: 0,
+            recorded: states.len(),
+        })
+    }
+
     fn load_event(&self, _: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {
         Ok(Vec::new())
     }
@@ -156,6 +165,18 @@ async fn batches_are_written_one_by_one() {
     assert_eq!(*store.written.lock().unwrap(), expected);
     assert_eq!(store.most_writing.load(Ordering::SeqCst), 1);
     assert_eq!(metrics.db_writes.get(), 10);
+}
+
+#[actix_web::test]
+async fn published_states_are_written() {
+    let store = Arc::new(ProbeStore::default());
+    let (writer, metrics) = start(&store);
+    let update = update(1, 1, 1);
+    let states = StoreStates(vec![Arc::new(MarketState { update, seq: 7 })]);
+    let (first, second) = futures_util::join!(writer.send(batch(0, &[])), writer.send(states));
+    assert_eq!((first.unwrap(), second.unwrap()), (Ok(()), Ok(())));
+    assert_eq!(*store.written.lock().unwrap(), ["update 0", "state 7"]);
+    assert_eq!(metrics.db_writes.get(), 2);
 }
 
 #[actix_web::test]

@@ -134,18 +134,34 @@ fn unread_records_of_lost_topic_are_delivered_before_revocation() {
     assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
 }
 
+/// Another member takes a partition over before its lost records are delivered.
+#[test]
+fn later_revocation_keeps_lost_records() {
+    let mut inbox = inbox();
+    inbox.push(record(0, 99));
+    inbox.restart();
+    inbox.push(record(0, 0));
+    inbox.drop_unread(&[0]);
+    inbox.revoke(vec![0], false);
+    let lost = ConsumerEvent::Records(vec![record(0, 99)]);
+    assert_eq!(inbox.take(9), Some(lost));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0, 1], true)));
+    assert_eq!(inbox.take(9), Some(revoked(vec![0], false)));
+    assert_eq!((inbox.take(9), inbox.records, inbox.bytes), (None, 0, 0));
+}
+
 #[test]
 fn revocation_is_handled_when_next_event_is_requested() {
     let mut inbox = inbox();
-    assert!(inbox.is_revoked());
+    assert!(inbox.has_handled_revocations());
     inbox.revoke(vec![0], true);
-    assert!(!inbox.is_revoked(), "it is queued");
-    inbox.handled();
-    assert!(!inbox.is_revoked());
+    assert!(!inbox.has_handled_revocations(), "it is queued");
+    inbox.mark_handled();
+    assert!(!inbox.has_handled_revocations());
     inbox.take(9);
-    assert!(!inbox.is_revoked(), "it is delivered");
-    inbox.handled();
-    assert!(inbox.is_revoked());
+    assert!(!inbox.has_handled_revocations(), "it is delivered");
+    inbox.mark_handled();
+    assert!(inbox.has_handled_revocations());
 }
 
 #[test]

@@ -40,7 +40,12 @@ async fn revoked_partition_drops_its_books() {
         Apply(vec![positioned(1, 1, 0), positioned(2, 1, 0)]),
     )
     .await;
-    router.send(PartitionsRevoked(vec![1, 7])).await.unwrap();
+    let last = router.send(PartitionsRevoked(vec![1, 7])).await.unwrap();
+    let last: Vec<_> = last
+        .iter()
+        .map(|state| (&state.update, state.seq))
+        .collect();
+    assert_eq!(last, [(&update(1, 1, 1), 1)]);
     for _ in 0..500 {
         if probe.metrics.books.get() == 1 {
             break;

@@ -3,7 +3,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::*;
-use crate::actors::odds::consumers::testing::{ProbeStore, future_update, record, settings};
+use crate::actors::odds::consumers::testing::{ProbeStateStore, future_update, record, settings};
 use crate::bus::Topic;
 use crate::bus::embedded::EmbeddedTopic;
 use crate::bus::health::SubscriptionHealth;
@@ -60,7 +60,7 @@ async fn live_path_commits_what_cache_confirms() {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
-        store: ProbeStore::failing(0).0,
+        store: ProbeStateStore::failing(0).0,
     };
     let subscription = topic.subscribe("g").unwrap();
     let consumer = LiveConsumer::new(settings(Duration::ZERO), subscription, edges, metrics)
@@ -156,7 +156,7 @@ async fn stuck_batch_blocks_only_the_position() {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
-        store: ProbeStore::failing(0).0,
+        store: ProbeStateStore::failing(0).0,
     };
     let subscription = topic.subscribe("g").unwrap();
     let metrics = ProcessorMetrics::new().unwrap();
@@ -275,7 +275,7 @@ async fn old_backlog_lags_until_applied() {
         books: books.clone().recipient(),
         revoked: books.clone().recipient(),
         cache: books.recipient(),
-        store: ProbeStore::failing(0).0,
+        store: ProbeStateStore::failing(0).0,
     };
     let subscription = Box::new(OldRecords {
         topic: subscription,
@@ -388,14 +388,14 @@ impl Handler<PartitionsRevoked> for DroppedBooks {
 
 /// Only what no other process can read again is stored.
 #[actix_web::test]
-async fn last_states_of_deleted_topic_are_stored() {
+async fn last_states_of_lost_records_are_stored() {
     for are_records_lost in [true, false] {
         let (_cache_is_away, away) = watch::channel(false);
         let books = ProbeBooks {
             cache_is_away: away,
         }
         .start();
-        let (store, batches) = ProbeStore::failing(0);
+        let (store, stored) = ProbeStateStore::failing(0);
         let edges = LiveEdges {
             books: books.clone().recipient(),
             revoked: DroppedBooks.start().recipient(),
@@ -414,13 +414,8 @@ async fn last_states_of_deleted_topic_are_stored() {
             .start();
         drop(delivered.wait_for(|delivered| *delivered).await);
         consumer.send(Drain).await.unwrap();
-        let stored: Vec<u64> = batches
-            .lock()
-            .iter()
-            .flat_map(|batch| &batch.updates)
-            .map(|stored| stored.position)
-            .collect();
-        let expected: &[u64] = if are_records_lost { &[6] } else { &[] };
+        let stored: Vec<u64> = stored.lock().iter().flatten().map(|it| it.seq).collect();
+        let expected: &[u64] = if are_records_lost { &[7] } else { &[] };
         assert_eq!(stored, expected);
     }
 }
