@@ -25,10 +25,14 @@ use super::messages::{
     Apply, ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, PartitionsRevoked,
 };
 use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, MirrorInput, OddsBook};
+use crate::cache::Change;
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::MarketState;
 use crate::runtime::actor;
 
+/// How far the numbers of an event jump when records are lost. Processes that follow the topic may
+/// have shown lost records that this process has not read; they cannot be ahead by more.
+const LOST_NUMBERS: u64 = 1_000_000;
 /// Interval between checks for idle books.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -244,28 +248,48 @@ impl Handler<PartitionsRevoked> for BookRouter<BusFeed> {
 
     fn handle(&mut self, revoked: PartitionsRevoked, _: &mut Context<Self>) -> Self::Result {
         // A book whose last address is dropped handles its remaining messages and stops.
-        let replies = self.books.remove_partitions(&revoked.0).into_iter().map(
-            |(event_id, book)| async move {
-                let reply = book.send(GetSnapshot(event_id.clone())).await;
-                (event_id, reply)
-            },
-        );
-        Box::pin(
-            join_all(replies)
-                .into_actor(self)
-                .map(|replies, router, _| {
-                    let mut last = Vec::new();
-                    for (event_id, reply) in replies {
-                        // A book that stopped unexpectedly has no state left to keep.
-                        if let Ok(Ok(snapshot)) = reply {
-                            last.extend_from_slice(&snapshot.markets);
-                            router.books.keep_revoked(event_id, snapshot.markets);
-                        }
-                    }
-                    last
-                }),
-        )
+        let books = self.books.remove_partitions(&revoked.partitions);
+        let replies = books.into_iter().map(|(event_id, book)| async move {
+            let reply = book.send(GetSnapshot(event_id.clone())).await;
+            (event_id, reply)
+        });
+        let dropping = join_all(replies).into_actor(self);
+        Box::pin(dropping.then(move |replies, router, _| {
+            let mut last = Vec::new();
+            let mut changes = Vec::new();
+            for (event_id, reply) in replies {
+                // A book that stopped unexpectedly has no state left to keep.
+                let Ok(Ok(mut snapshot)) = reply else {
+                    continue;
+                };
+                if revoked.are_records_lost {
+                    changes.extend(skip_lost_numbers(&mut snapshot.markets));
+                }
+                last.extend_from_slice(&snapshot.markets);
+                router.books.keep_revoked(event_id, snapshot.markets);
+            }
+            let edges = router.edges.clone();
+            async move {
+                edges.publish(changes).await;
+                last
+            }
+            .into_actor(router)
+        }))
     }
+}
+
+/// Gives the last change of an event a number that no lost record can have, and returns it.
+fn skip_lost_numbers(markets: &mut [Arc<MarketState>]) -> Option<Change> {
+    let last = markets.iter_mut().max_by_key(|state| state.seq)?;
+    *last = Arc::new(MarketState {
+        update: last.update.clone(),
+        seq: last.seq.saturating_add(LOST_NUMBERS),
+    });
+    Some(Change {
+        state: last.clone(),
+        conflated: true,
+        trace: None,
+    })
 }
 
 /// Groups a batch by event and keeps the order within each event.

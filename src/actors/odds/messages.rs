@@ -203,7 +203,12 @@ pub struct StoreStates(pub Vec<Arc<MarketState>>);
 /// their books. The reply is the last state of the markets of these books.
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<Arc<MarketState>>")]
-pub struct PartitionsRevoked(pub Vec<u32>);
+pub struct PartitionsRevoked {
+    /// The partitions.
+    pub partitions: Vec<u32>,
+    /// Whether records of them may be lost: the sequence numbers of these books then jump.
+    pub are_records_lost: bool,
+}
 
 /// Sent by a consumer to the cache writer. The reply follows after the cache holds every change
 /// submitted before.

@@ -63,7 +63,7 @@ pub(crate) struct BookEdges<F> {
 impl<F> BookEdges<F> {
     /// Sends changes to every receiver and waits until each has room: nothing is dropped, and a
     /// full mailbox slows down the bus consumer.
-    async fn publish(&self, changes: Vec<Change>) {
+    pub(crate) async fn publish(&self, changes: Vec<Change>) {
         for run in changes.chunk_by(|one, next| one.conflated == next.conflated) {
             self.send(BookChanged {
                 states: run.iter().map(|change| change.state.clone()).collect(),

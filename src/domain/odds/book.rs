@@ -319,12 +319,19 @@ impl Book {
     }
 
     /// Another process gives the state of this market the number `seq`. If that is the last number
-    /// of this book, every process gives it to the same change.
-    pub fn agree(&mut self, market: &MarketKey, seq: u64) {
-        let held = self.markets.get(market).map(|state| state.seq);
-        if held == Some(seq) && self.seq == seq {
+    /// of this book, every process gives it to the same change. If it is larger, the state gets it
+    /// here, too, and is returned.
+    pub fn agree(&mut self, market: &MarketKey, seq: u64) -> Option<Arc<MarketState>> {
+        let held = self.markets.get(market)?.clone();
+        if seq > self.seq {
+            self.seq = seq;
+            self.continuity.advance(seq, seq);
+            return Some(self.set(held.update.clone()));
+        }
+        if held.seq == seq && self.seq == seq {
             self.continuity.advance(seq, seq);
         }
+        None
     }
 
     /// Whether every process gives the last change the same sequence number.

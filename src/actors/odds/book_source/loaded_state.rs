@@ -35,9 +35,14 @@ impl ReplayBoundary {
         self.after_seq.checked_add(1)
     }
 
-    /// Whether a state is left to the bus. `cached` holds the cached states of the event.
+    /// Whether a state is left to the bus. `cached` holds the cached states of the event. The same
+    /// state with another number is not: it has been published.
     fn skips(self, state: &MarketState, cached: &[Arc<MarketState>]) -> bool {
-        state.seq > self.after_seq && (self.always || has_market(cached, state))
+        let is_behind = |held: &Arc<MarketState>| {
+            held.update.market == state.update.market
+                && held.update.revision < state.update.revision
+        };
+        state.seq > self.after_seq && (self.always || cached.iter().any(is_behind))
     }
 }
 

@@ -205,7 +205,11 @@ impl LiveConsumer {
                 partitions,
                 are_records_lost,
             }) => {
-                let last = self.revoke(partitions, in_flight).await;
+                let revoked = PartitionsRevoked {
+                    partitions,
+                    are_records_lost,
+                };
+                let last = self.revoke(revoked, in_flight).await;
                 if are_records_lost {
                     self.life.touch();
                     self.saver.save(last).await;
@@ -249,17 +253,16 @@ impl LiveConsumer {
     /// Drops the books of revoked partitions, and returns the last state of their markets.
     async fn revoke(
         &mut self,
-        partitions: Vec<u32>,
+        revoked: PartitionsRevoked,
         in_flight: &mut InFlightBatches,
     ) -> Vec<Arc<MarketState>> {
         // Finish the batches first, so that the books are dropped with their latest state.
         self.finish_all(in_flight).await;
-        self.progress.forget(&partitions);
-        info!(group = self.reader.group(); "partitions {partitions:?} revoked");
+        self.progress.forget(&revoked.partitions);
+        info!(group = self.reader.group(); "partitions {:?} revoked", revoked.partitions);
         // An error means that the router is gone; the platform monitors its actors and stops the
         // process.
-        let revoked = self.revoked.send(PartitionsRevoked(partitions)).await;
-        revoked.unwrap_or_default()
+        self.revoked.send(revoked).await.unwrap_or_default()
     }
 
     async fn finish_all(&mut self, in_flight: &mut InFlightBatches) {

@@ -122,12 +122,17 @@ impl MirrorBook {
         let market = update.market.clone();
         let was_ahead = self.lead.contains(&market);
         // Another revision or another content may be forged: the cache decides.
-        if self.core.book.holds(&update) {
+        let is_held = self.core.book.holds(&update);
+        if is_held {
             self.lead.confirm(&market, update.revision);
         }
-        let outcome = self.mirror(update, seq, latest);
-        if let (Err(Rejection::Duplicate), Some(seq)) = (&outcome, seq) {
-            self.core.book.agree(&market, seq);
+        let mut outcome = self.mirror(update, seq, latest);
+        if is_held && let Some(seq) = seq {
+            outcome = self
+                .core
+                .book
+                .agree(&market, seq)
+                .ok_or(Rejection::Duplicate);
         }
         // One of a record and its broadcast is always rejected.
         if outcome.is_err() && was_ahead {

@@ -355,3 +355,20 @@ proptest! {
         prop_assert_eq!(book.snapshot(), before);
     }
 }
+
+/// Another process has skipped numbers that this one does not know of.
+#[test]
+fn larger_number_of_held_state_is_taken_over() {
+    let mut book = Book::new(EventId::new("MATCH_001").unwrap());
+    let first = book.mirror(update(1, 1, 1), Some(7)).unwrap();
+    let market = first.update.market.clone();
+    assert_eq!(book.agree(&market, 6), None);
+    assert_eq!(book.agree(&market, 7), None);
+    let raised = book.agree(&market, 1_000_007).unwrap();
+    assert_eq!((&raised.update, raised.seq), (&first.update, 1_000_007));
+    assert_eq!(book.snapshot().seq, 1_000_007);
+    assert!(book.is_shared());
+    let unknown = market_update("MATCH_001", "btts", None, 1, 1).market;
+    assert_eq!(book.agree(&unknown, 2_000_000), None);
+    assert_eq!(book.snapshot().seq, 1_000_007);
+}

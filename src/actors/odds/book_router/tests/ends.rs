@@ -40,7 +40,7 @@ async fn revoked_partition_drops_its_books() {
         Apply(vec![positioned(1, 1, 0), positioned(2, 1, 0)]),
     )
     .await;
-    let last = router.send(PartitionsRevoked(vec![1, 7])).await.unwrap();
+    let last = router.send(revoked(&[1, 7], false)).await.unwrap();
     let last: Vec<_> = last
         .iter()
         .map(|state| (&state.update, state.seq))
@@ -70,6 +70,29 @@ async fn revoked_partition_drops_its_books() {
     );
 }
 
+fn revoked(partitions: &[u32], are_records_lost: bool) -> PartitionsRevoked {
+    PartitionsRevoked {
+        partitions: partitions.to_vec(),
+        are_records_lost,
+    }
+}
+
+/// Another process may have shown a record that is lost. Its number is not used again.
+#[actix_web::test]
+async fn numbers_jump_over_lost_records() {
+    let probe = probe_edges();
+    let router = started(&probe);
+    apply(&router, Apply(vec![positioned(1, 5, 700)])).await;
+    let last = router.send(revoked(&[1], true)).await.unwrap();
+    let last: Vec<_> = last.iter().map(|state| state.seq).collect();
+    assert_eq!(last, [701 + LOST_NUMBERS], "to be stored");
+    apply(&router, Apply(vec![positioned(1, 6, 0)])).await;
+    let published = probe.published.lock().unwrap();
+    let published: Vec<u64> = published.iter().map(|(_, seq)| *seq).collect();
+    let jumped = 701 + LOST_NUMBERS;
+    assert_eq!(published, [701, jumped, jumped, jumped + 1]);
+}
+
 /// If a partition is assigned again and bus, cache and store have lost its state, sequence
 /// numbers and prices still do not go backwards.
 #[actix_web::test]
@@ -78,7 +101,7 @@ async fn returning_partition_never_moves_prices_back() {
     let router = started(&probe);
     apply(&router, Apply(vec![positioned(1, 5, 700)])).await;
     // The topic was recreated, the cache was emptied, and the store lags.
-    router.send(PartitionsRevoked(vec![1])).await.unwrap();
+    router.send(revoked(&[1], false)).await.unwrap();
     apply(
         &router,
         Apply(vec![positioned(1, 4, 0), positioned(1, 6, 1)]),

@@ -1,8 +1,9 @@
 use super::*;
 use crate::domain::odds::update::testing::market_update;
 
+/// A later number has a later revision.
 fn state(market: &str, seq: u64) -> Arc<MarketState> {
-    let update = market_update("MATCH_001", market, None, 1, 1);
+    let update = market_update("MATCH_001", market, None, seq as i64, 1);
     Arc::new(MarketState { update, seq })
 }
 
@@ -39,6 +40,22 @@ fn durable_bus_skips_later_rows_of_cached_markets() {
     let expected = [("1x2", 8), ("btts", 13), ("total", 9)];
     assert_eq!(content(&loaded), named(&expected));
     assert_eq!(loaded.read_seq, 13);
+}
+
+/// It has been published with this number, after records of a deleted topic were lost.
+#[test]
+fn cached_state_with_larger_stored_number_is_not_skipped() {
+    let boundary = ReplayBoundary::after(10, false);
+    let renumbered = Arc::new(MarketState {
+        update: state("1x2", 8).update.clone(),
+        seq: 1_000_008,
+    });
+    let stored = StoredState {
+        states: vec![renumbered],
+        is_read: true,
+    };
+    let loaded = MergePolicy::LatestWins.merge(cached(&[("1x2", 8)]), stored, boundary);
+    assert_eq!(content(&loaded), named(&[("1x2", 8), ("1x2", 1_000_008)]));
 }
 
 #[test]
