@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use crate::domain::ids::{EventId, MarketKey};
-use crate::domain::odds::book::{MAX_MARKETS, MarketState, Rejection, decide};
+use crate::domain::odds::book::{LOST_NUMBERS, MAX_MARKETS, MarketState, Rejection, decide};
 use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Revision};
 use crate::domain::timestamp::Timestamp;
 
@@ -162,22 +162,14 @@ impl<'a> Batch<'a> {
                     winners[market] = Some((index, seq));
                     reported[market] = reported[market].after(&positioned.update);
                 }
-                Err(rejection) if self.published[event] > 0 => {
-                    let published = self.published[event];
-                    let seq = match rejection {
-                        // The stored state is later than everything that was published.
-                        Rejection::Older if stored_seqs[event] <= published => {
-                            last_seq.max(published).saturating_add(1)
-                        }
-                        Rejection::Duplicate => position.saturating_add(1),
-                        _ => continue,
-                    };
-                    if seq > last_seq {
+                Err(rejection) => {
+                    let numbers = [stored_seqs[event], self.published[event]];
+                    let seq = raised_seq(rejection, numbers, position);
+                    if let Some(seq) = seq.map(|seq| seq.max(last_seq.saturating_add(1))) {
                         heads.last_seqs[event] = seq;
                         raised.push((index, fit(seq)?));
                     }
                 }
-                Err(_) => {}
             }
         }
         let mut current = vec![None; self.updates.len()];
@@ -194,6 +186,23 @@ impl<'a> Batch<'a> {
             details,
             raised,
         })
+    }
+}
+
+/// The least number of a stored state that is not replaced by the published one at `position`; `None`
+/// if it keeps its own. `stored` is the event's last number in the store, `published` the last one that
+/// a book has published, 0 if none.
+fn raised_seq(rejection: Rejection, [stored, published]: [u64; 2], position: u64) -> Option<u64> {
+    match rejection {
+        // The stored state is later than everything that was published. The store may have applied
+        // further changes since, and must not stay behind.
+        Rejection::Older if published > 0 && stored <= published => {
+            Some(published.saturating_add(LOST_NUMBERS))
+        }
+        Rejection::Duplicate if position < published && stored <= position => {
+            Some(position.saturating_add(1))
+        }
+        _ => None,
     }
 }
 

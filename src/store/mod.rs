@@ -165,7 +165,7 @@ pub trait Store: Send + Sync {
 
     /// Stores states that a book has published, with their sequence numbers. A state that is older
     /// than its market's stored one only adds to the history, and the stored one then gets a number
-    /// after all of these: it is the later one. Safe to repeat.
+    /// far after all of these: it is the later one. Safe to repeat.
     fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError>;
 
     /// The current state of an event's markets; empty for an unknown event.

@@ -27,12 +27,9 @@ use super::messages::{
 use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, MirrorInput, OddsBook};
 use crate::cache::Change;
 use crate::domain::ids::EventId;
-use crate::domain::odds::book::MarketState;
+use crate::domain::odds::book::{LOST_NUMBERS, MarketState};
 use crate::runtime::actor;
 
-/// How far the numbers of an event jump when records are lost. Processes that follow the topic may
-/// have shown lost records that this process has not read; they cannot be ahead by more.
-const LOST_NUMBERS: u64 = 1_000_000;
 /// Interval between checks for idle books.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 

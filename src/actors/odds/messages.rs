@@ -199,8 +199,8 @@ pub struct StoreBatch {
 #[rtype(result = "Result<(), StoreError>")]
 pub struct StoreStates(pub Vec<Arc<MarketState>>);
 
-/// Sent by a consumer to the router: other processes read these partitions from now on, so drop
-/// their books. The reply is the last state of the markets of these books.
+/// Sent by a consumer to the router: other processes may read these partitions from now on, or they
+/// start again, so drop their books. The reply is the last state of the markets of these books.
 #[derive(Message, Debug)]
 #[rtype(result = "Vec<Arc<MarketState>>")]
 pub struct PartitionsRevoked {

@@ -125,7 +125,7 @@ impl MemberState {
             REVOKE_TIMEOUT,
         );
         if waited.timed_out() {
-            warn!(group = self.group.as_str(); "partitions released before what is known of their lost records is stored");
+            warn!(group = self.group.as_str(); "partitions released before the work on their last records is done");
         }
     }
 

@@ -421,8 +421,8 @@ async fn only_newer_states_are_broadcast_once() {
         .unwrap();
     cache.write(state(13, 5)).await.unwrap();
     assert_eq!(
-        next_seqs(&mut broadcasts, 4).await,
-        [10, 12, 13, 14].map(Some)
+        next_seqs(&mut broadcasts, 5).await,
+        [10, 11, 12, 13, 14].map(Some)
     );
 }
 

@@ -29,7 +29,8 @@ use crate::domain::trace_parent::{TRACEPARENT, TraceParent};
 ///
 /// Decides as [`crate::cache::winning_state`] does, but a held state with an implausible order or
 /// number counts as missing. Orders are strings of equal length, so comparing strings compares numbers
-/// that Lua has no type for. Returns 0 if nothing changed.
+/// that Lua has no type for. Returns 0 if nothing changed. The original's clients, which know no
+/// numbers, do not get the held state with a larger number.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, channel, event, main, more = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
@@ -48,13 +49,16 @@ if held then
 end
 redis.call('HSET', KEYS[1], field, '{"order":"' .. order .. '","seq":' .. seq .. ',"payload":' .. payload .. '}')
 redis.call('PEXPIRE', KEYS[1], ttl)
-if renumbered then return 1 end
+local message = '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. more
+if renumbered then
+  redis.call('PUBLISH', channel, message)
+  return 1
+end
 if main == '1' or redis.call('HEXISTS', KEYS[1], '1x2') == 0 then
   redis.call('SET', KEYS[2], payload, 'PX', ttl)
 else
   redis.call('PEXPIRE', KEYS[2], ttl)
 end
-local message = '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. more
 redis.call('PUBLISH', channel, message)
 if original ~= '' then redis.call('PUBLISH', original, message) end
 return 2

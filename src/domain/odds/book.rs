@@ -17,6 +17,11 @@ use crate::domain::timestamp::Timestamp;
 /// database.
 pub const MAX_MARKETS: usize = 10_000;
 
+/// How far the numbers of an event jump when records are lost on the bus. A process that follows the
+/// bus may have shown lost records that others have not read. Numbers follow offsets, so it can be
+/// ahead by as many as the partition has received since the event's last record.
+pub const LOST_NUMBERS: u64 = 100_000_000;
+
 /// The state of a market in the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarketState {
@@ -166,8 +171,21 @@ impl Book {
         }
         if was_empty {
             self.continuity.load(self.seq, stored);
+            self.skip_jumps();
         } else if self.seq != before {
             self.continuity.advance(self.seq, stored);
+        }
+    }
+
+    /// A number of a client between two states that are far apart may be that of a lost record.
+    fn skip_jumps(&mut self) {
+        let mut seqs: Vec<_> = self.markets.values().map(|state| state.seq).collect();
+        seqs.sort_unstable();
+        let is_jump = |pair: &&[u64]| pair[1] - pair[0] >= LOST_NUMBERS;
+        let mut jumps = seqs.windows(2).filter(is_jump);
+        if let Some(first) = jumps.next() {
+            let last = jumps.next_back().unwrap_or(first);
+            self.continuity.skip(first[0], last[1]);
         }
     }
 
@@ -312,20 +330,26 @@ impl Book {
         let mut seen = BTreeSet::new();
         states.retain(|state| seen.insert(state.update.market.clone()));
         states.sort_by_key(|state| state.seq);
-        states
-            .iter()
-            .filter_map(|state| self.mirror(state.update.clone(), Some(state.seq)).ok())
-            .collect()
+        let mut changed = Vec::new();
+        for state in states {
+            let update = &state.update;
+            changed.extend(if self.holds(update) {
+                self.agree(&update.market, state.seq)
+            } else {
+                self.mirror(update.clone(), Some(state.seq)).ok()
+            });
+        }
+        changed
     }
 
-    /// Another process gives the state of this market the number `seq`. If that is the last number
-    /// of this book, every process gives it to the same change. If it is larger, the state gets it
-    /// here, too, and is returned.
+    /// Another process gives the state of this market the number `seq`. If the numbers are equal,
+    /// they are shared. A number after all of this book is taken over, and the renumbered state is
+    /// returned.
     pub fn agree(&mut self, market: &MarketKey, seq: u64) -> Option<Arc<MarketState>> {
         let held = self.markets.get(market)?.clone();
         if seq > self.seq {
             self.seq = seq;
-            self.continuity.advance(seq, seq);
+            self.continuity.skip_to(seq);
             return Some(self.set(held.update.clone()));
         }
         if held.seq == seq && self.seq == seq {

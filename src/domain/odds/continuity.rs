@@ -36,6 +36,20 @@ impl Continuity {
         }
     }
 
+    /// The numbers between `before` and `after` may be those of lost records: a client cannot resume
+    /// from them.
+    pub(super) fn skip(&mut self, before: u64, after: u64) {
+        self.loaded = before;
+        self.first = Some(after);
+    }
+
+    /// The next number is `seq`, which every process gives to the same change. Numbers since the load
+    /// may be those of lost records.
+    pub(super) fn skip_to(&mut self, seq: u64) {
+        self.first = Some(seq);
+        self.shared = seq;
+    }
+
     /// The continuity of a book that may lack stored markets: a client can resume from no number.
     pub fn of_partial_book(self) -> Continuity {
         Continuity {
@@ -69,8 +83,10 @@ impl Eq for Continuity {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use crate::domain::ids::EventId;
-    use crate::domain::odds::book::Book;
+    use crate::domain::odds::book::{Book, LOST_NUMBERS, MarketState};
     use crate::domain::odds::update::testing::{market_update, update};
 
     #[test]
@@ -92,6 +108,29 @@ mod tests {
         book.apply(update(1, 3, 3), 29).unwrap();
         assert!(!covers(&book, 13) && covers(&book, 20) && covers(&book, 30));
         assert!(!covers(&book, 31), "a number that was never given");
+    }
+
+    /// A record with a number in between may have been shown, and was lost.
+    #[test]
+    fn skipped_numbers_are_not_covered() {
+        let covers = |book: &Book, since| {
+            let snapshot = book.snapshot();
+            snapshot.continuity.covers(since, snapshot.seq)
+        };
+        let market = |name: &str, seq| {
+            let update = market_update("MATCH_001", name, None, 1, 1);
+            Arc::new(MarketState { update, seq })
+        };
+        let mut mirror = Book::new(EventId::new("MATCH_001").unwrap());
+        mirror.restore([market("1x2", 90), market("totals", 100)]);
+        let jumped = 100 + LOST_NUMBERS;
+        let key = market("totals", 0).update.market.clone();
+        mirror.agree(&key, jumped).unwrap();
+        assert!(covers(&mirror, 100) && !covers(&mirror, 105) && covers(&mirror, jumped));
+        let mut loaded = Book::new(EventId::new("MATCH_001").unwrap());
+        loaded.restore(mirror.snapshot().markets);
+        assert!(covers(&loaded, 90) && !covers(&loaded, 105) && covers(&loaded, jumped));
+        assert!(loaded.is_shared());
     }
 
     #[test]

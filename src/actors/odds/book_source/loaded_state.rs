@@ -35,8 +35,8 @@ impl ReplayBoundary {
         self.after_seq.checked_add(1)
     }
 
-    /// Whether a state is left to the bus. `cached` holds the cached states of the event. The same
-    /// state with another number is not: it has been published.
+    /// Whether a state is left to the bus. `cached` holds the cached states of the event. A state with
+    /// the cached revision is not skipped: no record will bring its number.
     fn skips(self, state: &MarketState, cached: &[Arc<MarketState>]) -> bool {
         let is_behind = |held: &Arc<MarketState>| {
             held.update.market == state.update.market
