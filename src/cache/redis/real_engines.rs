@@ -15,6 +15,7 @@ use tokio_rustls::TlsAcceptor;
 use super::*;
 use crate::cache::BroadcastEvent;
 use crate::cache::suite::cache_suite;
+use crate::domain::odds::book::LOST_NUMBERS;
 use crate::domain::odds::source_status::SourceState;
 use crate::domain::odds::update::testing::{market_update, update};
 use crate::domain::timestamp::Timestamp;
@@ -420,9 +421,12 @@ async fn only_newer_states_are_broadcast_once() {
         .await
         .unwrap();
     cache.write(state(13, 5)).await.unwrap();
+    // Over the numbers of lost records.
+    let jumped = 14 + LOST_NUMBERS;
+    cache.write(state(13, jumped)).await.unwrap();
     assert_eq!(
         next_seqs(&mut broadcasts, 5).await,
-        [10, 11, 12, 13, 14].map(Some)
+        [10, 12, 13, 14, jumped].map(Some)
     );
 }
 

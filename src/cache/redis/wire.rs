@@ -20,7 +20,7 @@ use super::channels::Channels;
 use crate::cache::{Broadcast, Change};
 use crate::domain::ids::{EventId, MarketKey};
 use crate::domain::json;
-use crate::domain::odds::book::{MarketState, number_of};
+use crate::domain::odds::book::{MarketState, SMALLEST_JUMP, number_of};
 use crate::domain::odds::update::{OddsUpdate, Revision, check_kind};
 use crate::domain::timestamp::Timestamp;
 use crate::domain::trace_parent::{TRACEPARENT, TraceParent};
@@ -29,21 +29,22 @@ use crate::domain::trace_parent::{TRACEPARENT, TraceParent};
 ///
 /// Decides as [`crate::cache::winning_state`] does, but a held state with an implausible order or
 /// number counts as missing. Orders are strings of equal length, so comparing strings compares numbers
-/// that Lua has no type for. Returns 0 if nothing changed. The original's clients, which know no
-/// numbers, do not get the held state with a larger number.
+/// that Lua has no type for. Returns 0 if nothing changed. A held state with another number is only
+/// broadcast if the number is a jump over lost ones, and not to the original's clients.
 pub(super) const SCRIPT: &str = r#"
 local field, order, seq, payload = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local ttl, channel, event, main, more = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
-local original, latest, largest = ARGV[10], ARGV[11], ARGV[12]
+local original, latest, largest, jump = ARGV[10], ARGV[11], ARGV[12], tonumber(ARGV[13])
 local function is_larger(one, other) return #one > #other or (#one == #other and one > other) end
 local held = redis.call('HGET', KEYS[1], field)
-local renumbered = false
+local renumbered, is_jump = false, false
 if held then
   local held_order, held_seq = string.match(held, '^{"order":"(%d+)","seq":(%d+),')
   if held_order and held_order <= latest and not is_larger(held_seq, largest) then
     local larger = is_larger(seq, held_seq)
     if held_order > order or (held_order == order and not larger) then return 0 end
     renumbered = held_order == order
+    is_jump = tonumber(seq) - tonumber(held_seq) >= jump
     if not larger then seq = string.format('%.0f', tonumber(held_seq) + 1) end
   end
 end
@@ -51,7 +52,7 @@ redis.call('HSET', KEYS[1], field, '{"order":"' .. order .. '","seq":' .. seq ..
 redis.call('PEXPIRE', KEYS[1], ttl)
 local message = '{"eventId":' .. event .. ',"payload":' .. payload .. ',"seq":' .. seq .. more
 if renumbered then
-  redis.call('PUBLISH', channel, message)
+  if is_jump then redis.call('PUBLISH', channel, message) end
   return 1
 end
 if main == '1' or redis.call('HEXISTS', KEYS[1], '1x2') == 0 then
@@ -151,7 +152,8 @@ pub(super) fn write_command(change: &Change, writing: &Writing<'_>) -> Cmd {
             updated_at: *latest,
             version: i64::MAX,
         }))
-        .arg(largest_seq.to_string());
+        .arg(largest_seq.to_string())
+        .arg(SMALLEST_JUMP);
     command
 }
 

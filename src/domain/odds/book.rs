@@ -22,6 +22,15 @@ pub const MAX_MARKETS: usize = 10_000;
 /// ahead by as many as the partition has received since the event's last record.
 pub const LOST_NUMBERS: u64 = 100_000_000;
 
+/// Whether the number `seq` of a state that had the number `before` is a jump over lost ones. A book
+/// may have numbered some more records by the time it learns of the jump.
+pub fn is_jump(before: u64, seq: u64) -> bool {
+    seq.saturating_sub(before) >= SMALLEST_JUMP
+}
+
+/// The smallest difference that is a jump over lost numbers.
+pub const SMALLEST_JUMP: u64 = LOST_NUMBERS / 2;
+
 /// The state of a market in the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MarketState {
@@ -181,8 +190,7 @@ impl Book {
     fn skip_jumps(&mut self) {
         let mut seqs: Vec<_> = self.markets.values().map(|state| state.seq).collect();
         seqs.sort_unstable();
-        let is_jump = |pair: &&[u64]| pair[1] - pair[0] >= LOST_NUMBERS;
-        let mut jumps = seqs.windows(2).filter(is_jump);
+        let mut jumps = seqs.windows(2).filter(|pair| is_jump(pair[0], pair[1]));
         if let Some(first) = jumps.next() {
             let last = jumps.next_back().unwrap_or(first);
             self.continuity.skip(first[0], last[1]);
@@ -343,11 +351,10 @@ impl Book {
     }
 
     /// Another process gives the state of this market the number `seq`. If the numbers are equal,
-    /// they are shared. A number after all of this book is taken over, and the renumbered state is
-    /// returned.
+    /// they are shared. A jump over lost numbers is taken over, and the renumbered state is returned.
     pub fn agree(&mut self, market: &MarketKey, seq: u64) -> Option<Arc<MarketState>> {
         let held = self.markets.get(market)?.clone();
-        if seq > self.seq {
+        if is_jump(self.seq, seq) {
             self.seq = seq;
             self.continuity.skip_to(seq);
             return Some(self.set(held.update.clone()));

@@ -364,11 +364,12 @@ fn larger_number_of_held_state_is_taken_over() {
     let market = first.update.market.clone();
     assert_eq!(book.agree(&market, 6), None);
     assert_eq!(book.agree(&market, 7), None);
-    let raised = book.agree(&market, 1_000_007).unwrap();
-    assert_eq!((&raised.update, raised.seq), (&first.update, 1_000_007));
-    assert_eq!(book.snapshot().seq, 1_000_007);
+    assert_eq!(book.agree(&market, 8), None, "no jump");
+    let raised = book.agree(&market, 100_000_007).unwrap();
+    assert_eq!((&raised.update, raised.seq), (&first.update, 100_000_007));
+    assert_eq!(book.snapshot().seq, 100_000_007);
     assert!(book.is_shared());
     let unknown = market_update("MATCH_001", "btts", None, 1, 1).market;
-    assert_eq!(book.agree(&unknown, 2_000_000), None);
-    assert_eq!(book.snapshot().seq, 1_000_007);
+    assert_eq!(book.agree(&unknown, 200_000_000), None);
+    assert_eq!(book.snapshot().seq, 100_000_007);
 }
