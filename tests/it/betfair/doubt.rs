@@ -267,10 +267,11 @@ async fn outdated_market_image_is_not_offered() {
     .await;
     for event in ["1.100", "1.101"] {
         until_shown(&platform, event, "suspended", 3.0).await;
-        assert_eq!(
-            bet(&platform, event, "win", "11", 9.0).await,
-            "409 MARKET_SUSPENDED"
-        );
+        let answer = until("the prices are not stale any more", || async {
+            let answer = bet(&platform, event, "win", "11", 9.0).await;
+            (answer != "409 MARKET_STALE").then_some(answer)
+        });
+        assert_eq!(answer.await, "409 MARKET_SUSPENDED");
     }
     link.send(&message(
         json!({}),

@@ -32,10 +32,8 @@ async fn subscriber_gets_snapshot_then_changes() {
         (&update["type"], &update["eventId"]),
         (&json!("update"), &json!(EVENT))
     );
-    assert_eq!(
-        (&update["payload"]["version"], update.get("conflated")),
-        (&json!(1), None)
-    );
+    // It may be conflated: the book may still have been reading the database.
+    assert_eq!(update["payload"]["version"], 1);
     let seq = update["seq"].as_u64().unwrap();
 
     let mut second = platform.client().await;
@@ -55,7 +53,10 @@ async fn subscriber_gets_snapshot_then_changes() {
     );
     supplier.send(change(2)).await;
     let update = second.next().await;
-    assert_eq!(update["payload"]["version"], 2);
+    assert_eq!(
+        (&update["payload"]["version"], update.get("conflated")),
+        (&json!(2), None)
+    );
     assert!(update["seq"].as_u64().unwrap() > seq);
     assert_open(&mut client).await;
 }
