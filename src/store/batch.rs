@@ -112,6 +112,11 @@ impl<'a> Batch<'a> {
         batch
     }
 
+    /// The updates.
+    pub(super) fn updates(&self) -> &'a [PositionedUpdate] {
+        self.updates
+    }
+
     /// The events, in the order of their first updates.
     pub(super) fn events(&self) -> &[&'a EventId] {
         &self.events

@@ -24,8 +24,9 @@ use super::book_source::{LoadedState, ReplayBoundary};
 use super::messages::{
     Apply, ApplyBroadcasts, ApplyError, ApplyUpdates, GetSnapshot, InOrder, PartitionsRevoked,
 };
-use super::odds_book::{BookEdges, BookFeed, BusFeed, MirrorFeed, MirrorInput, OddsBook};
-use crate::cache::Change;
+use super::odds_book::{
+    BookEdges, BookFeed, BusFeed, MirrorFeed, MirrorInput, OddsBook, conflated,
+};
 use crate::domain::ids::EventId;
 use crate::domain::odds::book::{LOST_NUMBERS, MarketState};
 use crate::runtime::actor;
@@ -253,21 +254,21 @@ impl Handler<PartitionsRevoked> for BookRouter<BusFeed> {
         let dropping = join_all(replies).into_actor(self);
         Box::pin(dropping.then(move |replies, router, _| {
             let mut last = Vec::new();
-            let mut changes = Vec::new();
+            let mut renumbered = Vec::new();
             for (event_id, reply) in replies {
                 // A book that stopped unexpectedly has no state left to keep.
                 let Ok(Ok(mut snapshot)) = reply else {
                     continue;
                 };
                 if revoked.are_records_lost {
-                    changes.extend(skip_lost_numbers(&mut snapshot.markets));
+                    renumbered.extend(skip_lost_numbers(&mut snapshot.markets));
                 }
                 last.extend_from_slice(&snapshot.markets);
                 router.books.keep_revoked(event_id, snapshot.markets);
             }
             let edges = router.edges.clone();
             async move {
-                edges.publish(changes).await;
+                edges.publish(conflated(renumbered)).await;
                 last
             }
             .into_actor(router)
@@ -275,18 +276,14 @@ impl Handler<PartitionsRevoked> for BookRouter<BusFeed> {
     }
 }
 
-/// Gives the last change of an event a number that no lost record can have, and returns it.
-fn skip_lost_numbers(markets: &mut [Arc<MarketState>]) -> Option<Change> {
+/// Gives the last state of an event a number that no lost record can have, and returns it.
+fn skip_lost_numbers(markets: &mut [Arc<MarketState>]) -> Option<Arc<MarketState>> {
     let last = markets.iter_mut().max_by_key(|state| state.seq)?;
     *last = Arc::new(MarketState {
         update: last.update.clone(),
         seq: last.seq.saturating_add(LOST_NUMBERS),
     });
-    Some(Change {
-        state: last.clone(),
-        conflated: true,
-        trace: None,
-    })
+    Some(last.clone())
 }
 
 /// Groups a batch by event and keeps the order within each event.

@@ -22,6 +22,7 @@ pub(crate) use self::feed::{BookFeed, BusFeed};
 pub(crate) use self::lead::IsAhead;
 pub(crate) use self::mirror_book::MirrorInput;
 pub(crate) use self::mirror_feed::MirrorFeed;
+pub(crate) use self::state::conflated;
 use self::state::{Applied, BookState, RELOAD_DELAY, Restored};
 use super::book_source::{BookSource, LoadedState, ReplayBoundary};
 use super::messages::{Apply, ApplyError, BookChanged, GetSnapshot, TracedState};

@@ -155,21 +155,15 @@ impl PgStore {
         self.tables.wait()?;
         self.money.as_ref().ok_or_else(only_reads)
     }
-}
 
-impl PgStore {
-    fn write_batch(
-        &self,
-        batch: &Batch<'_>,
-        updates: &[PositionedUpdate],
-    ) -> Result<BatchReport, StoreError> {
-        if updates.is_empty() {
+    fn write_batch(&self, batch: &Batch<'_>) -> Result<BatchReport, StoreError> {
+        if batch.updates().is_empty() {
             return Ok(BatchReport::default());
         }
         let now = Timestamp::now();
         let latest = self.limits.latest(now);
         self.writers()?
-            .transaction(|connection| write::batch(connection, batch, updates, now, latest))
+            .transaction(|connection| write::batch(connection, batch, now, latest))
     }
 }
 
@@ -201,12 +195,11 @@ impl Store for PgStore {
     }
 
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
-        self.write_batch(&Batch::of(updates), updates)
+        self.write_batch(&Batch::of(updates))
     }
 
     fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError> {
-        let updates = positioned(states);
-        self.write_batch(&Batch::of_states(&updates), &updates)
+        self.write_batch(&Batch::of_states(&positioned(states)))
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {

@@ -192,15 +192,15 @@ impl<'a> Columns<'a> {
     }
 }
 
-/// Writes a batch of `updates` within a transaction. Any update replaces a state with a time after
+/// Writes a batch within a transaction. Any update replaces a state with a time after
 /// `latest`.
 pub(super) fn batch(
     connection: &mut PgConnection,
     batch: &Batch<'_>,
-    updates: &[PositionedUpdate],
     now: Timestamp,
     latest: Timestamp,
 ) -> Result<BatchReport, Failure> {
+    let updates = batch.updates();
     let events: Vec<_> = batch.events().iter().map(|event| event.as_str()).collect();
     if events.len() > MAX_LOCKS {
         LockAll {}.execute(connection)?;

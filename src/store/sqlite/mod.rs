@@ -100,21 +100,15 @@ impl SqliteStore {
     ) -> Result<T, StoreError> {
         work(&mut *self.connections.reader()?).map_err(|failure| ERRORS.failure(failure))
     }
-}
 
-impl SqliteStore {
-    fn write_batch(
-        &self,
-        batch: &Batch<'_>,
-        updates: &[PositionedUpdate],
-    ) -> Result<BatchReport, StoreError> {
-        if updates.is_empty() {
+    fn write_batch(&self, batch: &Batch<'_>) -> Result<BatchReport, StoreError> {
+        if batch.updates().is_empty() {
             return Ok(BatchReport::default());
         }
         let now = Timestamp::now();
         let latest = self.limits.latest(now);
         self.connections
-            .write(|connection| write::batch(connection, batch, updates, now, latest))
+            .write(|connection| write::batch(connection, batch, now, latest))
     }
 }
 
@@ -139,12 +133,11 @@ impl Store for SqliteStore {
     }
 
     fn write_updates(&self, updates: &[PositionedUpdate]) -> Result<BatchReport, StoreError> {
-        self.write_batch(&Batch::of(updates), updates)
+        self.write_batch(&Batch::of(updates))
     }
 
     fn write_states(&self, states: &[Arc<MarketState>]) -> Result<BatchReport, StoreError> {
-        let updates = positioned(states);
-        self.write_batch(&Batch::of_states(&updates), &updates)
+        self.write_batch(&Batch::of_states(&positioned(states)))
     }
 
     fn load_event(&self, event_id: &EventId) -> Result<Vec<Arc<MarketState>>, StoreError> {

@@ -11,7 +11,7 @@ use super::schema::{dead_letters, odds_current};
 use crate::domain::dead_letter::DeadLetter;
 use crate::domain::ids::{EventId, MarketName, Source};
 use crate::domain::odds::status::MarketStatus;
-use crate::domain::odds::update::{OddsUpdate, PositionedUpdate, Selection};
+use crate::domain::odds::update::{OddsUpdate, Selection};
 use crate::domain::timestamp::Timestamp;
 use crate::store::batch::{Batch, Details, Heads, PRUNE_LIMIT};
 use crate::store::failure::Failure;
@@ -112,14 +112,14 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Writes a batch of `updates`. Any update replaces a state with a time after `latest`.
+/// Writes a batch. Any update replaces a state with a time after `latest`.
 pub(super) fn batch(
     connection: &mut SqliteConnection,
     batch: &Batch<'_>,
-    updates: &[PositionedUpdate],
     now: Timestamp,
     latest: Timestamp,
 ) -> Result<BatchReport, Failure> {
+    let updates = batch.updates();
     let folded = batch.fold(heads(connection, batch, latest)?)?;
     let states = folded.current.iter().zip(&folded.details);
     let rows = updates

@@ -127,7 +127,7 @@ impl BookCore {
 }
 
 /// Marks all states as changes before which others may be missing.
-pub(super) fn conflated(states: Vec<Arc<MarketState>>) -> Vec<Change> {
+pub(crate) fn conflated(states: Vec<Arc<MarketState>>) -> Vec<Change> {
     states
         .into_iter()
         .map(|state| Change {
